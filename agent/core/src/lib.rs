@@ -1,0 +1,20 @@
+//! The words of remora as types, the ports that its layers meet at, and planning as pure functions.
+//!
+//! Depends on no other crate of the product, does no I/O, and knows nothing of libvirt, Kubernetes, FUSE or any
+//! storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and [`plan`]
+//! (how a backup run decides between a full, an incremental and a reread).
+
+pub mod budget;
+pub mod error;
+pub mod extent;
+pub mod name;
+pub mod plan;
+pub mod point;
+pub mod ports;
+pub mod range;
+
+pub use budget::{MemoryBudget, Reserved};
+pub use error::{Error, ErrorKind, Result};
+pub use extent::{Extent, ExtentState};
+pub use name::{CheckpointName, DiskName, InvalidName, LineageId, PointId, RepositoryId, VmName};
+pub use range::{BLOCK_SIZE, ByteRange, PIECE_SIZE};

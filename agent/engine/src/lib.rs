@@ -1,0 +1,1 @@
+//! The runs: backup, restore, verify as state machines over the ports

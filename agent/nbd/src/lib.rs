@@ -1,0 +1,1 @@
+//! NBD client: fixed newstyle, structured replies, block status of several contexts, pipelined

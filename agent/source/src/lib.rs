@@ -1,0 +1,1 @@
+//! Sources of consistent views of a VM: libvirt domains

@@ -1,0 +1,1 @@
+//! The vault: points, deduplicated, compressed and sealed, in an object store

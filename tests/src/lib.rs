@@ -1,0 +1,1 @@
+//! The lab (real libvirt, QEMU and guests) and the end-to-end suite
