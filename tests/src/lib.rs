@@ -1,1 +1,27 @@
-//! The lab (real libvirt, QEMU and guests) and the end-to-end suite
+//! The lab: real libvirt, real QEMU and real guests for the tests of every crate, and what the tests compare with.
+//!
+//! [`Lab::shared`] is the lab of a test binary. [`Lab::domain`] builds domains: quick paused ones without any guest,
+//! whose disks are written through QEMU ([`Domain::write`]), and booted ones with a small Linux. [`truth`] says what
+//! the hypervisor holds. Needs root, Debian 12 and the packages that `make setup` installs.
+//!
+//! A failure of the lab itself is a panic that says what failed: there is nothing that a test could do about it. The
+//! crate knows nothing of the product's crates, so that all of them may use it in their tests.
+
+pub mod domain;
+pub mod image;
+pub mod lab;
+mod namespace;
+pub mod process;
+pub mod truth;
+
+pub use domain::{Domain, DomainBuilder};
+pub use image::{DiskSpec, Format, Image};
+pub use lab::Lab;
+pub use process::{Must, Ran, run, wait_until};
+
+/// One KiB in bytes.
+pub const KIB: u64 = 1 << 10;
+/// One MiB in bytes.
+pub const MIB: u64 = 1 << 20;
+/// One GiB in bytes.
+pub const GIB: u64 = 1 << 30;

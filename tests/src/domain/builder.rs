@@ -1,0 +1,118 @@
+//! Definitions of domains.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+
+use quick_xml::escape::escape;
+
+use super::Domain;
+use crate::image::{DiskSpec, Image};
+use crate::lab::Lab;
+use crate::process::Must;
+
+/// A domain to be.
+pub struct DomainBuilder<'lab> {
+    lab: &'lab Lab,
+    name: String,
+    memory_mib: u32,
+    disks: Vec<DiskSpec>,
+}
+
+impl<'lab> DomainBuilder<'lab> {
+    pub(crate) fn new(lab: &'lab Lab, name: &str) -> Self {
+        Self { lab, name: name.into(), memory_mib: 64, disks: Vec::new() }
+    }
+
+    /// Adds a disk.
+    #[must_use]
+    pub fn disk(mut self, disk: DiskSpec) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Sets the memory in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, memory: u32) -> Self {
+        self.memory_mib = memory;
+        self
+    }
+
+    /// Makes the images and defines the domain; it stays shut off.
+    pub fn define(self) -> Domain<'lab> {
+        let dir = self.lab.new_image_dir();
+        let images: Vec<Image> = self.disks.iter().map(|disk| disk.create(&dir)).collect();
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").must("make a UUID").trim().to_owned();
+        let file = dir.join("domain.xml");
+        fs::write(&file, self.xml(&uuid, &images, &dir)).must("write a domain's definition");
+        self.lab.virsh(&["define".as_ref(), file.as_os_str()]);
+        Domain { lab: self.lab, name: self.name, uuid, dir, images: Mutex::new(images), copies: AtomicU32::new(0) }
+    }
+
+    /// Makes and starts a domain without any guest, its processors stopped: there in half a second, its disks to be
+    /// written with [`Domain::write`].
+    pub fn paused(self) -> Domain<'lab> {
+        let domain = self.define();
+        domain.start_paused();
+        domain
+    }
+
+    fn xml(&self, uuid: &str, images: &[Image], _dir: &Path) -> String {
+        let mut devices = String::new();
+        for image in images {
+            devices += &disk_xml(image);
+        }
+        devices += "<controller type='pci' index='0' model='pcie-root'/>\n";
+        for _ in 0..SPARE_PORTS {
+            devices += "<controller type='pci' model='pcie-root-port'/>\n";
+        }
+        let mut xml = String::new();
+        write!(
+            xml,
+            "<domain type='qemu'>
+<name>{name}</name><uuid>{uuid}</uuid>
+<memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os>
+<features><acpi/></features><cpu mode='maximum'/>
+<on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+<devices>
+<emulator>/usr/bin/qemu-system-x86_64</emulator>
+{devices}<memballoon model='none'/>
+</devices>
+<seclabel type='none'/>
+</domain>
+",
+            name = escape(&self.name),
+            memory = self.memory_mib,
+        )
+        .expect("writing to a string never fails");
+        xml
+    }
+}
+
+/// Root ports for disks that are attached later: this machine type has none to spare by itself.
+const SPARE_PORTS: usize = 4;
+
+/// The definition of a disk. Its alias is ours, so that its device is known to QEMU by a name that we know.
+pub(super) fn disk_xml(image: &Image) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{driver}' discard='unmap'/><source file='{file}'/>\
+         <target dev='{target}' bus='virtio'/><alias name='{alias}'/></disk>\n",
+        driver = image.format.driver(),
+        file = escape(&*image.path.to_string_lossy()),
+        target = image.target,
+        alias = alias(&image.target),
+    )
+}
+
+/// QEMU's path of a disk's device. (A command on a block node's name would conflict with the guest's use of it.)
+pub(super) fn device_path(target: &str) -> String {
+    format!("/machine/peripheral/{}/virtio-backend", alias(target))
+}
+
+/// libvirt takes names of the user's only with this prefix.
+fn alias(target: &str) -> String {
+    format!("ua-{target}")
+}
