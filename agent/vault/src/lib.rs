@@ -1,1 +1,34 @@
-//! The vault: points, deduplicated, compressed and sealed, in an object store
+//! The vault: points, cut into chunks, compressed and sealed, in an object store. The format is in `docs/format.md`.
+//!
+//! Depends on `remora-core` and the store's and codecs' libraries alone; the keys live here and nowhere else. Start
+//! reading at `vault.rs` (the port and the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
+//! lie `map/` (from blocks to chunks), `segment/` (from chunks to objects) and `seal.rs`.
+
+#[cfg(test)]
+mod tests;
+
+mod cache;
+mod descriptor;
+mod diff;
+mod fragments;
+mod keys;
+mod location;
+mod manifest;
+mod map;
+mod names;
+mod parent;
+mod reader;
+mod seal;
+mod segment;
+mod slot;
+mod store;
+mod uploads;
+mod vault;
+mod verify;
+mod wire;
+mod workers;
+mod writer;
+
+pub use keys::Passphrase;
+pub use location::Location;
+pub use vault::{Status, Vault, VaultOptions};

@@ -1,0 +1,303 @@
+//! Reading a point: by random access with a cache of decoded chunks, or all of it with many fetches in flight.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use remora_core::point::{Point, PointDisk};
+use remora_core::ports::{DiskIndex, Piece, PointReader};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, Extent, ExtentState, PointId, Result};
+
+use crate::cache::{Cache, Weight};
+use crate::fragments::merge;
+use crate::map::disk::DiskMap;
+use crate::map::node::{LEAF_BLOCKS, LEAF_BYTES, Leaf, RecordRef, Run, Target};
+use crate::names::{Folder, SegmentId};
+use crate::parent::Known;
+use crate::segment::read::{Sealed, Segments};
+use crate::vault::Inner;
+use crate::writer::is_zero;
+
+/// What a sequential reader loads at once. Divides a leaf.
+const WINDOW: u64 = 8 * 1024 * 1024;
+
+/// Windows in flight: with the fetches of each, more than 16 fetches.
+const WINDOWS: usize = 4;
+
+/// Segments fetched from at the same time for one window.
+const FETCHES: usize = 16;
+
+/// Records are opened in batches of about this many bytes, so that small ones do not pay for a thread's wake-up each.
+const BATCH: u64 = 1024 * 1024;
+
+impl Weight for Bytes {
+    fn weight(&self) -> u64 {
+        self.len() as u64 + 128
+    }
+}
+
+/// A chunk, or why it cannot be read.
+pub(crate) type Loaded = Result<Bytes, Arc<Error>>;
+
+/// A run of blocks as bytes of the disk, and its chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkRun {
+    pub(crate) range: ByteRange,
+    pub(crate) chunk: RecordRef,
+    /// Where the range begins in the chunk.
+    offset: u64,
+}
+
+impl ChunkRun {
+    /// The bytes of the run. A chunk shorter than its map says is damage.
+    fn slice(&self, chunk: &Bytes) -> Option<Bytes> {
+        let end = self.offset + self.range.len();
+        (end <= chunk.len() as u64).then(|| chunk.slice(self.offset as usize..end as usize))
+    }
+}
+
+pub(crate) struct Reader {
+    vault: Arc<Inner>,
+    point: Point,
+    segments: Arc<Segments>,
+    maps: Vec<DiskMap>,
+    chunks: Cache<RecordRef, Bytes>,
+}
+
+impl Reader {
+    pub(crate) async fn open(vault: Arc<Inner>, id: &PointId) -> Result<Self> {
+        let (entry, _) = vault.point(id).await?;
+        let vm = Folder::parse(id.vm()).ok_or_else(|| Error::new(ErrorKind::Invalid, format!("point {id}")))?;
+        let segments = Arc::new(vault.segments(vm));
+        let disks = entry.point.disks.iter().zip(&entry.maps);
+        let maps = disks.map(|(disk, map)| DiskMap::new(Arc::clone(&segments), disk.size, map.root)).collect();
+        let chunks = Cache::new(vault.options.cache);
+        Ok(Self { vault, point: entry.point, segments, maps, chunks })
+    }
+
+    pub(crate) fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    pub(crate) fn map(&self, disk: DiskIndex) -> &DiskMap {
+        &self.maps[disk.0]
+    }
+
+    pub(crate) fn disk(&self, disk: DiskIndex) -> &PointDisk {
+        &self.point.disks[disk.0]
+    }
+
+    /// Names the point, disk and range that an error hit.
+    pub(crate) fn error_at(&self, disk: DiskIndex, range: ByteRange, error: &Arc<Error>) -> Error {
+        let what = format!("point {}, disk {}, {range}", self.point.id, self.disk(disk).name);
+        let named = Error::new(error.kind(), what).because(Arc::clone(error));
+        match error.advice() {
+            Some(advice) => named.advise(advice),
+            None => named,
+        }
+    }
+
+    /// The leaf over a range that lies within one, and the runs of chunks in it, cut to the range.
+    async fn leaf_over(&self, disk: DiskIndex, range: ByteRange) -> Result<Arc<Leaf>> {
+        self.map(disk).leaf(range.start / LEAF_BYTES).await.map_err(|e| self.error_at(disk, range, &Arc::new(e)))
+    }
+
+    /// Loads chunks: near ones together, many at once, opened on the workers.
+    pub(crate) async fn load(&self, chunks: impl IntoIterator<Item = RecordRef>) -> HashMap<RecordRef, Loaded> {
+        let mut by_segment: BTreeMap<SegmentId, BTreeSet<u32>> = BTreeMap::new();
+        for chunk in chunks {
+            by_segment.entry(chunk.segment).or_default().insert(chunk.number);
+        }
+        let fetches = by_segment.into_iter().map(|(segment, numbers)| async move {
+            let numbers: Vec<u32> = numbers.into_iter().collect();
+            match self.segments.fetch(segment, &numbers).await {
+                Ok(sealed) => self.open_all(segment, &numbers, sealed).await,
+                Err(error) => {
+                    let error = Arc::new(error);
+                    let failed = |number| (RecordRef { segment, number }, Err(Arc::clone(&error)));
+                    numbers.into_iter().map(failed).collect()
+                }
+            }
+        });
+        stream::iter(fetches).buffer_unordered(FETCHES).collect::<Vec<_>>().await.into_iter().flatten().collect()
+    }
+
+    async fn open_all(&self, segment: SegmentId, numbers: &[u32], sealed: Vec<Sealed>) -> Vec<(RecordRef, Loaded)> {
+        let mut batches: Vec<Vec<(u32, Sealed)>> = Vec::new();
+        let mut room = 0;
+        for (number, sealed) in numbers.iter().copied().zip(sealed) {
+            if room < sealed.plain_len() {
+                batches.push(Vec::new());
+                room = BATCH;
+            }
+            room = room.saturating_sub(sealed.plain_len());
+            if let Some(batch) = batches.last_mut() {
+                batch.push((number, sealed));
+            }
+        }
+        let opened = batches.into_iter().map(|batch| {
+            self.vault.workers.run(move || {
+                let open = |(number, sealed): (u32, Sealed)| (number, sealed.open().map(Bytes::from));
+                batch.into_iter().map(open).collect::<Vec<_>>()
+            })
+        });
+        let opened = futures::future::join_all(opened).await.into_iter().flatten();
+        let named = opened.map(|(number, chunk)| {
+            let chunk =
+                chunk.map_err(|e| Arc::new(self.segments.damaged(segment, e).within(format!("chunk {number}"))));
+            (RecordRef { segment, number }, chunk)
+        });
+        named.collect()
+    }
+
+    /// One chunk, through the cache.
+    async fn chunk(&self, disk: DiskIndex, run: &ChunkRun) -> Result<Bytes> {
+        let load = || async {
+            let mut loaded = self.load([run.chunk]).await;
+            loaded.remove(&run.chunk).unwrap_or_else(|| Err(Arc::new(self.short(run))))
+        };
+        self.chunks.get(run.chunk, load).await.map_err(|e| self.error_at(disk, run.range, &e))
+    }
+
+    /// The part of a chunk that a run shows.
+    pub(crate) fn part(&self, disk: DiskIndex, run: &ChunkRun, chunk: &Loaded) -> Result<Bytes> {
+        let chunk = chunk.as_ref().map_err(|e| self.error_at(disk, run.range, e))?;
+        run.slice(chunk).ok_or_else(|| self.error_at(disk, run.range, &Arc::new(self.short(run))))
+    }
+
+    fn short(&self, run: &ChunkRun) -> Error {
+        self.segments.damaged(run.chunk.segment, format!("chunk {} is shorter than the map says", run.chunk.number))
+    }
+
+    /// Loads a window: the pieces of its data, in order.
+    async fn window(&self, disk: DiskIndex, window: ByteRange) -> Result<Vec<Piece>> {
+        if window.start.is_multiple_of(LEAF_BYTES) {
+            self.map(disk).read_ahead(window.start / LEAF_BYTES).await;
+        }
+        let leaf = self.leaf_over(disk, window).await?;
+        let runs: Vec<ChunkRun> = chunk_runs(&leaf, window).collect();
+        let loaded = self.load(runs.iter().map(|run| run.chunk)).await;
+        let missing = |run: &ChunkRun| -> Loaded { Err(Arc::new(self.short(run))) };
+        let piece = |run: &ChunkRun| {
+            let chunk = loaded.get(&run.chunk).cloned().unwrap_or_else(|| missing(run));
+            self.part(disk, run, &chunk).map(|data| Piece { at: run.range.start, data })
+        };
+        runs.iter().map(piece).collect()
+    }
+
+    fn check_range(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        let size = self.point.disks.get(disk.0).map(|d| d.size);
+        match size {
+            Some(size) if range.end <= size => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("disk {} of point {}: {range} is not on it", disk.0, self.point.id),
+            )),
+        }
+    }
+}
+
+/// The bytes that a run covers, cut to a range within the same leaf.
+fn run_range(run: &Run, within: ByteRange) -> ByteRange {
+    let leaf_block = within.start / LEAF_BYTES * LEAF_BLOCKS;
+    let start = (leaf_block + u64::from(run.start)) * BLOCK_SIZE;
+    let end = (leaf_block + u64::from(run.end())) * BLOCK_SIZE;
+    ByteRange::new(start.max(within.start), end.min(within.end))
+}
+
+fn runs_over(leaf: &Leaf, range: ByteRange) -> impl Iterator<Item = Run> {
+    let first = range.start % LEAF_BYTES / BLOCK_SIZE;
+    let last = first + (range.end - range.start / BLOCK_SIZE * BLOCK_SIZE).div_ceil(BLOCK_SIZE);
+    leaf.within(first as u16, last as u16)
+}
+
+/// The runs of chunks of a leaf in a range.
+pub(crate) fn chunk_runs(leaf: &Leaf, range: ByteRange) -> impl Iterator<Item = ChunkRun> {
+    runs_over(leaf, range).filter_map(move |run| {
+        let Target::Chunk { chunk, first } = run.target else { return None };
+        let cut = run_range(&run, range);
+        let run_start = (range.start / LEAF_BYTES * LEAF_BLOCKS + u64::from(run.start)) * BLOCK_SIZE;
+        Some(ChunkRun { range: cut, chunk, offset: u64::from(first) * BLOCK_SIZE + (cut.start - run_start) })
+    })
+}
+
+#[async_trait]
+impl PointReader for Reader {
+    fn point(&self) -> &Point {
+        &self.point
+    }
+
+    fn extents(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Extent>> {
+        if let Err(error) = self.check_range(disk, range) {
+            return stream::iter([Err(error)]).boxed();
+        }
+        let leaves = stream::iter(range.split(LEAF_BYTES)).then(move |range| async move {
+            let leaf = self.leaf_over(disk, range).await?;
+            let extents = runs_over(&leaf, range).map(|run| {
+                let state = if run.target == Target::Zero { ExtentState::Zero } else { ExtentState::Data };
+                Extent { range: run_range(&run, range), state }
+            });
+            Ok::<_, Error>(stream::iter(extents.map(Ok).collect::<Vec<_>>()))
+        });
+        leaves.try_flatten().boxed()
+    }
+
+    async fn read(&self, disk: DiskIndex, range: ByteRange) -> Result<Bytes> {
+        self.check_range(disk, range)?;
+        let mut out = BytesMut::zeroed(range.len() as usize);
+        for part in range.split(LEAF_BYTES) {
+            let leaf = self.leaf_over(disk, part).await?;
+            let runs: Vec<ChunkRun> = chunk_runs(&leaf, part).collect();
+            let chunks =
+                runs.into_iter().map(|run| async move { Ok::<_, Error>((run, self.chunk(disk, &run).await?)) });
+            let mut chunks = stream::iter(chunks).buffer_unordered(FETCHES);
+            while let Some((run, chunk)) = chunks.try_next().await? {
+                let bytes = self.part(disk, &run, &Ok(chunk))?;
+                let at = (run.range.start - range.start) as usize;
+                out[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+        Ok(out.freeze())
+    }
+
+    fn pieces(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Piece>> {
+        if let Err(error) = self.check_range(disk, range) {
+            return stream::iter([Err(error)]).boxed();
+        }
+        let windows = stream::iter(range.split(WINDOW)).map(move |window| async move {
+            // Held until the window's last piece is taken; as much again for the sealed bytes.
+            let reserved = self.vault.options.memory.reserve(2 * WINDOW).await;
+            let pieces = self.window(disk, window).await?;
+            Ok::<_, Error>(stream::iter(pieces).map(move |piece| {
+                let _held = &reserved;
+                Ok(piece)
+            }))
+        });
+        windows.buffered(WINDOWS).try_flatten().boxed()
+    }
+
+    async fn differing(&self, disk: DiskIndex, at: u64, data: &Bytes) -> Result<Vec<ByteRange>> {
+        let range = ByteRange::at(at, data.len() as u64);
+        self.check_range(disk, range)?;
+        let known = Known::of(self.map(disk), &self.segments, range).await?;
+        let (keys, data) = (self.vault.keys.clone(), data.clone());
+        let differing = self.vault.workers.run(move || {
+            let blocks = data.chunks(BLOCK_SIZE as usize).enumerate();
+            let same = |n: usize, block: &[u8]| {
+                if is_zero(block) {
+                    known.is_zero(n, block.len())
+                } else {
+                    known.has(n, block.len(), keys.digests.digest(block))
+                }
+            };
+            let differing = blocks.filter(|(n, block)| !same(*n, block));
+            differing
+                .map(|(n, block)| ByteRange::at(at + n as u64 * BLOCK_SIZE, block.len() as u64))
+                .collect::<Vec<_>>()
+        });
+        Ok(merge(&differing.await))
+    }
+}

@@ -1,0 +1,107 @@
+//! Building a segment in memory.
+//!
+//! ```text
+//! "remoraS1" ‖ the segment's id, 16 bytes ‖ sealed records, back to back ‖ the footer
+//! ```
+
+use bytes::Bytes;
+use object_store::PutPayload;
+use ring::aead::LessSafeKey;
+
+use crate::keys::{Digest, TenantKeys, random};
+use crate::map::node::RecordRef;
+use crate::names::SegmentId;
+use crate::seal::{self, Kind, Place};
+use crate::segment::codec::Packed;
+use crate::segment::footer::{self, Details, Holds, Index, Record};
+
+/// The length of a segment's header.
+pub(crate) const HEADER_LEN: u64 = 24;
+
+/// A segment is stored once it holds this much.
+pub(crate) const TARGET_LEN: u64 = 32 * 1024 * 1024;
+
+const MAGIC: &[u8; 8] = b"remoraS1";
+
+/// A segment that still grows. Records are numbered as they are appended.
+pub(crate) struct Builder {
+    id: SegmentId,
+    key: LessSafeKey,
+    kind: Kind,
+    place: Place,
+    index: Index,
+    details: Vec<Details>,
+    parts: Vec<Bytes>,
+    len: u64,
+}
+
+/// A whole segment.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) id: SegmentId,
+    pub(crate) holds: Holds,
+    pub(crate) payload: PutPayload,
+    pub(crate) len: u64,
+}
+
+impl Builder {
+    /// A new segment under a fresh id and salt.
+    pub(crate) fn new(holds: Holds, keys: &TenantKeys, repository: [u8; 16], tenant: [u8; 8]) -> Self {
+        let id = SegmentId(random());
+        let salt = random();
+        let (kind, key) = match holds {
+            Holds::Chunks => (Kind::Chunk, &keys.chunks),
+            Holds::Nodes => (Kind::Node, &keys.nodes),
+        };
+        let header = [MAGIC.as_slice(), &id.0].concat();
+        Self {
+            id,
+            key: key.for_object(&salt),
+            kind,
+            place: footer::place(repository, tenant, id),
+            index: Index { holds, salt, records: Vec::new() },
+            details: Vec::new(),
+            len: header.len() as u64,
+            parts: vec![header.into()],
+        }
+    }
+
+    /// Seals and appends a node.
+    pub(crate) fn append_node(&mut self, packed: Packed) -> RecordRef {
+        self.append(packed)
+    }
+
+    /// Seals and appends a chunk with its id and its blocks' digests.
+    pub(crate) fn append_chunk(&mut self, packed: Packed, id: Digest, blocks: Vec<Digest>) -> RecordRef {
+        self.details.push(Details { id, blocks });
+        self.append(packed)
+    }
+
+    fn append(&mut self, Packed { mut bytes, zstd, plain_len }: Packed) -> RecordRef {
+        let number = self.index.records.len() as u32;
+        seal::seal(&self.key, self.kind, &Place { number: u64::from(number), ..self.place }, &mut bytes);
+        let stored_len = bytes.len() as u32;
+        self.index.records.push(Record { number, offset: self.len, stored_len, plain_len, zstd });
+        self.len += u64::from(stored_len);
+        self.parts.push(bytes.into());
+        RecordRef { segment: self.id, number }
+    }
+
+    /// Whether it holds enough to be stored.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.len >= TARGET_LEN
+    }
+
+    /// Whether it holds nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.index.records.is_empty()
+    }
+
+    /// Ends it.
+    pub(crate) fn finish(mut self, keys: &TenantKeys) -> Built {
+        let footer = footer::seal(&keys.footers, &self.place, &self.index, &self.details);
+        self.len += footer.len() as u64;
+        self.parts.push(footer.into());
+        Built { id: self.id, holds: self.index.holds, payload: self.parts.into_iter().collect(), len: self.len }
+    }
+}

@@ -1,0 +1,220 @@
+//! Finding and fetching records of segments.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use remora_core::{Error, Result};
+use ring::aead::LessSafeKey;
+
+use crate::cache::{Cache, Weight};
+use crate::keys::TenantKeys;
+use crate::map::node::RecordRef;
+use crate::names::{self, Folder, SegmentId};
+use crate::seal::{self, Kind, Place};
+use crate::segment::build::HEADER_LEN;
+use crate::segment::codec;
+use crate::segment::footer::{self, Details, Holds, Index, Record, Trailer};
+use crate::store::Store;
+
+/// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
+const TAIL_LEN: u64 = 4 * 1024;
+
+/// Records closer than this are fetched together: reading the gap costs less than another request.
+const GAP: u64 = 64 * 1024;
+
+/// A fetch is at most this long, unless one record is longer.
+const FETCH_LEN: u64 = 2 * 1024 * 1024;
+
+const INDEX_CACHE: u64 = 16 * 1024 * 1024;
+const DETAILS_CACHE: u64 = 8 * 1024 * 1024;
+
+/// A segment whose index is known.
+pub(crate) struct Segment {
+    id: SegmentId,
+    key: LessSafeKey,
+    kind: Kind,
+    trailer: Trailer,
+    pub(crate) index: Index,
+}
+
+impl Weight for Arc<Segment> {
+    fn weight(&self) -> u64 {
+        (size_of::<Segment>() + self.index.records.len() * size_of::<Record>()) as u64
+    }
+}
+
+impl Weight for Arc<Vec<Details>> {
+    fn weight(&self) -> u64 {
+        self.iter().map(|d| size_of::<Details>() + d.blocks.len() * 16).sum::<usize>() as u64
+    }
+}
+
+/// The segments of one VM.
+pub(crate) struct Segments {
+    store: Store,
+    keys: TenantKeys,
+    repository: [u8; 16],
+    tenant: Folder,
+    vm: Folder,
+    indexes: Cache<SegmentId, Arc<Segment>>,
+    details: Cache<SegmentId, Arc<Vec<Details>>>,
+}
+
+/// The sealed bytes of a record, and what is needed to open them on another thread.
+#[derive(Clone)]
+pub(crate) struct Sealed {
+    segment: Arc<Segment>,
+    record: Record,
+    place: Place,
+    bytes: Bytes,
+}
+
+impl Sealed {
+    /// Authenticates and unpacks. The error tells why, without naming the object.
+    pub(crate) fn open(&self) -> Result<Vec<u8>, footer::BadFooter> {
+        let mut bytes = self.bytes.to_vec();
+        let packed = seal::open(&self.segment.key, self.segment.kind, &self.place, &mut bytes)?;
+        Ok(codec::unpack(packed, self.record.zstd, self.record.plain_len)?)
+    }
+
+    /// Its length when opened.
+    pub(crate) fn plain_len(&self) -> u64 {
+        u64::from(self.record.plain_len)
+    }
+}
+
+impl Segments {
+    pub(crate) fn new(store: Store, keys: TenantKeys, repository: [u8; 16], tenant: Folder, vm: Folder) -> Self {
+        let (indexes, details) = (Cache::new(INDEX_CACHE), Cache::new(DETAILS_CACHE));
+        Self { store, keys, repository, tenant, vm, indexes, details }
+    }
+
+    /// Damage of a segment, named.
+    pub(crate) fn damaged(
+        &self,
+        segment: SegmentId,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        self.store.damaged(&self.name(segment), why)
+    }
+
+    fn name(&self, segment: SegmentId) -> object_store::path::Path {
+        names::segment(self.tenant, self.vm, segment)
+    }
+
+    fn place(&self, segment: SegmentId) -> Place {
+        footer::place(self.repository, self.tenant.0, segment)
+    }
+
+    /// A segment with its index.
+    pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>> {
+        self.indexes.get(id, || self.load(id)).await
+    }
+
+    async fn load(&self, id: SegmentId) -> Result<Arc<Segment>> {
+        let name = self.name(id);
+        let tail = self.store.tail(&name, TAIL_LEN).await?;
+        let trailer = Trailer::decode(&tail.bytes, tail.object_len, HEADER_LEN).map_err(|e| self.damaged(id, e))?;
+        let tail_at = tail.object_len - tail.bytes.len() as u64;
+        let sealed = if trailer.index_at >= tail_at {
+            tail.bytes.slice((trailer.index_at - tail_at) as usize..(trailer.index_end - tail_at) as usize)
+        } else {
+            self.one_range(id, trailer.index_at..trailer.index_end).await?
+        };
+        let index = trailer
+            .open_index(&self.keys.footers, &self.place(id), &sealed, HEADER_LEN)
+            .map_err(|e| self.damaged(id, e))?;
+        let (kind, key) = match index.holds {
+            Holds::Chunks => (Kind::Chunk, &self.keys.chunks),
+            Holds::Nodes => (Kind::Node, &self.keys.nodes),
+        };
+        Ok(Arc::new(Segment { id, key: key.for_object(&index.salt), kind, trailer, index }))
+    }
+
+    async fn one_range(&self, id: SegmentId, range: Range<u64>) -> Result<Bytes> {
+        let mut found = self.store.ranges(&self.name(id), &[range]).await?;
+        found.pop().ok_or_else(|| self.damaged(id, "the store answered nothing"))
+    }
+
+    /// The details of a chunk.
+    pub(crate) async fn details(&self, chunk: RecordRef) -> Result<Details> {
+        let segment = self.segment(chunk.segment).await?;
+        let (place, _) = segment.index.record(chunk.number).ok_or_else(|| self.no_record(chunk))?;
+        let all = self.details.get(chunk.segment, || self.load_details(&segment)).await?;
+        all.get(place).cloned().ok_or_else(|| self.damaged(chunk.segment, "it holds no chunks"))
+    }
+
+    async fn load_details(&self, segment: &Segment) -> Result<Arc<Vec<Details>>> {
+        let (id, trailer) = (segment.id, &segment.trailer);
+        let range = trailer.details_at..trailer.details_at + trailer.details_len();
+        let sealed = self.one_range(id, range).await?;
+        let opened = trailer.open_details(&self.keys.footers, &self.place(id), &sealed, &segment.index);
+        opened.map(Arc::new).map_err(|e| self.damaged(id, e))
+    }
+
+    fn no_record(&self, record: RecordRef) -> Error {
+        self.damaged(record.segment, format!("it has no record {}", record.number))
+    }
+
+    /// Fetches records of one segment, near ones together; the result is in the order of `numbers`, which ascend.
+    pub(crate) async fn fetch(&self, id: SegmentId, numbers: &[u32]) -> Result<Vec<Sealed>> {
+        let segment = self.segment(id).await?;
+        let record = |number: &u32| {
+            let found = segment.index.record(*number).map(|(_, record)| *record);
+            found.ok_or_else(|| self.no_record(RecordRef { segment: id, number: *number }))
+        };
+        let records: Vec<Record> = numbers.iter().map(record).collect::<Result<_>>()?;
+        let ranges = coalesce(&records);
+        let fetched = self.store.ranges(&self.name(id), &ranges).await?;
+        let mut out = Vec::with_capacity(records.len());
+        let mut at = 0;
+        for record in records {
+            while ranges[at].end < record.offset + u64::from(record.stored_len) {
+                at += 1;
+            }
+            let from = (record.offset - ranges[at].start) as usize;
+            let bytes = fetched[at].slice(from..from + record.stored_len as usize);
+            let place = Place { number: u64::from(record.number), ..self.place(id) };
+            out.push(Sealed { segment: Arc::clone(&segment), record, place, bytes });
+        }
+        Ok(out)
+    }
+
+    /// Fetches and opens one record on this thread: for nodes, which are small.
+    pub(crate) async fn node(&self, node: RecordRef) -> Result<Vec<u8>> {
+        let mut sealed = self.fetch(node.segment, &[node.number]).await?;
+        let sealed = sealed.pop().ok_or_else(|| self.no_record(node))?;
+        if sealed.segment.index.holds != Holds::Nodes {
+            return Err(self.damaged(node.segment, "it holds no nodes"));
+        }
+        sealed.open().map_err(|e| self.damaged(node.segment, e))
+    }
+}
+
+/// The ranges to fetch for records that ascend.
+fn coalesce(records: &[Record]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for record in records {
+        let end = record.offset + u64::from(record.stored_len);
+        match ranges.last_mut() {
+            Some(last) if record.offset <= last.end + GAP && end - last.start <= FETCH_LEN => {
+                last.end = last.end.max(end);
+            }
+            _ => ranges.push(record.offset..end),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_records_are_fetched_together_and_far_ones_apart() {
+        let record = |offset, stored_len| Record { number: 0, offset, stored_len, plain_len: 0, zstd: false };
+        let records = [record(24, 100), record(124, 1000), record(200_000, 5), record(200_005, 3_000_000)];
+        assert_eq!(coalesce(&records), [24..1124, 200_000..200_005, 200_005..3_200_005]);
+    }
+}

@@ -1,0 +1,361 @@
+//! The vault as a whole against a model: whatever was written, every point reads back as it was, and damage is noticed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
+use remora_core::ports::{DiskIndex, DiskReads, Mover, NewDisk, NewPoint, NoProgress, PointReader};
+use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, ExtentState, LineageId, PIECE_SIZE, PointId, VmName};
+
+use crate::store::Store;
+use crate::{Passphrase, Vault, VaultOptions};
+
+const DISK: DiskIndex = DiskIndex(0);
+
+/// A small linear congruential generator: the same sequence for the same seed, everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+
+    /// A block: noise, text-like, or zero.
+    fn block(&mut self, len: usize) -> Vec<u8> {
+        match self.below(4) {
+            0 => vec![0; len],
+            1 => (0..len).map(|_| self.below(256) as u8).collect(),
+            _ => (0..len).map(|n| b"remora keeps points "[n % 20] ^ (n / 977) as u8).collect(),
+        }
+    }
+}
+
+struct Bench {
+    vault: Vault,
+    store: Arc<InMemory>,
+    vm: VmName,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let store = Arc::new(InMemory::new());
+        let passphrase = Passphrase::new(*b"p");
+        let at = || Store::over(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        Vault::init_in(&at(), &passphrase).await.unwrap();
+        let vault = Vault::open_in(at(), &passphrase, VaultOptions::default()).await.unwrap();
+        Self { vault, store, vm: VmName::new("a VM\nwith a name").unwrap() }
+    }
+
+    /// The same repository with empty caches.
+    async fn reopen(&self) -> Vault {
+        let store = Store::over(Arc::clone(&self.store) as Arc<dyn ObjectStore>);
+        Vault::open_in(store, &Passphrase::new(*b"p"), VaultOptions::default()).await.unwrap()
+    }
+
+    async fn new_point(&self, decision: Decision, size: u64) -> NewPoint {
+        let parent = self.vault.history(&self.vm).await.unwrap().newest.map(|p| p.id);
+        let identity = DiskIdentity { vm_uuid: "u".into(), path: "/d".into(), inode: None, data_file: None };
+        let disk = NewDisk {
+            name: DiskName::new("vda").unwrap(),
+            size,
+            identity,
+            lineage: LineageId::from_bytes([1; 16]),
+            checkpoint: None,
+            instance: None,
+            read_in_full: Timestamp::UNIX_EPOCH,
+            decision,
+            reason: "test".into(),
+        };
+        NewPoint {
+            vm: self.vm.clone(),
+            time: Timestamp::UNIX_EPOCH,
+            parent,
+            quiesced: Quiesced::Skipped,
+            definition: "<domain/>".into(),
+            tool: "test".into(),
+            disks: vec![disk],
+        }
+    }
+
+    /// Stores `image`: of an increment only the blocks in `changed`, told as zero where `told_zero` and they are.
+    async fn store(&self, decision: Decision, image: &[u8], changed: &[u64], told_zero: bool) -> Point {
+        let size = image.len() as u64;
+        let writer = self.vault.begin(self.new_point(decision, size).await).await.unwrap();
+        let mut pieces: Vec<ByteRange> = ByteRange::new(0, size).split(PIECE_SIZE).collect();
+        if decision == Decision::Incremental {
+            pieces = ByteRange::new(0, size).split(BLOCK_SIZE).collect();
+        }
+        pieces.reverse();
+        for piece in pieces {
+            let bytes = &image[piece.start as usize..piece.end as usize];
+            if decision == Decision::Incremental && !changed.contains(&(piece.start / BLOCK_SIZE)) {
+                writer.unchanged(DISK, piece).await.unwrap();
+            } else if told_zero && bytes.iter().all(|b| *b == 0) {
+                writer.zero(DISK, piece).await.unwrap();
+            } else {
+                writer.write(DISK, piece.start, Bytes::copy_from_slice(bytes)).await.unwrap();
+            }
+        }
+        writer.commit(&[DiskReads { read: size, rewritten: 0 }]).await.unwrap()
+    }
+
+    async fn objects(&self) -> BTreeMap<Path, Bytes> {
+        let names: Vec<Path> = self.store.list(None).map_ok(|o| o.location).try_collect().await.unwrap();
+        let mut objects = BTreeMap::new();
+        for name in names {
+            objects.insert(name.clone(), self.store.get(&name).await.unwrap().bytes().await.unwrap());
+        }
+        objects
+    }
+}
+
+async fn all_by_pieces(reader: &dyn PointReader, size: u64) -> remora_core::Result<Vec<u8>> {
+    let mut out = vec![0; size as usize];
+    let mut pieces = reader.pieces(DISK, ByteRange::new(0, size));
+    let mut last = 0;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        assert!(piece.at >= last, "pieces come in order");
+        last = piece.at + piece.data.len() as u64;
+        out[piece.at as usize..last as usize].copy_from_slice(&piece.data);
+    }
+    Ok(out)
+}
+
+async fn assert_point_is(vault: &Vault, point: &PointId, image: &[u8], random: &mut Random) {
+    let size = image.len() as u64;
+    let reader = vault.open(point).await.unwrap();
+    assert_eq!(reader.point().disks[0].size, size);
+    assert!(all_by_pieces(reader.as_ref(), size).await.unwrap() == image, "{point} by pieces");
+    for _ in 0..5 {
+        let start = random.below(size);
+        let range = ByteRange::new(start, (start + random.below(3 * PIECE_SIZE) + 1).min(size));
+        let read = reader.read(DISK, range).await.unwrap();
+        assert!(read == image[range.start as usize..range.end as usize], "{point} {range}");
+    }
+    let extents: Vec<_> = reader.extents(DISK, ByteRange::new(0, size)).try_collect().await.unwrap();
+    let mut at = 0;
+    for extent in extents {
+        assert_eq!(extent.range.start, at, "extents have no gaps");
+        at = extent.range.end;
+        let bytes = &image[extent.range.start as usize..extent.range.end as usize];
+        for block in bytes.chunks(BLOCK_SIZE as usize) {
+            assert_eq!(block.iter().all(|b| *b == 0), extent.state == ExtentState::Zero, "{point} {extent:?}");
+        }
+    }
+    assert_eq!(at, size, "extents cover the disk");
+    let same = Bytes::copy_from_slice(&image[..image.len().min(PIECE_SIZE as usize)]);
+    assert_eq!(reader.differing(DISK, 0, &same).await.unwrap(), []);
+}
+
+fn differing_blocks(a: &[u8], b: &[u8]) -> Vec<ByteRange> {
+    let (short, long) = (a.len().min(b.len()) as u64, a.len().max(b.len()) as u64);
+    let mut ranges: Vec<ByteRange> = Vec::new();
+    for block in ByteRange::new(0, long).split(BLOCK_SIZE) {
+        let inside = ByteRange::new(block.start, block.end.min(short));
+        let same = block.end <= short
+            && a[block.start as usize..block.end as usize] == b[inside.start as usize..inside.end as usize];
+        if !same {
+            match ranges.last_mut() {
+                Some(last) if last.end == block.start => last.end = block.end,
+                _ => ranges.push(block),
+            }
+        }
+    }
+    ranges
+}
+
+/// Random histories of fulls, increments and rereads, with sizes that change: every point stays what it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_point_of_a_random_history_reads_back() {
+    for seed in 0..6 {
+        let mut random = Random(seed);
+        let bench = Bench::new().await;
+        // Two leaves and a bit, so that there are inner nodes; most of it zero, to be quick.
+        let mut image = vec![0; (128 * PIECE_SIZE + random.below(3) * BLOCK_SIZE + random.below(2) * 777) as usize];
+        let mut history: Vec<(PointId, Vec<u8>)> = Vec::new();
+        for step in 0..6 {
+            let resized = step > 0 && random.below(3) == 0;
+            if resized {
+                image.resize((127 * PIECE_SIZE + random.below(40) * BLOCK_SIZE + random.below(2) * 512) as usize, 0);
+            }
+            let blocks = (image.len() as u64).div_ceil(BLOCK_SIZE);
+            let mut changed: Vec<u64> = (0..=random.below(40)).map(|_| random.below(blocks)).collect();
+            changed.push(blocks - 1);
+            changed.extend(0..random.below(20));
+            for block in &changed {
+                let start = (block * BLOCK_SIZE) as usize;
+                let end = (start + BLOCK_SIZE as usize).min(image.len());
+                let bytes = random.block(end - start);
+                image[start..end].copy_from_slice(&bytes);
+            }
+            let decision = match (step, resized, random.below(3)) {
+                (0, ..) | (_, _, 0) => Decision::Full,
+                (_, true, _) | (_, _, 1) => Decision::Reread,
+                _ => Decision::Incremental,
+            };
+            let point = bench.store(decision, &image, &changed, random.below(2) == 0).await;
+            assert_eq!(point.decision, decision);
+            if let Some((before, old)) = history.last() {
+                let diff = bench.vault.diff(before, &point.id, &DiskName::new("vda").unwrap()).await.unwrap();
+                assert_eq!(diff, differing_blocks(old, &image), "seed {seed} step {step} {decision}");
+            }
+            history.push((point.id, image.clone()));
+        }
+        let vault = bench.reopen().await;
+        let listed: Vec<PointId> = vault.list(None).await.unwrap().into_iter().map(|p| p.id).collect();
+        assert_eq!(listed, history.iter().map(|h| h.0.clone()).collect::<Vec<_>>());
+        for (point, image) in &history {
+            assert_point_is(&vault, point, image, &mut random).await;
+            assert_eq!(vault.verify(point, Arc::new(NoProgress)).await.unwrap().damage, []);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reread_stores_only_the_blocks_that_differ() {
+    let bench = Bench::new().await;
+    let mut image: Vec<u8> = (0..4 * PIECE_SIZE).map(|n| ((n * n) >> 7) as u8).collect();
+    bench.store(Decision::Full, &image, &[], false).await;
+    let same = bench.store(Decision::Reread, &image, &[], false).await;
+    assert_eq!(same.disks[0].stored, 0);
+    image[5 * BLOCK_SIZE as usize + 3] ^= 1;
+    let one = bench.store(Decision::Reread, &image, &[], false).await;
+    assert!((1..=BLOCK_SIZE + 16).contains(&one.disks[0].stored), "{}", one.disks[0].stored);
+}
+
+#[tokio::test]
+async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
+    let bench = Bench::new().await;
+    let size = 3 * PIECE_SIZE;
+    let writer = bench.vault.begin(bench.new_point(Decision::Full, size).await).await.unwrap();
+    writer.zero(DISK, ByteRange::new(0, PIECE_SIZE)).await.unwrap();
+    assert!(writer.zero(DISK, ByteRange::new(0, BLOCK_SIZE)).await.is_err(), "covered twice");
+    assert!(writer.unchanged(DISK, ByteRange::at(PIECE_SIZE, BLOCK_SIZE)).await.is_err(), "a full inherits nothing");
+    assert!(writer.write(DISK, PIECE_SIZE + 1, Bytes::from_static(&[1])).await.is_err(), "not a block");
+    assert!(writer.zero(DISK, ByteRange::new(size, size + BLOCK_SIZE)).await.is_err(), "beyond the disk");
+    let error = writer.commit(&[DiskReads::default()]).await.unwrap_err();
+    assert!(error.to_string().contains("did not cover"), "{error}");
+    assert_eq!(bench.vault.list(None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn of_two_writers_to_one_vm_one_commits() {
+    let bench = Bench::new().await;
+    let (one, two) = (bench.new_point(Decision::Full, 10).await, bench.new_point(Decision::Full, 10).await);
+    let (one, two) = (bench.vault.begin(one).await.unwrap(), bench.vault.begin(two).await.unwrap());
+    for writer in [&one, &two] {
+        writer.write(DISK, 0, Bytes::from_static(b"0123456789")).await.unwrap();
+    }
+    one.commit(&[DiskReads::default()]).await.unwrap();
+    assert_eq!(two.commit(&[DiskReads::default()]).await.unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(bench.vault.list(None).await.unwrap().len(), 1);
+}
+
+/// Flips bytes all over every object of a small repository: no read ever gives a wrong byte, and verify names an object.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_anywhere_is_noticed_and_named() {
+    let bench = Bench::new().await;
+    let mut random = Random(9);
+    let image: Vec<u8> = (0..20).flat_map(|_| random.block(BLOCK_SIZE as usize)).collect();
+    let first = bench.store(Decision::Full, &image, &[], false).await;
+    let mut second_image = image.clone();
+    second_image[..BLOCK_SIZE as usize].fill(7);
+    let second = bench.store(Decision::Incremental, &second_image, &[0], false).await;
+    for (name, object) in bench.objects().await {
+        let in_points = name.as_ref().contains("/s/") || name.as_ref().contains("/m/");
+        let step = (object.len() / 40).max(1);
+        for at in (0..object.len()).step_by(step).chain([object.len() - 1]) {
+            let mut damaged = object.to_vec();
+            damaged[at] ^= 0x40;
+            bench.store.put(&name, damaged.into()).await.unwrap();
+            if in_points {
+                check_damaged(&bench, &name, &[(&first.id, &image), (&second.id, &second_image)]).await;
+            } else {
+                let store = Store::over(Arc::clone(&bench.store) as Arc<dyn ObjectStore>);
+                let opened = Vault::open_in(store, &Passphrase::new(*b"p"), VaultOptions::default()).await;
+                assert!(opened.is_err(), "{name} byte {at}");
+            }
+        }
+        bench.store.put(&name, object.into()).await.unwrap();
+    }
+}
+
+async fn check_damaged(bench: &Bench, name: &Path, points: &[(&PointId, &Vec<u8>)]) {
+    for (point, image) in points {
+        match bench.vault.open(point).await {
+            Ok(reader) => {
+                let read = all_by_pieces(reader.as_ref(), image.len() as u64).await;
+                let report = bench.vault.verify(point, Arc::new(NoProgress)).await.unwrap();
+                match read {
+                    Ok(read) => assert!(read == **image, "a wrong byte came out of {point}"),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+                        assert!(error.chain().contains(name.as_ref()), "{}", error.chain());
+                        assert!(report.damage.iter().all(|d| d.object == name.as_ref()) && !report.damage.is_empty());
+                    }
+                }
+            }
+            Err(error) => assert!(error.chain().contains(name.as_ref()), "{}", error.chain()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_damage_of_the_points_that_need_it_only() {
+    let bench = Bench::new().await;
+    let image = vec![5; 3 * BLOCK_SIZE as usize];
+    let first = bench.store(Decision::Full, &image, &[], false).await;
+    let before = bench.objects().await;
+    let second = bench.store(Decision::Full, &image, &[], false).await;
+    for name in bench.objects().await.keys().filter(|n| !before.contains_key(n) && n.as_ref().contains("/s/")) {
+        bench.store.delete(name).await.unwrap();
+    }
+    let vault = bench.reopen().await;
+    assert_eq!(vault.verify(&first.id, Arc::new(NoProgress)).await.unwrap().damage, []);
+    let report = vault.verify(&second.id, Arc::new(NoProgress)).await.unwrap();
+    assert_eq!(report.damage.len(), 1);
+    assert_eq!(report.damage[0].range, ByteRange::new(0, image.len() as u64));
+    let third = bench.store(Decision::Reread, &image, &[], false).await;
+    assert_eq!(
+        bench.vault.verify(&third.id, Arc::new(NoProgress)).await.unwrap().damage,
+        [],
+        "a reread stores again what is lost"
+    );
+}
+
+#[tokio::test]
+async fn nothing_of_the_vm_stands_in_the_clear() {
+    let bench = Bench::new().await;
+    let image = b"a secret of the guest ".repeat(10_000);
+    bench.store(Decision::Full, &image, &[], false).await;
+    for (name, object) in bench.objects().await {
+        for secret in [b"secret".as_slice(), b"a VM", b"vda", b"domain"] {
+            assert!(!object.windows(secret.len()).any(|w| w == secret), "{name}");
+            assert!(!name.as_ref().as_bytes().windows(secret.len()).any(|w| w == secret), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_passphrases_and_missing_repositories_have_their_kinds() {
+    let bench = Bench::new().await;
+    let open = |store: Arc<InMemory>, passphrase: &'static [u8]| async move {
+        let store = Store::over(store as Arc<dyn ObjectStore>);
+        Vault::open_in(store, &Passphrase::new(passphrase), VaultOptions::default()).await.err().map(|e| e.kind())
+    };
+    assert_eq!(open(Arc::clone(&bench.store), b"q").await, Some(ErrorKind::WrongKey));
+    assert_eq!(open(Arc::new(InMemory::new()), b"p").await, Some(ErrorKind::NotFound));
+    let unknown: PointId = "0011223344556677-1".parse().unwrap();
+    assert_eq!(bench.vault.open(&unknown).await.err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+    let again =
+        Vault::init_in(&Store::over(Arc::clone(&bench.store) as Arc<dyn ObjectStore>), &Passphrase::new(*b"p")).await;
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::Exists);
+}

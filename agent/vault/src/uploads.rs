@@ -1,0 +1,71 @@
+//! Storing segments in the background, a few at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use remora_core::{Error, ErrorKind, Result};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::manifest::SegmentEntry;
+use crate::names::{self, Folder};
+use crate::segment::build::Built;
+use crate::store::{Created, Store};
+
+/// Segments that are being stored at the same time: one more hides the time of a sync.
+const AT_ONCE: usize = 2;
+
+/// The segments of one run on their way into the store.
+pub(crate) struct Uploads {
+    store: Store,
+    tenant: Folder,
+    vm: Folder,
+    places: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: JoinSet<Result<()>>,
+    segments: Vec<SegmentEntry>,
+}
+
+impl Uploads {
+    pub(crate) fn new(store: Store, tenant: Folder, vm: Folder) -> Self {
+        Self { store, tenant, vm, places: Arc::new(Semaphore::new(AT_ONCE)), state: Mutex::default() }
+    }
+
+    /// Starts to store a segment, once there is a place. Reports what failed before.
+    pub(crate) async fn push(&self, built: Built) -> Result<()> {
+        let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
+        let (store, name) = (self.store.clone(), names::segment(self.tenant, self.vm, built.id));
+        let entry = SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len };
+        let mut state = self.lock();
+        while let Some(done) = state.tasks.try_join_next() {
+            joined(done)?;
+        }
+        state.segments.push(entry);
+        state.tasks.spawn(async move {
+            let _place = place;
+            // A taken name is our own PUT, repeated by the store's client after a lost reply: 128 random bits do not meet.
+            store.create(&name, built.payload).await.map(|_: Created| ())
+        });
+        Ok(())
+    }
+
+    /// Waits until all are stored.
+    pub(crate) async fn finish(self) -> Result<Vec<SegmentEntry>> {
+        let State { mut tasks, segments } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        while let Some(done) = tasks.join_next().await {
+            joined(done)?;
+        }
+        Ok(segments)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn joined(done: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    done.map_err(|e| Error::new(ErrorKind::Failed, "storing a segment").because(e))?
+}

@@ -1,0 +1,327 @@
+//! The vault as a [`Mover`]: opening a repository, and finding the entries of its VMs' sequences.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use object_store::path::Path;
+use remora_core::point::Point;
+use remora_core::ports::{
+    DiskIndex, History, LineageBreak, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
+};
+use remora_core::{ByteRange, DiskName, Error, ErrorKind, MemoryBudget, PointId, RepositoryId, Result, VmName};
+use serde::Serialize;
+
+use crate::descriptor::{self, Descriptor};
+use crate::keys::{Key, Passphrase, RepositoryKeys, TenantKeys, random};
+use crate::location::Location;
+use crate::manifest::{self, Entry, Manifest, PointEntry};
+use crate::names::{self, Folder};
+use crate::reader::Reader;
+use crate::seal::{Kind, Place, open_object, seal_object};
+use crate::segment::read::Segments;
+use crate::slot;
+use crate::store::{Created, Store};
+use crate::workers::Workers;
+use crate::writer::Writer;
+use crate::{diff, verify};
+
+/// The tenant of everything on a plain host.
+const TENANT: &str = "default";
+
+/// How many manifests are read at once.
+const MANIFEST_FETCHES: usize = 16;
+
+/// How a vault uses memory.
+#[derive(Clone, Debug)]
+pub struct VaultOptions {
+    /// The budget that the pieces in flight of a sequential reader are taken from.
+    pub memory: MemoryBudget,
+    /// Bytes of decoded chunks that a point's random reader keeps.
+    pub cache: u64,
+}
+
+impl Default for VaultOptions {
+    fn default() -> Self {
+        Self { memory: MemoryBudget::new(96 * 1024 * 1024), cache: 32 * 1024 * 1024 }
+    }
+}
+
+/// What a repository is and holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Its id.
+    pub id: RepositoryId,
+    /// The version of its format.
+    pub format: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How many key slots open it.
+    pub key_slots: usize,
+    /// How many VMs have points.
+    pub vms: usize,
+    /// How many points there are.
+    pub points: usize,
+    /// How many objects are in the store.
+    pub objects: u64,
+    /// The bytes of all objects.
+    pub bytes: u64,
+}
+
+/// An open repository. Cheap to clone.
+#[derive(Clone)]
+pub struct Vault(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) tenant: Folder,
+    pub(crate) keys: TenantKeys,
+    pub(crate) workers: Workers,
+    pub(crate) options: VaultOptions,
+}
+
+/// A manifest and the hash of its object.
+pub(crate) struct Stored {
+    pub(crate) manifest: Manifest,
+    pub(crate) hash: String,
+}
+
+fn tenant_key_place(repository: RepositoryId, tenant: Folder) -> Place {
+    Place { repository: *repository.as_bytes(), tenant: tenant.0, object: [0; 16], number: 0 }
+}
+
+impl Vault {
+    /// Makes a repository at `location`, opened by `passphrase`. The descriptor is stored last, so that what an
+    /// interrupted call left is no repository, and the same call again makes one.
+    pub async fn init(location: &Location, passphrase: &Passphrase) -> Result<RepositoryId> {
+        tokio::fs::create_dir_all(location.folder())
+            .await
+            .map_err(|e| Error::io(format!("making the folder {location}"), e))?;
+        Self::init_in(&Store::open(location)?, passphrase).await
+    }
+
+    pub(crate) async fn init_in(store: &Store, passphrase: &Passphrase) -> Result<RepositoryId> {
+        if store.exists(&Path::from(names::DESCRIPTOR)).await? {
+            return Err(descriptor::exists(store));
+        }
+        let id = RepositoryId::random();
+        let repository_key = Key::random();
+        let keys = RepositoryKeys::new(&repository_key);
+        let tenant = Folder::of(&keys.names, TENANT);
+        let data_key = Key::random().as_bytes().to_vec();
+        let sealed = seal_object(&keys.tenants, Kind::TenantKey, &tenant_key_place(id, tenant), data_key);
+        store.create(&names::tenant_key(tenant), Bytes::from(sealed).into()).await?;
+        slot::create(store, &repository_key, passphrase, id).await?;
+        Descriptor::new(id, Timestamp::now()).create(store).await?;
+        Ok(id)
+    }
+
+    /// Opens the repository at `location`.
+    pub async fn open(location: &Location, passphrase: &Passphrase, options: VaultOptions) -> Result<Self> {
+        Self::open_in(Store::open(location)?, passphrase, options).await
+    }
+
+    pub(crate) async fn open_in(store: Store, passphrase: &Passphrase, options: VaultOptions) -> Result<Self> {
+        let descriptor = Descriptor::read(&store).await?;
+        let keys = RepositoryKeys::new(&slot::open(&store, passphrase, descriptor.id).await?);
+        let tenant = Folder::of(&keys.names, TENANT);
+        let keys = open_tenant(&store, &keys, descriptor.id, tenant).await?;
+        Ok(Self(Arc::new(Inner { store, descriptor, tenant, keys, workers: Workers::new(), options })))
+    }
+
+    /// What the repository is and holds.
+    pub async fn status(&self) -> Result<Status> {
+        let store = &self.0.store;
+        let (objects, bytes) = store.usage().await?;
+        let points = self.list(None).await?;
+        let mut vms: Vec<_> = points.iter().map(|p| &p.vm).collect();
+        vms.dedup();
+        Ok(Status {
+            id: self.0.descriptor.id,
+            format: descriptor::FORMAT,
+            created: self.0.descriptor.created,
+            key_slots: slot::count(store).await?,
+            vms: vms.len(),
+            points: points.len(),
+            objects,
+            bytes,
+        })
+    }
+}
+
+async fn open_tenant(store: &Store, keys: &RepositoryKeys, id: RepositoryId, tenant: Folder) -> Result<TenantKeys> {
+    let name = names::tenant_key(tenant);
+    let sealed = store.get(&name, 4096).await?.ok_or_else(|| store.damaged(&name, "it is missing"))?;
+    let data_key = open_object(&keys.tenants, Kind::TenantKey, &tenant_key_place(id, tenant), &sealed)
+        .map_err(|e| store.damaged(&name, e))?;
+    let data_key = data_key.try_into().map_err(|_| store.damaged(&name, "it holds no key"))?;
+    Ok(TenantKeys::new(&Key::from_bytes(data_key)))
+}
+
+impl Inner {
+    pub(crate) fn folder(&self, vm: &VmName) -> Folder {
+        Folder::of(&self.keys.names, vm.as_str())
+    }
+
+    pub(crate) fn segments(&self, vm: Folder) -> Segments {
+        let repository = *self.descriptor.id.as_bytes();
+        Segments::new(self.store.clone(), self.keys.clone(), repository, self.tenant, vm)
+    }
+
+    /// The sequence numbers of a VM's entries, ascending.
+    pub(crate) async fn sequences(&self, vm: Folder) -> Result<Vec<u64>> {
+        let names = self.store.children(&names::manifests(self.tenant, vm)).await?;
+        let mut sequences: Vec<u64> = names.iter().filter_map(|name| names::sequence(name)).collect();
+        sequences.sort_unstable();
+        Ok(sequences)
+    }
+
+    /// An entry of a VM's sequence, if there is one.
+    pub(crate) async fn manifest(&self, vm: Folder, sequence: u64) -> Result<Option<Stored>> {
+        let name = names::manifest(self.tenant, vm, sequence);
+        let Some(object) = self.store.get(&name, manifest::LIMIT).await? else { return Ok(None) };
+        let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
+        let manifest =
+            Manifest::open(&self.keys.manifests, &place, &object).map_err(|e| self.store.damaged(&name, e))?;
+        if self.folder(&manifest.vm) != vm {
+            return Err(self.store.damaged(&name, "it is another VM's"));
+        }
+        let hash = blake3::hash(&object).to_hex().to_string();
+        Ok(Some(Stored { manifest, hash }))
+    }
+
+    /// The point of that id.
+    pub(crate) async fn point(&self, id: &PointId) -> Result<(PointEntry, String)> {
+        let unknown = || {
+            Error::new(ErrorKind::NotFound, format!("repository {} has no point {id}", self.store.place()))
+                .advise("List what there is with `remora points`.")
+        };
+        let vm = Folder::parse(id.vm()).ok_or_else(unknown)?;
+        let stored = self.manifest(vm, id.sequence()).await.map_err(|e| e.within(format!("point {id}")))?;
+        let stored = stored.ok_or_else(unknown)?;
+        let entry = stored.manifest.into_point().ok_or_else(unknown)?;
+        let name = names::manifest(self.tenant, vm, id.sequence());
+        entry.check(id).map_err(|e| self.store.damaged(&name, e).within(format!("point {id}")))?;
+        Ok((entry, stored.hash))
+    }
+
+    /// The newest point that can be read, and what came after it. Unreadable entries are passed over, loudly: the next
+    /// point then follows an older one, whose checkpoint is gone, and rereads.
+    pub(crate) async fn newest(&self, vm: Folder) -> Result<(Option<Point>, Vec<LineageBreak>)> {
+        let mut breaks = Vec::new();
+        for sequence in self.sequences(vm).await?.into_iter().rev() {
+            match self.manifest(vm, sequence).await {
+                Ok(Some(Stored { manifest: Manifest { entry: Entry::Point(point), .. }, .. })) => {
+                    return Ok((Some(point.point), breaks));
+                }
+                Ok(Some(Stored { manifest: Manifest { entry: Entry::Break(broken), .. }, .. })) => breaks.push(broken),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    tracing::warn!(error = error.chain(), "an entry of the VM's sequence is unreadable");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((None, breaks))
+    }
+
+    /// Stores an entry at a place of a VM's sequence. An unknown outcome is cleared up by looking.
+    pub(crate) async fn append(&self, vm: Folder, sequence: u64, manifest: &Manifest) -> Result<()> {
+        let name = names::manifest(self.tenant, vm, sequence);
+        let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
+        let object = Bytes::from(manifest.seal(&self.keys.manifests, &place)?);
+        let mut outcome = self.store.create(&name, object.clone().into()).await;
+        if !matches!(outcome, Ok(Created::Yes)) {
+            match self.store.get(&name, manifest::LIMIT).await? {
+                Some(there) if there == object => return Ok(()),
+                Some(_) => outcome = Ok(Created::NameTaken),
+                None if outcome.is_err() => outcome = self.store.create(&name, object.clone().into()).await,
+                None => {}
+            }
+        }
+        match outcome? {
+            Created::Yes => Ok(()),
+            Created::NameTaken => {
+                Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", manifest.vm.as_str()))
+                    .advise("Nothing was lost: run the backup again."))
+            }
+        }
+    }
+
+    pub(crate) async fn vms(&self) -> Result<Vec<Folder>> {
+        let children = self.store.children(&names::tenant(self.tenant)).await?;
+        Ok(children.iter().filter_map(|name| Folder::parse(name)).collect())
+    }
+}
+
+#[async_trait]
+impl Mover for Vault {
+    fn repository(&self) -> RepositoryId {
+        self.0.descriptor.id
+    }
+
+    async fn list(&self, vm: Option<&VmName>) -> Result<Vec<Point>> {
+        let folders = match vm {
+            Some(vm) => vec![self.0.folder(vm)],
+            None => self.0.vms().await?,
+        };
+        let mut points = Vec::new();
+        for folder in folders {
+            let sequences = self.0.sequences(folder).await?;
+            let entries = stream::iter(sequences).map(|sequence| self.0.manifest(folder, sequence));
+            let entries: Vec<_> = entries.buffered(MANIFEST_FETCHES).try_collect().await?;
+            let entries = entries.into_iter().flatten().filter_map(|stored| stored.manifest.into_point());
+            points.extend(entries.map(|entry| entry.point));
+        }
+        points.sort_by(|a, b| (&a.vm, a.id.sequence()).cmp(&(&b.vm, b.id.sequence())));
+        Ok(points)
+    }
+
+    async fn history(&self, vm: &VmName) -> Result<History> {
+        let (newest, breaks) = self.0.newest(self.0.folder(vm)).await?;
+        Ok(History { newest, breaks })
+    }
+
+    async fn record_break(&self, vm: &VmName, broken: LineageBreak) -> Result<()> {
+        let folder = self.0.folder(vm);
+        let sequence = self.0.sequences(folder).await?.last().map_or(1, |last| last + 1);
+        let entry = Entry::Break(broken);
+        let manifest = Manifest { vm: vm.clone(), written: Timestamp::now(), session: random(), entry };
+        self.0.append(folder, sequence, &manifest).await
+    }
+
+    async fn begin(&self, point: NewPoint) -> Result<Box<dyn PointWriter>> {
+        Ok(Box::new(Writer::begin(Arc::clone(&self.0), point).await?))
+    }
+
+    async fn open(&self, point: &PointId) -> Result<Arc<dyn PointReader>> {
+        Ok(Arc::new(Reader::open(Arc::clone(&self.0), point).await?))
+    }
+
+    async fn diff(&self, from: &PointId, to: &PointId, disk: &DiskName) -> Result<Vec<ByteRange>> {
+        if from.vm() != to.vm() {
+            return Err(Error::new(ErrorKind::Invalid, format!("points {from} and {to} are of different VMs"))
+                .advise("Compare two points of one VM."));
+        }
+        let from = Reader::open(Arc::clone(&self.0), from).await?;
+        let to = Reader::open(Arc::clone(&self.0), to).await?;
+        diff::diff(&from, &to, disk).await
+    }
+
+    async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
+        let reader = Reader::open(Arc::clone(&self.0), point).await?;
+        verify::verify(&reader, progress.as_ref()).await
+    }
+}
+
+/// The index of a disk by name.
+pub(crate) fn disk_index(point: &Point, name: &DiskName) -> Result<DiskIndex> {
+    let (index, _) = point.disk(name).ok_or_else(|| {
+        let names: Vec<_> = point.disks.iter().map(|d| d.name.as_str()).collect();
+        Error::new(ErrorKind::NotFound, format!("point {} has no disk {name}, but {}", point.id, names.join(", ")))
+    })?;
+    Ok(DiskIndex(index))
+}

@@ -1,0 +1,328 @@
+//! Writing a point: pieces become chunks of segments, and their blocks become leaves of maps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use remora_core::point::{Decision, Point, PointDisk};
+use remora_core::ports::{DiskIndex, DiskReads, NewDisk, NewPoint, PointWriter};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
+
+use crate::fragments;
+use crate::keys::{Digest, TenantKeys, random};
+use crate::manifest::{Entry, Manifest, MapEntry, PointEntry};
+use crate::map::disk::DiskMap;
+use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
+use crate::map::node::{RecordRef, Target};
+use crate::names::Folder;
+use crate::parent::Known;
+use crate::segment::build::{Builder, Built};
+use crate::segment::codec;
+use crate::segment::footer::Holds;
+use crate::segment::read::Segments;
+use crate::uploads::Uploads;
+use crate::vault::Inner;
+
+pub(crate) struct Writer {
+    vault: Arc<Inner>,
+    vm: Folder,
+    sequence: u64,
+    new: NewPoint,
+    parent_hash: Option<String>,
+    segments: Arc<Segments>,
+    disks: Vec<Disk>,
+    chunks: Arc<Growing>,
+    nodes: Growing,
+    uploads: Uploads,
+}
+
+struct Disk {
+    map: GrowingMap,
+    decision: Decision,
+    /// Bytes of sealed chunks.
+    stored: AtomicU64,
+}
+
+/// The segment that grows now, of one kind.
+struct Growing {
+    holds: Holds,
+    keys: TenantKeys,
+    repository: [u8; 16],
+    tenant: Folder,
+    builder: Mutex<Builder>,
+}
+
+impl Growing {
+    fn new(holds: Holds, vault: &Inner) -> Self {
+        let repository = *vault.descriptor.id.as_bytes();
+        let builder = Builder::new(holds, &vault.keys, repository, vault.tenant.0);
+        Self { holds, keys: vault.keys.clone(), repository, tenant: vault.tenant, builder: Mutex::new(builder) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Builder> {
+        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the segment out if it is full, or, at the end, if it holds anything.
+    fn take(&self, at_the_end: bool) -> Option<Built> {
+        let mut builder = self.lock();
+        if !(builder.is_full() || at_the_end && !builder.is_empty()) {
+            return None;
+        }
+        let fresh = Builder::new(self.holds, &self.keys, self.repository, self.tenant.0);
+        let full = std::mem::replace(&mut *builder, fresh);
+        drop(builder);
+        Some(full.finish(&self.keys))
+    }
+}
+
+impl AppendNode for Growing {
+    /// Nodes are a few KiB: packing one here costs less than handing it to another thread.
+    fn append_node(&self, bytes: &[u8]) -> RecordRef {
+        let packed = codec::pack(bytes);
+        self.lock().append_node(packed)
+    }
+}
+
+impl Writer {
+    pub(crate) async fn begin(vault: Arc<Inner>, new: NewPoint) -> Result<Self> {
+        let vm = vault.folder(&new.vm);
+        let sequence = vault.sequences(vm).await?.last().map_or(1, |last| last + 1);
+        let newest = vault.newest(vm).await?.0.map(|p| p.id);
+        if newest != new.parent {
+            return Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", new.vm.as_str()))
+                .advise("Nothing was lost: run the backup again."));
+        }
+        let (parent, parent_hash) = match &new.parent {
+            Some(id) => vault.point(id).await.map(|(entry, hash)| (Some(entry), Some(hash)))?,
+            None => (None, None),
+        };
+        let segments = Arc::new(vault.segments(vm));
+        let disks = new.disks.iter().map(|disk| Disk::new(disk, parent.as_ref(), &segments)).collect::<Result<_>>()?;
+        let (chunks, nodes) = (Arc::new(Growing::new(Holds::Chunks, &vault)), Growing::new(Holds::Nodes, &vault));
+        let uploads = Uploads::new(vault.store.clone(), vault.tenant, vm);
+        Ok(Self { vault, vm, sequence, new, parent_hash, segments, disks, chunks, nodes, uploads })
+    }
+
+    fn disk(&self, disk: DiskIndex, range: ByteRange) -> Result<&Disk> {
+        let misused = |what: &str| Error::new(ErrorKind::Failed, format!("disk {}, {range}: {what}", disk.0));
+        let found = self.disks.get(disk.0).ok_or_else(|| misused("no such disk"))?;
+        let size = found.map.shape().size();
+        if range.end > size || range.is_empty() {
+            return Err(misused("it is empty or reaches beyond the disk"));
+        }
+        if !range.start.is_multiple_of(BLOCK_SIZE) || (!range.end.is_multiple_of(BLOCK_SIZE) && range.end != size) {
+            return Err(misused("it is not made of whole blocks"));
+        }
+        Ok(found)
+    }
+
+    async fn store_full_segments(&self) -> Result<()> {
+        for growing in [&*self.chunks, &self.nodes] {
+            if let Some(built) = growing.take(false) {
+                self.uploads.push(built).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, disk: &Disk, range: ByteRange, filling: Filling) -> Result<()> {
+        let block = range.start / BLOCK_SIZE;
+        let count = range.end.div_ceil(BLOCK_SIZE) - block;
+        disk.map.fill(&[Filled { block, count, filling }], &self.nodes).await?;
+        self.store_full_segments().await
+    }
+
+    fn point(&self, reads: &[DiskReads], stored: u64) -> Result<Point> {
+        let costliest = self.new.disks.iter().max_by_key(|d| d.decision);
+        let costliest = costliest.ok_or_else(|| Error::new(ErrorKind::Invalid, "a point needs at least one disk"))?;
+        let disks = self.new.disks.iter().zip(&self.disks).zip(reads);
+        Ok(Point {
+            id: PointId::new(self.vm.hex(), self.sequence)?,
+            repository: self.vault.descriptor.id,
+            vm: self.new.vm.clone(),
+            time: self.new.time,
+            parent: self.new.parent.clone(),
+            decision: costliest.decision,
+            reason: costliest.reason.clone(),
+            quiesced: self.new.quiesced,
+            disks: disks.map(|((new, disk), reads)| point_disk(new, disk, *reads)).collect(),
+            stored,
+            definition: self.new.definition.clone(),
+            tool: self.new.tool.clone(),
+        })
+    }
+}
+
+fn point_disk(new: &NewDisk, disk: &Disk, reads: DiskReads) -> PointDisk {
+    let NewDisk { name, size, identity, lineage, checkpoint, instance, read_in_full, decision, reason } = new.clone();
+    PointDisk {
+        name,
+        size,
+        identity,
+        lineage,
+        checkpoint,
+        instance,
+        read_in_full,
+        decision,
+        reason,
+        read: reads.read,
+        stored: disk.stored.load(Ordering::Relaxed),
+        rewritten: reads.rewritten,
+    }
+}
+
+impl Disk {
+    fn new(new: &NewDisk, parent: Option<&PointEntry>, segments: &Arc<Segments>) -> Result<Self> {
+        let before = parent.and_then(|p| p.point.disk(&new.name).map(|(n, disk)| (disk.size, p.maps[n].root)));
+        let parent = match (new.decision, before) {
+            (Decision::Full, _) => None,
+            (_, Some((size, root))) => Some(Arc::new(DiskMap::new(Arc::clone(segments), size, root))),
+            (_, None) => {
+                let what = format!("disk {} has no parent for a point that is {}", new.name, new.decision);
+                return Err(Error::new(ErrorKind::Failed, what));
+            }
+        };
+        Ok(Self { map: GrowingMap::new(new.size, parent), decision: new.decision, stored: AtomicU64::new(0) })
+    }
+}
+
+#[async_trait]
+impl PointWriter for Writer {
+    async fn write(&self, disk: DiskIndex, at: u64, data: Bytes) -> Result<()> {
+        let range = ByteRange::at(at, data.len() as u64);
+        let disk = self.disk(disk, range)?;
+        if range.start / PIECE_SIZE != (range.end - 1) / PIECE_SIZE {
+            return Err(Error::new(ErrorKind::Failed, format!("{range} crosses the end of a piece")));
+        }
+        let known = match (disk.decision, disk.map.parent()) {
+            (Decision::Reread, Some(parent)) => Known::of(parent, &self.segments, range).await?,
+            _ => Known::nothing(),
+        };
+        let (keys, chunks) = (self.vault.keys.clone(), Arc::clone(&self.chunks));
+        let (filled, stored) = self.vault.workers.run(move || store_piece(&keys, &chunks, at, &data, &known)).await;
+        disk.stored.fetch_add(stored, Ordering::Relaxed);
+        disk.map.fill(&filled, &self.nodes).await?;
+        self.store_full_segments().await
+    }
+
+    async fn zero(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        let disk = self.disk(disk, range)?;
+        self.fill(disk, range, Filling::New(Target::Zero)).await
+    }
+
+    async fn unchanged(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        let disk = self.disk(disk, range)?;
+        if disk.decision != Decision::Incremental {
+            return Err(Error::new(ErrorKind::Failed, "only an increment has ranges that did not change"));
+        }
+        self.fill(disk, range, Filling::Inherited).await
+    }
+
+    async fn worth_rewriting(&self, disk: DiskIndex, changed: &[ByteRange], budget: u64) -> Result<Vec<ByteRange>> {
+        match self.disks.get(disk.0) {
+            Some(Disk { map, decision: Decision::Incremental, .. }) => match map.parent() {
+                Some(parent) => fragments::worth_rewriting(parent, changed, budget).await,
+                None => Ok(Vec::new()),
+            },
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point> {
+        if reads.len() != self.disks.len() {
+            return Err(Error::new(ErrorKind::Failed, "there is not one count of reads a disk"));
+        }
+        let mut maps = Vec::with_capacity(self.disks.len());
+        for disk in &self.disks {
+            maps.push(MapEntry { root: disk.map.root(&self.nodes).await? });
+        }
+        for growing in [&*self.chunks, &self.nodes] {
+            if let Some(built) = growing.take(true) {
+                self.uploads.push(built).await?;
+            }
+        }
+        let mut this = *self;
+        let empty = Uploads::new(this.vault.store.clone(), this.vault.tenant, this.vm);
+        let segments = std::mem::replace(&mut this.uploads, empty).finish().await?;
+        let point = this.point(reads, segments.iter().map(|s| s.len).sum())?;
+        let entry = PointEntry {
+            point: point.clone(),
+            parent_hash: this.parent_hash.take(),
+            block_size: BLOCK_SIZE,
+            maps,
+            segments,
+        };
+        let entry = Entry::Point(Box::new(entry));
+        let manifest = Manifest { vm: this.new.vm.clone(), written: Timestamp::now(), session: random(), entry };
+        this.vault.append(this.vm, this.sequence, &manifest).await?;
+        Ok(point)
+    }
+}
+
+/// The CPU work of a piece: finds zero and known blocks, and packs, seals and appends the runs of the others. Returns
+/// what the blocks became, and the bytes of sealed chunks.
+fn store_piece(keys: &TenantKeys, chunks: &Growing, at: u64, data: &[u8], known: &Known) -> (Vec<Filled>, u64) {
+    let first_block = at / BLOCK_SIZE;
+    let blocks: Vec<&[u8]> = data.chunks(BLOCK_SIZE as usize).collect();
+    let fates: Vec<Fate> = blocks.iter().enumerate().map(|(n, block)| Fate::of(keys, block, known, n)).collect();
+    let (mut filled, mut stored, mut start) = (Vec::new(), 0, 0);
+    for run in fates.chunk_by(Fate::goes_with) {
+        let filling = match run[0] {
+            Fate::Zero => Filling::New(Target::Zero),
+            Fate::Same => Filling::Inherited,
+            Fate::Store(_) => {
+                let from = start * BLOCK_SIZE as usize;
+                let bytes = &data[from..data.len().min(from + run.len() * BLOCK_SIZE as usize)];
+                let packed = codec::pack(bytes);
+                stored += (packed.bytes.len() + crate::segment::footer::OVERHEAD) as u64;
+                let digests: Vec<Digest> = run.iter().filter_map(Fate::digest).collect();
+                let id = keys.ids.digest(&digests.iter().flat_map(|d| d.0).collect::<Vec<u8>>());
+                let chunk = chunks.lock().append_chunk(packed, id, digests);
+                Filling::New(Target::Chunk { chunk, first: 0 })
+            }
+        };
+        filled.push(Filled { block: first_block + start as u64, count: run.len() as u64, filling });
+        start += run.len();
+    }
+    (filled, stored)
+}
+
+/// What becomes of a block.
+#[derive(Clone, Copy)]
+enum Fate {
+    Zero,
+    /// The parent has the same.
+    Same,
+    Store(Digest),
+}
+
+impl Fate {
+    fn of(keys: &TenantKeys, block: &[u8], known: &Known, n: usize) -> Self {
+        if is_zero(block) {
+            return Self::Zero;
+        }
+        let digest = keys.digests.digest(block);
+        if known.has(n, block.len(), digest) { Self::Same } else { Self::Store(digest) }
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Store(digest) => Some(*digest),
+            Self::Zero | Self::Same => None,
+        }
+    }
+
+    const fn goes_with(&self, next: &Self) -> bool {
+        matches!((self, next), (Self::Zero, Self::Zero) | (Self::Same, Self::Same) | (Self::Store(_), Self::Store(_)))
+    }
+}
+
+/// Whether all bytes are zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let mut words = bytes.chunks_exact(64);
+    words.all(|word| word.iter().fold(0, |any, byte| any | byte) == 0)
+        && words.remainder().iter().all(|byte| *byte == 0)
+}
