@@ -231,6 +231,19 @@ async fn a_reread_stores_only_the_blocks_that_differ() {
     assert!((1..=BLOCK_SIZE + 16).contains(&one.disks[0].stored), "{}", one.disks[0].stored);
 }
 
+/// A leaf at the end of a disk covers what is there: one of another size is never taken over as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_only_shrank_or_grew_reads_back() {
+    let bench = Bench::new().await;
+    let mut random = Random(3);
+    let whole: Vec<u8> = (0..70 * PIECE_SIZE).map(|n| (n >> 9) as u8 | 1).collect();
+    for len in [whole.len(), 66 * PIECE_SIZE as usize, 66 * PIECE_SIZE as usize - 1000, 3, whole.len()] {
+        let decision = if bench.vault.list(None).await.unwrap().is_empty() { Decision::Full } else { Decision::Reread };
+        let point = bench.store(decision, &whole[..len], &[], false).await;
+        assert_point_is(&bench.reopen().await, &point.id, &whole[..len], &mut random).await;
+    }
+}
+
 #[tokio::test]
 async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
     let bench = Bench::new().await;
