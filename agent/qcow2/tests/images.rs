@@ -1,5 +1,7 @@
 //! Images are judged by QEMU's own `qemu-img`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
