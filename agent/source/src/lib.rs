@@ -1,1 +1,34 @@
-//! Sources of consistent views of a VM: libvirt domains
+//! Sources of consistent views of a VM: libvirt domains.
+//!
+//! [`LibvirtSource`] implements the source ports of `remora-core` over libvirt's backup jobs in pull mode; the disks are
+//! read through `remora-nbd`. Depends on `core` and `nbd` only.
+//!
+//! Start reading at [`source`] (claim), then [`open`] (freeze, begin, thaw) and [`view`] (read, confirm, close). Beside
+//! every open view runs a [`watchdog`], a process of its own that thaws the guest and ends the job if ours dies.
+//! `unsafe` stands in [`raw`] alone: the calls of libvirt that the `virt` crate does not wrap.
+
+mod backup_xml;
+mod bitmaps;
+mod checkpoints;
+mod claim;
+mod connection;
+mod definition;
+mod doctor;
+mod extents;
+mod files;
+mod guard;
+mod identity;
+mod job;
+mod lock;
+mod open;
+mod qemu;
+mod quiesce;
+mod raw;
+mod scratch;
+mod source;
+mod state;
+mod view;
+pub mod watchdog;
+
+pub use doctor::Check;
+pub use source::{LibvirtOptions, LibvirtSource};

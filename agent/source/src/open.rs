@@ -1,0 +1,320 @@
+//! Opening one instant of a VM: watchdog, freeze, begin, thaw, connect. Whatever fails, nothing is left behind.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use remora_core::point::{Quiesce, Quiesced};
+use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest, OpenVm, Outcome};
+use remora_core::{CheckpointName, DiskName, Error, ErrorKind, Result};
+use virt::error::ErrorNumber;
+
+use crate::backup_xml::{BackupJob, Checkpointed, JobDisk};
+use crate::claim::{self, Vm};
+use crate::connection::{CallError, Repeat};
+use crate::definition::SourceKind;
+use crate::guard::{Guard, Wait};
+use crate::quiesce::{self, Frozen, Thawed};
+use crate::state::{Broken, JobState};
+use crate::view::{self, View};
+use crate::watchdog::{Spec, Step};
+use crate::{checkpoints, files, raw, scratch};
+
+/// How long libvirt may take to start a job: some bitmaps and scratch files to make.
+const BEGIN: Duration = Duration::from_mins(2);
+
+/// A disk of the job.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) name: DiskName,
+    pub(crate) size: u64,
+    pub(crate) since: Option<CheckpointName>,
+    pub(crate) checkpointed: Checkpointed,
+    scratch: PathBuf,
+    scratch_folder: PathBuf,
+}
+
+/// Whether libvirt has the job, and with it the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    No,
+    /// It was asked and did not answer.
+    Maybe,
+    Yes,
+}
+
+/// A job from before its begin to its end.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) checkpoint: CheckpointName,
+    pub(crate) chosen: Vec<Chosen>,
+    pub(crate) socket: PathBuf,
+    pub(crate) state: Arc<JobState>,
+    files: Vec<PathBuf>,
+    begun: Begun,
+    guest: Guest,
+    guard: Guard,
+}
+
+/// Whether the guest is frozen by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guest {
+    Thawed,
+    Frozen(u32),
+    /// The watchdog goes on trying to thaw it.
+    Unsure,
+}
+
+/// See [`remora_core::ports::ClaimedVm::open`].
+pub(crate) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<Box<dyn OpenVm>> {
+    let chosen = choose(vm, request)?;
+    let mut job = prepare(vm, request, chosen).await?;
+    let opened = async {
+        let (time, quiesced) = job.begin(request.quiesce).await?;
+        let disks = view::connect(&job).await?;
+        Ok((time, quiesced, disks))
+    };
+    match opened.await {
+        Ok((time, quiesced, disks)) => Ok(Box::new(View::new(job, time, quiesced, disks))),
+        Err(error) => {
+            if let Err(second) = job.end(Outcome::Abandoned).await {
+                tracing::warn!(vm = %vm.domain.vm, error = second.chain(), "cannot clean up after a failed start; the watchdog goes on");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn choose(vm: &Vm, request: &OpenRequest) -> Result<Vec<Chosen>> {
+    if request.disks.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, "no disk is chosen"));
+    }
+    let mut chosen = Vec::new();
+    for wanted in &request.disks {
+        if chosen.iter().any(|c: &Chosen| c.name == wanted.name) {
+            return Err(Error::new(ErrorKind::Invalid, format!("disk {} is chosen twice", wanted.name)));
+        }
+        chosen.push(choose_disk(vm, wanted, &request.checkpoint)?);
+    }
+    Ok(chosen)
+}
+
+fn choose_disk(vm: &Vm, wanted: &OpenDisk, checkpoint: &CheckpointName) -> Result<Chosen> {
+    let unknown = || {
+        let known: Vec<_> = vm.state.disks.iter().map(|d| d.name.to_string()).collect();
+        Error::new(ErrorKind::NotFound, format!("there is no disk {} to back up", wanted.name))
+            .advise(format!("It has these: {}.", known.join(", ")))
+    };
+    let state = vm.state.disks.iter().find(|d| d.name == wanted.name).ok_or_else(unknown)?;
+    let definition = vm.definition.disks.iter().find(|d| d.name == wanted.name).ok_or_else(unknown)?;
+    let checkpointed = match &state.bitmaps {
+        Bitmaps::Unable(_) => Checkpointed::No,
+        Bitmaps::Able { .. } => Checkpointed::Yes,
+    };
+    if let (Some(since), Checkpointed::No) = (&wanted.since, checkpointed) {
+        return Err(Error::new(ErrorKind::Invalid, format!("disk {} cannot hold the checkpoint {since}", wanted.name)));
+    }
+    let scratch_folder = scratch::folder(vm.options.scratch.as_deref(), definition);
+    if vm.options.scratch.is_some() || definition.kind == SourceKind::Block {
+        std::fs::create_dir_all(&scratch_folder).map_err(|source| {
+            Error::io(format!("making the folder for scratch files {}", scratch_folder.display()), source)
+        })?;
+    }
+    let scratch = scratch_folder.join(scratch::file_name(&vm.domain.uuid, checkpoint, &wanted.name));
+    let (name, since) = (wanted.name.clone(), wanted.since.clone());
+    Ok(Chosen { name, size: state.size, since, checkpointed, scratch, scratch_folder })
+}
+
+/// Makes the folders and starts the watchdog.
+async fn prepare(vm: &Arc<Vm>, request: &OpenRequest, chosen: Vec<Chosen>) -> Result<Job> {
+    let room: Vec<_> = chosen.iter().map(|c| (c.scratch_folder.clone(), c.size)).collect();
+    let volumes = scratch::volumes(&room)?;
+    scratch::check(&volumes)?;
+    let (options, uuid, checkpoint) = (&vm.options, &vm.domain.uuid, &request.checkpoint);
+    let socket = files::prepare_socket(&options.run_dir, uuid, checkpoint, vm.definition.qemu_owner)?;
+    let files: Vec<_> = chosen.iter().map(|c| c.scratch.clone()).chain([socket.clone()]).collect();
+    let spec = Spec {
+        uri: vm.domain.libvirt.uri().to_owned(),
+        vm: vm.domain.vm.clone(),
+        uuid: uuid.clone(),
+        checkpoint: checkpoint.clone(),
+        files: files.clone(),
+        socket_folder: files::socket_folder(&options.run_dir, uuid),
+        volumes,
+        frozen_at_most: quiesce::FREEZE_LIMIT * 2,
+    };
+    let state = Arc::new(JobState::default());
+    let guard = Guard::start(&options.watchdog, &spec, &state)
+        .await
+        .inspect_err(|_| files::remove(&files, &spec.socket_folder))?;
+    Ok(Job {
+        vm: Arc::clone(vm),
+        checkpoint: checkpoint.clone(),
+        chosen,
+        socket,
+        state,
+        files,
+        begun: Begun::No,
+        guest: Guest::Thawed,
+        guard,
+    })
+}
+
+impl Job {
+    /// Freezes, begins, thaws; says when that was and whether the guest was frozen.
+    async fn begin(&mut self, quiesce: Quiesce) -> Result<(Timestamp, Quiesced)> {
+        let why_not = match quiesce {
+            Quiesce::Never => None,
+            Quiesce::Required | Quiesce::Preferred => self.freeze().await?,
+        };
+        if let (Quiesce::Required, Some(why)) = (quiesce, &why_not) {
+            return Err(quiesce::refused(why));
+        }
+        let time = Timestamp::now();
+        let begun = self.ask_libvirt().await;
+        let stayed_frozen = self.thaw().await;
+        begun?;
+        self.guard.tell(Step::Began).await?;
+        let why_not = why_not.or(stayed_frozen.err());
+        match (quiesce, why_not) {
+            (Quiesce::Never, _) => Ok((time, Quiesced::Skipped)),
+            (_, None) => Ok((time, Quiesced::Frozen)),
+            (Quiesce::Required, Some(why)) => Err(quiesce::refused(&why)),
+            (Quiesce::Preferred, Some(why)) => {
+                tracing::warn!(vm = %self.vm.domain.vm, why, "the guest could not be frozen; this point is crash-consistent");
+                Ok((time, Quiesced::Failed))
+            }
+        }
+    }
+
+    /// Why the guest is not frozen, if it is not.
+    async fn freeze(&mut self) -> Result<Option<String>> {
+        self.guard.tell(Step::Freezing).await?;
+        match quiesce::freeze(&self.vm.domain).await {
+            Frozen::Yes(count) => {
+                self.guest = Guest::Frozen(count);
+                Ok(None)
+            }
+            Frozen::No(why) => {
+                self.guard.tell(Step::Thawed).await?;
+                Ok(Some(why))
+            }
+            Frozen::Unsure(why) => {
+                self.guest = Guest::Unsure;
+                self.guard.tell(Step::Unsure).await?;
+                Ok(Some(why))
+            }
+        }
+    }
+
+    /// Thaws a guest that we froze; an error says that it was not frozen until now.
+    async fn thaw(&mut self) -> Result<(), String> {
+        let Guest::Frozen(count) = self.guest else { return Ok(()) };
+        match quiesce::thaw(&self.vm.domain, count).await {
+            Ok(thawed) => {
+                self.guest = Guest::Thawed;
+                // If it is gone the next step notices.
+                self.guard.tell(Step::Thawed).await.ok();
+                match thawed {
+                    Thawed::AllThatWereFrozen => Ok(()),
+                    Thawed::Fewer => Err("the guest was thawed before the backup began".into()),
+                }
+            }
+            Err(error) => {
+                self.guest = Guest::Unsure;
+                self.guard.tell(Step::Unsure).await.ok();
+                tracing::error!(vm = %self.vm.domain.vm, %error, "cannot thaw the guest; the watchdog goes on trying");
+                Ok(())
+            }
+        }
+    }
+
+    async fn ask_libvirt(&mut self) -> Result<()> {
+        self.guard.tell(Step::Beginning).await?;
+        let disks = self.chosen.iter().map(|c| JobDisk {
+            name: &c.name,
+            since: c.since.as_ref(),
+            scratch: &c.scratch,
+            checkpointed: c.checkpointed,
+        });
+        let not_chosen = self.vm.definition.disks.iter().filter(|d| self.chosen.iter().all(|c| c.name != d.name));
+        let others = self.vm.definition.others.iter().map(String::as_str);
+        let xml = BackupJob {
+            checkpoint: &self.checkpoint,
+            socket: &self.socket,
+            disks: disks.collect(),
+            others: not_chosen.map(|d| d.name.as_str()).chain(others).collect(),
+        };
+        let (backup, checkpoint) = (xml.backup(), xml.checkpoint());
+        let begin = move |domain: &_| raw::backup_begin(domain, &backup, checkpoint.as_deref());
+        self.begun = Begun::Maybe;
+        match self.vm.domain.call(BEGIN, Repeat::Never, begin).await {
+            Ok(()) => {
+                self.begun = Begun::Yes;
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_answer() {
+                    self.begun = Begun::No;
+                }
+                Err(begin_error(error))
+            }
+        }
+    }
+
+    /// Ends the job, whatever its state, and removes what it made; the checkpoint stays after `Stored`. If libvirt
+    /// does not let us, the watchdog goes on.
+    pub(crate) async fn end(mut self, outcome: Outcome) -> Result<()> {
+        // From here on its end is ours to tell, and no break.
+        self.state.break_off(Broken {
+            kind: ErrorKind::Cancelled,
+            what: "the backup was closed".into(),
+            advice: "Open the VM again.",
+        });
+        self.thaw().await.ok();
+        let domain = &self.vm.domain;
+        if self.begun == Begun::Maybe {
+            // Dropping the guard lets the watchdog wait for a job that appears late.
+            return claim::end_job(domain, &self.checkpoint).await;
+        }
+        if self.begun == Begun::Yes {
+            claim::end_job(domain, &self.checkpoint).await?;
+        }
+        files::remove(&self.files, &files::socket_folder(&self.vm.options.run_dir, &domain.uuid));
+        let has_checkpoint =
+            self.begun == Begun::Yes && self.chosen.iter().any(|c| c.checkpointed == Checkpointed::Yes);
+        let removed = match outcome {
+            Outcome::Abandoned if has_checkpoint => checkpoints::remove(domain, &self.checkpoint).await,
+            Outcome::Abandoned | Outcome::Stored => Ok(()),
+        };
+        self.guard.dismiss(if self.guest == Guest::Unsure { Wait::No } else { Wait::UntilItEnds }).await;
+        removed
+    }
+}
+
+/// libvirt's refusals in our words. `Damaged` means that an increment cannot start from the checkpoint that was named
+/// though its state looked sound: the caller should open all disks without one and reread them.
+fn begin_error(error: CallError) -> Error {
+    let what = "starting the backup job";
+    match error.number() {
+        Some(ErrorNumber::CheckpointInconsistent | ErrorNumber::NoDomainCheckpoint) => {
+            Error::new(ErrorKind::Damaged, "the checkpoint that the increment starts from is unusable")
+                .because(error)
+                .advise("Back up with --reread.")
+        }
+        Some(ErrorNumber::OperationInvalid) if error.message().contains("not running") => {
+            Error::new(ErrorKind::Unavailable, what).because(error).advise("Start the VM, and back up again.")
+        }
+        _ if error.message().contains("ermission denied") => {
+            Error::new(ErrorKind::Unavailable, what).because(error).advise(
+                "QEMU's user must reach the scratch folder (--scratch) and the run folder (--run-dir); where AppArmor or SELinux confines QEMU, allow it both.",
+            )
+        }
+        _ if error.message().contains("active block job") => {
+            Error::new(ErrorKind::Busy, what).because(error).advise("Wait until the disk's block job (`virsh blockjob`) ends.")
+        }
+        _ => error.while_doing(what),
+    }
+}

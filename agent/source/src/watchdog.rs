@@ -1,0 +1,313 @@
+//! The watchdog: a process of its own beside every open view of a VM. It thaws a guest that stays frozen for too long,
+//! ends the job before scratch files fill their filesystem, and when the run dies (its pipe closes without "done") it
+//! ends the run's job and removes its files. A process, because the run may be killed, or stopped with Ctrl-Z, while
+//! the guest goes on.
+//!
+//! It is told about the job, and then about each step, by lines on its standard input, and answers with lines of JSON.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use remora_core::{CheckpointName, VmName};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::connection::{DomainHandle, Libvirt, Repeat, USUAL};
+use crate::job::{self, JobEnd, RunningJob};
+use crate::scratch::{self, Volume};
+use crate::{files, quiesce};
+
+/// How often it looks at the clock and at the scratch files' filesystems.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long it tries to thaw a guest whose agent does not answer.
+const THAW_FOR: Duration = Duration::from_mins(5);
+
+/// The pause between two such tries.
+const THAW_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a job may still appear after the run died while it was being started.
+const LATE_JOB: Duration = Duration::from_mins(1);
+
+/// What it watches: the first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) uri: String,
+    pub(crate) vm: VmName,
+    pub(crate) uuid: String,
+    /// The job that is ours.
+    pub(crate) checkpoint: CheckpointName,
+    /// What to remove once the job has ended.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) socket_folder: PathBuf,
+    pub(crate) volumes: Vec<Volume>,
+    /// How long the guest may stay frozen.
+    pub(crate) frozen_at_most: Duration,
+}
+
+/// The steps of a run: the further lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Step {
+    /// The guest is about to be frozen.
+    Freezing,
+    /// The guest is thawed, or was never frozen.
+    Thawed,
+    /// Nobody knows whether the guest is frozen: its agent did not answer.
+    Unsure,
+    /// The job is about to be started.
+    Beginning,
+    /// The job runs.
+    Began,
+    /// All is cleaned up.
+    Done,
+}
+
+/// What it tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Event {
+    /// It watches.
+    Ready,
+    /// It ends the job, for this reason.
+    Stopping(String),
+}
+
+/// The whole life of a watchdog process. Standard input and output belong to the run that started it.
+pub fn main() -> ExitCode {
+    // Away from the terminal: Ctrl-C and Ctrl-Z are for the run. Fails only if that is so already.
+    nix::unistd::setsid().ok();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("remora watchdog: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let first = lines.next_line().await.map_err(|error| error.to_string())?.unwrap_or_default();
+        let spec = serde_json::from_str(&first)
+            .map_err(|error| format!("this command is started by remora itself and reads from its pipe ({error})"))?;
+        Watch::new(spec).run(lines).await;
+        Ok::<_, String>(())
+    });
+    // The thread that reads standard input may never end.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("remora watchdog: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guest {
+    Thawed,
+    /// Frozen on purpose, since then.
+    Frozen(Instant),
+    /// To be thawed as soon as its agent answers, until then.
+    Stuck(Instant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    None,
+    Beginning,
+    Runs,
+    /// Told to end because of scratch files.
+    Stopped,
+}
+
+/// Whether the run that started us lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Lives,
+    Done,
+    Died,
+}
+
+struct Watch {
+    spec: Arc<Spec>,
+    domain: DomainHandle,
+    guest: Guest,
+    job: Job,
+    owner: Owner,
+    thawing: Option<JoinHandle<bool>>,
+    next_thaw: Instant,
+    stopping: Option<JoinHandle<()>>,
+    cleaning: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn new(spec: Spec) -> Self {
+        let libvirt = Arc::new(Libvirt::new(spec.uri.clone()));
+        let domain = DomainHandle { libvirt, vm: spec.vm.clone(), uuid: spec.uuid.clone() };
+        Self {
+            spec: Arc::new(spec),
+            domain,
+            guest: Guest::Thawed,
+            job: Job::None,
+            owner: Owner::Lives,
+            thawing: None,
+            next_thaw: Instant::now(),
+            stopping: None,
+            cleaning: None,
+        }
+    }
+
+    async fn run(mut self, mut lines: Lines<BufReader<Stdin>>) {
+        tell(&Event::Ready);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                line = lines.next_line(), if self.owner == Owner::Lives => self.hear(line.ok().flatten().as_deref()),
+                _ = tick.tick() => {
+                    self.look_after_guest().await;
+                    self.look_after_scratch();
+                    if self.is_over() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, line: Option<&str>) {
+        let step = line.and_then(|line| serde_json::from_str(line).ok());
+        match step {
+            Some(Step::Freezing) => self.guest = Guest::Frozen(Instant::now()),
+            Some(Step::Thawed) => self.guest = Guest::Thawed,
+            Some(Step::Unsure) => self.guest = Guest::Stuck(Instant::now() + THAW_FOR),
+            Some(Step::Beginning) => self.job = Job::Beginning,
+            Some(Step::Began) => self.job = Job::Runs,
+            Some(Step::Done) => self.owner = Owner::Done,
+            None => self.owner_died(),
+        }
+    }
+
+    fn owner_died(&mut self) {
+        self.owner = Owner::Died;
+        if self.guest != Guest::Thawed {
+            self.guest = Guest::Stuck(Instant::now() + THAW_FOR);
+        }
+        let (domain, spec, job) = (self.domain.clone(), Arc::clone(&self.spec), self.job);
+        self.cleaning = Some(tokio::spawn(async move { clean_up(&domain, &spec, job).await }));
+    }
+
+    fn is_over(&self) -> bool {
+        let clean = self.cleaning.as_ref().is_none_or(JoinHandle::is_finished);
+        self.owner != Owner::Lives && clean && self.guest == Guest::Thawed
+    }
+
+    async fn look_after_guest(&mut self) {
+        if let Guest::Frozen(since) = self.guest
+            && since.elapsed() > self.spec.frozen_at_most
+        {
+            self.guest = Guest::Stuck(Instant::now() + THAW_FOR);
+        }
+        let Guest::Stuck(until) = self.guest else { return };
+        if let Some(task) = self.thawing.take_if(|task| task.is_finished())
+            && (task.await.unwrap_or(false) || Instant::now() > until)
+        {
+            self.guest = Guest::Thawed;
+            return;
+        }
+        if self.thawing.is_none() && Instant::now() >= self.next_thaw {
+            self.next_thaw = Instant::now() + THAW_EVERY;
+            let domain = self.domain.clone();
+            self.thawing = Some(tokio::spawn(async move { thaw(&domain).await }));
+        }
+    }
+
+    fn look_after_scratch(&mut self) {
+        if !matches!(self.job, Job::Beginning | Job::Runs) || self.owner != Owner::Lives {
+            return;
+        }
+        let full = self.spec.volumes.iter().find_map(|volume| {
+            let free = scratch::free(&volume.folder).ok()?;
+            volume.must_stop(free).then(|| {
+                let folder = volume.folder.display();
+                format!(
+                    "{folder}, which holds the scratch files, had {} bytes free and has {free} now",
+                    volume.free_before
+                )
+            })
+        });
+        let Some(reason) = full else { return };
+        // First tell, then act: the run must know why before it sees its connections close.
+        tell(&Event::Stopping(reason));
+        self.job = Job::Stopped;
+        let (domain, spec) = (self.domain.clone(), Arc::clone(&self.spec));
+        self.stopping = Some(tokio::spawn(async move {
+            end_job(&domain, &spec.checkpoint).await;
+        }));
+    }
+}
+
+/// Whether the guest is surely not frozen now.
+async fn thaw(domain: &DomainHandle) -> bool {
+    match domain.call(USUAL, Repeat::Safe, quiesce::thaw_now).await {
+        Ok(count) => {
+            tracing::info!(vm = %domain.vm, count, "thawed the guest");
+            true
+        }
+        // A guest that was switched off is not frozen.
+        Err(_) => matches!(domain.is_active().await, Ok(false)),
+    }
+}
+
+async fn end_job(domain: &DomainHandle, checkpoint: &CheckpointName) -> bool {
+    let name = checkpoint.clone();
+    let ended = domain.call(USUAL, Repeat::Safe, move |domain| job::end(domain, &name)).await;
+    matches!(ended, Ok(JobEnd::Ended))
+}
+
+/// After the run died. A job that was being started may still appear.
+async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
+    let until = Instant::now() + LATE_JOB;
+    while job == Job::Beginning && Instant::now() < until {
+        let running = domain.call(USUAL, Repeat::Safe, job::running).await;
+        if matches!(running, Ok(Some(RunningJob::Ours(ours))) if ours == spec.checkpoint) {
+            break;
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    if job == Job::None || end_job(domain, &spec.checkpoint).await {
+        files::remove(&spec.files, &spec.socket_folder);
+    }
+}
+
+fn tell(event: &Event) {
+    use std::io::Write;
+    let line = serde_json::to_string(event).expect("an enum of texts is always JSON");
+    // If nobody listens the run is dead, which the other pipe tells.
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_mean_the_same_at_both_ends() {
+        let steps = [Step::Freezing, Step::Thawed, Step::Unsure, Step::Beginning, Step::Began, Step::Done];
+        for step in steps {
+            let line = serde_json::to_string(&step).unwrap();
+            assert_eq!(serde_json::from_str::<Step>(&line).unwrap(), step);
+        }
+        for event in [Event::Ready, Event::Stopping("two\nlines".into())] {
+            let line = serde_json::to_string(&event).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        }
+    }
+}
