@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result};
 use crate::extent::Extent;
 use crate::name::{CheckpointName, DiskName, LineageId, PointId, RepositoryId, VmName};
 use crate::point::{Decision, DiskIdentity, Point, Quiesce, Quiesced};
@@ -177,8 +177,8 @@ pub trait Mover: Send + Sync {
     /// The repository's id.
     fn repository(&self) -> RepositoryId;
 
-    /// All points, or those of one VM; by VM, oldest first. A point that cannot be read is an error that names it.
-    async fn list(&self, vm: Option<&VmName>) -> Result<Vec<Point>>;
+    /// All points, or those of one VM. One that cannot be read does not hide the others.
+    async fn list(&self, vm: Option<&VmName>) -> Result<Listing>;
 
     /// What a new point of `vm` would follow.
     async fn history(&self, vm: &VmName) -> Result<History>;
@@ -198,6 +198,15 @@ pub trait Mover: Send + Sync {
 
     /// Reads and authenticates everything that the point needs. Damage is in the report, not an error.
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport>;
+}
+
+/// The points of a repository.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// By VM, oldest first.
+    pub points: Vec<Point>,
+    /// Points that are there but cannot be read, and why.
+    pub unreadable: Vec<(PointId, Error)>,
 }
 
 /// What the repository holds that a new point of a VM would follow.

@@ -210,7 +210,7 @@ async fn every_point_of_a_random_history_reads_back() {
             history.push((point.id, image.clone()));
         }
         let vault = bench.reopen().await;
-        let listed: Vec<PointId> = vault.list(None).await.unwrap().into_iter().map(|p| p.id).collect();
+        let listed: Vec<PointId> = vault.list(None).await.unwrap().points.into_iter().map(|p| p.id).collect();
         assert_eq!(listed, history.iter().map(|h| h.0.clone()).collect::<Vec<_>>());
         for (point, image) in &history {
             assert_point_is(&vault, point, image, &mut random).await;
@@ -238,7 +238,8 @@ async fn a_disk_that_only_shrank_or_grew_reads_back() {
     let mut random = Random(3);
     let whole: Vec<u8> = (0..70 * PIECE_SIZE).map(|n| (n >> 9) as u8 | 1).collect();
     for len in [whole.len(), 66 * PIECE_SIZE as usize, 66 * PIECE_SIZE as usize - 1000, 3, whole.len()] {
-        let decision = if bench.vault.list(None).await.unwrap().is_empty() { Decision::Full } else { Decision::Reread };
+        let decision =
+            if bench.vault.list(None).await.unwrap().points.is_empty() { Decision::Full } else { Decision::Reread };
         let point = bench.store(decision, &whole[..len], &[], false).await;
         assert_point_is(&bench.reopen().await, &point.id, &whole[..len], &mut random).await;
     }
@@ -256,7 +257,7 @@ async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
     assert!(writer.zero(DISK, ByteRange::new(size, size + BLOCK_SIZE)).await.is_err(), "beyond the disk");
     let error = writer.commit(&[DiskReads::default()]).await.unwrap_err();
     assert!(error.to_string().contains("did not cover"), "{error}");
-    assert_eq!(bench.vault.list(None).await.unwrap(), []);
+    assert_eq!(bench.vault.list(None).await.unwrap().points, []);
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn of_two_writers_to_one_vm_one_commits() {
     }
     one.commit(&[DiskReads::default()]).await.unwrap();
     assert_eq!(two.commit(&[DiskReads::default()]).await.unwrap_err().kind(), ErrorKind::Busy);
-    assert_eq!(bench.vault.list(None).await.unwrap().len(), 1);
+    assert_eq!(bench.vault.list(None).await.unwrap().points.len(), 1);
 }
 
 /// Flips bytes all over every object of a small repository: no read ever gives a wrong byte, and verify names an object.
@@ -316,7 +317,12 @@ async fn check_damaged(bench: &Bench, name: &Path, points: &[(&PointId, &Vec<u8>
                     }
                 }
             }
-            Err(error) => assert!(error.chain().contains(name.as_ref()), "{}", error.chain()),
+            Err(error) => {
+                assert!(error.chain().contains(name.as_ref()), "{}", error.chain());
+                let listing = bench.vault.list(None).await.unwrap();
+                assert_eq!(listing.points.len(), points.len() - 1, "the others are still listed");
+                assert_eq!(&listing.unreadable[0].0, *point);
+            }
         }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
 use remora_core::point::Point;
 use remora_core::ports::{
-    DiskIndex, History, LineageBreak, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
+    DiskIndex, History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
 };
 use remora_core::{ByteRange, DiskName, Error, ErrorKind, MemoryBudget, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
@@ -136,7 +136,7 @@ impl Vault {
     pub async fn status(&self) -> Result<Status> {
         let store = &self.0.store;
         let (objects, bytes) = store.usage().await?;
-        let points = self.list(None).await?;
+        let points = self.list(None).await?.points;
         let mut vms: Vec<_> = points.iter().map(|p| &p.vm).collect();
         vms.dedup();
         Ok(Status {
@@ -263,21 +263,29 @@ impl Mover for Vault {
         self.0.descriptor.id
     }
 
-    async fn list(&self, vm: Option<&VmName>) -> Result<Vec<Point>> {
+    async fn list(&self, vm: Option<&VmName>) -> Result<Listing> {
         let folders = match vm {
             Some(vm) => vec![self.0.folder(vm)],
             None => self.0.vms().await?,
         };
-        let mut points = Vec::new();
+        let mut listing = Listing::default();
         for folder in folders {
             let sequences = self.0.sequences(folder).await?;
-            let entries = stream::iter(sequences).map(|sequence| self.0.manifest(folder, sequence));
-            let entries: Vec<_> = entries.buffered(MANIFEST_FETCHES).try_collect().await?;
-            let entries = entries.into_iter().flatten().filter_map(|stored| stored.manifest.into_point());
-            points.extend(entries.map(|entry| entry.point));
+            let entries = stream::iter(sequences)
+                .map(|sequence| async move { (sequence, self.0.manifest(folder, sequence).await) });
+            let mut entries = entries.buffered(MANIFEST_FETCHES);
+            while let Some((sequence, stored)) = entries.next().await {
+                match stored {
+                    Ok(stored) => listing.points.extend(stored.and_then(|s| s.manifest.into_point()).map(|e| e.point)),
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
+                        listing.unreadable.push((PointId::new(folder.hex(), sequence)?, error));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
-        points.sort_by(|a, b| (&a.vm, a.id.sequence()).cmp(&(&b.vm, b.id.sequence())));
-        Ok(points)
+        listing.points.sort_by(|a, b| (&a.vm, a.id.sequence()).cmp(&(&b.vm, b.id.sequence())));
+        Ok(listing)
     }
 
     async fn history(&self, vm: &VmName) -> Result<History> {

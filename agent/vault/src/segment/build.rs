@@ -18,8 +18,8 @@ use crate::segment::footer::{self, Details, Holds, Index, Record};
 /// The length of a segment's header.
 pub(crate) const HEADER_LEN: u64 = 24;
 
-/// A segment is stored once it holds this much.
-pub(crate) const TARGET_LEN: u64 = 32 * 1024 * 1024;
+/// A segment is stored once it holds this much. Four of them may be in memory: one grows, two are being stored, one waits.
+pub(crate) const TARGET_LEN: u64 = 16 * 1024 * 1024;
 
 const MAGIC: &[u8; 8] = b"remoraS1";
 
