@@ -12,6 +12,8 @@ pub mod plan;
 pub mod point;
 pub mod ports;
 pub mod range;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use budget::{MemoryBudget, Reserved};
 pub use error::{Error, ErrorKind, Result};

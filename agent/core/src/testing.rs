@@ -1,0 +1,17 @@
+//! Fakes of the ports that keep everything in memory, and decorators that inject faults into any implementation.
+//!
+//! A [`FakeHost`] is a [`crate::ports::Source`] with a guest to write into; a [`FakeMover`] is a
+//! [`crate::ports::Mover`] that checks its callers' promises. [`FaultySource`] and [`FaultyMover`] count the calls that
+//! go through them and let [`Faults`] break one.
+
+mod faults;
+mod faulty_mover;
+mod faulty_source;
+mod host;
+mod mover;
+
+pub use faults::{Fault, Faults, When};
+pub use faulty_mover::FaultyMover;
+pub use faulty_source::FaultySource;
+pub use host::{FakeHost, GRANULARITY};
+pub use mover::FakeMover;
