@@ -1,19 +1,45 @@
-//! Compressing and decompressing records, with contexts that live as long as their thread.
+//! Compressing and decompressing records, with contexts that are kept and used again.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use crate::wire::Malformed;
 
 /// The zstd level of chunks and nodes: the fastest of the regular ones.
 const LEVEL: i32 = 1;
 
-thread_local! {
-    static COMPRESSOR: RefCell<(zstd::bulk::Compressor<'static>, Vec<u8>)> = RefCell::new((
-        zstd::bulk::Compressor::new(LEVEL).expect("zstd allocates a context"),
-        Vec::new(),
-    ));
-    static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> =
-        RefCell::new(zstd::bulk::Decompressor::new().expect("zstd allocates a context"));
+static COMPRESSORS: Pool<Compressor> = Pool::new();
+static DECOMPRESSORS: Pool<zstd::bulk::Decompressor<'static>> = Pool::new();
+
+struct Compressor {
+    zstd: zstd::bulk::Compressor<'static>,
+    scratch: Vec<u8>,
+}
+
+/// As many contexts as were ever in use at once, which the workers bound. Not one a thread: the runtime has many more
+/// threads than workers, and a context takes a megabyte.
+struct Pool<T>(Mutex<Vec<T>>);
+
+impl<T> Pool<T> {
+    const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    fn with<R>(&self, make: impl FnOnce() -> T, work: impl FnOnce(&mut T) -> R) -> R {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut context = kept.unwrap_or_else(make);
+        let result = work(&mut context);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+        result
+    }
+}
+
+fn compressor() -> Compressor {
+    let zstd = zstd::bulk::Compressor::new(LEVEL).expect("zstd allocates a context");
+    Compressor { zstd, scratch: Vec::new() }
+}
+
+fn decompressor() -> zstd::bulk::Decompressor<'static> {
+    zstd::bulk::Decompressor::new().expect("zstd allocates a context")
 }
 
 /// A record's bytes before they are sealed.
@@ -35,12 +61,12 @@ pub(crate) fn pack(plain: &[u8]) -> Packed {
         out.extend_from_slice(bytes);
         out
     };
-    COMPRESSOR.with_borrow_mut(|(compressor, scratch)| {
+    COMPRESSORS.with(compressor, |Compressor { zstd, scratch }| {
         scratch.clear();
         // Room for less than the input: zstd gives up as soon as it cannot shrink it.
         scratch.reserve(plain.len());
         let room = plain.len().saturating_sub(1);
-        match compressor.compress_to_buffer(plain, scratch) {
+        match zstd.compress_to_buffer(plain, scratch) {
             Ok(len) if len <= room => Packed { bytes: exact(&scratch[..len]), zstd: true, plain_len },
             _ => Packed { bytes: exact(plain), zstd: false, plain_len },
         }
@@ -54,8 +80,8 @@ pub(crate) fn unpack(bytes: &[u8], zstd: bool, plain_len: u32) -> Result<Vec<u8>
         return if bytes.len() == plain_len { Ok(bytes.to_vec()) } else { Err(Malformed("its length is another")) };
     }
     let mut plain = Vec::with_capacity(plain_len);
-    DECOMPRESSOR
-        .with_borrow_mut(|d| d.decompress_to_buffer(bytes, &mut plain))
+    DECOMPRESSORS
+        .with(decompressor, |zstd| zstd.decompress_to_buffer(bytes, &mut plain))
         .map_err(|_| Malformed("it does not decompress"))?;
     if plain.len() == plain_len { Ok(plain) } else { Err(Malformed("its length is another")) }
 }
