@@ -107,50 +107,47 @@ impl Reader {
 
     /// Loads chunks: near ones together, many at once, opened on the workers.
     pub(crate) async fn load(&self, chunks: impl IntoIterator<Item = RecordRef>) -> HashMap<RecordRef, Loaded> {
+        let (sealed, mut loaded) = self.fetch(chunks).await;
+        let opened = in_batches(sealed).into_iter().map(|batch| {
+            self.vault.workers.run(move || {
+                let open = |(chunk, sealed): (RecordRef, Sealed)| (chunk, sealed.open().map(Bytes::from));
+                batch.into_iter().map(open).collect::<Vec<_>>()
+            })
+        });
+        for (chunk, opened) in futures::future::join_all(opened).await.into_iter().flatten() {
+            let named = |e| self.segments.damaged(chunk.segment, e).within(format!("chunk {}", chunk.number));
+            loaded.insert(chunk, opened.map_err(|e| Arc::new(named(e))));
+        }
+        loaded
+    }
+
+    /// The sealed bytes of chunks, and the chunks that could not be fetched.
+    async fn fetch(
+        &self,
+        chunks: impl IntoIterator<Item = RecordRef>,
+    ) -> (Vec<(RecordRef, Sealed)>, HashMap<RecordRef, Loaded>) {
         let mut by_segment: BTreeMap<SegmentId, BTreeSet<u32>> = BTreeMap::new();
         for chunk in chunks {
             by_segment.entry(chunk.segment).or_default().insert(chunk.number);
         }
         let fetches = by_segment.into_iter().map(|(segment, numbers)| async move {
             let numbers: Vec<u32> = numbers.into_iter().collect();
-            match self.segments.fetch(segment, &numbers).await {
-                Ok(sealed) => self.open_all(segment, &numbers, sealed).await,
+            let fetched = self.segments.fetch(segment, &numbers).await;
+            (segment, numbers, fetched)
+        });
+        let (mut sealed, mut failed) = (Vec::new(), HashMap::new());
+        let mut fetches = stream::iter(fetches).buffer_unordered(FETCHES);
+        while let Some((segment, numbers, fetched)) = fetches.next().await {
+            let chunks = numbers.into_iter().map(|number| RecordRef { segment, number });
+            match fetched {
+                Ok(fetched) => sealed.extend(chunks.zip(fetched)),
                 Err(error) => {
                     let error = Arc::new(error);
-                    let failed = |number| (RecordRef { segment, number }, Err(Arc::clone(&error)));
-                    numbers.into_iter().map(failed).collect()
+                    failed.extend(chunks.map(|chunk| (chunk, Err(Arc::clone(&error)))));
                 }
             }
-        });
-        stream::iter(fetches).buffer_unordered(FETCHES).collect::<Vec<_>>().await.into_iter().flatten().collect()
-    }
-
-    async fn open_all(&self, segment: SegmentId, numbers: &[u32], sealed: Vec<Sealed>) -> Vec<(RecordRef, Loaded)> {
-        let mut batches: Vec<Vec<(u32, Sealed)>> = Vec::new();
-        let mut room = 0;
-        for (number, sealed) in numbers.iter().copied().zip(sealed) {
-            if room < sealed.plain_len() {
-                batches.push(Vec::new());
-                room = BATCH;
-            }
-            room = room.saturating_sub(sealed.plain_len());
-            if let Some(batch) = batches.last_mut() {
-                batch.push((number, sealed));
-            }
         }
-        let opened = batches.into_iter().map(|batch| {
-            self.vault.workers.run(move || {
-                let open = |(number, sealed): (u32, Sealed)| (number, sealed.open().map(Bytes::from));
-                batch.into_iter().map(open).collect::<Vec<_>>()
-            })
-        });
-        let opened = futures::future::join_all(opened).await.into_iter().flatten();
-        let named = opened.map(|(number, chunk)| {
-            let chunk =
-                chunk.map_err(|e| Arc::new(self.segments.damaged(segment, e).within(format!("chunk {number}"))));
-            (RecordRef { segment, number }, chunk)
-        });
-        named.collect()
+        (sealed, failed)
     }
 
     /// One chunk, through the cache.
@@ -198,6 +195,23 @@ impl Reader {
             )),
         }
     }
+}
+
+/// Batches of about [`BATCH`] bytes when opened.
+fn in_batches(sealed: Vec<(RecordRef, Sealed)>) -> Vec<Vec<(RecordRef, Sealed)>> {
+    let mut batches: Vec<Vec<_>> = Vec::new();
+    let mut room = 0;
+    for (chunk, sealed) in sealed {
+        if room < sealed.plain_len() {
+            batches.push(Vec::new());
+            room = BATCH;
+        }
+        room = room.saturating_sub(sealed.plain_len());
+        if let Some(batch) = batches.last_mut() {
+            batch.push((chunk, sealed));
+        }
+    }
+    batches
 }
 
 /// The bytes that a run covers, cut to a range within the same leaf.
