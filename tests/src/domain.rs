@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 pub use builder::DomainBuilder;
 pub use guest_like::Writes;
 
+use crate::guest::Guest;
 use crate::image::{DiskSpec, Image};
 use crate::lab::Lab;
 use crate::process::{Must, Ran, wait_until};
@@ -73,6 +74,16 @@ impl<'lab> Domain<'lab> {
         self.try_virsh(command, args).ok().text().to_owned()
     }
 
+    /// The guest that it was booted with.
+    pub fn guest(&self) -> Guest<'_> {
+        Guest::new(self)
+    }
+
+    /// The file that holds what its serial console said.
+    pub(crate) fn console(&self) -> PathBuf {
+        console(&self.dir)
+    }
+
     // ------------------------------------------------------------------------------------------------------- states
 
     /// Its state in virsh's words: "running", "paused", "shut off".
@@ -81,9 +92,10 @@ impl<'lab> Domain<'lab> {
         self.virsh("domstate", &[])
     }
 
-    /// Starts it and lets its processors run.
+    /// Starts it and lets its processors run. A guest is up only after [`Guest::wait`].
     #[track_caller]
     pub fn start(&self) {
+        std::fs::remove_file(self.console()).ok(); // What an earlier start said says nothing of this one.
         self.virsh("start", &[]);
     }
 
@@ -109,6 +121,13 @@ impl<'lab> Domain<'lab> {
     #[track_caller]
     pub fn destroy(&self) {
         self.virsh("destroy", &["--graceful"]);
+    }
+
+    /// Asks its guest (through the agent) to shut down and waits for it.
+    #[track_caller]
+    pub fn shutdown(&self) {
+        self.virsh("shutdown", &["--mode", "agent"]);
+        self.wait_for("shut off");
     }
 
     /// Kills its QEMU, as the kernel's OOM killer would, and waits until libvirt knows.
@@ -201,6 +220,11 @@ impl<'lab> Domain<'lab> {
         truth::copy(&self.image(target), &into);
         into
     }
+}
+
+/// Where the console of a domain with its files in `dir` goes.
+fn console(dir: &Path) -> PathBuf {
+    dir.join("console")
 }
 
 impl Drop for Domain<'_> {

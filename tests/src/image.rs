@@ -230,7 +230,8 @@ mod storage_daemon {
 
         fn next(&mut self) -> Value {
             let mut line = String::new();
-            self.output.read_line(&mut line).must("read from qemu-storage-daemon");
+            let length = self.output.read_line(&mut line).must("read from qemu-storage-daemon");
+            assert!(length > 0, "qemu-storage-daemon ended: {:?}", self.process.wait());
             serde_json::from_str(&line).must(format_args!("read {line:?} as an answer of qemu-storage-daemon"))
         }
     }

@@ -7,7 +7,9 @@
 //! A failure of the lab itself is a panic that says what failed: there is nothing that a test could do about it. The
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.
 
+mod cache;
 pub mod domain;
+pub mod guest;
 pub mod image;
 pub mod lab;
 mod namespace;
@@ -15,6 +17,7 @@ pub mod process;
 pub mod truth;
 
 pub use domain::{Domain, DomainBuilder};
+pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};
 pub use lab::Lab;
 pub use process::{Must, Ran, run, wait_until};

@@ -22,13 +22,15 @@ fn writes_without_a_guest_are_in_the_truth() {
 
         domain.write(target, 0x22, MIB, 64 * KIB);
         domain.write_bytes(target, 3 * MIB + 512, b"remora  ".repeat(64).as_slice());
-        domain.write(target, 0x33, size - 4 * KIB, 4 * KIB);
         domain.write_zeros(target, MIB, 4 * KIB);
         domain.assert_reads(target, 0x22, MIB + 4 * KIB, 60 * KIB);
+        domain.write(target, 0x44, 8 * MIB, 512); // The last writes: they would be missing without a flush.
+        domain.write(target, 0x33, size - 4 * KIB, 4 * KIB);
 
         wanted[1 << 20..(1 << 20) + (64 << 10)].fill(0x22);
         wanted[1 << 20..(1 << 20) + (4 << 10)].fill(0);
         wanted[(3 << 20) + 512..(3 << 20) + 1024].copy_from_slice(b"remora  ".repeat(64).as_slice());
+        wanted[8 << 20..(8 << 20) + 512].fill(0x44);
         let end = wanted.len();
         wanted[end - 4096..].fill(0x33);
         assert!(std::fs::read(domain.truth(target)).unwrap() == wanted, "{target} holds what was written");

@@ -1,3 +1,6 @@
 //! The end-to-end suite: one binary, so that all of its tests share one lab.
 
+#![allow(clippy::unwrap_used, reason = "these are tests throughout")]
+
+mod guest_works;
 mod lab_works;

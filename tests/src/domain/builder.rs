@@ -1,6 +1,5 @@
 //! Definitions of domains.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -8,7 +7,8 @@ use std::sync::atomic::AtomicU32;
 
 use quick_xml::escape::escape;
 
-use super::Domain;
+use super::{Domain, console};
+use crate::guest::{Agent, GuestImage};
 use crate::image::{DiskSpec, Image};
 use crate::lab::Lab;
 use crate::process::Must;
@@ -17,13 +17,13 @@ use crate::process::Must;
 pub struct DomainBuilder<'lab> {
     lab: &'lab Lab,
     name: String,
-    memory_mib: u32,
+    guest: Option<Agent>,
     disks: Vec<DiskSpec>,
 }
 
 impl<'lab> DomainBuilder<'lab> {
     pub(crate) fn new(lab: &'lab Lab, name: &str) -> Self {
-        Self { lab, name: name.into(), memory_mib: 64, disks: Vec::new() }
+        Self { lab, name: name.into(), guest: None, disks: Vec::new() }
     }
 
     /// Adds a disk.
@@ -33,10 +33,10 @@ impl<'lab> DomainBuilder<'lab> {
         self
     }
 
-    /// Sets the memory in MiB.
+    /// Gives it a guest with such an agent, which runs when the domain is started.
     #[must_use]
-    pub fn memory_mib(mut self, memory: u32) -> Self {
-        self.memory_mib = memory;
+    pub fn guest(mut self, agent: Agent) -> Self {
+        self.guest = Some(agent);
         self
     }
 
@@ -59,41 +59,61 @@ impl<'lab> DomainBuilder<'lab> {
         domain
     }
 
-    fn xml(&self, uuid: &str, images: &[Image], _dir: &Path) -> String {
-        let mut devices = String::new();
-        for image in images {
-            devices += &disk_xml(image);
-        }
-        devices += "<controller type='pci' index='0' model='pcie-root'/>\n";
-        for _ in 0..SPARE_PORTS {
-            devices += "<controller type='pci' model='pcie-root-port'/>\n";
-        }
-        let mut xml = String::new();
-        write!(
-            xml,
+    /// Makes and starts a domain with a guest, and waits until that is up: some 8 s.
+    pub fn booted(mut self, agent: Agent) -> Domain<'lab> {
+        self.guest = Some(agent);
+        let domain = self.define();
+        domain.start();
+        domain.guest().wait(agent);
+        domain
+    }
+
+    fn xml(&self, uuid: &str, images: &[Image], dir: &Path) -> String {
+        let (memory, boot) = match self.guest {
+            None => (64, String::new()),
+            Some(agent) => (192, boot_xml(agent)),
+        };
+        let disks: String = images.iter().map(disk_xml).collect();
+        let ports = "<controller type='pci' model='pcie-root-port'/>\n".repeat(SPARE_PORTS);
+        let agent = match self.guest {
+            None | Some(Agent::Absent) => "",
+            Some(_) => "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\n",
+        };
+        format!(
             "<domain type='qemu'>
 <name>{name}</name><uuid>{uuid}</uuid>
 <memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type></os>
+<os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os>
 <features><acpi/></features><cpu mode='maximum'/>
 <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
 <devices>
 <emulator>/usr/bin/qemu-system-x86_64</emulator>
-{devices}<memballoon model='none'/>
+{disks}{agent}<controller type='pci' index='0' model='pcie-root'/>
+{ports}<serial type='file'><source path='{console}'/></serial>
+<memballoon model='none'/>
 </devices>
 <seclabel type='none'/>
 </domain>
 ",
             name = escape(&self.name),
-            memory = self.memory_mib,
+            console = escape(&*console(dir).to_string_lossy()),
         )
-        .expect("writing to a string never fails");
-        xml
     }
 }
 
-/// Root ports for disks that are attached later: this machine type has none to spare by itself.
-const SPARE_PORTS: usize = 4;
+/// How the guest is booted: without any boot loader or boot disk.
+fn boot_xml(agent: Agent) -> String {
+    let image = GuestImage::get();
+    format!(
+        "<kernel>{}</kernel><initrd>{}</initrd><cmdline>console=ttyS0 quiet random.trust_cpu=on {}</cmdline>",
+        escape(&*image.kernel.to_string_lossy()),
+        escape(&*image.initrd.to_string_lossy()),
+        agent.argument(),
+    )
+}
+
+/// Root ports: some for the devices of the start, the others for disks that are attached later.
+const SPARE_PORTS: usize = 12;
 
 /// The definition of a disk. Its alias is ours, so that its device is known to QEMU by a name that we know.
 pub(super) fn disk_xml(image: &Image) -> String {
