@@ -9,9 +9,11 @@
 
 mod cache;
 pub mod domain;
+pub mod files;
 pub mod guest;
 pub mod image;
 pub mod lab;
+pub mod layout;
 mod namespace;
 pub mod process;
 pub mod truth;
@@ -20,6 +22,7 @@ pub use domain::{Domain, DomainBuilder};
 pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};
 pub use lab::Lab;
+pub use layout::Layout;
 pub use process::{Must, Ran, run, wait_until};
 
 /// One KiB in bytes.

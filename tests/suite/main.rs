@@ -4,3 +4,4 @@
 
 mod guest_works;
 mod lab_works;
+mod layouts;
