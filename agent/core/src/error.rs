@@ -7,7 +7,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, coarse enough to choose an exit code, an errno or a condition from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// The caller's input makes no sense: a bad name, a bad range, a bad option.
     Invalid,

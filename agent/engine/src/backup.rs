@@ -209,7 +209,7 @@ impl Run<'_> {
     }
 
     fn note(&mut self, text: String) {
-        tracing::warn!("{text}");
+        tracing::info!("{text}");
         self.notes.push(text);
     }
 }

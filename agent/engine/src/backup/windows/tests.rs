@@ -125,6 +125,18 @@ async fn windows_cover_a_disk_once_and_rewriting_stays_within_a_quarter() {
     let (dirty, rewritten) = (bytes(|s| matches!(s, Step::Read(_))), bytes(|s| matches!(s, Step::Rewrite(_))));
     assert!(rewritten > 0 && rewritten <= dirty / 4, "{rewritten} of {dirty}");
 
+    // What one window spent, the next one lacks.
+    let mut ends = Vec::new();
+    for window in 0..2 {
+        for n in 0..8 {
+            ends.push((window * GIB + (2 * n + 1) * BLOCK_SIZE, Data));
+            ends.push((window * GIB + (2 * n + 2) * BLOCK_SIZE, Unchanged));
+        }
+        ends.push(((window + 1) * GIB, Unchanged));
+    }
+    let again = steps_of(&Map::new(2 * GIB, &ends), true).await.unwrap();
+    assert_eq!(again.iter().filter(|step| matches!(step, Step::Rewrite(_))).count(), 4);
+
     // Not believed: all but the zeros is read.
     let steps = steps_of(&map, false).await.unwrap();
     assert_covers(&steps, size);

@@ -1,0 +1,364 @@
+//! The command line. What it says of each command is the text that `--help` shows.
+// So the comments are no Markdown.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use remora_core::point::Quiesce;
+use remora_core::{DiskName, PointId, VmName};
+
+/// Backs up libvirt VMs by their changed blocks, and gives disks and files back.
+///
+/// Each option below "Settings" can also come from the environment (REMORA_REPO, REMORA_PASSPHRASE_FILE, …) or from a
+/// TOML file (--config, else ~/.config/remora/config.toml, else /etc/remora/config.toml); the command line goes first,
+/// then the environment, then the file. The passphrase itself comes from --passphrase-file, REMORA_PASSPHRASE,
+/// REMORA_PASSPHRASE_FILE, the file's passphrase_file, or a prompt, and never from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "remora", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The settings, as the command line gives them.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct Flags {
+    /// The repository: a folder's path, or file:///path [env: REMORA_REPO]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) repo: Option<String>,
+    /// The file that holds the passphrase; one trailing newline is ignored [env: REMORA_PASSPHRASE_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The libvirt to use, as virsh takes it [env: REMORA_CONNECT, LIBVIRT_DEFAULT_URI]
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) connect: Option<String>,
+    /// The folder for scratch files during a backup; else they lie beside each disk's image [env: REMORA_SCRATCH]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// The folder for locks and sockets; /run/remora if not given [env: REMORA_RUN_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// How results and errors are written [env: REMORA_OUTPUT]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<OutputFormat>,
+    /// The configuration file [env: REMORA_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Tell more of what is done (-vv: still more); REMORA_LOG takes filters such as `remora_vault=debug`
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Show no progress and no notes
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How results and errors are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts: one JSON value on standard output, errors as JSON on standard error.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look whether this host can do it: libvirt, QEMU, changed blocks, FUSE, the appliance, the store, the clock
+    Doctor,
+    /// Make a repository, or tell what one is and holds
+    Repo {
+        #[command(subcommand)]
+        command: RepoCommand,
+    },
+    /// Back up a VM: all of it the first time, then only what changed
+    Backup(Backup),
+    /// List the points of all VMs or of one, oldest first
+    Points {
+        /// The VM
+        #[arg(value_parser = VmName::from_str)]
+        vm: Option<VmName>,
+    },
+    /// Tell all about a point
+    Show {
+        /// The point, as `remora points` names it
+        point: PointId,
+    },
+    /// Tell which bytes of the disks differ between two points of a VM
+    Diff(Diff),
+    /// Restore the disks of a point to a folder, or one disk to a file or a block device
+    Restore(Restore),
+    /// Write a disk of a point as one image, also to standard output
+    Export(Export),
+    /// Mount a point: its disks below DIR/disks, the guest's files below DIR/files, until a signal comes
+    Mount(Mount),
+    /// Copy files or folders out of a point
+    Cp(Cp),
+    /// Read and authenticate everything that a point, or every point, needs
+    Verify {
+        /// The point; all if none
+        point: Option<PointId>,
+    },
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Watches over a backup; started by `remora backup` itself
+    #[command(hide = true)]
+    Watchdog,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RepoCommand {
+    /// Make a repository; asks for its passphrase twice if there is none in a file or the environment
+    Init,
+    /// Tell what the repository is and holds
+    Status,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// The VM, by its libvirt name
+    #[arg(value_parser = VmName::from_str)]
+    pub(crate) vm: VmName,
+    /// Read and store everything, and begin a new lineage
+    #[arg(long, conflicts_with = "reread")]
+    pub(crate) full: bool,
+    /// Read everything, and store what differs from the newest point
+    #[arg(long)]
+    pub(crate) reread: bool,
+    /// Back up only this disk, such as vda; may be repeated
+    #[arg(long = "disk", value_name = "DISK")]
+    pub(crate) disks: Vec<DiskName>,
+    /// Whether the guest's filesystems are frozen for an instant: fail if they cannot be, try, or do not ask
+    #[arg(long, value_enum, default_value_t = QuiesceArg::Preferred, value_name = "WISH")]
+    pub(crate) quiesce: QuiesceArg,
+    /// Wait while another backup job holds the VM, for at most so long (`90s`, `10m`); an hour if no time is given
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "1h",
+          value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// [`Quiesce`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuiesceArg {
+    /// Fail if the guest cannot be frozen.
+    Required,
+    /// Go on without, and say so.
+    Preferred,
+    /// Do not ask the guest.
+    Never,
+}
+
+impl From<QuiesceArg> for Quiesce {
+    fn from(arg: QuiesceArg) -> Self {
+        match arg {
+            QuiesceArg::Required => Self::Required,
+            QuiesceArg::Preferred => Self::Preferred,
+            QuiesceArg::Never => Self::Never,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    /// The point before
+    pub(crate) from: PointId,
+    /// The point after
+    pub(crate) to: PointId,
+    /// Only this disk
+    #[arg(long)]
+    pub(crate) disk: Option<DiskName>,
+}
+
+/// What a disk is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageFormat {
+    /// The bytes of the disk; a file is sparse.
+    Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// The point
+    pub(crate) point: PointId,
+    /// A folder, made if it is not there, for DIR/<disk>.raw of every disk; with --disk, a file or a block device
+    #[arg(long, value_name = "DIR|FILE|DEVICE")]
+    pub(crate) to: PathBuf,
+    /// Only this disk
+    #[arg(long)]
+    pub(crate) disk: Option<DiskName>,
+    /// The form of the image
+    #[arg(long, value_enum, default_value_t = ImageFormat::Raw)]
+    pub(crate) format: ImageFormat,
+    /// Replace what is there. A block device always needs this
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    /// The point
+    pub(crate) point: PointId,
+    /// The disk
+    #[arg(long)]
+    pub(crate) disk: DiskName,
+    /// The form of the image
+    #[arg(long, value_enum)]
+    pub(crate) format: ImageFormat,
+    /// The file; - is standard output
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    pub(crate) to: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// The point
+    pub(crate) point: PointId,
+    /// The folder to mount below; made if it is not there
+    pub(crate) dir: PathBuf,
+    /// Only the raw disks, not the guest's files: starts no appliance
+    #[arg(long)]
+    pub(crate) disks_only: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Cp {
+    /// What to copy: POINT:/path below the mount's files folder, such as POINT:/root/etc or POINT:/vda/1/boot
+    #[arg(value_name = "POINT:/PATH")]
+    pub(crate) from: PointPath,
+    /// Where to: a folder that is there takes the copy in it, else the copy gets this name
+    #[arg(value_name = "DEST")]
+    pub(crate) to: PathBuf,
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// A path in a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PointPath {
+    pub(crate) point: PointId,
+    pub(crate) path: PathBuf,
+}
+
+impl FromStr for PointPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (point, path) = text.split_once(':').ok_or("POINT:/path is wanted")?;
+        if !path.starts_with('/') {
+            return Err("after the colon an absolute path is wanted".into());
+        }
+        Ok(Self { point: point.parse::<PointId>().map_err(|e| e.to_string())?, path: path.into() })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "a time such as 90s, 10m or 2h is wanted")?;
+    Duration::try_from(parsed).map_err(|_| "a time cannot be negative".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"remora").chain(line))
+    }
+
+    fn backup(line: &[&str]) -> Backup {
+        match parse(line).unwrap().command {
+            Command::Backup(backup) => backup,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Every visible command and flag.
+    fn walk(command: &clap::Command, path: &str, see: &mut impl FnMut(String)) {
+        for argument in command.get_arguments().filter(|a| !a.is_global_set() || path == "remora") {
+            if let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version")) {
+                see(format!("--{long}"));
+            }
+        }
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            if !sub.has_subcommands() {
+                see(format!("### `{path}"));
+            }
+            walk(sub, &path, see);
+        }
+    }
+
+    #[test]
+    fn every_command_and_flag_stands_in_the_guide() {
+        let guide = include_str!("../../../docs/cli.md");
+        let mut seen = 0;
+        walk(&Cli::command(), "remora", &mut |text| {
+            seen += 1;
+            assert!(guide.contains(&text), "docs/cli.md lacks {text:?}");
+        });
+        assert!(seen > 25, "only {seen}");
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn waiting_takes_a_time_or_an_hour_and_never_the_vm() {
+        assert_eq!(backup(&["backup", "vm"]).wait, None);
+        assert_eq!(backup(&["backup", "--wait", "vm"]).wait, Some(Duration::from_hours(1)));
+        assert_eq!(backup(&["backup", "--wait=90s", "vm"]).wait, Some(Duration::from_secs(90)));
+        for bad in ["--wait=soon", "--wait=-5s"] {
+            assert!(parse(&["backup", bad, "vm"]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_vms_may_be_strange_but_not_empty() {
+        assert_eq!(backup(&["backup", "a b\nč"]).vm.as_str(), "a b\nč");
+        assert!(parse(&["backup", ""]).is_err());
+        assert_eq!(backup(&["backup", "vm", "--disk", "vda", "--disk=vdb"]).disks.len(), 2);
+        assert!(parse(&["backup", "vm", "--disk", "../vda"]).is_err());
+    }
+
+    #[test]
+    fn what_contradicts_is_refused() {
+        assert!(parse(&["backup", "vm", "--full", "--reread"]).is_err());
+        assert!(parse(&["restore", "0011223344556677-1"]).is_err());
+        assert!(parse(&["export", "0011223344556677-1", "--disk", "vda"]).is_err());
+    }
+
+    #[test]
+    fn settings_stand_before_or_after_the_command() {
+        for line in [["--repo", "/r", "points"], ["points", "--repo", "/r"]] {
+            assert_eq!(parse(&line).unwrap().flags.repo.as_deref(), Some("/r"));
+        }
+        assert_eq!(parse(&["points", "-ojson"]).unwrap().flags.output, Some(OutputFormat::Json));
+    }
+
+    #[test]
+    fn a_path_in_a_point_is_absolute_and_may_hold_colons() {
+        let parsed: PointPath = "0011223344556677-1:/root/a:b".parse().unwrap();
+        assert_eq!(parsed.path.to_str(), Some("/root/a:b"));
+        for bad in ["", "/etc", "0011223344556677-1", "0011223344556677-1:etc", "x:/etc"] {
+            assert!(bad.parse::<PointPath>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The commands, a file each.
+
+mod backup;
+mod cp;
+mod diff;
+mod doctor;
+mod export;
+mod image;
+mod mount;
+mod points;
+mod repo;
+mod restore;
+mod show;
+mod verify;
+
+use remora_core::ports::DiskIndex;
+use remora_core::{DiskName, Error, ErrorKind, Result, point::Point};
+
+use crate::args::Command;
+use crate::context::Context;
+
+/// Runs one.
+pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Doctor => doctor::run(context).await,
+        Command::Repo { command } => repo::run(context, command).await,
+        Command::Backup(args) => backup::run(context, args).await,
+        Command::Points { vm } => points::run(context, vm).await,
+        Command::Show { point } => show::run(context, point).await,
+        Command::Diff(args) => diff::run(context, args).await,
+        Command::Restore(args) => restore::run(context, args).await,
+        Command::Export(args) => export::run(context, args).await,
+        Command::Mount(args) => mount::run(context, args).await,
+        Command::Cp(args) => cp::run(context, args).await,
+        Command::Verify { point } => verify::run(context, point).await,
+        Command::Completions { .. } | Command::Watchdog => {
+            Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))
+        }
+    }
+}
+
+/// The disk of that name, or `NotFound` with the names that there are.
+fn find_disk(point: &Point, name: &DiskName) -> Result<DiskIndex> {
+    if let Some((index, _)) = point.disk(name) {
+        return Ok(DiskIndex(index));
+    }
+    let names: Vec<_> = point.disks.iter().map(|disk| disk.name.as_str()).collect();
+    Err(Error::new(ErrorKind::NotFound, format!("point {} has no disk {name}", point.id))
+        .advise(format!("Its disks are: {}.", names.join(", "))))
+}

@@ -1,0 +1,114 @@
+//! `remora points`
+
+use jiff::Timestamp;
+use remora_core::point::{Decision, Point};
+use remora_core::ports::{Listing, Mover};
+use remora_core::{Error, ErrorKind, PointId, Result, VmName};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::output::{bytes, print, printable, table};
+
+/// An entry of the result; the shape is a contract.
+#[derive(Serialize)]
+struct Listed {
+    point: PointId,
+    vm: VmName,
+    time: Timestamp,
+    decision: Decision,
+    parent: Option<PointId>,
+    size: u64,
+    stored: u64,
+}
+
+impl From<&Point> for Listed {
+    fn from(point: &Point) -> Self {
+        Self {
+            point: point.id.clone(),
+            vm: point.vm.clone(),
+            time: point.time,
+            decision: point.decision,
+            parent: point.parent.clone(),
+            size: point.size(),
+            stored: point.stored,
+        }
+    }
+}
+
+pub(super) async fn run(context: &Context, vm: Option<VmName>) -> Result<()> {
+    let Listing { points, unreadable } = context.vault().await?.list(vm.as_ref()).await?;
+    if let (Some(vm), true, true) = (&vm, points.is_empty(), unreadable.is_empty()) {
+        return Err(Error::new(ErrorKind::NotFound, format!("the repository has no point of a VM {:?}", vm.as_str()))
+            .advise("`remora points` lists what there is."));
+    }
+    let mut listed: Vec<Listed> = points.iter().map(Listed::from).collect();
+    // By VM they are in order already; told together, the oldest comes first.
+    listed.sort_by_key(|point| point.time);
+    print(context.format(), &listed, |listed| text(listed))?;
+    unreadable_error(&unreadable)
+}
+
+/// The error that names all points that are there and cannot be read.
+fn unreadable_error(unreadable: &[(PointId, Error)]) -> Result<()> {
+    let Some((_, first)) = unreadable.first() else { return Ok(()) };
+    let kind = first.kind();
+    let each = unreadable.iter().map(|(point, error)| {
+        let chain = error.chain();
+        // Most errors name their point already.
+        if chain.contains(&point.to_string()) { chain } else { format!("point {point}: {chain}") }
+    });
+    let what = format!("{} of the points cannot be read: {}", unreadable.len(), each.collect::<Vec<_>>().join("; "));
+    Err(Error::new(kind, what).advise("The other points are not affected."))
+}
+
+fn text(listed: &[Listed]) -> String {
+    if listed.is_empty() {
+        return "No points yet.".into();
+    }
+    let mut rows = vec![["POINT", "VM", "TIME", "DECISION", "SIZE", "STORED"].map(String::from)];
+    rows.extend(listed.iter().map(|point| {
+        [
+            point.point.to_string(),
+            printable(point.vm.as_str()),
+            format!("{:.0}", point.time),
+            point.decision.to_string(),
+            bytes(point.size),
+            bytes(point.stored),
+        ]
+    }));
+    table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_is_the_contract() {
+        let listed = Listed {
+            point: "0011223344556677-1".parse().unwrap(),
+            vm: VmName::new("vm").unwrap(),
+            time: "2026-01-02T03:04:05Z".parse().unwrap(),
+            decision: Decision::Full,
+            parent: None,
+            size: 2,
+            stored: 1,
+        };
+        assert_eq!(
+            serde_json::to_string(&[listed]).unwrap(),
+            r#"[{"point":"0011223344556677-1","vm":"vm","time":"2026-01-02T03:04:05Z","decision":"full","parent":null,"size":2,"stored":1}]"#
+        );
+    }
+
+    #[test]
+    fn unreadable_points_are_named_each_once() {
+        let point = |n: u64| PointId::new("0011223344556677", n).unwrap();
+        let error = |n, text: &str| (point(n), Error::new(ErrorKind::Damaged, text.to_owned()));
+        let named = unreadable_error(&[error(1, "bits flipped"), error(2, "point 0011223344556677-2: gone")]);
+        let named = named.unwrap_err();
+        assert_eq!(named.kind(), ErrorKind::Damaged);
+        for n in 1..3 {
+            assert_eq!(named.chain().matches(&point(n).to_string()).count(), 1, "{}", named.chain());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `remora verify`
+
+use remora_core::ports::{Damage, Listing, Mover};
+use remora_core::{DiskName, Error, ErrorKind, PointId, Result};
+use remora_engine::or_cancelled;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::output::{bytes, print, printable};
+
+/// What was found of a point.
+#[derive(Serialize)]
+struct Verified {
+    point: PointId,
+    /// Whether nothing is lost.
+    ok: bool,
+    /// Bytes of sealed objects read and authenticated.
+    checked: u64,
+    /// Why nothing of the point can be read; null if its manifest can.
+    unreadable: Option<String>,
+    damage: Vec<Lost>,
+}
+
+#[derive(Serialize)]
+struct Lost {
+    disk: DiskName,
+    start: u64,
+    end: u64,
+    object: String,
+    why: String,
+}
+
+impl From<Damage> for Lost {
+    fn from(damage: Damage) -> Self {
+        let Damage { disk, range, object, why } = damage;
+        Self { disk, start: range.start, end: range.end, object, why }
+    }
+}
+
+pub(super) async fn run(context: &Context, point: Option<PointId>) -> Result<()> {
+    let vault = context.vault().await?;
+    let (points, unreadable) = if let Some(point) = point {
+        (vec![point], Vec::new())
+    } else {
+        let Listing { points, unreadable } = vault.list(None).await?;
+        (points.into_iter().map(|point| point.id).collect(), unreadable)
+    };
+    let shown = context.progress("verifying");
+    let mut all = Vec::new();
+    for point in points {
+        let found = or_cancelled(&context.cancel, vault.verify(&point, shown.port())).await;
+        all.push(match found {
+            Ok(report) => Verified {
+                point,
+                ok: report.damage.is_empty(),
+                checked: report.checked,
+                unreadable: None,
+                damage: report.damage.into_iter().map(Lost::from).collect(),
+            },
+            Err(error) if error.kind() == ErrorKind::Damaged => lost(point, &error),
+            Err(error) => return Err(error),
+        });
+    }
+    drop(shown);
+    all.extend(unreadable.into_iter().map(|(point, error)| lost(point, &error)));
+    print(context.format(), &all, |all| {
+        if all.is_empty() { "No points yet.".into() } else { all.iter().map(text).collect() }
+    })?;
+    let damaged: Vec<_> = all.iter().filter(|found| !found.ok).map(|found| found.point.to_string()).collect();
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{} of {} points are damaged: {}", damaged.len(), all.len(), damaged.join(", "));
+    Err(Error::new(ErrorKind::Damaged, what)
+        .advise("What is not named as lost still restores. Make a new point of the VM with `remora backup --full`."))
+}
+
+fn lost(point: PointId, error: &Error) -> Verified {
+    Verified { point, ok: false, checked: 0, unreadable: Some(error.chain()), damage: Vec::new() }
+}
+
+fn text(found: &Verified) -> String {
+    if let Some(why) = &found.unreadable {
+        return format!("{}  unreadable: {}\n", found.point, printable(why));
+    }
+    let state = if found.ok { "sound" } else { "DAMAGED" };
+    let lost = |lost: &Lost| {
+        let (why, object) = (printable(&lost.why), printable(&lost.object));
+        format!("  {} bytes {}..{} are lost: {why} ({object})\n", lost.disk, lost.start, lost.end)
+    };
+    let lost: String = found.damage.iter().map(lost).collect();
+    format!("{}  {state}, {} checked\n{lost}", found.point, bytes(found.checked))
+}

@@ -1,0 +1,70 @@
+//! What commands have in common: settings, and the ways from them to a repository and to libvirt.
+
+use std::ffi::OsString;
+
+use remora_core::{Error, ErrorKind, Result};
+use remora_source::{LibvirtOptions, LibvirtSource};
+use remora_vault::{Location, Vault, VaultOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::OutputFormat;
+use crate::environment::Environment;
+use crate::output::printable;
+use crate::passphrase::{self, Ask};
+use crate::progress::{Shown, Silence};
+use crate::settings::Settings;
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) environment: Environment,
+    pub(crate) silence: Silence,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Context {
+    /// How the result is written.
+    pub(crate) const fn format(&self) -> OutputFormat {
+        self.settings.output
+    }
+
+    /// Where the repository is.
+    pub(crate) fn location(&self) -> Result<Location> {
+        match &self.settings.repo {
+            Some(repo) => repo.parse(),
+            None => Err(Error::new(ErrorKind::Invalid, "no repository was given")
+                .advise("Give --repo, set REMORA_REPO, or put `repo` into the configuration file.")),
+        }
+    }
+
+    /// Opens the repository.
+    pub(crate) async fn vault(&self) -> Result<Vault> {
+        let location = self.location()?;
+        let passphrase = passphrase::get(&self.settings.passphrase, &self.environment, Ask::Once)?;
+        Vault::open(&location, &passphrase, VaultOptions::default()).await
+    }
+
+    /// The libvirt of this host.
+    pub(crate) fn source(&self) -> Result<LibvirtSource> {
+        let watchdog: Vec<OsString> = vec!["/proc/self/exe".into(), "watchdog".into()];
+        let mut options = LibvirtOptions::new(watchdog);
+        options.connect.clone_from(&self.settings.connect);
+        options.scratch.clone_from(&self.settings.scratch);
+        if let Some(run_dir) = &self.settings.run_dir {
+            options.run_dir.clone_from(run_dir);
+        }
+        LibvirtSource::new(options)
+    }
+
+    /// Shows the progress of something.
+    pub(crate) fn progress(&self, doing: &str) -> Shown {
+        Shown::new(self.silence, doing)
+    }
+
+    /// Tells a person something beside the result.
+    pub(crate) fn note(&self, text: &str) {
+        if self.silence == Silence::Audible {
+            eprintln!("note: {}", printable(text));
+        }
+    }
+}

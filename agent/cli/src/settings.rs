@@ -1,0 +1,263 @@
+//! Settings: from the command line, then `REMORA_*`, then a file.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use remora_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+
+use crate::args::{Flags, OutputFormat};
+use crate::environment::Environment;
+
+/// The settings of a run, from wherever they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) repo: Option<String>,
+    pub(crate) passphrase: PassphraseFrom,
+    pub(crate) connect: Option<String>,
+    pub(crate) scratch: Option<PathBuf>,
+    pub(crate) run_dir: Option<PathBuf>,
+    pub(crate) output: OutputFormat,
+}
+
+/// Where the passphrase comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PassphraseFrom {
+    /// A file.
+    File(PathBuf),
+    /// `REMORA_PASSPHRASE`.
+    Environment,
+    /// The person at the terminal.
+    #[default]
+    Prompt,
+}
+
+/// The configuration file. Its relative paths are relative to its folder.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+struct FromFile {
+    repo: Option<String>,
+    passphrase_file: Option<PathBuf>,
+    connect: Option<String>,
+    scratch: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    output: Option<FileOutput>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum FileOutput {
+    Text,
+    Json,
+}
+
+impl Settings {
+    /// Puts them together.
+    pub(crate) fn gather(flags: &Flags, environment: &Environment) -> Result<Self> {
+        let file = match config_path(flags, environment) {
+            Some(path) => FromFile::read(&path)?,
+            None => FromFile::default(),
+        };
+        let path = |flag: &Option<PathBuf>, name: &str| flag.clone().or_else(|| environment.get(name).map(Into::into));
+        let passphrase = if let Some(file) = &flags.passphrase_file {
+            PassphraseFrom::File(file.clone())
+        } else if environment.passphrase().is_some() {
+            PassphraseFrom::Environment
+        } else if let Some(file) = path(&None, "REMORA_PASSPHRASE_FILE").or(file.passphrase_file) {
+            PassphraseFrom::File(file)
+        } else {
+            PassphraseFrom::Prompt
+        };
+        let output = output_of(flags, environment)?.or(file.output.map(|output| match output {
+            FileOutput::Text => OutputFormat::Text,
+            FileOutput::Json => OutputFormat::Json,
+        }));
+        Ok(Self {
+            repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
+            passphrase,
+            connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?.or(file.connect),
+            scratch: path(&flags.scratch, "REMORA_SCRATCH").or(file.scratch),
+            run_dir: path(&flags.run_dir, "REMORA_RUN_DIR").or(file.run_dir),
+            output: output.unwrap_or_default(),
+        })
+    }
+}
+
+/// The format that flags and environment ask for: known before the file is read, so that an error in it takes that
+/// form.
+pub(crate) fn output_of(flags: &Flags, environment: &Environment) -> Result<Option<OutputFormat>> {
+    if flags.output.is_some() {
+        return Ok(flags.output);
+    }
+    let Some(value) = text(None, environment, "REMORA_OUTPUT")? else { return Ok(None) };
+    OutputFormat::from_str(&value, false)
+        .map(Some)
+        .map_err(|_| Error::new(ErrorKind::Invalid, format!("REMORA_OUTPUT is {value:?}")).advise("Use text or json."))
+}
+
+fn text(flag: Option<&String>, environment: &Environment, name: &str) -> Result<Option<String>> {
+    match (flag, environment.get(name)) {
+        (Some(flag), _) => Ok(Some(flag.clone())),
+        (None, None) => Ok(None),
+        (None, Some(value)) => match value.clone().into_string() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => Err(Error::new(ErrorKind::Invalid, format!("{name} is not valid UTF-8"))),
+        },
+    }
+}
+
+/// The file that is named, which must be there, else the first of the usual ones that is.
+fn config_path(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
+    let named = flags.config.clone().or_else(|| environment.get("REMORA_CONFIG").map(Into::into));
+    named.or_else(|| usual_configs(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")).find(|p| p.exists()))
+}
+
+fn usual_configs(xdg: Option<OsString>, home: Option<OsString>) -> impl Iterator<Item = PathBuf> {
+    let set = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = set(xdg).or_else(|| set(home).map(|home| home.join(".config")));
+    own.into_iter().chain([PathBuf::from("/etc")]).map(|folder| folder.join("remora/config.toml"))
+}
+
+impl FromFile {
+    fn read(path: &Path) -> Result<Self> {
+        let named = format!("configuration file {}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(&named, e))?;
+        let mut file: Self = toml::from_str(&text).map_err(|error| {
+            Error::new(ErrorKind::Invalid, named)
+                .because(error.to_string().trim_end().to_owned())
+                .advise("Its keys are: repo, passphrase_file, connect, scratch, run_dir, output.")
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        for relative in [&mut file.passphrase_file, &mut file.scratch, &mut file.run_dir].into_iter().flatten() {
+            *relative = folder.join(&*relative);
+        }
+        if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://")) {
+            *repo = folder.join(&*repo).to_string_lossy().into_owned();
+        }
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::of(variables.iter().map(|(name, value)| ((*name).to_owned(), value.into())))
+    }
+
+    /// A configuration file with every key.
+    fn config() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let text = "repo = 'in-file'\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
+                    run_dir = 'r'\noutput = 'json'\n";
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn flags_come_before_the_environment_and_that_before_the_file() {
+        let (folder, path) = config();
+        let config = ("REMORA_CONFIG", path.to_str().unwrap());
+        let settings = Settings::gather(&Flags::default(), &environment(&[config])).unwrap();
+        let within = |name: &str| folder.path().join(name);
+        assert_eq!(
+            settings,
+            Settings {
+                repo: Some(within("in-file").to_str().unwrap().into()),
+                passphrase: PassphraseFrom::File(within("secret")),
+                connect: Some("file:///c".into()),
+                scratch: Some("/s".into()),
+                run_dir: Some(within("r")),
+                output: OutputFormat::Json,
+            }
+        );
+
+        let variables = [
+            config,
+            ("REMORA_REPO", "/env"),
+            ("REMORA_PASSPHRASE_FILE", "/env/secret"),
+            ("REMORA_CONNECT", "env:///c"),
+            ("REMORA_SCRATCH", "/env/s"),
+            ("REMORA_RUN_DIR", "/env/r"),
+            ("REMORA_OUTPUT", "text"),
+        ];
+        let from_env = Settings {
+            repo: Some("/env".into()),
+            passphrase: PassphraseFrom::File("/env/secret".into()),
+            connect: Some("env:///c".into()),
+            scratch: Some("/env/s".into()),
+            run_dir: Some("/env/r".into()),
+            output: OutputFormat::Text,
+        };
+        assert_eq!(Settings::gather(&Flags::default(), &environment(&variables)).unwrap(), from_env);
+
+        let flags = Flags {
+            repo: Some("/flag".into()),
+            passphrase_file: Some("flag-secret".into()),
+            connect: Some("flag:///c".into()),
+            scratch: Some("flag-s".into()),
+            run_dir: Some("flag-r".into()),
+            output: Some(OutputFormat::Json),
+            ..Flags::default()
+        };
+        let settings = Settings::gather(&flags, &environment(&variables)).unwrap();
+        assert_eq!(
+            settings,
+            Settings {
+                repo: Some("/flag".into()),
+                passphrase: PassphraseFrom::File("flag-secret".into()),
+                connect: Some("flag:///c".into()),
+                scratch: Some("flag-s".into()),
+                run_dir: Some("flag-r".into()),
+                output: OutputFormat::Json,
+            }
+        );
+    }
+
+    #[test]
+    fn the_passphrase_comes_from_the_first_place_that_has_one() {
+        let (_folder, path) = config();
+        let of = |flag: Option<&str>, variables: &[(&str, &str)]| {
+            let flags = Flags { passphrase_file: flag.map(Into::into), config: Some(path.clone()), ..Flags::default() };
+            Settings::gather(&flags, &environment(variables)).unwrap().passphrase
+        };
+        let both = [("REMORA_PASSPHRASE", "p"), ("REMORA_PASSPHRASE_FILE", "/env")];
+        assert_eq!(of(Some("/flag"), &both), PassphraseFrom::File("/flag".into()));
+        assert_eq!(of(None, &both), PassphraseFrom::Environment);
+        assert_eq!(of(None, &both[1..]), PassphraseFrom::File("/env".into()));
+        assert_eq!(of(None, &[("REMORA_PASSPHRASE", "")]), PassphraseFrom::File(path.with_file_name("secret")));
+    }
+
+    #[test]
+    fn a_wrong_file_is_an_error_that_names_what_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let flags = Flags { config: Some(path.clone()), ..Flags::default() };
+        let error = |flags: &Flags| Settings::gather(flags, &Environment::default()).unwrap_err();
+        assert_eq!(error(&flags).kind(), ErrorKind::NotFound);
+        for (text, word) in
+            [("repos = '/r'", "repos"), ("repo = 1", "repo"), ("output = 'xml'", "xml"), ("=", "config")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let error = error(&flags);
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
+            assert!(error.chain().contains(word) && error.chain().contains("config.toml"), "{}", error.chain());
+        }
+        let wrong = environment(&[("REMORA_OUTPUT", "xml")]);
+        assert_eq!(output_of(&Flags::default(), &wrong).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn the_usual_files_are_ones_own_then_the_hosts() {
+        let usual = |xdg: Option<&str>, home: Option<&str>| {
+            usual_configs(xdg.map(Into::into), home.map(Into::into)).collect::<Vec<_>>()
+        };
+        let etc = PathBuf::from("/etc/remora/config.toml");
+        assert_eq!(usual(None, Some("/h")), [PathBuf::from("/h/.config/remora/config.toml"), etc.clone()]);
+        assert_eq!(usual(Some("/x"), Some("/h")), [PathBuf::from("/x/remora/config.toml"), etc.clone()]);
+        assert_eq!(usual(None, None), [etc]);
+    }
+}
