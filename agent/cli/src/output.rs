@@ -18,6 +18,21 @@ pub(crate) fn print<T: Serialize>(format: OutputFormat, result: &T, text: impl F
     if !rendered.is_empty() && !rendered.ends_with('\n') {
         rendered.push('\n');
     }
+    write_out(&rendered)
+}
+
+/// Writes one line at once: `text`, or the result as JSON.
+pub(crate) fn print_line<T: Serialize>(format: OutputFormat, result: &T, text: &str) -> Result<()> {
+    match format {
+        OutputFormat::Text => write_out(&format!("{text}\n")),
+        OutputFormat::Json => {
+            let json = serde_json::to_string(result);
+            write_out(&format!("{}\n", json.map_err(|e| Error::io("writing JSON", std::io::Error::other(e)))?))
+        }
+    }
+}
+
+fn write_out(rendered: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(rendered.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough: `remora points | head`.
