@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::capabilities;
 use crate::domain::DomainBuilder;
 use crate::namespace::Namespace;
 use crate::process::{Must, Ran, run, wait_until};
@@ -75,11 +76,15 @@ impl Lab {
         }
         let namespace = own_namespace(&dir);
         configure(&dir);
+        let known = capabilities::restore(&dir);
         let virtlogd = start_daemon(&namespace, &dir, "virtlogd", &dir.join("own/run/virtlogd-sock"));
         let libvirtd = start_libvirtd(&namespace, &dir);
         let uri = format!("qemu+unix:///system?socket={}", libvirt_socket(&dir).display());
         let daemons = Mutex::new(Daemons { virtlogd, libvirtd });
-        Self { dir, uri, daemons, namespace: Some(namespace), counter: AtomicU32::new(0) }
+        let lab = Self { dir, uri, daemons, namespace: Some(namespace), counter: AtomicU32::new(0) };
+        lab.virsh(&["capabilities"]); // It takes connections before it is ready.
+        capabilities::keep(&lab.dir, &known);
+        lab
     }
 
     /// What to give to `--connect` or `LIBVIRT_DEFAULT_URI`.

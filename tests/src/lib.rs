@@ -8,6 +8,7 @@
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.
 
 mod cache;
+mod capabilities;
 pub mod domain;
 pub mod files;
 pub mod guest;
@@ -16,6 +17,7 @@ pub mod lab;
 pub mod layout;
 mod namespace;
 pub mod process;
+pub mod remora;
 pub mod truth;
 
 pub use domain::{Domain, DomainBuilder};
@@ -24,6 +26,7 @@ pub use image::{DiskSpec, Format, Image};
 pub use lab::Lab;
 pub use layout::Layout;
 pub use process::{Must, Ran, run, wait_until};
+pub use remora::Remora;
 
 /// One KiB in bytes.
 pub const KIB: u64 = 1 << 10;

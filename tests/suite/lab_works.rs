@@ -1,10 +1,13 @@
 //! The lab does what the other tests believe it to do.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use remora_tests::truth::{Difference, assert_same, first_difference};
-use remora_tests::{DiskSpec, Format, KIB, Lab, MIB, run};
+use remora_tests::{DiskSpec, Format, KIB, Lab, MIB, run, wait_until};
 
 #[test]
 fn writes_without_a_guest_are_in_the_truth() {
@@ -155,4 +158,25 @@ fn the_host_sees_nothing_of_the_lab() {
     let outside = run(Command::new("find").args(["/run/libvirt", "/etc/libvirt", "-name", "unseen*"]));
     assert_eq!(outside.stdout, b"");
     drop(domain);
+}
+
+#[test]
+fn a_lab_ends_even_if_its_process_is_killed() {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["sh", "-c", "echo $REMORA_LAB; virsh -q domcapabilities >/dev/null; echo up; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(lab.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let dir = PathBuf::from(lines.next().unwrap());
+    assert_eq!(lines.next().unwrap(), "up");
+    let pid = std::fs::read_to_string(dir.join("libvirtd.pid")).unwrap();
+    let libvirtd = PathBuf::from(format!("/proc/{}/exe", pid.trim()));
+    assert!(std::fs::read_link(&libvirtd).unwrap().ends_with("libvirtd"));
+    lab.kill().unwrap(); // SIGKILL: nothing of it runs any more, no Drop and no exit handler.
+    lab.wait().unwrap();
+    wait_until("the lab is left behind", Duration::from_secs(20), || {
+        std::fs::read_link(&libvirtd).is_err() && !dir.exists()
+    });
 }

@@ -1,0 +1,62 @@
+# remora: build, demo, test, lint. On Debian 12, as root, with rustup's stable toolchain (see README.md).
+#
+# Build results and what the tests prepare lie outside the checkout: in REMORA_CACHE, by default ~/.cache/remora.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+cache := $(or $(REMORA_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/remora),$(HOME)/.cache/remora)
+export CARGO_TARGET_DIR ?= $(cache)/target
+built := $(CARGO_TARGET_DIR)/release
+tools := $(cache)/tools
+export PATH := $(tools)/bin:$(PATH)
+
+# How long `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 600
+CARGO_DENY := 0.20.2
+
+.PHONY: help build demo test lint bench fuzz setup setup-deny
+
+help:
+	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
+	@echo 'make test    all tests, against real libvirt, QEMU and guests'
+	@echo 'make build   the programs, in target/release'
+	@echo 'make lint    formatting, clippy, licenses, documentation'
+	@echo 'make bench   measure, and write docs/benchmarks.md'
+	@echo 'make fuzz    fuzz each parser for FUZZ_SECONDS=$(FUZZ_SECONDS) (needs the nightly toolchain and cargo-fuzz)'
+	@echo 'make setup   only install the packages that the others need'
+
+setup:
+	@tests/install-packages
+
+# Leaves the programs in target/release of the checkout, wherever they are built.
+build: setup
+	cargo build --locked --release --workspace
+	@mkdir -p target/release
+	@if ! [ '$(built)' -ef target/release ]; then cp --preserve=timestamps '$(built)/remora' target/release/; fi
+
+demo: build
+	'$(built)/demo'
+
+test: build
+	cargo test --locked --release --workspace
+
+bench: build
+	'$(built)/bench'
+
+lint: setup setup-deny
+	cargo fmt --all --check
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo deny --locked --workspace check bans licenses sources
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --release --workspace --no-deps
+
+# Unoptimised: it runs for a second and takes minutes to build.
+setup-deny:
+	@[ "$$(cargo deny --version 2>/dev/null)" = 'cargo-deny $(CARGO_DENY)' ] || \
+	    cargo install --quiet --locked --debug --root '$(tools)' --target-dir '$(cache)/tools/target' cargo-deny@$(CARGO_DENY)
+
+fuzz: setup
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	    cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
