@@ -131,6 +131,7 @@ mod tests {
             files: Vec::new(),
             socket_folder: "/nonexistent".into(),
             volumes: Vec::new(),
+            freezing_at_most: Duration::from_secs(1),
             frozen_at_most: Duration::from_secs(1),
         }
     }

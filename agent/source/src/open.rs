@@ -143,7 +143,8 @@ async fn prepare(vm: &Arc<Vm>, request: &OpenRequest, chosen: Vec<Chosen>) -> Re
         files: files.clone(),
         socket_folder: files::socket_folder(&options.run_dir, uuid),
         volumes,
-        frozen_at_most: quiesce::FREEZE_LIMIT * 2,
+        freezing_at_most: quiesce::FREEZE_LIMIT + quiesce::HOLD_LIMIT,
+        frozen_at_most: quiesce::HOLD_LIMIT,
     };
     let state = Arc::new(JobState::default());
     let guard = Guard::start(&options.watchdog, &spec, &state)
@@ -175,6 +176,9 @@ impl Job {
         let time = Timestamp::now();
         let begun = self.ask_libvirt().await;
         let stayed_frozen = self.thaw().await;
+        if quiesce != Quiesce::Never && self.guest == Guest::Thawed {
+            quiesce::forget_agent_deadline(&self.vm.domain).await;
+        }
         begun?;
         self.guard.tell(Step::Began).await?;
         let why_not = why_not.or(stayed_frozen.err());
@@ -195,6 +199,7 @@ impl Job {
         match quiesce::freeze(&self.vm.domain).await {
             Frozen::Yes(count) => {
                 self.guest = Guest::Frozen(count);
+                self.guard.tell(Step::Frozen).await?;
                 Ok(None)
             }
             Frozen::No(why) => {

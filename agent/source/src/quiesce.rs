@@ -3,22 +3,21 @@
 use std::time::Duration;
 
 use remora_core::{Error, ErrorKind};
-use virt::domain::Domain;
 use virt::error::ErrorNumber;
 use virt_sys::VIR_DOMAIN_RUNNING;
 
 use crate::connection::{CallError, DomainHandle, Repeat, USUAL};
 use crate::raw;
 
-/// How long the guest may take to freeze, and how long it may then stay frozen. The Windows agent's VSS gives up after
-/// 60 s (freeze) and 10 s (hold).
+/// How long the guest may take to freeze; Windows' VSS gives up after 60 s.
 pub(crate) const FREEZE_LIMIT: Duration = Duration::from_mins(1);
 
-/// The same for libvirt, in seconds.
-const FREEZE_SECONDS: u16 = 60;
+/// How long the guest may then stay frozen, which Windows' VSS limits to 10 s too. A job begins within a tenth of a
+/// second unless somebody else holds the VM.
+pub(crate) const HOLD_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long an answer to a thaw may take, in seconds.
-const THAW_SECONDS: u16 = 20;
+/// How long libvirt waits for an answer of the agent, in seconds.
+const AGENT_SECONDS: u16 = 60;
 
 /// What became of the wish to freeze.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +46,13 @@ pub(crate) async fn freeze(domain: &DomainHandle) -> Frozen {
         Ok(_) => return Frozen::No("the VM is paused".into()),
         Err(error) => return Frozen::No(error.message().to_owned()),
     }
-    let result = domain
-        .call(FREEZE_LIMIT + USUAL, Repeat::Never, |domain| with_agent_deadline(domain, raw::freeze, FREEZE_SECONDS))
-        .await;
-    match result {
+    // libvirt waits for an agent for ever unless told otherwise. Telling it needs the same lock as a backup job does:
+    // if that cannot be had, the guest would stay frozen until it can.
+    let told = domain.call(USUAL, Repeat::Safe, |domain| raw::set_agent_timeout(domain, Some(AGENT_SECONDS))).await;
+    if let Err(error) = told {
+        return Frozen::No(error.message().to_owned());
+    }
+    match domain.call(FREEZE_LIMIT + USUAL, Repeat::Never, raw::freeze).await {
         Ok(count) => Frozen::Yes(count),
         Err(error) if nothing_was_sent(&error) => Frozen::No(error.message().to_owned()),
         Err(error) => Frozen::Unsure(error.message().to_owned()),
@@ -59,27 +61,17 @@ pub(crate) async fn freeze(domain: &DomainHandle) -> Frozen {
 
 /// Thaws the guest, of which `frozen` filesystems were frozen.
 pub(crate) async fn thaw(domain: &DomainHandle, frozen: u32) -> Result<Thawed, CallError> {
-    let thawed = domain.call(USUAL, Repeat::Safe, thaw_now).await?;
+    let thawed = domain.call(FREEZE_LIMIT + USUAL, Repeat::Safe, raw::thaw).await?;
     Ok(if thawed >= frozen { Thawed::AllThatWereFrozen } else { Thawed::Fewer })
 }
 
-/// Thaws the guest and says how many filesystems were frozen.
-pub(crate) fn thaw_now(domain: &Domain) -> Result<u32, virt::error::Error> {
-    with_agent_deadline(domain, raw::thaw, THAW_SECONDS)
-}
-
-/// libvirt waits for ever for an agent unless told otherwise. What it was told before cannot be asked, so its default
-/// is restored.
-fn with_agent_deadline(
-    domain: &Domain,
-    work: fn(&Domain) -> Result<u32, virt::error::Error>,
-    seconds: u16,
-) -> Result<u32, virt::error::Error> {
-    // Fails if there is no agent, which `work` then says better.
-    raw::set_agent_timeout(domain, Some(seconds)).ok();
-    let result = work(domain);
-    raw::set_agent_timeout(domain, None).ok();
-    result
+/// After a freeze was tried, and never while the guest is frozen, for it can block: restores libvirt's default, as what
+/// was set before us cannot be asked.
+pub(crate) async fn forget_agent_deadline(domain: &DomainHandle) {
+    let told = domain.call(USUAL, Repeat::Safe, |domain| raw::set_agent_timeout(domain, None)).await;
+    if let Err(error) = told {
+        tracing::debug!(vm = %domain.vm, %error, "cannot restore libvirt's deadline for the guest agent");
+    }
 }
 
 /// For [`remora_core::point::Quiesce::Required`].

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::connection::{DomainHandle, Libvirt, Repeat, USUAL};
 use crate::job::{self, JobEnd, RunningJob};
 use crate::scratch::{self, Volume};
-use crate::{files, quiesce};
+use crate::{files, quiesce, raw};
 
 /// How often it looks at the clock and at the scratch files' filesystems.
 const TICK: Duration = Duration::from_millis(50);
@@ -45,7 +45,9 @@ pub(crate) struct Spec {
     pub(crate) files: Vec<PathBuf>,
     pub(crate) socket_folder: PathBuf,
     pub(crate) volumes: Vec<Volume>,
-    /// How long the guest may stay frozen.
+    /// How long freezing may take.
+    pub(crate) freezing_at_most: Duration,
+    /// How long the guest may then stay frozen.
     pub(crate) frozen_at_most: Duration,
 }
 
@@ -55,6 +57,8 @@ pub(crate) struct Spec {
 pub(crate) enum Step {
     /// The guest is about to be frozen.
     Freezing,
+    /// The guest is frozen.
+    Frozen,
     /// The guest is thawed, or was never frozen.
     Thawed,
     /// Nobody knows whether the guest is frozen: its agent did not answer.
@@ -110,8 +114,8 @@ pub fn main() -> ExitCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guest {
     Thawed,
-    /// Frozen on purpose, since then.
-    Frozen(Instant),
+    /// Frozen on purpose, or being frozen, and not to be later than then.
+    FrozenUntil(Instant),
     /// To be thawed as soon as its agent answers, until then.
     Stuck(Instant),
 }
@@ -183,7 +187,8 @@ impl Watch {
     fn hear(&mut self, line: Option<&str>) {
         let step = line.and_then(|line| serde_json::from_str(line).ok());
         match step {
-            Some(Step::Freezing) => self.guest = Guest::Frozen(Instant::now()),
+            Some(Step::Freezing) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.freezing_at_most),
+            Some(Step::Frozen) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.frozen_at_most),
             Some(Step::Thawed) => self.guest = Guest::Thawed,
             Some(Step::Unsure) => self.guest = Guest::Stuck(Instant::now() + THAW_FOR),
             Some(Step::Beginning) => self.job = Job::Beginning,
@@ -208,8 +213,8 @@ impl Watch {
     }
 
     async fn look_after_guest(&mut self) {
-        if let Guest::Frozen(since) = self.guest
-            && since.elapsed() > self.spec.frozen_at_most
+        if let Guest::FrozenUntil(limit) = self.guest
+            && Instant::now() > limit
         {
             self.guest = Guest::Stuck(Instant::now() + THAW_FOR);
         }
@@ -254,9 +259,10 @@ impl Watch {
 
 /// Whether the guest is surely not frozen now.
 async fn thaw(domain: &DomainHandle) -> bool {
-    match domain.call(USUAL, Repeat::Safe, quiesce::thaw_now).await {
+    match domain.call(USUAL, Repeat::Safe, raw::thaw).await {
         Ok(count) => {
-            tracing::info!(vm = %domain.vm, count, "thawed the guest");
+            eprintln!("remora watchdog: thawed {count} filesystems of the guest of {:?}", domain.vm.as_str());
+            quiesce::forget_agent_deadline(domain).await;
             true
         }
         // A guest that was switched off is not frozen.
@@ -299,7 +305,8 @@ mod tests {
 
     #[test]
     fn lines_mean_the_same_at_both_ends() {
-        let steps = [Step::Freezing, Step::Thawed, Step::Unsure, Step::Beginning, Step::Began, Step::Done];
+        let steps =
+            [Step::Freezing, Step::Frozen, Step::Thawed, Step::Unsure, Step::Beginning, Step::Began, Step::Done];
         for step in steps {
             let line = serde_json::to_string(&step).unwrap();
             assert_eq!(serde_json::from_str::<Step>(&line).unwrap(), step);
