@@ -1,1 +1,19 @@
-//! NBD client: fixed newstyle, structured replies, block status of several contexts, pipelined
+//! An NBD client for reading: fixed newstyle, structured replies, several metadata contexts, many requests in flight
+//! over one unix socket.
+//!
+//! Depends on tokio alone; knows nothing of VMs. The server is treated as hostile: whatever it sends costs bounded memory
+//! and time and is an error, never wrong data. Start reading at [`Client`]; `parse.rs` holds everything that looks at the
+//! server's bytes. The protocol: <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
+
+mod assembly;
+mod client;
+mod connection;
+mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod handshake;
+mod parse;
+mod proto;
+
+pub use client::{Client, ConnectOptions, ContextExtents, StatusExtent};
+pub use error::NbdError;

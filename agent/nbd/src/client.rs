@@ -1,0 +1,218 @@
+//! The client: connecting, and requests from any number of tasks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::connection::{self, Registered, Request, Shared};
+use crate::error::NbdError;
+use crate::handshake::{Negotiated, negotiate};
+use crate::proto::CMD_DISC;
+
+/// How long a server may take to take the last request.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// The export's name.
+    pub export: String,
+    /// The metadata contexts to ask for, such as `base:allocation` and `qemu:dirty-bitmap:NAME`. Which were granted,
+    /// [`Client::contexts`] tells.
+    pub contexts: Vec<String>,
+    /// How long the handshake, or one request, may take. A request that takes longer ends the connection.
+    pub request_timeout: Duration,
+    /// How many requests may be on their way at once; more wait. At least one.
+    pub max_in_flight: usize,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { export: String::new(), contexts: Vec::new(), request_timeout: Duration::from_mins(1), max_in_flight: 32 }
+    }
+}
+
+/// What the server told of a range in one context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextExtents {
+    /// The context's name.
+    pub context: String,
+    /// From the range's start, without gaps; possibly not to its end.
+    pub extents: Vec<StatusExtent>,
+}
+
+/// A stretch with one status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusExtent {
+    /// Bytes, at least one.
+    pub length: u64,
+    /// What the context says of them, in its own bits.
+    pub flags: u32,
+}
+
+/// A connection to one export. Cheap to clone; it ends with its last clone. Futures may be dropped at any time.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    tasks: [JoinHandle<()>; 2],
+    negotiated: Negotiated,
+    names: Vec<String>,
+    limit: Duration,
+    peer_pid: Option<u32>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(&self.0.negotiated).finish()
+    }
+}
+
+impl Client {
+    /// Connects to a unix socket and opens an export.
+    pub async fn connect_unix(path: &Path, options: ConnectOptions) -> Result<Self, NbdError> {
+        let failed = |source| NbdError::Connect { path: path.into(), source: Arc::new(source) };
+        Self::connect_stream(UnixStream::connect(path).await.map_err(failed)?, options).await
+    }
+
+    /// Opens an export over a connected socket.
+    pub async fn connect_stream(mut stream: UnixStream, options: ConnectOptions) -> Result<Self, NbdError> {
+        let limit = options.request_timeout;
+        let peer_pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        let negotiated = timeout(limit, negotiate(&mut stream, &options.export, &options.contexts))
+            .await
+            .map_err(|_| NbdError::Timeout { what: "the handshake", limit })??;
+        let ids = negotiated.contexts.iter().map(|context| context.0).collect();
+        let shared = Arc::new(Shared::new(options.max_in_flight, ids, negotiated.structured));
+        let (requests, to_write) = mpsc::channel(options.max_in_flight.max(1));
+        let (reading, writing) = stream.into_split();
+        let tasks = [
+            tokio::spawn(connection::read_replies(reading, Arc::clone(&shared))),
+            tokio::spawn(connection::write_requests(writing, to_write, Arc::clone(&shared))),
+        ];
+        let names = negotiated.contexts.iter().map(|context| context.1.clone()).collect();
+        Ok(Self(Arc::new(Inner { shared, requests, tasks, negotiated, names, limit, peer_pid })))
+    }
+
+    /// The export's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.negotiated.size
+    }
+
+    /// The contexts that were granted, of those asked for.
+    pub fn contexts(&self) -> &[String] {
+        &self.0.names
+    }
+
+    /// The process at the other end of the socket, if it is in a namespace that we see.
+    pub fn peer_pid(&self) -> Option<u32> {
+        self.0.peer_pid
+    }
+
+    /// Reads exactly `len` bytes. A read longer than the server takes at once is split.
+    pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes, NbdError> {
+        let (start, end) = self.aligned(offset, len)?;
+        if (start, end) == (offset, offset + u64::from(len)) && len <= self.max_request() {
+            return self.read_once(offset, len).await;
+        }
+        let mut all = BytesMut::with_capacity((end - start) as usize);
+        let mut at = start;
+        while at < end {
+            let step = (end - at).min(u64::from(self.max_request())) as u32;
+            all.extend_from_slice(&self.read_once(at, step).await?);
+            at += u64::from(step);
+        }
+        let skip = (offset - start) as usize;
+        Ok(all.freeze().slice(skip..skip + len as usize))
+    }
+
+    async fn read_once(&self, offset: u64, len: u32) -> Result<Bytes, NbdError> {
+        self.ask("a read", |place| self.0.shared.read(offset, len, place)).await
+    }
+
+    /// What the granted contexts say of the `len` bytes at `offset`, one entry for each. The server may tell of less,
+    /// but of at least one byte.
+    pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<ContextExtents>, NbdError> {
+        let (start, end) = self.aligned(offset, len)?;
+        let asked = u32::try_from(end - start).unwrap_or(u32::MAX - (self.0.negotiated.min_block - 1));
+        let status = self.ask("a block status", |place| self.0.shared.status(start, asked, place)).await?;
+        let of_context = |(id, name): &(u32, String)| {
+            let told = status.iter().find(|told| told.0 == *id);
+            let extents = told.map(|told| cut(&told.1, offset - start, u64::from(len))).unwrap_or_default();
+            if extents.is_empty() {
+                return Err(NbdError::Protocol("it tells nothing of a granted context"));
+            }
+            Ok(ContextExtents { context: name.clone(), extents })
+        };
+        self.0.negotiated.contexts.iter().map(of_context).collect()
+    }
+
+    /// Tells the server that nothing more comes, and ends the connection. What is on its way fails.
+    pub async fn disconnect(&self) {
+        // A server that takes no more requests learns it from the closed socket.
+        drop(timeout(GOODBYE, self.0.requests.send(connection::request(CMD_DISC, u64::MAX, 0, 0))).await);
+        self.0.shared.end(&NbdError::Disconnected(None));
+    }
+
+    fn max_request(&self) -> u32 {
+        self.0.negotiated.max_request / self.0.negotiated.min_block * self.0.negotiated.min_block
+    }
+
+    /// The range rounded outward to what the server takes; the export's end counts as aligned.
+    fn aligned(&self, offset: u64, len: u32) -> Result<(u64, u64), NbdError> {
+        let size = self.size();
+        let end = offset.checked_add(u64::from(len)).filter(|end| *end <= size && len > 0);
+        let end = end.ok_or(NbdError::OutOfRange { offset, len, size })?;
+        let block = u64::from(self.0.negotiated.min_block);
+        Ok((offset / block * block, end.next_multiple_of(block).min(size)))
+    }
+
+    /// Sends what `register` notes, and waits for its answer.
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        register: impl FnOnce(OwnedSemaphorePermit) -> Result<Registered<T>, NbdError>,
+    ) -> Result<T, NbdError> {
+        let shared = &self.0.shared;
+        let place = Arc::clone(&shared.places).acquire_owned().await.map_err(|_| shared.why_ended())?;
+        let (request, answer) = register(place)?;
+        let exchange = async {
+            self.0.requests.send(request).await.map_err(|_| shared.why_ended())?;
+            answer.await.map_err(|_| shared.why_ended())?
+        };
+        timeout(self.0.limit, exchange).await.unwrap_or_else(|_| {
+            let late = NbdError::Timeout { what, limit: self.0.limit };
+            shared.end(&late);
+            Err(late)
+        })
+    }
+}
+
+/// Extents without their first `skip` bytes, and at most `len` bytes of them.
+fn cut(extents: &[(u64, u32)], mut skip: u64, mut len: u64) -> Vec<StatusExtent> {
+    let mut out = Vec::with_capacity(extents.len());
+    for (length, flags) in extents {
+        let skipped = skip.min(*length);
+        skip -= skipped;
+        let length = (length - skipped).min(len);
+        len -= length;
+        if length > 0 {
+            out.push(StatusExtent { length, flags: *flags });
+        }
+    }
+    out
+}
