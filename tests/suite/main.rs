@@ -5,3 +5,4 @@
 mod guest_works;
 mod lab_works;
 mod layouts;
+mod source;

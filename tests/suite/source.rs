@@ -41,27 +41,25 @@ fn watchdog_command() -> Vec<OsString> {
     [OsString::from("env"), format!("{WATCHDOG}=1").into(), own.into()].into_iter().chain(arguments).collect()
 }
 
-/// Set for the process that is to be a run that will be killed: libvirt's URI, the run folder, the VM, the quiesce.
+/// Set for the process that is to be a run that will be killed: libvirt's URI, the run folder, the VM.
 const VICTIM: &str = "REMORA_TEST_IS_VICTIM";
 
 /// This test binary, run as a backup that opens a VM and stays so until it is killed.
 #[test]
 fn victim_process() {
     let Ok(text) = std::env::var(VICTIM) else { return };
-    let (uri, run_dir, vm, quiesce): (String, PathBuf, String, Quiesce) = serde_json::from_str(&text).unwrap();
+    let (uri, run_dir, vm): (String, PathBuf, String) = serde_json::from_str(&text).unwrap();
     let bench = Bench::at(&uri, run_dir, None);
     wait_for(async {
         let claimed = bench.source.claim(&VmName::new(vm).unwrap(), Patience::None).await.unwrap();
-        let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: None }];
-        let request = OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce };
-        let _view = claimed.open(&request).await.unwrap();
+        let _view = open_all(&*claimed, &bench.checkpoint()).await.unwrap();
         std::future::pending::<()>().await;
     });
 }
 
 /// Starts a [`victim_process`].
-fn victim(bench: &Bench, domain: &Domain<'_>, quiesce: Quiesce) -> Child {
-    let what = (domain.lab().uri(), &bench.run_dir, domain.name(), quiesce);
+fn victim(bench: &Bench, domain: &Domain<'_>) -> Child {
+    let what = (domain.lab().uri(), &bench.run_dir, domain.name());
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "source::victim_process", "--quiet"])
         .env(VICTIM, serde_json::to_string(&what).unwrap())
@@ -110,9 +108,8 @@ impl Bench {
     /// A point: opens all disks since the given checkpoints, reads them, closes.
     async fn point(&self, domain: &Domain<'_>, before: Option<&Taken>) -> Taken {
         let claimed = self.claim(domain).await;
-        let since = |disk: &DiskState| {
-            before.filter(|b| b.checkpointed.contains(&disk.name)).map(|b| b.checkpoint.clone())
-        };
+        let since =
+            |disk: &DiskState| before.filter(|b| b.checkpointed.contains(&disk.name)).map(|b| b.checkpoint.clone());
         let disks = claimed.state().disks.iter().map(|d| OpenDisk { name: d.name.clone(), since: since(d) }).collect();
         let request = OpenRequest { disks, checkpoint: self.checkpoint(), quiesce: Quiesce::Never };
         let view = claimed.open(&request).await.unwrap();

@@ -1,8 +1,8 @@
 //! Which checkpoints an increment can start from, and that increments are exact.
 
-use remora_core::ErrorKind;
 use remora_core::point::Quiesce;
 use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest};
+use remora_core::{DiskName, ErrorKind};
 use remora_tests::{DiskSpec, KIB, Lab, MIB};
 
 use super::{Bench, ExtentState, Taken, bitmaps, checkpoints, open_all, wait_for};
@@ -90,7 +90,7 @@ fn a_raw_disk_is_read_whole_beside_an_increment() {
         let state = bench.claim(&domain).await.state().clone();
         assert!(matches!(&state.disks[1].bitmaps, Bitmaps::Unable(why) if why.contains("raw")), "{state:?}");
         let full = bench.point(&domain, None).await;
-        assert_eq!(full.checkpointed.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["vda"]);
+        assert_eq!(full.checkpointed.iter().map(DiskName::as_str).collect::<Vec<_>>(), ["vda"]);
         domain.write("vda", 0x22, 0, 4 * KIB);
         domain.write("vdb", 0x33, MIB, 4 * KIB);
         let truths = domain.truths(&["vda", "vdb"]);

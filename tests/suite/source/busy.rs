@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use remora_core::ErrorKind;
-use remora_core::point::Quiesce;
 use remora_core::ports::Patience;
 use remora_tests::{DiskSpec, Domain, Lab, MIB, wait_until};
 
@@ -83,7 +82,7 @@ fn a_view_dropped_without_close_is_cleaned_up_by_its_watchdog() {
 fn a_killed_run_is_cleaned_up_by_its_watchdog() {
     let domain = Lab::shared().domain("victim").disk(DiskSpec::qcow2("vda", 16 * MIB)).paused();
     let bench = Bench::new(Lab::shared());
-    let mut run = victim(&bench, &domain, Quiesce::Never);
+    let mut run = victim(&bench, &domain);
     wait_until("the victim does not begin", Duration::from_secs(30), || bench.left_behind(&domain).len() == 4);
     run.kill().unwrap();
     run.wait().unwrap();

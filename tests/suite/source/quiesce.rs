@@ -1,15 +1,24 @@
 //! Guests that freeze, cannot, will not, and do not answer.
 
-use std::thread;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use remora_core::point::{Quiesce, Quiesced};
 use remora_core::ports::{OpenDisk, OpenRequest, Outcome};
 use remora_core::{Error, ErrorKind};
-use remora_tests::guest::Agent;
-use remora_tests::{DiskSpec, Domain, Lab, MIB, wait_until};
+use remora_tests::{Agent, DiskSpec, Domain, Format, Lab, MIB, run, wait_until};
+use serde_json::json;
 
-use super::{Bench, checkpoints, victim, wait_for};
+use super::{Bench, checkpoints, wait_for, watchdog_command};
+
+/// A guest with a mounted filesystem: there must be something to freeze.
+fn guest(name: &str, agent: Agent) -> Domain<'static> {
+    let raw = Lab::shared().scratch("ext4").join("disk.raw");
+    std::fs::File::create(&raw).unwrap().set_len(64 * MIB).unwrap();
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&raw)).ok();
+    Lab::shared().domain(name).disk(DiskSpec::holding("vda", Format::Qcow2, &raw)).booted(agent)
+}
 
 /// Opens and closes; what became of the wish.
 async fn quiesced(bench: &Bench, domain: &Domain<'_>, quiesce: Quiesce) -> Result<Quiesced, Error> {
@@ -49,12 +58,13 @@ fn a_guest_without_an_agent_cannot_be_frozen() {
 
 #[test]
 fn a_working_guest_is_frozen_for_the_instant_and_thawed() {
-    let domain = Lab::shared().domain("freezing").disk(DiskSpec::qcow2("vda", 64 * MIB)).booted(Agent::Works);
+    let domain = guest("freezing", Agent::Works);
     let bench = Bench::new(Lab::shared());
     wait_for(async {
         for quiesce in [Quiesce::Required, Quiesce::Preferred] {
+            domain.guest().sh("echo not synced >/mnt/vda/file");
             assert_eq!(quiesced(&bench, &domain, quiesce).await.unwrap(), Quiesced::Frozen);
-            let status = domain.guest().agent("guest-fsfreeze-status", &serde_json::json!({}));
+            let status = domain.guest().agent("guest-fsfreeze-status", &json!({}));
             assert_eq!(status, "thawed");
         }
     });
@@ -62,7 +72,7 @@ fn a_working_guest_is_frozen_for_the_instant_and_thawed() {
 
 #[test]
 fn a_guest_that_refuses_to_freeze_is_not_left_frozen() {
-    let domain = Lab::shared().domain("refusing").disk(DiskSpec::qcow2("vda", 64 * MIB)).booted(Agent::RefusesToFreeze);
+    let domain = guest("refusing", Agent::RefusesToFreeze);
     let bench = Bench::new(Lab::shared());
     wait_for(assert_unfrozen(&bench, &domain, "freeze"));
     domain.guest().sh("true");
@@ -70,7 +80,7 @@ fn a_guest_that_refuses_to_freeze_is_not_left_frozen() {
 
 #[test]
 fn a_guest_whose_agent_hangs_holds_nothing_up() {
-    let domain = Lab::shared().domain("hung").disk(DiskSpec::qcow2("vda", 64 * MIB)).booted(Agent::Works);
+    let domain = guest("hung", Agent::Works);
     let bench = Bench::new(Lab::shared());
     wait_for(async {
         domain.guest().hang_agent();
@@ -80,50 +90,52 @@ fn a_guest_whose_agent_hangs_holds_nothing_up() {
     });
 }
 
-/// Keeps libvirt from starting a job for so long: QEMU's monitor is busy, which holds libvirt's lock on the domain.
-fn hold_monitor(domain: &Domain<'_>, time: Duration) {
-    domain.qemu_io("vda", &format!("sleep {}", time.as_millis()));
+/// A watchdog process that is spoken to by the test instead of a run.
+fn watchdog(bench: &Bench, domain: &Domain<'_>, frozen_at_most: Duration) -> (Child, ChildStdin) {
+    let command = watchdog_command();
+    let mut process = Command::new(&command[0]);
+    let mut process = process.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let spec = json!({
+        "uri": domain.lab().uri(), "vm": domain.name(), "uuid": domain.uuid(), "checkpoint": bench.checkpoint(),
+        "files": [], "socket_folder": bench.run_dir.join("none"), "volumes": [],
+        "freezing_at_most": Duration::from_mins(1), "frozen_at_most": frozen_at_most,
+    });
+    let mut input = process.stdin.take().unwrap();
+    writeln!(input, "{spec}").unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "\"ready\""), "the watchdog watches");
+    (process, input)
 }
 
 #[test]
-fn a_guest_that_would_stay_frozen_for_too_long_is_thawed() {
-    let domain = Lab::shared().domain("held").disk(DiskSpec::qcow2("vda", 64 * MIB)).booted(Agent::Works);
+fn a_watchdog_thaws_a_guest_that_stays_frozen_or_whose_run_died() {
+    let domain = guest("held", Agent::Works);
     let bench = Bench::new(Lab::shared());
-    thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            wait_for(async {
-                let claimed = bench.claim(&domain).await;
-                scope.spawn(|| hold_monitor(&domain, Duration::from_secs(20)));
-                let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: None }];
-                let request = OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce: Quiesce::Required };
-                claimed.open(&request).await.err().expect("it was not frozen at the instant")
-            })
-        });
-        wait_until("the guest is not frozen", Duration::from_secs(15), || domain.guest().frozen());
-        wait_until("the guest stays frozen", Duration::from_secs(14), || !domain.guest().frozen());
-        assert!(!run.is_finished(), "libvirt still waits for QEMU");
-        let error = run.join().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
-    });
-    bench.assert_nothing_left(&domain);
-    assert!(checkpoints(&domain).is_empty());
-}
 
-#[test]
-fn a_guest_is_thawed_when_its_run_is_killed() {
-    let domain = Lab::shared().domain("orphan").disk(DiskSpec::qcow2("vda", 64 * MIB)).booted(Agent::Works);
-    let bench = Bench::new(Lab::shared());
-    thread::scope(|scope| {
-        let locked = bench.run_dir.join(format!("{}.lock", domain.uuid()));
-        let mut run = victim(&bench, &domain, Quiesce::Required);
-        // Its socket's folder is made after the claim and before the freeze.
-        wait_until("the victim does not claim", Duration::from_secs(20), || locked.with_extension("").exists());
-        let hold = scope.spawn(|| hold_monitor(&domain, Duration::from_secs(12)));
-        wait_until("the guest is not frozen", Duration::from_secs(10), || domain.guest().frozen());
-        run.kill().unwrap();
-        run.wait().unwrap();
-        wait_until("the guest stays frozen", Duration::from_secs(5), || !domain.guest().frozen());
-        assert!(!hold.is_finished(), "this was the watchdog's thaw, not the run's");
-    });
-    bench.wait_until_nothing_is_left(&domain);
+    let (mut process, mut input) = watchdog(&bench, &domain, Duration::from_secs(2));
+    writeln!(input, "\"freezing\"").unwrap();
+    domain.guest().freeze();
+    writeln!(input, "\"frozen\"").unwrap();
+    assert!(domain.guest().frozen());
+    wait_until("the guest stays frozen", Duration::from_secs(10), || !domain.guest().frozen());
+    drop(input);
+    assert!(process.wait().unwrap().success());
+
+    for step in ["freezing", "frozen"] {
+        let (mut process, mut input) = watchdog(&bench, &domain, Duration::from_mins(1));
+        writeln!(input, "\"{step}\"").unwrap();
+        domain.guest().freeze();
+        assert!(domain.guest().frozen());
+        drop(input);
+        wait_until("the guest stays frozen", Duration::from_secs(10), || !domain.guest().frozen());
+        assert!(process.wait().unwrap().success(), "it ends when its work is done");
+    }
+
+    // One that was told that all is well leaves the guest alone.
+    let (mut process, mut input) = watchdog(&bench, &domain, Duration::from_mins(1));
+    domain.guest().freeze();
+    writeln!(input, "\"done\"").unwrap();
+    assert!(process.wait().unwrap().success());
+    assert!(domain.guest().frozen());
+    domain.guest().thaw();
 }
