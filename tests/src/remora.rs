@@ -27,6 +27,8 @@ impl Remora {
             .with("REMORA_REPO", repository)
             .with("REMORA_PASSPHRASE", PASSPHRASE)
             .with("LIBVIRT_DEFAULT_URI", lab.uri())
+            .with("REMORA_RUN_DIR", lab.dir().join("remora"))
+            .with("REMORA_CONFIG", "/dev/null") // Not the one of whoever runs the tests.
     }
 
     /// For a new repository in a folder of the lab's.
