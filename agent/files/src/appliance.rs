@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::guestfish::{Guestfish, Start, quoted};
 use crate::layout::{self, Filesystem, Layout, ROOT};
-use crate::mountpoint::{self, Folder};
+use crate::mountpoint;
 use crate::process;
 use crate::scratch::Scratch;
 use crate::views::{self, View};
@@ -32,7 +32,7 @@ pub struct ApplianceOptions {
 impl Default for ApplianceOptions {
     fn default() -> Self {
         // A cold emulated boot takes half a minute on a busy machine.
-        Self { cache: None, scratch: None, memory_mib: 768, patience: Duration::from_secs(300) }
+        Self { cache: None, scratch: None, memory_mib: 768, patience: Duration::from_mins(5) }
     }
 }
 
@@ -211,9 +211,9 @@ impl Appliance {
     }
 
     /// Why `files` is not served any more, if that is so.
-    pub(crate) fn failure(&self, folder: &Folder) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         if let Some(how) = self.guestfish.group.exit() {
-            let unmounted = how == "exit status: 0" && !mountpoint::is_mounted(folder.path(), &self.files);
+            let unmounted = how == "exit status: 0" && !mountpoint::is_mounted(&self.files);
             return Some(if unmounted { "files/ was unmounted".into() } else { format!("guestfish ended ({how})") });
         }
         self.qemu.is_some_and(|pid| !process::runs(pid)).then(|| "the appliance's QEMU ended".into())
@@ -234,8 +234,7 @@ impl Appliance {
 /// Nothing of an appliance that is forgotten stays: not its mount, its processes, or its files.
 impl Drop for Appliance {
     fn drop(&mut self) {
-        let folder = self.files.parent().unwrap_or(Path::new("/"));
-        if mountpoint::is_mounted(folder, &self.files) {
+        if mountpoint::is_mounted(&self.files) {
             let _ = mountpoint::unmount(&self.files);
         }
         self.guestfish.group.signal(Signal::SIGKILL);

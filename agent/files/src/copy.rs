@@ -9,11 +9,11 @@ mod contents;
 mod node;
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
 use remora_core::ports::Progress;
 use remora_core::{Error, ErrorKind, Result};
@@ -105,25 +105,24 @@ fn open_folder(path: &Path) -> Result<std::fs::File> {
     std::fs::File::open(path).map_err(|source| Error::io(format!("opening {}", path.display()), source))
 }
 
-/// Opens a path without leaving the folder or following any link; an `O_PATH` handle, whatever it is.
-pub(crate) fn open_beneath(folder: std::os::fd::BorrowedFd<'_>, path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
+/// Opens a path without leaving the folder or following any link; an `O_PATH` handle, whatever it is, a link itself
+/// included.
+fn open_beneath(folder: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let handle = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-        .mode(Mode::empty())
+        .flags(handle | OFlag::O_DIRECTORY)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    // With both flags, a link at the end is opened itself only by openat; its folder is opened safely first.
+    let or_here = |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            let parent = openat2(folder, parent, how)?;
-            nix::fcntl::openat(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+            let parent = openat2(folder, &or_here(parent), how)?;
+            openat(&parent, name, handle | OFlag::O_NOFOLLOW, Mode::empty())
         }
-        _ => openat2(folder, path, how),
+        _ => openat2(folder, &or_here(path), how),
     }
 }
 
-fn not_opened(root: std::os::fd::BorrowedFd<'_>, from: &Path, errno: Errno) -> Error {
+fn not_opened(root: BorrowedFd<'_>, from: &Path, errno: Errno) -> Error {
     let shown = Path::new("/").join(from);
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => {
@@ -144,7 +143,7 @@ fn not_opened(root: std::os::fd::BorrowedFd<'_>, from: &Path, errno: Errno) -> E
     }
 }
 
-fn first_link(root: std::os::fd::BorrowedFd<'_>, from: &Path) -> Option<(PathBuf, PathBuf)> {
+fn first_link(root: BorrowedFd<'_>, from: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut ancestors: Vec<_> = from.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
     ancestors.reverse();
     let link = |path: &Path| {
@@ -157,10 +156,10 @@ fn first_link(root: std::os::fd::BorrowedFd<'_>, from: &Path) -> Option<(PathBuf
 /// The folder to write to, with its path, and the name to write there.
 fn destination(dest: &Path, own_name: Option<&OsStr>) -> Result<((std::fs::File, PathBuf), OsString)> {
     // A link to a folder is followed here: the person named it.
-    if dest.is_dir() {
-        if let Some(name) = own_name {
-            return Ok(((open_folder(dest)?, dest.to_owned()), name.to_owned()));
-        }
+    if dest.is_dir()
+        && let Some(name) = own_name
+    {
+        return Ok(((open_folder(dest)?, dest.to_owned()), name.to_owned()));
     }
     let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else {
         let what = format!("{} cannot be copied to", dest.display());

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::read_ahead::ReadAhead;
 
 /// A point never changes, so the kernel may keep what it was told.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
+const FOREVER: Duration = Duration::from_hours(24);
 /// Reads served at once, of at most [`PIECE_SIZE`] each: what bounds this filesystem's memory.
 const READS: usize = 24;
 /// Of these, fetched ahead of any request.
@@ -53,9 +53,14 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Breaks off what is running, answering `EIO` where somebody still waits, and waits until nothing runs.
-    pub(crate) async fn end(&self) {
+    /// Breaks off what is running, answering `EIO` where somebody still waits; what is asked later gets it at once.
+    pub(crate) fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    /// The same, and waits until nothing runs.
+    pub(crate) async fn end(&self) {
+        self.cancel();
         self.tracker.close();
         self.tracker.wait().await;
     }

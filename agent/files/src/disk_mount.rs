@@ -74,6 +74,7 @@ impl Drop for DiskMount {
     fn drop(&mut self) {
         if self.session.as_ref().is_some_and(|session| !session.guard.is_finished()) {
             let _ = mountpoint::unmount(&self.at);
+            self.tasks.cancel();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use remora_core::DiskName;
 
+use crate::escapes::Escapes;
 use crate::layout::{Device, letter_index, split_number, volume};
 
 /// One line that mounts a filesystem somewhere.
@@ -30,32 +31,13 @@ fn parse_line(line: &str) -> Option<Entry> {
         return None;
     }
     let mut fields = line.split_whitespace();
-    let (spec, folder, _kind) = (unescape(fields.next()?), unescape(fields.next()?), fields.next()?);
+    let (spec, folder, _kind) =
+        (Escapes::Octal.decode_text(fields.next()?), Escapes::Octal.decode_text(fields.next()?), fields.next()?);
     let on_a_disk = spec.starts_with("/dev/") || tag(&spec).is_some();
     let option = |o: &&str| o.starts_with("subvol=") || o.starts_with("subvolid=");
     let subvolume = fields.next().and_then(|options| options.split(',').find(option)).map(str::to_owned);
     on_a_disk.then_some(())?;
     Some(Entry { spec, folder: clean(&folder)?, subvolume })
-}
-
-/// fstab writes spaces and the like as three octal digits.
-fn unescape(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text);
-    while let Some((plain, escape)) = rest.split_once('\\') {
-        bytes.extend_from_slice(plain.as_bytes());
-        match escape.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &escape[3..];
-            }
-            None => {
-                bytes.push(b'\\');
-                rest = escape;
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An absolute path without detours, or none.
@@ -80,10 +62,10 @@ pub(crate) fn resolve<'a>(spec: &str, devices: &'a [Device], disks: &[DiskName])
         let first = named.next()?;
         return named.all(|other| other.name == first.name).then_some(first);
     }
-    if let Some(wanted) = volume(spec).or_else(|| volume_path(spec)) {
-        if let Some(found) = devices.iter().find(|d| d.kind == "lvm" && volume(&d.name).as_ref() == Some(&wanted)) {
-            return Some(found);
-        }
+    if let Some(wanted) = volume(spec).or_else(|| volume_path(spec))
+        && let Some(found) = devices.iter().find(|d| d.kind == "lvm" && volume(&d.name).as_ref() == Some(&wanted))
+    {
+        return Some(found);
     }
     let (disk, partition) = kernel_name(spec.strip_prefix("/dev/")?, disks)?;
     let mut ours = devices.iter().filter(|d| crate::layout::scsi_disk(&d.name) == Some((disk, partition)));

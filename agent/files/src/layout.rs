@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use remora_core::DiskName;
 
 use crate::appliance::Skipped;
+use crate::escapes::Escapes;
 
 /// What lists the block devices within the appliance. One process there: asking libguestfs device by device takes
 /// seconds under emulation (`list-filesystems` alone 8 s).
@@ -65,7 +66,7 @@ fn parse_device(line: &str) -> Option<Device> {
     let (mut device, mut rest) = (Device::default(), line.trim());
     while let Some((key, quoted)) = rest.split_once("=\"") {
         let (value, after) = quoted.split_once('"')?;
-        let value = unescape(value);
+        let value = Escapes::Hexadecimal.decode_text(value);
         match key.trim() {
             "NAME" => device.name = value,
             "TYPE" => device.kind = value,
@@ -82,26 +83,6 @@ fn parse_device(line: &str) -> Option<Device> {
     // Names become arguments of commands.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+' | '.' | ':');
     (device.name.starts_with("/dev/") && device.name.chars().all(plain)).then_some(device)
-}
-
-/// lsblk writes `\xNN` for every byte that is not plain.
-fn unescape(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text);
-    while let Some((plain, escape)) = rest.split_once("\\x") {
-        bytes.extend_from_slice(plain.as_bytes());
-        match escape.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &escape[2..];
-            }
-            None => {
-                bytes.extend_from_slice(b"\\x");
-                rest = escape;
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Gives every filesystem on our disks its folder. The appliance has disks of its own behind ours; they are left out.

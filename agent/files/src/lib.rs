@@ -18,6 +18,7 @@ mod appliance;
 mod copy;
 mod disk_fs;
 mod disk_mount;
+mod escapes;
 mod fstab;
 mod guestfish;
 mod layout;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use remora_core::ports::{PointReader, Progress};
 use remora_core::{Error, ErrorKind, Result};
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use crate::appliance::{Appliance, ApplianceOptions, Boot, Skipped};
 use crate::copy::{self, Copied, CopyOptions};
@@ -63,10 +63,7 @@ impl Mount {
     /// # Errors
     /// `Invalid`, `Exists` or `Busy` for a folder that cannot be used; `Unavailable` if the appliance does not start.
     pub async fn start(reader: Arc<dyn PointReader>, folder: &Path, options: &MountOptions) -> Result<Mounted> {
-        let path = folder.to_owned();
-        let folder = tokio::task::spawn_blocking(move || Folder::prepare(&path))
-            .await
-            .map_err(|e| Error::new(ErrorKind::Failed, "preparing the mount").because(e))??;
+        let folder = prepare(folder).await?;
         let names: Vec<_> = reader.point().disks.iter().map(|disk| disk.name.clone()).collect();
         let mut mounted =
             Mounted { appliance: None, disks: None, filesystems: Vec::new(), skipped: Vec::new(), folder };
@@ -88,6 +85,16 @@ impl Mount {
         }
         Ok(mounted)
     }
+}
+
+async fn prepare(folder: &Path) -> Result<Folder> {
+    let path = folder.to_owned();
+    let prepared = tokio::task::spawn_blocking(move || Folder::prepare(&path));
+    let Ok(prepared) = timeout(Duration::from_secs(30), prepared).await else {
+        let what = format!("what is mounted on {} does not answer", folder.display());
+        return Err(Error::new(ErrorKind::Busy, what).advise("Stop that mount, or name another folder."));
+    };
+    prepared.map_err(|e| Error::new(ErrorKind::Failed, "preparing the mount").because(e))?
 }
 
 impl Mounted {
@@ -120,7 +127,7 @@ impl Mounted {
             if self.disks.as_ref().is_none_or(DiskMount::ended) {
                 return Ended::Disks;
             }
-            let Some(why) = self.appliance.as_ref().and_then(|appliance| appliance.failure(&self.folder)) else {
+            let Some(why) = self.appliance.as_ref().and_then(Appliance::failure) else {
                 continue;
             };
             tracing::warn!("the guest's files are not served any more: {why}");
@@ -181,11 +188,7 @@ impl Mounted {
         // Unmounting is what makes guestfish end by itself.
         let first = mountpoint::unmount(&path);
         let ended = appliance.end().await;
-        if mountpoint::is_mounted(self.folder.path(), &path) {
-            mountpoint::unmount(&path)?
-        } else {
-            first?
-        }
-        ended
+        let second = if mountpoint::is_mounted(&path) { mountpoint::unmount(&path) } else { first };
+        second.and(ended)
     }
 }

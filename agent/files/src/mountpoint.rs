@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::statvfs::statvfs;
 use remora_core::{Error, ErrorKind, Result};
+
+use crate::escapes::Escapes;
 
 /// `DIR`, with `DIR/disks` and `DIR/files` to mount on.
 #[derive(Debug)]
@@ -68,7 +72,7 @@ impl Folder {
                 umount2(&part, MntFlags::MNT_DETACH)
                     .map_err(|e| Error::io(format!("unmounting the dead {}", part.display()), e.into()))?;
             }
-            if is_mounted(&self.path, &part) {
+            if is_mounted(&part) {
                 let what = format!("something is mounted on {} already", part.display());
                 return Err(Error::new(ErrorKind::Busy, what).advise("Stop that mount, or name another folder."));
             }
@@ -79,7 +83,7 @@ impl Folder {
             let ours = entry.file_name() == "disks" || entry.file_name() == "files";
             let empty = ours && fs::read_dir(entry.path()).is_ok_and(|mut content| content.next().is_none());
             if !empty {
-                let what = format!("{} is not empty: it holds {:?}", self.path.display(), entry.file_name());
+                let what = format!("{} is not empty: it holds {}", self.path.display(), entry.file_name().display());
                 return Err(Error::new(ErrorKind::Exists, what).advise("Name an empty or a new folder."));
             }
         }
@@ -98,18 +102,17 @@ impl Drop for Folder {
     }
 }
 
-/// Whether the server of what is mounted there is gone.
+/// Whether the server of what is mounted there is gone. Asked by statfs, which the kernel answers from no cache.
 fn is_dead(path: &Path) -> bool {
-    let errno = fs::metadata(path).err().and_then(|e| e.raw_os_error());
-    matches!(errno.map(Errno::from_raw), Some(Errno::ENOTCONN | Errno::ECONNABORTED))
+    is_mounted(path) && matches!(statvfs(path), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
-/// Whether something, dead or alive, is mounted on `part` of `folder`.
-pub(crate) fn is_mounted(folder: &Path, part: &Path) -> bool {
-    match (fs::metadata(folder), fs::metadata(part)) {
-        (Ok(folder), Ok(part)) => folder.dev() != part.dev(),
-        _ => is_dead(part),
-    }
+/// Whether something, dead, hanging or alive, is mounted on `path`, which is absolute and holds no link. Told by the
+/// kernel's list, for a look at the folder itself would wait for its server.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let Ok(list) = fs::read("/proc/self/mountinfo") else { return false };
+    let mut points = list.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    points.any(|point| Escapes::Octal.decode(point) == path.as_os_str().as_bytes())
 }
 
 /// Unmounts `path` and removes it as a folder, lazily if somebody uses it: it is gone from sight at once, and whoever
@@ -149,6 +152,12 @@ mod tests {
         fs::create_dir_all(used.join("files/precious")).unwrap();
         assert_eq!(kind(&used), ErrorKind::Exists);
         assert!(used.join("files/precious").exists());
+    }
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        assert!(is_mounted(Path::new("/proc")));
+        assert!(!is_mounted(Path::new("/proc/self")));
     }
 
     #[test]

@@ -14,7 +14,8 @@ const LOCK: &str = "lock";
 pub(crate) struct Scratch {
     folder: TempDir,
     /// Held for as long as somebody uses the folder.
-    _lock: File,
+    #[allow(dead_code, reason = "it is held, not read")]
+    lock: File,
 }
 
 impl Scratch {
@@ -24,7 +25,7 @@ impl Scratch {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
         let lock = File::create(folder.path().join(LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder, lock })
     }
 
     /// Where it is.
@@ -57,10 +58,10 @@ mod tests {
         let living = Scratch::new(parent.path()).unwrap();
         let dead = Scratch::new(parent.path()).unwrap();
         let left = dead.path().to_owned();
-        let Scratch { folder, _lock } = dead;
+        let Scratch { folder, lock } = dead;
         // As a kill would: the lock is gone, the folder is not.
         let _ = folder.keep();
-        drop(_lock);
+        drop(lock);
         let next = Scratch::new(parent.path()).unwrap();
         assert!(!left.exists());
         assert!(living.path().exists() && next.path().exists());

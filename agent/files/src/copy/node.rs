@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -210,7 +210,7 @@ impl<'a> Copier<'a> {
         &mut self,
         folder: BorrowedFd<'_>,
         name: &OsStr,
-        path: &PathBuf,
+        path: &Path,
         to: &Target<'_>,
         depth: usize,
     ) -> Attempt {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use remora_core::ErrorKind;
 use remora_files::{ApplianceOptions, Ended, Mount, MountOptions, Mounted};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::guest::{GUEST, big, mounts_below, processes_with};
 use crate::reader::FileReader;
@@ -22,8 +23,15 @@ use crate::{outside, until};
 /// known.
 pub(crate) struct Served {
     pub(crate) folder: TempDir,
-    pub(crate) reader: Arc<FileReader>,
     pub(crate) mounted: Mounted,
+    _turn: SemaphorePermit<'static>,
+}
+
+/// An appliance takes a core and half a GiB: few at a time.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.unwrap()
 }
 
 pub(crate) fn options(folder: &Path) -> MountOptions {
@@ -33,13 +41,14 @@ pub(crate) fn options(folder: &Path) -> MountOptions {
 
 impl Served {
     pub(crate) async fn new() -> Self {
+        let turn = turn().await;
         let disks = outside(|| GUEST.disks()).await;
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("scratch")).unwrap();
         let reader = Arc::new(FileReader::new(&disks));
         let at = folder.path().join("a point,of:vm1");
-        let mounted = Mount::start(Arc::clone(&reader) as _, &at, &options(folder.path())).await.unwrap();
-        Self { folder, reader, mounted }
+        let mounted = Mount::start(reader as _, &at, &options(folder.path())).await.unwrap();
+        Self { folder, mounted, _turn: turn }
     }
 
     fn qemu(&self) -> i32 {
@@ -81,7 +90,7 @@ async fn every_filesystem_of_every_disk_is_served() {
     let served = Served::new().await;
     assert_eq!(served.mounted.filesystems(), ["vda/1", "vda/2", "vg-0/da-ta", "vdd", "root"]);
     let skipped: Vec<_> = served.mounted.skipped().iter().map(|s| s.what.as_str()).collect();
-    assert_eq!(skipped, ["vda/3", "root/gone", "root/link"]);
+    assert_eq!(skipped, ["vda/3", "root/link", "root/gone"]);
     let files = served.mounted.files();
     outside(move || {
         let read = |path: &str| fs::read_to_string(files.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -141,7 +150,8 @@ async fn stop_works_while_files_are_in_use_here_and_in_another_mount_namespace()
     until("the namespace is made", || namespace(other.id()) != namespace(std::process::id())).await;
     let path = served.mounted.files().join("root/data/big");
     let open = outside(move || fs::File::open(path).unwrap()).await;
-    let mut inside = Command::new("sleep").arg("1000").current_dir(served.mounted.files().join("root")).spawn().unwrap();
+    let mut inside =
+        Command::new("sleep").arg("1000").current_dir(served.mounted.files().join("root")).spawn().unwrap();
     let started = Instant::now();
     served.stop().await;
     assert!(started.elapsed() < Duration::from_secs(40), "took {:?}", started.elapsed());
@@ -154,6 +164,7 @@ async fn stop_works_while_files_are_in_use_here_and_in_another_mount_namespace()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_is_dropped_leaves_nothing() {
+    let _turn = turn().await;
     let disks = outside(|| GUEST.disks()).await;
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("scratch")).unwrap();
@@ -173,6 +184,7 @@ async fn a_start_that_is_dropped_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_appliance_that_cannot_start_says_so_and_leaves_nothing() {
+    let _turn = turn().await;
     let disks = outside(|| GUEST.disks()).await;
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("scratch")).unwrap();
@@ -188,6 +200,7 @@ async fn an_appliance_that_cannot_start_says_so_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_point_without_filesystems_mounts_its_disks() {
+    let _turn = turn().await;
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("scratch")).unwrap();
     let blank = folder.path().join("blank");
@@ -214,6 +227,7 @@ async fn helper_that_mounts_and_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
+    let _turn = turn().await;
     let disk = outside(|| GUEST.path("vdd")).await;
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("scratch")).unwrap();
@@ -224,7 +238,7 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while !folder.path().join("ready").exists() {
         assert!(Instant::now() < deadline && helper.try_wait().unwrap().is_none(), "the helper does not get ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -248,6 +262,7 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
 /// What a person waits for a file, beyond the appliance's own boot.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_byte_costs_little_more_than_the_boot() {
+    let _turn = turn().await;
     let disk = outside(|| GUEST.path("vdd")).await;
     let boot = outside({
         let disk = disk.clone();
@@ -267,7 +282,8 @@ async fn the_first_byte_costs_little_more_than_the_boot() {
     fs::create_dir(folder.path().join("scratch")).unwrap();
     let reader = Arc::new(FileReader::new(&[("vdd", disk)]));
     let started = Instant::now();
-    let mounted = Mount::start(Arc::clone(&reader) as _, &folder.path().join("m"), &options(folder.path())).await.unwrap();
+    let mounted =
+        Mount::start(Arc::clone(&reader) as _, &folder.path().join("m"), &options(folder.path())).await.unwrap();
     let hello = mounted.files().join("vdd/hello");
     outside(move || fs::read(hello).unwrap()).await;
     let first_byte = started.elapsed();

@@ -14,8 +14,8 @@ use remora_files::{Ended, Files, Mount, MountOptions, Mounted};
 use tempfile::TempDir;
 
 use crate::guest::mounts_below;
-use crate::{outside, until};
 use crate::reader::{FileReader, raw_image};
+use crate::{outside, until};
 
 const MIB: u64 = 1 << 20;
 /// A size that is no multiple of a page or a block.
@@ -138,12 +138,12 @@ async fn holes_are_told_and_survive_a_copy() {
     let (disk, copy) = (fixture.disk(), fixture.folder.path().join("copy"));
     let (from, truth) = (fixture.mounted.folder().join("disks/vda.raw"), fixture.truth());
     outside(move || {
-        let seek = |at: u64, whence| lseek(&disk, at as i64, whence);
+        let seek = |at: u64, whence| lseek(&disk, at.cast_signed(), whence).map(i64::cast_unsigned);
         assert_eq!(seek(0, Whence::SeekData), Ok(0));
-        assert_eq!(seek(0, Whence::SeekHole), Ok(9 * MIB as i64));
-        assert_eq!(seek(10 * MIB, Whence::SeekData), Ok(20 * MIB as i64));
-        assert_eq!(seek(10 * MIB + 5, Whence::SeekHole), Ok(10 * MIB as i64 + 5));
-        assert_eq!(seek(20 * MIB + 5, Whence::SeekData), Ok(20 * MIB as i64 + 5));
+        assert_eq!(seek(0, Whence::SeekHole), Ok(9 * MIB));
+        assert_eq!(seek(10 * MIB, Whence::SeekData), Ok(20 * MIB));
+        assert_eq!(seek(10 * MIB + 5, Whence::SeekHole), Ok(10 * MIB + 5));
+        assert_eq!(seek(20 * MIB + 5, Whence::SeekData), Ok(20 * MIB + 5));
         assert_eq!(seek(30 * MIB, Whence::SeekData), Err(nix::errno::Errno::ENXIO));
         assert_eq!(seek(SIZE, Whence::SeekHole), Err(nix::errno::Errno::ENXIO));
         assert!(Command::new("cp").arg(&from).arg(&copy).status().unwrap().success());

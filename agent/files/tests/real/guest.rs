@@ -70,12 +70,13 @@ write /etc/fstab "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\
 ln-s /etc /link
 write /etc/hostname "labvm\n"
 write "/tree/a folder/plain" "text\n"
-chmod 04751 "/tree/a folder/plain"
 chown 1234 5678 "/tree/a folder/plain"
+chmod 04751 "/tree/a folder/plain"
 ln-s /etc/passwd /tree/absolute
 ln-s ../../../../../../etc/passwd /tree/relative
 mkfifo 0644 /tree/pipe
 mknod-c 0644 1 3 /tree/null
+touch /tree/sparse
 truncate-size /tree/sparse OFFSET
 write-append /tree/sparse "CONTENT"
 write /tree/empty ""
@@ -98,7 +99,9 @@ fn guestfish(images: &[String], script: &str) {
     if std::env::var_os("LIBGUESTFS_BACKEND_SETTINGS").is_none() {
         command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
     }
-    images.iter().for_each(|image| drop(command.arg("-a").arg(image)));
+    for image in images {
+        command.arg("-a").arg(image);
+    }
     let mut child = command.stdin(Stdio::piped()).spawn().expect("guestfish is missing: install libguestfs-tools");
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "guestfish failed");

@@ -96,10 +96,10 @@ impl PointReader for FileReader {
         let permit = self.gate.acquire().await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         drop(permit);
-        if let Some((at, lost)) = *self.damaged.lock().unwrap() {
-            if at == disk.0 && lost.intersect(range).is_some() {
-                return Err(Error::new(ErrorKind::Damaged, format!("segment x: {lost} is damaged")));
-            }
+        let damaged =
+            self.damaged.lock().unwrap().filter(|(at, lost)| *at == disk.0 && lost.intersect(range).is_some());
+        if let Some((_, lost)) = damaged {
+            return Err(Error::new(ErrorKind::Damaged, format!("segment x: {lost} is damaged")));
         }
         self.bytes_read.fetch_add(range.len(), Ordering::SeqCst);
         Ok(self.bytes(disk, range).into())
