@@ -6,13 +6,10 @@ use crate::fragments::merge;
 use crate::map::node::{LEAF_BLOCKS, LEAF_BYTES};
 use crate::parent::Known;
 use crate::reader::Reader;
-use crate::vault::disk_index;
 
 /// See [`remora_core::ports::Mover::diff`].
 pub(crate) async fn diff(from: &Reader, to: &Reader, disk: &DiskName) -> Result<Vec<ByteRange>> {
-    use remora_core::ports::PointReader;
-    let (before, after) = (disk_index(from.point(), disk)?, disk_index(to.point(), disk)?);
-    let (before, after) = (from.map(before), to.map(after));
+    let (before, after) = (from.map(from.disk_named(disk)?), to.map(to.disk_named(disk)?));
     let (old, new) = (before.shape(), after.shape());
     let mut changed = Vec::new();
     for index in 0..old.leaves().min(new.leaves()) {

@@ -1,7 +1,7 @@
 //! The vault: points, cut into chunks, compressed and sealed, in an object store. The format is in `docs/format.md`.
 //!
 //! Depends on `remora-core` and the store's and codecs' libraries alone; the keys live here and nowhere else. Start
-//! reading at `vault.rs` (the port and the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
+//! reading at `vault.rs` (the port) and `repository.rs` (the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
 //! lie `map/` (from blocks to chunks), `segment/` (from chunks to objects) and `seal.rs`.
 
 #[cfg(test)]
@@ -18,6 +18,7 @@ mod map;
 mod names;
 mod parent;
 mod reader;
+mod repository;
 mod seal;
 mod segment;
 mod slot;
@@ -31,4 +32,5 @@ mod writer;
 
 pub use keys::Passphrase;
 pub use location::Location;
-pub use vault::{Status, Vault, VaultOptions};
+pub use repository::VaultOptions;
+pub use vault::{Status, Vault};

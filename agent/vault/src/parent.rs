@@ -112,3 +112,10 @@ fn unless_damaged<T>(result: Result<T>) -> Result<Option<T>> {
         Err(error) => Err(error),
     }
 }
+
+/// Whether all bytes are zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let mut words = bytes.chunks_exact(64);
+    words.all(|word| word.iter().fold(0, |any, byte| any | byte) == 0)
+        && words.remainder().iter().all(|byte| *byte == 0)
+}

@@ -9,17 +9,16 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use remora_core::point::{Point, PointDisk};
 use remora_core::ports::{DiskIndex, Piece, PointReader};
-use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, Extent, ExtentState, PointId, Result};
+use remora_core::{BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, PointId, Result};
 
 use crate::cache::{Cache, Weight};
 use crate::fragments::merge;
 use crate::map::disk::DiskMap;
 use crate::map::node::{LEAF_BLOCKS, LEAF_BYTES, Leaf, RecordRef, Run, Target};
 use crate::names::{Folder, SegmentId};
-use crate::parent::Known;
+use crate::parent::{Known, is_zero};
+use crate::repository::Repository;
 use crate::segment::read::{Sealed, Segments};
-use crate::vault::Inner;
-use crate::writer::is_zero;
 
 /// What a sequential reader loads at once. Divides a leaf.
 const WINDOW: u64 = 8 * 1024 * 1024;
@@ -60,7 +59,7 @@ impl ChunkRun {
 }
 
 pub(crate) struct Reader {
-    vault: Arc<Inner>,
+    vault: Arc<Repository>,
     point: Point,
     segments: Arc<Segments>,
     maps: Vec<DiskMap>,
@@ -68,7 +67,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) async fn open(vault: Arc<Inner>, id: &PointId) -> Result<Self> {
+    pub(crate) async fn open(vault: Arc<Repository>, id: &PointId) -> Result<Self> {
         let (entry, _) = vault.point(id).await?;
         let vm = Folder::parse(id.vm()).ok_or_else(|| Error::new(ErrorKind::Invalid, format!("point {id}")))?;
         let segments = Arc::new(vault.segments(vm));
@@ -88,6 +87,16 @@ impl Reader {
 
     pub(crate) fn disk(&self, disk: DiskIndex) -> &PointDisk {
         &self.point.disks[disk.0]
+    }
+
+    /// The index of a disk by name.
+    pub(crate) fn disk_named(&self, name: &DiskName) -> Result<DiskIndex> {
+        let (index, _) = self.point.disk(name).ok_or_else(|| {
+            let names: Vec<_> = self.point.disks.iter().map(|d| d.name.as_str()).collect();
+            let what = format!("point {} has no disk {name}, but {}", self.point.id, names.join(", "));
+            Error::new(ErrorKind::NotFound, what)
+        })?;
+        Ok(DiskIndex(index))
     }
 
     /// Names the point, disk and range that an error hit.
@@ -140,7 +149,7 @@ impl Reader {
         while let Some((segment, numbers, fetched)) = fetches.next().await {
             let chunks = numbers.into_iter().map(|number| RecordRef { segment, number });
             match fetched {
-                Ok(fetched) => sealed.extend(chunks.zip(fetched)),
+                Ok(records) => sealed.extend(chunks.zip(records)),
                 Err(error) => {
                     let error = Arc::new(error);
                     failed.extend(chunks.map(|chunk| (chunk, Err(Arc::clone(&error)))));

@@ -1,4 +1,4 @@
-//! The vault as a [`Mover`]: opening a repository, and finding the entries of its VMs' sequences.
+//! The vault as a [`Mover`]: making, opening and asking repositories.
 
 use std::sync::Arc;
 
@@ -7,23 +7,22 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
-use remora_core::point::Point;
 use remora_core::ports::{
-    DiskIndex, History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
+    History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
 };
-use remora_core::{ByteRange, DiskName, Error, ErrorKind, MemoryBudget, PointId, RepositoryId, Result, VmName};
+use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
 
 use crate::descriptor::{self, Descriptor};
 use crate::keys::{Key, Passphrase, RepositoryKeys, TenantKeys, random};
 use crate::location::Location;
-use crate::manifest::{self, Entry, Manifest, PointEntry};
+use crate::manifest::{Entry, Manifest};
 use crate::names::{self, Folder};
 use crate::reader::Reader;
+use crate::repository::{Repository, VaultOptions};
 use crate::seal::{Kind, Place, open_object, seal_object};
-use crate::segment::read::Segments;
 use crate::slot;
-use crate::store::{Created, Store};
+use crate::store::Store;
 use crate::workers::Workers;
 use crate::writer::Writer;
 use crate::{diff, verify};
@@ -33,21 +32,6 @@ const TENANT: &str = "default";
 
 /// How many manifests are read at once.
 const MANIFEST_FETCHES: usize = 16;
-
-/// How a vault uses memory.
-#[derive(Clone, Debug)]
-pub struct VaultOptions {
-    /// The budget that the pieces in flight of a sequential reader are taken from.
-    pub memory: MemoryBudget,
-    /// Bytes of decoded chunks that a point's random reader keeps.
-    pub cache: u64,
-}
-
-impl Default for VaultOptions {
-    fn default() -> Self {
-        Self { memory: MemoryBudget::new(96 * 1024 * 1024), cache: 32 * 1024 * 1024 }
-    }
-}
 
 /// What a repository is and holds.
 #[derive(Clone, Debug, Serialize)]
@@ -72,22 +56,7 @@ pub struct Status {
 
 /// An open repository. Cheap to clone.
 #[derive(Clone)]
-pub struct Vault(pub(crate) Arc<Inner>);
-
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    pub(crate) descriptor: Descriptor,
-    pub(crate) tenant: Folder,
-    pub(crate) keys: TenantKeys,
-    pub(crate) workers: Workers,
-    pub(crate) options: VaultOptions,
-}
-
-/// A manifest and the hash of its object.
-pub(crate) struct Stored {
-    pub(crate) manifest: Manifest,
-    pub(crate) hash: String,
-}
+pub struct Vault(pub(crate) Arc<Repository>);
 
 fn tenant_key_place(repository: RepositoryId, tenant: Folder) -> Place {
     Place { repository: *repository.as_bytes(), tenant: tenant.0, object: [0; 16], number: 0 }
@@ -129,7 +98,7 @@ impl Vault {
         let keys = RepositoryKeys::new(&slot::open(&store, passphrase, descriptor.id).await?);
         let tenant = Folder::of(&keys.names, TENANT);
         let keys = open_tenant(&store, &keys, descriptor.id, tenant).await?;
-        Ok(Self(Arc::new(Inner { store, descriptor, tenant, keys, workers: Workers::new(), options })))
+        Ok(Self(Arc::new(Repository { store, descriptor, tenant, keys, workers: Workers::new(), options })))
     }
 
     /// What the repository is and holds.
@@ -159,102 +128,6 @@ async fn open_tenant(store: &Store, keys: &RepositoryKeys, id: RepositoryId, ten
         .map_err(|e| store.damaged(&name, e))?;
     let data_key = data_key.try_into().map_err(|_| store.damaged(&name, "it holds no key"))?;
     Ok(TenantKeys::new(&Key::from_bytes(data_key)))
-}
-
-impl Inner {
-    pub(crate) fn folder(&self, vm: &VmName) -> Folder {
-        Folder::of(&self.keys.names, vm.as_str())
-    }
-
-    pub(crate) fn segments(&self, vm: Folder) -> Segments {
-        let repository = *self.descriptor.id.as_bytes();
-        Segments::new(self.store.clone(), self.keys.clone(), repository, self.tenant, vm)
-    }
-
-    /// The sequence numbers of a VM's entries, ascending.
-    pub(crate) async fn sequences(&self, vm: Folder) -> Result<Vec<u64>> {
-        let names = self.store.children(&names::manifests(self.tenant, vm)).await?;
-        let mut sequences: Vec<u64> = names.iter().filter_map(|name| names::sequence(name)).collect();
-        sequences.sort_unstable();
-        Ok(sequences)
-    }
-
-    /// An entry of a VM's sequence, if there is one.
-    pub(crate) async fn manifest(&self, vm: Folder, sequence: u64) -> Result<Option<Stored>> {
-        let name = names::manifest(self.tenant, vm, sequence);
-        let Some(object) = self.store.get(&name, manifest::LIMIT).await? else { return Ok(None) };
-        let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
-        let manifest =
-            Manifest::open(&self.keys.manifests, &place, &object).map_err(|e| self.store.damaged(&name, e))?;
-        if self.folder(&manifest.vm) != vm {
-            return Err(self.store.damaged(&name, "it is another VM's"));
-        }
-        let hash = blake3::hash(&object).to_hex().to_string();
-        Ok(Some(Stored { manifest, hash }))
-    }
-
-    /// The point of that id.
-    pub(crate) async fn point(&self, id: &PointId) -> Result<(PointEntry, String)> {
-        let unknown = || {
-            Error::new(ErrorKind::NotFound, format!("repository {} has no point {id}", self.store.place()))
-                .advise("List what there is with `remora points`.")
-        };
-        let vm = Folder::parse(id.vm()).ok_or_else(unknown)?;
-        let stored = self.manifest(vm, id.sequence()).await.map_err(|e| e.within(format!("point {id}")))?;
-        let stored = stored.ok_or_else(unknown)?;
-        let entry = stored.manifest.into_point().ok_or_else(unknown)?;
-        let name = names::manifest(self.tenant, vm, id.sequence());
-        entry.check(id).map_err(|e| self.store.damaged(&name, e).within(format!("point {id}")))?;
-        Ok((entry, stored.hash))
-    }
-
-    /// The newest point that can be read, and what came after it. Unreadable entries are passed over, loudly: the next
-    /// point then follows an older one, whose checkpoint is gone, and rereads.
-    pub(crate) async fn newest(&self, vm: Folder) -> Result<(Option<Point>, Vec<LineageBreak>)> {
-        let mut breaks = Vec::new();
-        for sequence in self.sequences(vm).await?.into_iter().rev() {
-            match self.manifest(vm, sequence).await {
-                Ok(Some(Stored { manifest: Manifest { entry: Entry::Point(point), .. }, .. })) => {
-                    return Ok((Some(point.point), breaks));
-                }
-                Ok(Some(Stored { manifest: Manifest { entry: Entry::Break(broken), .. }, .. })) => breaks.push(broken),
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::Damaged => {
-                    tracing::warn!(error = error.chain(), "an entry of the VM's sequence is unreadable");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((None, breaks))
-    }
-
-    /// Stores an entry at a place of a VM's sequence. An unknown outcome is cleared up by looking.
-    pub(crate) async fn append(&self, vm: Folder, sequence: u64, manifest: &Manifest) -> Result<()> {
-        let name = names::manifest(self.tenant, vm, sequence);
-        let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
-        let object = Bytes::from(manifest.seal(&self.keys.manifests, &place)?);
-        let mut outcome = self.store.create(&name, object.clone().into()).await;
-        if !matches!(outcome, Ok(Created::Yes)) {
-            match self.store.get(&name, manifest::LIMIT).await? {
-                Some(there) if there == object => return Ok(()),
-                Some(_) => outcome = Ok(Created::NameTaken),
-                None if outcome.is_err() => outcome = self.store.create(&name, object.clone().into()).await,
-                None => {}
-            }
-        }
-        match outcome? {
-            Created::Yes => Ok(()),
-            Created::NameTaken => {
-                Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", manifest.vm.as_str()))
-                    .advise("Nothing was lost: run the backup again."))
-            }
-        }
-    }
-
-    pub(crate) async fn vms(&self) -> Result<Vec<Folder>> {
-        let children = self.store.children(&names::tenant(self.tenant)).await?;
-        Ok(children.iter().filter_map(|name| Folder::parse(name)).collect())
-    }
 }
 
 #[async_trait]
@@ -323,13 +196,4 @@ impl Mover for Vault {
         let reader = Reader::open(Arc::clone(&self.0), point).await?;
         verify::verify(&reader, progress.as_ref()).await
     }
-}
-
-/// The index of a disk by name.
-pub(crate) fn disk_index(point: &Point, name: &DiskName) -> Result<DiskIndex> {
-    let (index, _) = point.disk(name).ok_or_else(|| {
-        let names: Vec<_> = point.disks.iter().map(|d| d.name.as_str()).collect();
-        Error::new(ErrorKind::NotFound, format!("point {} has no disk {name}, but {}", point.id, names.join(", ")))
-    })?;
-    Ok(DiskIndex(index))
 }

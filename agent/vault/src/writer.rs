@@ -17,16 +17,16 @@ use crate::map::disk::DiskMap;
 use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
 use crate::map::node::{RecordRef, Target};
 use crate::names::Folder;
-use crate::parent::Known;
+use crate::parent::{Known, is_zero};
+use crate::repository::Repository;
 use crate::segment::build::{Builder, Built};
 use crate::segment::codec;
 use crate::segment::footer::Holds;
 use crate::segment::read::Segments;
 use crate::uploads::Uploads;
-use crate::vault::Inner;
 
 pub(crate) struct Writer {
-    vault: Arc<Inner>,
+    vault: Arc<Repository>,
     vm: Folder,
     sequence: u64,
     new: NewPoint,
@@ -55,7 +55,7 @@ struct Growing {
 }
 
 impl Growing {
-    fn new(holds: Holds, vault: &Inner) -> Self {
+    fn new(holds: Holds, vault: &Repository) -> Self {
         let repository = *vault.descriptor.id.as_bytes();
         let builder = Builder::new(holds, &vault.keys, repository, vault.tenant.0);
         Self { holds, keys: vault.keys.clone(), repository, tenant: vault.tenant, builder: Mutex::new(builder) }
@@ -87,7 +87,7 @@ impl AppendNode for Growing {
 }
 
 impl Writer {
-    pub(crate) async fn begin(vault: Arc<Inner>, new: NewPoint) -> Result<Self> {
+    pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
         let sequence = vault.sequences(vm).await?.last().map_or(1, |last| last + 1);
         let newest = vault.newest(vm).await?.0.map(|p| p.id);
@@ -318,11 +318,4 @@ impl Fate {
     const fn goes_with(&self, next: &Self) -> bool {
         matches!((self, next), (Self::Zero, Self::Zero) | (Self::Same, Self::Same) | (Self::Store(_), Self::Store(_)))
     }
-}
-
-/// Whether all bytes are zero.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let mut words = bytes.chunks_exact(64);
-    words.all(|word| word.iter().fold(0, |any, byte| any | byte) == 0)
-        && words.remainder().iter().all(|byte| *byte == 0)
 }
