@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use builder::DomainBuilder;
-pub use guest_like::Writes;
+pub use guest_like::{WRITE_FILE, Writes};
 
 use crate::guest::Guest;
 use crate::image::{DiskSpec, Image};

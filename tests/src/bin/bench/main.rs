@@ -1,0 +1,56 @@
+//! `make bench`: measures how fast remora is and how much it uses, against limits that are measured in the same run,
+//! and writes `docs/benchmarks.md`. `bench NAME…` measures only these and writes nothing.
+//!
+//! Disks and repositories lie below `REMORA_TEST_DIR` or the system's folder for temporary files: some 20 GiB.
+
+mod content;
+mod file;
+mod fragments;
+mod full;
+mod incremental;
+mod measure;
+mod memory;
+mod report;
+mod restore;
+mod setting;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use report::Row;
+use setting::Setting;
+
+/// What can be measured, in the order of the table.
+const BENCHES: [(&str, fn(&Setting) -> Vec<Row>); 6] = [
+    ("full", full::measure),
+    ("incremental", incremental::measure),
+    ("fragments", fragments::measure),
+    ("memory", memory::measure),
+    ("file", file::measure),
+    ("restore", restore::measure),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name)) {
+        let known: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+        eprintln!("no benchmark is called {unknown:?}; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let setting = Setting::start();
+    let mut rows = Vec::new();
+    for (name, measure) in BENCHES {
+        if wanted.is_empty() || wanted.iter().any(|one| one == name) {
+            eprintln!("== {name}");
+            let start = Instant::now();
+            let measured = measure(&setting);
+            measured.iter().for_each(|row| println!("{}", row.line()));
+            eprintln!("   {:.0} s", start.elapsed().as_secs_f64());
+            rows.extend(measured);
+        }
+    }
+    if wanted.is_empty() {
+        report::write(&rows);
+    }
+    ExitCode::SUCCESS
+}
