@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::OutputFormat;
 use crate::environment::Environment;
-use crate::output::printable;
+use crate::output::{printable, say};
 use crate::passphrase::{self, Ask};
 use crate::progress::{Shown, Silence};
 use crate::settings::Settings;
@@ -64,7 +64,7 @@ impl Context {
     /// Tells a person something beside the result.
     pub(crate) fn note(&self, text: &str) {
         if self.silence == Silence::Audible {
-            eprintln!("note: {}", printable(text));
+            say(&format!("note: {}", printable(text)));
         }
     }
 }

@@ -32,7 +32,14 @@ pub(crate) fn print_line<T: Serialize>(format: OutputFormat, result: &T, text: &
     }
 }
 
-fn write_out(rendered: &str) -> Result<()> {
+/// Says a line on standard error. That nobody listens any more is no failure of what is being done: `eprintln!` would
+/// panic, in the middle of a backup.
+pub(crate) fn say(line: &str) {
+    writeln!(std::io::stderr().lock(), "{line}").ok();
+}
+
+/// Writes text to standard output.
+pub(crate) fn write_out(rendered: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(rendered.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough: `remora points | head`.

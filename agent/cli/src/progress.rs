@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use remora_core::ports::{NoProgress, Progress};
 
-use crate::output::bytes;
+use crate::output::{bytes, say};
 
 /// Plain lines come no closer than this.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ impl Progress for Lines {
             && last.elapsed() >= LINE_EVERY
         {
             *last = Instant::now();
-            eprintln!("{}", self.line(self.began.elapsed()));
+            say(&self.line(self.began.elapsed()));
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::environment::Environment;
 use crate::errors::{USAGE, exit_code, render};
 use crate::memory;
+use crate::output::{say, write_out};
 use crate::progress::Silence;
 use crate::settings::{Settings, output_of};
 
@@ -33,8 +34,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "remora", &mut script);
-            print!("{}", String::from_utf8_lossy(&script));
-            ExitCode::SUCCESS
+            end(write_out(&String::from_utf8_lossy(&script)), OutputFormat::Text)
         }
         command => {
             let early = output_of(&cli.flags, &environment).ok().flatten().unwrap_or_default();
@@ -56,7 +56,7 @@ fn end(result: Result<()>, format: OutputFormat) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", render(&error, format));
+            say(&render(&error, format));
             ExitCode::from(exit_code(error.kind()))
         }
     }
@@ -70,7 +70,7 @@ fn usage(error: &clap::Error, environment: &Environment) -> ExitCode {
     if error.use_stderr() && wants_json {
         let text = error.render().to_string();
         let error = Error::new(ErrorKind::Invalid, text.trim_end().trim_start_matches("error: "));
-        eprintln!("{}", render(&error, OutputFormat::Json));
+        say(&render(&error, OutputFormat::Json));
         return ExitCode::from(USAGE);
     }
     error.print().ok();
@@ -132,5 +132,7 @@ fn log_to_stderr(flags: &Flags, environment: &Environment) {
     let filter = environment.get("REMORA_LOG").and_then(|filter| filter.to_str());
     let filter = EnvFilter::builder().parse_lossy(filter.unwrap_or(level));
     let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    // Told by `eprintln!`, which panics when nobody listens any more.
+    let to_stderr = to_stderr.log_internal_errors(false);
     to_stderr.with_target(flags.verbose > 1).init();
 }

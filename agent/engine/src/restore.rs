@@ -21,8 +21,8 @@ use crate::target::{Target, write_error, write_zeros};
 /// Bytes given to one blocking write: enough that waking a thread costs nothing beside it.
 const BATCH: u64 = 2 * 1024 * 1024;
 
-/// Writes at the same time.
-const WRITES: usize = 4;
+/// Writes at the same time: the kernel lets one at a time into a file, and the next is ready when it is done.
+const WRITES: usize = 2;
 
 /// The most that is zeroed at once, so that a cancellation is soon seen.
 const ZEROS: u64 = 64 * 1024 * 1024;

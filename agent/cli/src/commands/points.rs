@@ -41,11 +41,21 @@ pub(super) async fn run(context: &Context, vm: Option<VmName>) -> Result<()> {
         return Err(Error::new(ErrorKind::NotFound, format!("the repository has no point of a VM {:?}", vm.as_str()))
             .advise("`remora points` lists what there is."));
     }
-    let mut listed: Vec<Listed> = points.iter().map(Listed::from).collect();
-    // By VM they are in order already; told together, the oldest comes first.
-    listed.sort_by_key(|point| point.time);
+    let listed = oldest_first(&points);
     print(context.format(), &listed, |listed| text(listed))?;
     unreadable_error(&unreadable)
+}
+
+/// All VMs' points in one order of time. Within a VM its sequence decides, whatever its clock said.
+fn oldest_first(points: &[Point]) -> Vec<Listed> {
+    let mut keyed: Vec<(Timestamp, Listed)> = Vec::with_capacity(points.len());
+    for point in points {
+        // They come by VM and in sequence: never before the one that went before.
+        let floor = keyed.last().filter(|(_, last)| last.vm == point.vm).map_or(point.time, |(time, _)| *time);
+        keyed.push((point.time.max(floor), Listed::from(point)));
+    }
+    keyed.sort_by_key(|(time, _)| *time);
+    keyed.into_iter().map(|(_, listed)| listed).collect()
 }
 
 /// The error that names all points that are there and cannot be read.
@@ -98,6 +108,35 @@ mod tests {
             serde_json::to_string(&[listed]).unwrap(),
             r#"[{"point":"0011223344556677-1","vm":"vm","time":"2026-01-02T03:04:05Z","decision":"full","parent":null,"size":2,"stored":1}]"#
         );
+    }
+
+    fn point(vm: &str, sequence: u64, time: &str) -> Point {
+        Point {
+            id: PointId::new("0011223344556677", sequence).unwrap(),
+            repository: remora_core::RepositoryId::from_bytes([0; 16]),
+            vm: VmName::new(vm).unwrap(),
+            time: time.parse().unwrap(),
+            parent: None,
+            decision: Decision::Full,
+            reason: String::new(),
+            quiesced: remora_core::point::Quiesced::Skipped,
+            disks: Vec::new(),
+            stored: 0,
+            definition: String::new(),
+            tool: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_change_a_vms_order() {
+        let points = [
+            point("a", 1, "2026-01-01T00:00:00Z"),
+            point("a", 2, "2026-01-03T00:00:00Z"),
+            point("a", 3, "2026-01-02T00:00:00Z"),
+            point("b", 1, "2026-01-02T12:00:00Z"),
+        ];
+        let order: Vec<_> = oldest_first(&points).iter().map(|p| (p.vm.to_string(), p.point.sequence())).collect();
+        assert_eq!(order, [("a", 1), ("b", 1), ("a", 2), ("a", 3)].map(|(vm, n)| (vm.to_owned(), n)));
     }
 
     #[test]
