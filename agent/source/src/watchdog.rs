@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("remora watchdog: {error}");
+            say(&error);
             return ExitCode::FAILURE;
         }
     };
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("remora watchdog: {error}");
+            say(&error);
             ExitCode::FAILURE
         }
     }
@@ -261,7 +261,7 @@ impl Watch {
 async fn thaw(domain: &DomainHandle) -> bool {
     match domain.call(USUAL, Repeat::Safe, raw::thaw).await {
         Ok(count) => {
-            eprintln!("remora watchdog: thawed {count} filesystems of the guest of {:?}", domain.vm.as_str());
+            say(format_args!("thawed {count} filesystems of the guest of {:?}", domain.vm.as_str()));
             quiesce::forget_agent_deadline(domain).await;
             true
         }
@@ -289,6 +289,13 @@ async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
     if job == Job::None || end_job(domain, &spec.checkpoint).await {
         files::remove(&spec.files, &spec.socket_folder);
     }
+}
+
+/// For people, on the standard error that it has from its run. Often nobody listens any more: `eprintln!` would panic,
+/// just when the watchdog is needed.
+fn say(what: impl std::fmt::Display) {
+    use std::io::Write;
+    writeln!(std::io::stderr().lock(), "remora watchdog: {what}").ok();
 }
 
 fn tell(event: &Event) {
