@@ -38,6 +38,20 @@ pub(crate) fn say(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").ok();
 }
 
+/// Where log lines go, one at a write: to standard error, as [`printable`] and [`say`] have it.
+pub(crate) struct LogLines;
+
+impl Write for LogLines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        say(&printable(String::from_utf8_lossy(line).trim_end_matches('\n')));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes text to standard output.
 pub(crate) fn write_out(rendered: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();

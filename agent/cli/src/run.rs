@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::environment::Environment;
 use crate::errors::{USAGE, exit_code, render};
 use crate::memory;
-use crate::output::{say, write_out};
+use crate::output::{LogLines, say, write_out};
 use crate::progress::Silence;
 use crate::settings::{Settings, output_of};
 
@@ -131,8 +131,6 @@ fn log_to_stderr(flags: &Flags, environment: &Environment) {
     };
     let filter = environment.get("REMORA_LOG").and_then(|filter| filter.to_str());
     let filter = EnvFilter::builder().parse_lossy(filter.unwrap_or(level));
-    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-    // Told by `eprintln!`, which panics when nobody listens any more.
-    let to_stderr = to_stderr.log_internal_errors(false);
+    let to_stderr = tracing_subscriber::fmt().with_writer(|| LogLines).with_ansi(false).with_env_filter(filter);
     to_stderr.with_target(flags.verbose > 1).init();
 }

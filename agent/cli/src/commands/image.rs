@@ -65,7 +65,13 @@ impl Image<'_> {
             record_breaks(self.mover, target.path(), &reason).await.map_err(|e| e.within(&named))?;
         }
         let file = target.file().try_clone().map_err(|e| Error::io(&named, e))?;
-        self.qcow2(layout, tokio::fs::File::from_std(file)).await.map_err(|e| e.within(&named))?;
+        let written = self.qcow2(layout, tokio::fs::File::from_std(file)).await;
+        written.map_err(|e| match e.kind() {
+            ErrorKind::NoSpace => e
+                .within(format_args!("{}: {named}", target.path().display()))
+                .advise("Free some space there, or choose a target with more."),
+            _ => e.within(&named),
+        })?;
         let finished = tokio::task::spawn_blocking(move || target.finish()).await;
         finished.map_err(|e| Error::new(ErrorKind::Failed, &*named).because(e))?.map_err(|e| e.within(&named))
     }
