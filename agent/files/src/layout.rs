@@ -9,7 +9,7 @@ use crate::escapes::Escapes;
 
 /// What lists the block devices within the appliance. One process there: asking libguestfs device by device takes
 /// seconds under emulation (`list-filesystems` alone 8 s).
-pub(crate) const LIST_DEVICES: &str = "lsblk -P -p -b -o NAME,TYPE,FSTYPE,UUID,LABEL,PARTUUID,PARTLABEL,PKNAME";
+pub(crate) const LIST_DEVICES: &str = "lsblk -P -p -b -o NAME,TYPE,FSTYPE,UUID,LABEL,PARTUUID,PARTLABEL,PKNAME,HCTL";
 
 /// The folder of the guest's own view.
 pub(crate) const ROOT: &str = "root";
@@ -48,11 +48,30 @@ pub(crate) struct Layout {
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// Reads what [`LIST_DEVICES`] printed. Lines that make no sense are left out.
+/// Reads what [`LIST_DEVICES`] printed, and gives disks the names that libguestfs's commands know them by. Lines that
+/// make no sense are left out.
+///
+/// The kernel names SCSI disks in the order in which it finds them, which on a busy host is not that of their
+/// addresses (seen: the appliance's own disk was `sda`). libguestfs's commands mean the address: theirs `/dev/sda` is
+/// the first disk that was attached.
 pub(crate) fn parse_devices(text: &str) -> Vec<Device> {
+    let mut listed: Vec<(Device, Option<Address>)> = text.lines().filter_map(parse_device).collect();
+    let mut disks: Vec<(Address, String)> =
+        listed.iter().filter_map(|(device, address)| Some((address.clone()?, device.name.clone()))).collect();
+    disks.sort();
+    disks.dedup();
+    let rename = |name: &mut String| {
+        let (disk, number) = split_number(name);
+        if let Some(index) = disks.iter().position(|(_, known)| known == disk) {
+            *name = format!("/dev/sd{}{number}", index_letters(index));
+        }
+    };
+    for (device, _) in &mut listed {
+        rename(&mut device.name);
+        rename(&mut device.parent);
+    }
     let mut devices: Vec<Device> = Vec::new();
-    for line in text.lines() {
-        let Some(device) = parse_device(line) else { continue };
+    for (device, _) in listed {
         // A device on several others (a volume across two disks) is listed below each.
         match devices.iter().find(|known| known.name == device.name) {
             Some(known) if known.parent == device.parent => {}
@@ -62,8 +81,18 @@ pub(crate) fn parse_devices(text: &str) -> Vec<Device> {
     devices
 }
 
-fn parse_device(line: &str) -> Option<Device> {
-    let (mut device, mut rest) = (Device::default(), line.trim());
+/// A SCSI disk's host, channel, target and unit.
+type Address = Vec<u32>;
+
+/// The address of a disk, from lsblk's text.
+fn parse_address(device: &Device, text: &str) -> Option<Address> {
+    let (letters, digits) = split_number(device.name.strip_prefix("/dev/sd")?);
+    letter_index(letters).filter(|_| digits.is_empty())?;
+    text.split(':').map(|part| part.parse().ok()).collect()
+}
+
+fn parse_device(line: &str) -> Option<(Device, Option<Address>)> {
+    let (mut device, mut address, mut rest) = (Device::default(), String::new(), line.trim());
     while let Some((key, quoted)) = rest.split_once("=\"") {
         let (value, after) = quoted.split_once('"')?;
         let value = Escapes::Hexadecimal.decode_text(value);
@@ -76,13 +105,15 @@ fn parse_device(line: &str) -> Option<Device> {
             "PARTUUID" => device.part_uuid = value,
             "PARTLABEL" => device.part_label = value,
             "PKNAME" => device.parent = value,
+            "HCTL" => address = value,
             _ => {}
         }
         rest = after;
     }
     // Names become arguments of commands.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+' | '.' | ':');
-    (device.name.starts_with("/dev/") && device.name.chars().all(plain)).then_some(device)
+    let address = parse_address(&device, &address);
+    (device.name.starts_with("/dev/") && device.name.chars().all(plain)).then_some((device, address))
 }
 
 /// Gives every filesystem on our disks its folder. The appliance has disks of its own behind ours; they are left out.
@@ -160,6 +191,17 @@ pub(crate) fn letter_index(letters: &str) -> Option<usize> {
         return None;
     }
     Some(letters.bytes().fold(0, |sum, b| sum * 26 + usize::from(b - b'a') + 1) - 1)
+}
+
+/// The inverse of [`letter_index`].
+fn index_letters(index: usize) -> String {
+    let (mut letters, mut left) = (Vec::new(), index + 1);
+    while left > 0 {
+        left -= 1;
+        letters.push(char::from(b'a' + (left % 26) as u8));
+        left /= 26;
+    }
+    letters.iter().rev().collect()
 }
 
 /// Cuts the digits off the end.
@@ -262,6 +304,33 @@ mod tests {
         assert_eq!(devices.len(), 2, "{devices:?}");
         assert_eq!((devices[0].label.as_str(), devices[0].part_label.as_str()), ("E Sü", "a\"b"));
         assert_eq!((devices[1].name.as_str(), devices[1].parent.as_str()), ("/dev/mapper/vg0-root", "/dev/sda4"));
+    }
+
+    #[test]
+    fn disks_go_by_their_addresses_and_not_by_the_kernels_names() {
+        let text = concat!(
+            "NAME=\"/dev/sda\" TYPE=\"disk\" FSTYPE=\"ext2\" PKNAME=\"\" HCTL=\"2:0:10:0\"\n",
+            "NAME=\"/dev/sdb\" TYPE=\"disk\" FSTYPE=\"xfs\" PKNAME=\"\" HCTL=\"2:0:2:0\"\n",
+            "NAME=\"/dev/sdc\" TYPE=\"disk\" FSTYPE=\"\" PKNAME=\"\" HCTL=\"2:0:0:0\"\n",
+            "NAME=\"/dev/sdc1\" TYPE=\"part\" FSTYPE=\"ext4\" PKNAME=\"/dev/sdc\" HCTL=\"\"\n",
+            "NAME=\"/dev/mapper/vg0-root\" TYPE=\"lvm\" FSTYPE=\"ext4\" PKNAME=\"/dev/sdc1\" HCTL=\"\"\n",
+        );
+        let names: Vec<_> = parse_devices(text).into_iter().map(|d| (d.name, d.holds, d.parent)).collect();
+        let expected = [
+            ("/dev/sdc", "ext2", ""),
+            ("/dev/sdb", "xfs", ""),
+            ("/dev/sda", "", ""),
+            ("/dev/sda1", "ext4", "/dev/sda"),
+            ("/dev/mapper/vg0-root", "ext4", "/dev/sda1"),
+        ];
+        assert_eq!(names, expected.map(|(n, h, p)| (n.to_owned(), h.to_owned(), p.to_owned())));
+    }
+
+    #[test]
+    fn letters_count_as_the_kernel_does() {
+        for (index, letters) in [(0, "a"), (25, "z"), (26, "aa"), (701, "zz"), (702, "aaa")] {
+            assert_eq!((index_letters(index).as_str(), letter_index(letters)), (letters, Some(index)));
+        }
     }
 
     #[test]
