@@ -9,6 +9,7 @@
 
 mod cache;
 mod capabilities;
+pub mod content;
 pub mod domain;
 pub mod files;
 pub mod guest;
@@ -18,6 +19,7 @@ pub mod layout;
 mod namespace;
 pub mod process;
 pub mod remora;
+pub mod scattered;
 pub mod truth;
 
 pub use domain::{Domain, DomainBuilder};

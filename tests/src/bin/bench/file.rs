@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora, run};
+use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora, content, run};
 
-use crate::content;
 use crate::measure::{mib, seconds};
 use crate::report::{Row, Run};
 use crate::setting::{REPEATS, Setting, remove};

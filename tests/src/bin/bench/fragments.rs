@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use remora_tests::truth::assert_same;
-use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora};
+use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora, content, scattered};
 
-use crate::content;
-use crate::incremental::{backup, dirty};
+use crate::incremental::backup;
 use crate::measure::{seconds, took};
 use crate::report::{Row, Run};
 use crate::setting::{Setting, remove};
@@ -30,7 +29,7 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     let [old, fresh] = [(); 2].map(|()| Remora::init(&setting.lab));
     let (mut newest, _) = backup(&old, &domain, "full");
     for round in 1..=INCREMENTS {
-        dirty(&domain, round, DISK, DISK / 100);
+        scattered::write(&domain, "vda", round, DISK / 100);
         newest = backup(&old, &domain, "incremental").0;
         if round.is_multiple_of(50) {
             eprintln!("   {round} increments");

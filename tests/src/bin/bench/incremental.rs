@@ -2,19 +2,15 @@
 
 use std::time::Duration;
 
-use remora_tests::domain::WRITE_FILE;
+use remora_tests::scattered;
 use remora_tests::{DiskSpec, Domain, GIB, MIB, Must, Remora};
 use serde_json::Value;
 
-use crate::content::{self, Dice};
-use crate::measure::{compressed, mib, seconds, took};
+use crate::measure::{mib, seconds, took};
 use crate::report::{Row, Run};
 use crate::setting::{Setting, remove};
 
 const DISK: u64 = 20 * GIB;
-
-/// QEMU's usual granularity of dirty bitmaps.
-const BLOCK: u64 = WRITE_FILE;
 
 /// How many increments are made.
 const INCREMENTS: u64 = 3;
@@ -32,7 +28,7 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     backup(&remora, &domain, "full");
     let [mut reads, mut stores, mut rewrites, mut walls] = [const { Vec::new() }; 4];
     for number in 0..INCREMENTS {
-        let written = dirty(&domain, number, DISK, DISK / 100);
+        let written = scattered::write(&domain, "vda", number, DISK / 100);
         let before = stored_bytes(&remora);
         let (report, wall) = backup(&remora, &domain, "incremental");
         let grown = stored_bytes(&remora) - before;
@@ -84,31 +80,4 @@ fn number_of(value: &Value, name: &str) -> u64 {
 
 fn stored_bytes(remora: &Remora) -> u64 {
     number_of(&remora.json(["repo", "status"]), "bytes")
-}
-
-/// What was written to a disk.
-pub(crate) struct Written {
-    pub(crate) bytes: u64,
-    /// What zstd makes of each block.
-    pub(crate) compressed: u64,
-}
-
-/// Writes `dirty` bytes in scattered blocks, half of them text and half noise, as the guest would; other ones for each
-/// `round`.
-pub(crate) fn dirty(domain: &Domain<'_>, round: u64, size: u64, dirty: u64) -> Written {
-    let blocks = Dice::new(round).some((dirty / BLOCK) as usize, (size / BLOCK) as usize);
-    let dir = domain.lab().scratch("written");
-    let mut writes = Vec::new();
-    let mut written = Written { bytes: 0, compressed: 0 };
-    for (number, block) in blocks.into_iter().enumerate() {
-        let bytes = content::mixed(round << 32 | number as u64, BLOCK as usize);
-        written.bytes += BLOCK;
-        written.compressed += compressed([&bytes[..]]);
-        let path = dir.join(number.to_string());
-        std::fs::write(&path, &bytes).must("fill a file for QEMU's use");
-        writes.push((path, block as u64 * BLOCK));
-    }
-    domain.write_files("vda", &writes);
-    std::fs::remove_dir_all(&dir).must("remove the files for QEMU's use");
-    written
 }

@@ -3,7 +3,6 @@
 //!
 //! Disks and repositories lie below `REMORA_TEST_DIR` or the system's folder for temporary files: some 20 GiB.
 
-mod content;
 mod file;
 mod fragments;
 mod full;

@@ -117,13 +117,6 @@ pub(crate) fn codec_cost(path: &Path) -> Duration {
     }
 }
 
-/// The bytes that zstd makes of pieces at level 1, each at most as long as it was.
-pub(crate) fn compressed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let mut zstd = zstd::bulk::Compressor::new(1).must("make a zstd context");
-    let len = |piece: &[u8]| zstd.compress(piece).must("compress").len().min(piece.len()) as u64;
-    pieces.into_iter().map(len).sum()
-}
-
 /// The time to write and sync `len` bytes (of `like`, which is as long) to a new file in `dir`.
 pub(crate) fn write_cost(dir: &Path, like: &Path, len: u64) -> Duration {
     let path = dir.join("written");

@@ -2,9 +2,8 @@
 
 use std::fs;
 
-use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora};
+use remora_tests::{DiskSpec, Format, GIB, MIB, Must, Remora, content};
 
-use crate::content;
 use crate::measure::{mib, seconds, took};
 use crate::report::{Row, Run};
 use crate::setting::{Setting, remove};

@@ -4,9 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use remora_tests::{GIB, Lab, Must, Remora};
-
-use crate::content;
+use remora_tests::{GIB, Lab, Must, Remora, content};
 
 /// The size of the disk that full backups and restores are measured with.
 pub(crate) const DISK: u64 = 4 * GIB;

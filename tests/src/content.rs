@@ -1,24 +1,25 @@
-//! What the disks hold: the same bytes in every run.
+//! Bytes for disks, half like text and half like noise: the same in every run.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use remora_tests::{MIB, Must};
+use crate::MIB;
+use crate::process::Must;
 
 /// Text and noise take turns in stretches of so many bytes.
 const STRETCH: u64 = 16 * MIB;
 
 /// Bytes that do not compress, determined by `number`.
-pub(crate) fn noise(number: u64, len: usize) -> Vec<u8> {
+pub fn noise(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(b"remora bench").update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
 /// Bytes like a log's or a program's text, determined by `number`.
-pub(crate) fn text(number: u64, len: usize) -> Vec<u8> {
+pub fn text(number: u64, len: usize) -> Vec<u8> {
     let words = words();
     let mut dice = Dice::new(number);
     let mut bytes = Vec::with_capacity(len + 32);
@@ -48,16 +49,17 @@ fn words() -> Vec<Vec<u8>> {
 }
 
 /// Numbers that look random: xorshift64*.
-pub(crate) struct Dice(u64);
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
 
 impl Dice {
     /// The same numbers for the same seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self((seed ^ 0x9e37_79b9_7f4a_7c15).max(1))
     }
 
     /// A number from 0 to below `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -65,7 +67,7 @@ impl Dice {
     }
 
     /// So many different numbers from 0 to below `bound`, ascending.
-    pub(crate) fn some(&mut self, count: usize, bound: usize) -> Vec<usize> {
+    pub fn some(&mut self, count: usize, bound: usize) -> Vec<usize> {
         let mut chosen = std::collections::BTreeSet::new();
         while chosen.len() < count {
             chosen.insert(self.below(bound));
@@ -75,12 +77,12 @@ impl Dice {
 }
 
 /// Half text, half noise.
-pub(crate) fn mixed(number: u64, len: usize) -> Vec<u8> {
+pub fn mixed(number: u64, len: usize) -> Vec<u8> {
     if number.is_multiple_of(2) { text(number, len) } else { noise(number, len) }
 }
 
 /// Makes a raw disk of `size` bytes with `data` bytes in stretches of text and noise, spread evenly over all of it.
-pub(crate) fn make_disk(path: &Path, size: u64, data: u64) {
+pub fn make_disk(path: &Path, size: u64, data: u64) {
     let file = File::create(path).must("make a disk");
     file.set_len(size).must("size a disk");
     let stretches = data / STRETCH;
