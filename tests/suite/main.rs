@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod cases;
 mod guest_works;
 mod lab_works;
 mod layouts;
