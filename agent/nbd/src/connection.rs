@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::assembly::{Assembly, Place};
 use crate::error::NbdError;
@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     /// The ids of the granted contexts.
     contexts: Vec<u32>,
     structured: bool,
+    /// Tells the writer that the connection ended.
+    over: Notify,
 }
 
 #[derive(Default)]
@@ -76,7 +78,8 @@ struct State {
 
 impl Shared {
     pub(crate) fn new(max_in_flight: usize, contexts: Vec<u32>, structured: bool) -> Self {
-        Self { state: Mutex::default(), places: Arc::new(Semaphore::new(max_in_flight.max(1))), contexts, structured }
+        let places = Arc::new(Semaphore::new(max_in_flight.max(1)));
+        Self { state: Mutex::default(), places, contexts, structured, over: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,6 +94,7 @@ impl Shared {
             pending.failed = Some(why.clone());
             pending.finish();
         }
+        self.over.notify_one();
     }
 
     /// Why the connection ended, once it has.
@@ -161,15 +165,30 @@ pub(crate) fn request(command: u16, handle: u64, offset: u64, len: u32) -> Reque
     bytes
 }
 
-/// Writes requests until all clients are gone. A task of its own, so that a cancelled caller never leaves half a
-/// request on the wire.
+/// Writes requests until all clients are gone or the connection ended. A task of its own, so that a cancelled caller
+/// never leaves half a request on the wire.
+///
+/// It must not keep the socket open longer: replies that nobody reads any more would block the server, and QEMU does not
+/// end a backup job while it sends.
 pub(crate) async fn write_requests(
     mut socket: OwnedWriteHalf,
     mut requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
 ) {
-    while let Some(request) = requests.recv().await {
-        if let Err(error) = socket.write_all(&request).await {
+    loop {
+        // What was asked before the end, the goodbye above all, is still sent if the server takes it at once.
+        let request = tokio::select! {
+            biased;
+            request = requests.recv() => request,
+            () = shared.over.notified() => return,
+        };
+        let Some(request) = request else { return };
+        let written = tokio::select! {
+            biased;
+            written = socket.write_all(&request) => written,
+            () = shared.over.notified() => return,
+        };
+        if let Err(error) = written {
             shared.end(&error.into());
             return;
         }
