@@ -4,6 +4,7 @@
 
 mod cases;
 mod guest_works;
+mod hostile;
 mod lab_works;
 mod layouts;
 mod source;
