@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{ObjectStore, ObjectStoreExt};
 use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
 use remora_core::ports::{DiskIndex, DiskReads, Mover, NewDisk, NewPoint, NoProgress, PointReader};
@@ -258,6 +260,30 @@ async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
     let error = writer.commit(&[DiskReads::default()]).await.unwrap_err();
     assert!(error.to_string().contains("did not cover"), "{error}");
     assert_eq!(bench.vault.list(None).await.unwrap().points, []);
+}
+
+/// A store that takes nothing: writes stop once a few segments are full, instead of filling the memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_store_holds_the_writer_up() {
+    let bench = Bench::new().await;
+    let slow = ThrottledStore::new(Arc::clone(&bench.store), ThrottleConfig::default());
+    slow.config_mut(|config| config.wait_put_per_call = Duration::from_hours(1));
+    let passphrase = Passphrase::new(*b"p");
+    let vault = Vault::open_in(Store::over(Arc::new(slow)), &passphrase, VaultOptions::default()).await.unwrap();
+    let pieces = 200;
+    let new_point = bench.new_point(Decision::Full, pieces * PIECE_SIZE).await;
+    let point = vault.begin(new_point).await.unwrap();
+    let noise =
+        Bytes::from((0..PIECE_SIZE / 32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect::<Vec<_>>());
+    let writes = stream::iter(0..pieces).map(|n| point.write(DISK, n * PIECE_SIZE, noise.clone()));
+    let mut writes = writes.buffer_unordered(32);
+    let mut taken = 0;
+    while let Ok(Some(written)) = tokio::time::timeout(Duration::from_secs(2), writes.next()).await {
+        written.unwrap();
+        taken += 1;
+    }
+    // Two segments of 16 MiB are being stored, one waits, and the pieces at work filled some of the next.
+    assert!((32..=70).contains(&taken), "{taken} MiB were taken");
 }
 
 #[tokio::test]

@@ -36,6 +36,9 @@ pub(crate) struct Writer {
     chunks: Arc<Growing>,
     nodes: Growing,
     uploads: Uploads,
+    /// Held while a full segment waits for its place among the uploads. Whoever has new bytes waits for it first: else
+    /// a slow store would let full segments pile up in memory.
+    storing: tokio::sync::Mutex<()>,
 }
 
 struct Disk {
@@ -103,7 +106,19 @@ impl Writer {
         let disks = new.disks.iter().map(|disk| Disk::new(disk, parent.as_ref(), &segments)).collect::<Result<_>>()?;
         let (chunks, nodes) = (Arc::new(Growing::new(Holds::Chunks, &vault)), Growing::new(Holds::Nodes, &vault));
         let uploads = Uploads::new(vault.store.clone(), vault.tenant, vm);
-        Ok(Self { vault, vm, sequence, new, parent_hash, segments, disks, chunks, nodes, uploads })
+        Ok(Self {
+            vault,
+            vm,
+            sequence,
+            new,
+            parent_hash,
+            segments,
+            disks,
+            chunks,
+            nodes,
+            uploads,
+            storing: tokio::sync::Mutex::default(),
+        })
     }
 
     fn disk(&self, disk: DiskIndex, range: ByteRange) -> Result<&Disk> {
@@ -120,6 +135,7 @@ impl Writer {
     }
 
     async fn store_full_segments(&self) -> Result<()> {
+        let _storing = self.storing.lock().await;
         for growing in [&*self.chunks, &self.nodes] {
             if let Some(built) = growing.take(false) {
                 self.uploads.push(built).await?;
@@ -201,6 +217,7 @@ impl PointWriter for Writer {
             (Decision::Reread, Some(parent)) => Known::of(parent, &self.segments, range).await?,
             _ => Known::nothing(),
         };
+        drop(self.storing.lock().await);
         let (keys, chunks) = (self.vault.keys.clone(), Arc::clone(&self.chunks));
         let (filled, stored) = self.vault.workers.run(move || store_piece(&keys, &chunks, at, &data, &known)).await;
         disk.stored.fetch_add(stored, Ordering::Relaxed);
