@@ -2,14 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{major, minor};
 use remora_core::ports::PointReader;
 use remora_core::{Error, ErrorKind, PIECE_SIZE, Result};
 use tokio::time::{Instant, sleep};
@@ -98,9 +96,12 @@ fn mount_fuse(at: &Path) -> Result<File> {
 
 /// The kernel reads 128 KiB ahead on FUSE, whatever a filesystem asks for, unless its device is told. Only speed
 /// depends on it.
+///
+/// Looks the device up without touching the mount: a thread that waits for a filesystem of its own process cannot be
+/// killed, for the kernel waits for an answer that only this process could give (seen: such a process stays for ever).
 fn widen_kernel_read_ahead(at: &Path) {
-    let Ok(found) = std::fs::metadata(at) else { return };
-    let device = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(found.dev()), minor(found.dev()));
+    let Some(device) = mountpoint::device(at) else { return };
+    let device = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&device, (PIECE_SIZE / 1024).to_string()) {
         tracing::debug!(%device, "the kernel's read-ahead stays as it is: {error}");
     }

@@ -110,9 +110,18 @@ fn is_dead(path: &Path) -> bool {
 /// Whether something, dead, hanging or alive, is mounted on `path`, which is absolute and holds no link. Told by the
 /// kernel's list, for a look at the folder itself would wait for its server.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let Ok(list) = fs::read("/proc/self/mountinfo") else { return false };
-    let mut points = list.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
-    points.any(|point| Escapes::Octal.decode(point) == path.as_os_str().as_bytes())
+    device(path).is_some()
+}
+
+/// The device, as `major:minor`, of what is mounted on `path`, told in the same way.
+pub(crate) fn device(path: &Path) -> Option<String> {
+    let list = fs::read("/proc/self/mountinfo").ok()?;
+    // `id parent device root mountpoint …`; of mounts on one another the last is seen.
+    let fields = list.split(|b| *b == b'\n').map(|line| line.split(|b| *b == b' '));
+    let mut mounts = fields.filter_map(|mut fields| Some((fields.nth(2)?, fields.nth(1)?)));
+    let here = |point: &[u8]| Escapes::Octal.decode(point) == path.as_os_str().as_bytes();
+    let (device, _) = mounts.rfind(|(_, point)| here(point))?;
+    String::from_utf8(device.to_vec()).ok()
 }
 
 /// Unmounts `path` and removes it as a folder, lazily if somebody uses it: it is gone from sight at once, and whoever
@@ -136,6 +145,10 @@ pub(crate) fn unmount(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::stat::{major, minor};
+
     use super::*;
 
     #[test]
@@ -158,6 +171,8 @@ mod tests {
     fn the_kernels_list_is_read() {
         assert!(is_mounted(Path::new("/proc")));
         assert!(!is_mounted(Path::new("/proc/self")));
+        let number = fs::metadata("/proc").unwrap().dev();
+        assert_eq!(device(Path::new("/proc")).unwrap(), format!("{}:{}", major(number), minor(number)));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! Disks as a guest would have them, made once by libguestfs and other tools.
 
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-
-use tempfile::TempDir;
 
 /// - `vda`: GPT; 1 vfat, 2 ext4 (the root filesystem), 3 something that says it is ext4 and is not, 4 swap
 /// - `vdb`, `vdc`: the volume group `vg-0` across both; its volume `da-ta`, ext4, is larger than either disk
 /// - `vdd`: ext4 on the whole disk, no partitions
 pub(crate) struct Guest {
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 pub(crate) static GUEST: LazyLock<Guest> = LazyLock::new(Guest::make);
@@ -24,22 +24,37 @@ impl Guest {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
+    /// Makes the disks once for all runs of the tests, again when what they are made of changes.
     fn make() -> Self {
-        let guest = Self { folder: tempfile::tempdir().unwrap() };
+        let mut recipe = DefaultHasher::new();
+        include_bytes!("guest.rs").hash(&mut recipe);
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let made = cache.join(format!("remora-files-guest-{:x}", recipe.finish()));
+        if !made.exists() {
+            let fresh = tempfile::tempdir_in(cache).unwrap();
+            Self::fill(&Self { folder: fresh.path().to_owned() });
+            // Complete or not there at all; should two runs make it, the second is dropped.
+            if fs::rename(fresh.path(), &made).is_ok() {
+                let _ = fresh.keep();
+            }
+        }
+        Self { folder: made }
+    }
+
+    fn fill(guest: &Self) {
         let at = |name: &str| guest.path(name).display().to_string();
         for (name, mib) in [("vda", 200), ("vdb", 40), ("vdc", 40), ("vdd", 24)] {
-            std::fs::File::create(guest.path(name)).unwrap().set_len(mib << 20).unwrap();
+            fs::File::create(guest.path(name)).unwrap().set_len(mib << 20).unwrap();
         }
         let big: Vec<u8> =
             (0..3_000_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 8).to_le_bytes()).collect();
-        std::fs::write(guest.path("big"), big).unwrap();
+        fs::write(guest.path("big"), big).unwrap();
         let script = SCRIPT.replace("BIG", &at("big")).replace("OFFSET", &SPARSE.0.to_string());
         guestfish(&["vda", "vdb", "vdc"].map(at), &script.replace("CONTENT", SPARSE.1));
-        whole_disk(&guest);
-        guest
+        whole_disk(guest);
     }
 }
 
@@ -109,20 +124,20 @@ fn guestfish(images: &[String], script: &str) {
 
 fn whole_disk(guest: &Guest) {
     let content = guest.path("content");
-    std::fs::create_dir(&content).unwrap();
-    std::fs::write(content.join("hello"), "the whole disk\n").unwrap();
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join("hello"), "the whole disk\n").unwrap();
     let status = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&content).arg(guest.path("vdd")).status();
     assert!(status.expect("mke2fs is missing: install e2fsprogs").success());
 }
 
 /// The bytes of the file `big`.
 pub(crate) fn big(guest: &Guest) -> Vec<u8> {
-    std::fs::read(guest.path("big")).unwrap()
+    fs::read(guest.path("big")).unwrap()
 }
 
 /// Whether anything, dead or alive, is mounted at or below `folder`, by the kernel's own list.
 pub(crate) fn mounts_below(folder: &Path) -> Vec<String> {
-    let list = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let folder = folder.to_str().unwrap();
     list.lines()
         .filter(|line| line.split(' ').nth(4).is_some_and(|at| at.starts_with(folder)))
@@ -133,9 +148,9 @@ pub(crate) fn mounts_below(folder: &Path) -> Vec<String> {
 /// Processes, zombies left out, that mention `text` on their command line.
 pub(crate) fn processes_with(text: &str) -> Vec<i32> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let own = pid == std::process::id().cast_signed();
         if !own && String::from_utf8_lossy(&line).contains(text) {
             found.push(pid);
