@@ -149,7 +149,7 @@ impl Image {
 }
 
 /// Makes the qcow2 image `overlay` over the raw image `data` of `size` bytes, which is emptied. (QEMU 7.2's own job
-/// `blockdev-create` would keep what is in it, but aborts now and then: "Assertion `!qemu_in_coroutine()' failed".)
+/// `blockdev-create` would keep what is in it, but aborts now and then: an assertion on `qemu_in_coroutine` fails.)
 fn create_overlay(data: &Path, overlay: &Path, size: u64) {
     let data = data.to_str().must("name a data file in UTF-8").replace(',', ",,");
     let mut qemu_img = Command::new("qemu-img");

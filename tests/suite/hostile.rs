@@ -25,7 +25,7 @@ use remora_tests::{DiskSpec, Domain, Format, Lab, MIB, Ran, Remora, wait_until};
 use serde_json::Value;
 
 /// How long anything may take that is only waited for.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What [`Protected::left_behind`] calls the folder for sockets.
 const SOCKETS: &str = "a folder for sockets";

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
 mod cases;
+mod changed_only;
 mod guest_works;
 mod hostile;
 mod lab_works;

@@ -14,11 +14,11 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
 use crate::extent::Extent;
 use crate::name::{CheckpointName, DiskName, LineageId, PointId, RepositoryId, VmName};
 use crate::point::{Decision, DiskIdentity, Point, Quiesce, Quiesced};
 use crate::range::ByteRange;
+use crate::{Error, Result};
 
 /// The place of a disk in its VM's list of chosen disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use remora_core::{DiskName, Error, ErrorKind, Result};
 use serde::Serialize;
@@ -71,8 +70,6 @@ pub(crate) struct Appliance {
     // The processes go before the folder that they use.
     guestfish: Guestfish,
     qemu: Option<Pid>,
-    /// libguestfs's folder for its socket, which only it can name; it stays when libguestfs is killed.
-    sockets: Option<PathBuf>,
     files: PathBuf,
     _scratch: Scratch,
 }
@@ -231,15 +228,11 @@ impl Appliance {
     }
 }
 
-/// Nothing of an appliance that is forgotten stays: not its mount, its processes, or its files.
+/// Nothing of an appliance that is forgotten stays: not its mount, and its processes and files go with their owners.
 impl Drop for Appliance {
     fn drop(&mut self) {
         if mountpoint::is_mounted(&self.files) {
             let _ = mountpoint::unmount(&self.files);
-        }
-        self.guestfish.group.signal(Signal::SIGKILL);
-        if let Some(sockets) = &self.sockets {
-            let _ = std::fs::remove_dir_all(sockets);
         }
     }
 }
@@ -264,14 +257,17 @@ async fn launch(boot: &Boot<'_>, scratch: Scratch) -> Result<Appliance> {
         }
         other => other?,
     };
-    let sockets = qemu.and_then(socket_folder);
-    Ok(Appliance { guestfish, qemu, sockets, files: boot.folder.join("files"), _scratch: scratch })
+    if let Some(sockets) = guestfish.sockets() {
+        scratch.belongs(sockets);
+    }
+    Ok(Appliance { guestfish, qemu, files: boot.folder.join("files"), _scratch: scratch })
 }
 
 async fn run(start: &Start<'_>, options: &ApplianceOptions) -> Result<(Guestfish, Option<Pid>)> {
     let mut guestfish = Guestfish::start(start).await?;
     let commands = [format!("set-memsize {}", options.memory_mib), "run".into(), "get-pid".into()];
     let answers = guestfish.run_all(&commands, options.patience).await?;
+    guestfish.find_sockets();
     if let Some(error) = &answers[1].error {
         let what = format!("the appliance does not start: {error}");
         guestfish.end(Duration::ZERO).await;
@@ -279,16 +275,6 @@ async fn run(start: &Start<'_>, options: &ApplianceOptions) -> Result<(Guestfish
             .advise("See what libguestfs-test-tool says; the disks can be mounted without the files."));
     }
     Ok((guestfish, answers[2].text.trim().parse().ok().map(Pid::from_raw)))
-}
-
-/// Where QEMU was told that its socket is.
-fn socket_folder(qemu: Pid) -> Option<PathBuf> {
-    let line = std::fs::read(format!("/proc/{qemu}/cmdline")).ok()?;
-    let words = line.split(|b| *b == 0).filter_map(|word| std::str::from_utf8(word).ok());
-    let paths = words.flat_map(|word| word.split(',')).filter_map(|option| option.strip_prefix("path="));
-    let mut folders = paths.filter_map(|path| Path::new(path).parent());
-    let ours = |folder: &&Path| folder.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"libguestfs"));
-    folders.find(ours).map(Path::to_owned)
 }
 
 /// Ways to mount a kind of filesystem, the best first. A point is often made while the guest runs, so its journals are

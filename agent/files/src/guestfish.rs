@@ -4,10 +4,13 @@
 //! before it serves them, in the same process and so in one appliance.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use remora_core::{Error, ErrorKind, LineageId, Result};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
@@ -27,6 +30,8 @@ pub(crate) struct Guestfish {
     /// None once it was told to end.
     commands: Option<pipe::Sender>,
     answers: Answers,
+    /// libguestfs's folder for its socket, which it makes in /tmp and leaves there when it is killed.
+    sockets: Option<PathBuf>,
     /// Printed after each command; random, so that no file's content can be taken for it.
     mark: String,
 }
@@ -85,7 +90,13 @@ impl Guestfish {
         let commands = pipe::Sender::from_owned_fd(commands.into()).map_err(failed)?;
         let answers = pipe::Receiver::from_owned_fd(answers.into()).map_err(failed)?;
         let mark = format!("remora-{}", LineageId::random());
-        Ok(Self { group, commands: Some(commands), answers: Answers::Ours(BufReader::new(answers)), mark })
+        Ok(Self {
+            group,
+            commands: Some(commands),
+            answers: Answers::Ours(BufReader::new(answers)),
+            sockets: None,
+            mark,
+        })
     }
 
     /// Runs one command.
@@ -116,9 +127,30 @@ impl Guestfish {
 
     /// Waits until all processes are gone, with nothing more to read for them; kills what does not go.
     pub(crate) async fn end(&mut self, patience: Duration) -> bool {
+        self.find_sockets();
         self.commands = None;
         self.drop_answers();
-        self.group.end(patience).await
+        let gone = self.group.end(patience).await;
+        self.remove_sockets();
+        gone
+    }
+
+    /// Looks for libguestfs's folder, which is there once the appliance boots.
+    pub(crate) fn find_sockets(&mut self) {
+        if self.sockets.is_none() {
+            self.sockets = socket_folder(self.group.leader());
+        }
+    }
+
+    /// That folder, if it was found.
+    pub(crate) fn sockets(&self) -> Option<&Path> {
+        self.sockets.as_deref()
+    }
+
+    fn remove_sockets(&self) {
+        if let Some(folder) = &self.sockets {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 
     fn drop_answers(&mut self) {
@@ -177,7 +209,27 @@ impl Drop for Guestfish {
         if let Answers::Dropped(task) = &self.answers {
             task.abort();
         }
+        self.find_sockets();
+        self.group.signal(Signal::SIGKILL);
+        self.remove_sockets();
     }
+}
+
+/// The folder of the sockets that a libguestfs process has: the kernel lists which socket has which path.
+fn socket_folder(process: Pid) -> Option<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).ok()?.flatten();
+    let links = open.filter_map(|entry| fs::read_link(entry.path()).ok()?.into_os_string().into_string().ok());
+    let sockets: Vec<String> =
+        links.filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
+    // `address: references protocol flags type state inode path`
+    let list = fs::read_to_string("/proc/net/unix").ok()?;
+    let mut paths = list.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(6);
+        let (inode, path) = (fields.next()?, fields.next()?);
+        sockets.iter().any(|socket| socket == inode).then(|| Path::new(path).parent())?
+    });
+    let ours = |folder: &&Path| folder.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"libguestfs"));
+    paths.find(ours).map(Path::to_owned)
 }
 
 fn ended() -> std::io::Error {
@@ -206,7 +258,7 @@ impl Answer {
 
 fn environment(command: &mut Command, start: &Start<'_>) {
     command.env("LC_ALL", "C").env("TMPDIR", start.scratch).env_remove("LIBGUESTFS_TMPDIR");
-    // For sockets; only non-root users of libguestfs get them elsewhere than in /tmp.
+    // For sockets; but as root, libguestfs puts them in /tmp whatever it is told.
     command.env("XDG_RUNTIME_DIR", start.scratch);
     // Hooks and defaults of a person's shell are not for us.
     for variable in ["GUESTFISH_INIT", "GUESTFISH_PS1", "GUESTFISH_OUTPUT", "LIBGUESTFS_DEBUG", "LIBGUESTFS_TRACE"] {

@@ -32,6 +32,11 @@ impl Group {
         Ok(Self { leader, exited })
     }
 
+    /// The child itself.
+    pub(crate) const fn leader(&self) -> Pid {
+        self.leader
+    }
+
     /// How the leader ended, if it did.
     pub(crate) fn exit(&self) -> Option<String> {
         self.exited.borrow().clone()

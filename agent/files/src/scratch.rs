@@ -2,12 +2,15 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
 
 const PREFIX: &str = "remora-files-";
 const LOCK: &str = "lock";
+/// A link to a folder that belongs to this one.
+const ELSEWHERE: &str = "elsewhere";
 
 /// A folder that is removed when dropped; one that a killed process left behind is removed by the next.
 #[derive(Debug)]
@@ -28,6 +31,13 @@ impl Scratch {
         Ok(Self { folder, lock })
     }
 
+    /// Notes that a folder elsewhere is to go, too, should this process be killed.
+    pub(crate) fn belongs(&self, folder: &Path) {
+        if let Err(error) = symlink(folder, self.path().join(ELSEWHERE)) {
+            tracing::debug!("{} cannot be noted: {error}", folder.display());
+        }
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
@@ -41,6 +51,9 @@ fn remove_abandoned(parent: &Path) {
         let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
         match lock.try_lock() {
             Ok(()) => {
+                if let Ok(elsewhere) = entry.path().join(ELSEWHERE).read_link() {
+                    let _ = std::fs::remove_dir_all(elsewhere);
+                }
                 let _ = std::fs::remove_dir_all(entry.path());
             }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
@@ -58,12 +71,15 @@ mod tests {
         let living = Scratch::new(parent.path()).unwrap();
         let dead = Scratch::new(parent.path()).unwrap();
         let left = dead.path().to_owned();
+        let elsewhere = parent.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        dead.belongs(&elsewhere);
         let Scratch { folder, lock } = dead;
         // As a kill would: the lock is gone, the folder is not.
         let _ = folder.keep();
         drop(lock);
         let next = Scratch::new(parent.path()).unwrap();
-        assert!(!left.exists());
+        assert!(!left.exists() && !elsewhere.exists());
         assert!(living.path().exists() && next.path().exists());
     }
 }

@@ -227,9 +227,9 @@ fn a_damaged_manifest_hides_no_other_point() {
     let whole = fs::read(&manifest).unwrap();
     for damage in ["flip", "truncate"] {
         if damage == "flip" {
-            flip(&manifest, len(&manifest) / 2)
+            flip(&manifest, len(&manifest) / 2);
         } else {
-            truncate(&manifest, len(&manifest) / 3)
+            truncate(&manifest, len(&manifest) / 3);
         }
         let ran = bench.remora().run(["points", "-o", "json"]);
         assert_eq!(ran.code(), 7, "{ran:?}");

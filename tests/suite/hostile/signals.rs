@@ -31,13 +31,15 @@ fn assert_cancelled(said: &str) {
     assert!(said.contains("error: ") && said.contains("cancelled") && !said.contains("panicked"), "{said}");
 }
 
+/// Whether the moment has come.
+type Sign<'a> = Box<dyn Fn(&Protected<'_>, Pid, &BTreeSet<PathBuf>) -> bool + 'a>;
+
 #[test]
 fn an_interrupted_backup_leaves_nothing() {
     let mut protected = Protected::new("interrupted", 48 * MIB);
     protected.back_up(&[]);
     let lock = protected.sockets().with_extension("lock");
     let scratch = |p: &Protected<'_>| list(p.domain.dir()).iter().any(|name| name.starts_with(".remora-scratch-"));
-    type Sign<'a> = Box<dyn Fn(&Protected<'_>, Pid, &BTreeSet<PathBuf>) -> bool + 'a>;
     let signs: [(&str, Sign<'_>); 4] = [
         ("lock", Box::new(|_, pid, _| fs::read_to_string(&lock).is_ok_and(|text| text == pid.to_string()))),
         ("scratch", Box::new(|p, _, _| scratch(p))),

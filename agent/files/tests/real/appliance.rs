@@ -52,9 +52,7 @@ impl Served {
     }
 
     fn qemu(&self) -> i32 {
-        let all = processes_with(&self.folder.path().join("scratch").display().to_string());
-        let qemu = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n.contains("qemu"));
-        all.into_iter().find(qemu).expect("the appliance's QEMU runs")
+        qemu_of(&self.folder.path().join("scratch").display().to_string()).expect("the appliance's QEMU runs")
     }
 
     fn guestfish(&self) -> i32 {
@@ -72,6 +70,20 @@ impl Served {
         assert!(!at.exists());
         assert_nothing_left(self.folder.path());
     }
+}
+
+/// Where libguestfs has the appliance's socket.
+fn sockets(qemu: i32) -> PathBuf {
+    let line = fs::read_to_string(format!("/proc/{qemu}/cmdline")).unwrap();
+    let path = line.split(['\0', ',']).find_map(|option| option.strip_prefix("path=")).unwrap();
+    let folder = Path::new(path).parent().unwrap().to_owned();
+    assert!(folder.exists());
+    folder
+}
+
+fn qemu_of(scratch: &str) -> Option<i32> {
+    let qemu = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n.contains("qemu-system"));
+    processes_with(scratch).into_iter().find(qemu)
 }
 
 fn assert_nothing_left(folder: &Path) {
@@ -117,9 +129,11 @@ async fn every_filesystem_of_every_disk_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_qemu_takes_the_files_and_not_the_disks() {
     let mut served = Served::new().await;
+    let sockets = sockets(served.qemu());
     killed(served.qemu());
     let ended = tokio::time::timeout(Duration::from_secs(30), served.mounted.wait()).await.unwrap();
     assert!(matches!(&ended, Ended::Files(why) if why.contains("QEMU")), "{ended:?}");
+    assert!(!sockets.exists());
     assert_disks_serve(&served).await;
     served.stop().await;
 }
@@ -127,9 +141,11 @@ async fn a_killed_qemu_takes_the_files_and_not_the_disks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_guestfish_takes_the_files_and_not_the_disks() {
     let mut served = Served::new().await;
+    let sockets = sockets(served.qemu());
     killed(served.guestfish());
     let ended = tokio::time::timeout(Duration::from_secs(30), served.mounted.wait()).await.unwrap();
     assert!(matches!(&ended, Ended::Files(why) if why.contains("signal: 9")), "{ended:?}");
+    assert!(!sockets.exists());
     assert_disks_serve(&served).await;
     served.stop().await;
 }
@@ -175,7 +191,7 @@ async fn a_start_that_is_dropped_leaves_nothing() {
     // As Ctrl-C would do it: once QEMU reads our disks.
     tokio::select! {
         _ = booting => panic!("it started before it was dropped"),
-        () = until("the appliance boots", || !processes_with(&scratch).is_empty()) => {}
+        () = until("the appliance boots", || qemu_of(&scratch).is_some()) => {}
     }
     until("the processes end", || processes_with(&scratch).is_empty()).await;
     assert_nothing_left(folder.path());
@@ -243,6 +259,7 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
         assert!(Instant::now() < deadline && helper.try_wait().unwrap().is_none(), "the helper does not get ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let sockets = sockets(qemu_of(&folder.path().join("scratch").display().to_string()).unwrap());
     helper.kill().unwrap();
     helper.wait().unwrap();
     let text = folder.path().to_str().unwrap().to_owned();
@@ -253,6 +270,7 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
     let at = folder.path().join("m");
     let mounted = Mount::start(reader as _, &at, &options(folder.path())).await.unwrap();
     assert_eq!(mounted.filesystems(), ["vdd"]);
+    assert!(!sockets.exists());
     let hello = mounted.files().join("vdd/hello");
     outside(move || assert_eq!(fs::read_to_string(hello).unwrap(), "the whole disk\n")).await;
     mounted.stop().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,12 +42,12 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     let id = point["point"].as_str().must("read a point's name");
     let stored = remora.json(["points"])[0]["stored"].as_u64().must("read what a point stored");
     boot(&disk); // The first boot of a machine builds the appliance.
-    let (mut fetches, mut times) = (Vec::new(), Vec::new());
+    let (mut shares, mut times) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         let boot = boot(&disk);
         let (first_byte, fetched) = read_through_mount(&remora, id, &dir.join("mounted"));
         let most = (stored as f64 * SHARE) as u64;
-        fetches.push(Run {
+        shares.push(Run {
             allowed: format!("{} = 3 % of {}", mib(most), mib(stored)),
             measured: format!("{} ({:.2} %)", mib(fetched), 100.0 * fetched as f64 / stored as f64),
             share: fetched as f64 / most as f64,
@@ -61,7 +61,7 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     remove(&remora);
     fs::remove_dir_all(&dir).must("remove a disk");
     vec![
-        Row::median("A 1 MiB file through `mount`: fetched, from the start to its last byte", "", fetches),
+        Row::median("A 1 MiB file through `mount`: fetched, from the start to its last byte", "", shares),
         Row::median("The same: first byte", "", times),
     ]
 }
@@ -117,7 +117,7 @@ fn line_of(child: &mut Child) -> String {
 }
 
 /// Mounts a point and reads the file: the time to its first byte, and the bytes that remora read up to its last one.
-fn read_through_mount(remora: &Remora, point: &str, dir: &PathBuf) -> (Duration, u64) {
+fn read_through_mount(remora: &Remora, point: &str, dir: &Path) -> (Duration, u64) {
     let start = Instant::now();
     let mut command = remora.command(["mount".as_ref(), point.as_ref(), dir.as_os_str()]);
     // Emulated as the other one is.
