@@ -1,6 +1,6 @@
 //! The command line. What it says of each command is the text that `--help` shows.
 // So the comments are no Markdown.
-#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+#![allow(clippy::doc_markdown, rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
 use std::path::PathBuf;
 use std::str::FromStr;
