@@ -1,6 +1,6 @@
 //! From a point to a tree of files.
 //!
-//! [`Mount`] makes a folder with two mounts side by side: `disks/<name>.raw`, served by [`disk_fs`] from a
+//! [`Mount`] makes a folder with two mounts side by side: `disks/<name>.raw`, served by `disk_fs.rs` from a
 //! [`PointReader`](remora_core::ports::PointReader) through FUSE, and `files/`, the guest's filesystems, served by
 //! libguestfs, whose appliance (a small VM) reads those raw files. [`copy_out`] takes files and trees out of `files/`.
 //!
@@ -12,7 +12,7 @@
 //! All of a disk is the guest's, so hostile: names are checked before they become paths, nothing in the tree is
 //! followed when it is copied, and only the appliance ever parses a filesystem.
 //!
-//! Depends on `remora-core`, FUSE and libguestfs (`guestfish`). Start reading at [`mount`].
+//! Depends on `remora-core`, FUSE and libguestfs (`guestfish`). Start reading at `mount.rs`.
 
 mod appliance;
 mod copy;

@@ -3,9 +3,9 @@
 //! [`LibvirtSource`] implements the source ports of `remora-core` over libvirt's backup jobs in pull mode; the disks are
 //! read through `remora-nbd`. Depends on `core` and `nbd` only.
 //!
-//! Start reading at [`source`] (claim), then [`open`] (freeze, begin, thaw) and [`view`] (read, confirm, close). Beside
+//! Start reading at `source.rs` (claim), then `open.rs` (freeze, begin, thaw) and `view.rs` (read, confirm, close). Beside
 //! every open view runs a [`watchdog`], a process of its own that thaws the guest and ends the job if ours dies.
-//! `unsafe` stands in [`raw`] alone: the calls of libvirt that the `virt` crate does not wrap.
+//! `unsafe` stands in `raw.rs` alone: the calls of libvirt that the `virt` crate does not wrap.
 
 mod backup_xml;
 mod bitmaps;
