@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_folder_too_long_for_a_socket_is_refused_with_advice() {
         let checkpoint = CheckpointName::random(RepositoryId::random());
-        let error = prepare_socket(Path::new(&format!("/{}", "x".repeat(80))), "vm", &checkpoint, None).unwrap_err();
+        let error = prepare_socket(Path::new(&format!("/{}", "x".repeat(100))), "vm", &checkpoint, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.advice().unwrap().contains("--run-dir"));
     }
