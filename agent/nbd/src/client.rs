@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::connection::{self, Registered, Request, Shared};
+use crate::connection;
 use crate::error::NbdError;
 use crate::handshake::{Negotiated, negotiate};
+use crate::in_flight::{Registered, Request, Shared, request};
 use crate::proto::CMD_DISC;
-
-/// How long a server may take to take the last request.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ pub struct ConnectOptions {
     /// The metadata contexts to ask for, such as `base:allocation` and `qemu:dirty-bitmap:NAME`. Which were granted,
     /// [`Client::contexts`] tells.
     pub contexts: Vec<String>,
-    /// How long the handshake, or one request, may take. A request that takes longer ends the connection.
+    /// How long the handshake, or one call, may take; a call's time includes its wait for others in flight. A request
+    /// that is not answered for so long ends the connection, whether anybody still waits for it or not.
     pub request_timeout: Duration,
     /// How many requests may be on their way at once; more wait. At least one.
     pub max_in_flight: usize,
@@ -63,7 +64,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
-    tasks: [JoinHandle<()>; 2],
+    task: JoinHandle<()>,
     negotiated: Negotiated,
     names: Vec<String>,
     limit: Duration,
@@ -72,7 +73,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.task.abort();
     }
 }
 
@@ -90,22 +91,36 @@ impl Client {
     }
 
     /// Opens an export over a connected socket.
-    pub async fn connect_stream(mut stream: UnixStream, options: ConnectOptions) -> Result<Self, NbdError> {
-        let limit = options.request_timeout;
+    pub async fn connect_stream(stream: UnixStream, options: ConnectOptions) -> Result<Self, NbdError> {
         let peer_pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-        let negotiated = timeout(limit, negotiate(&mut stream, &options.export, &options.contexts))
+        let (reading, writing) = stream.into_split();
+        Self::open(reading, writing, peer_pid, options).await
+    }
+
+    /// Opens an export over the two directions of anything that carries bytes.
+    pub(crate) async fn open<R, W>(
+        reading: R,
+        writing: W,
+        peer_pid: Option<u32>,
+        options: ConnectOptions,
+    ) -> Result<Self, NbdError>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        let limit = options.request_timeout;
+        let mut wire = tokio::io::join(reading, writing);
+        let negotiated = timeout(limit, negotiate(&mut wire, &options.export, &options.contexts))
             .await
             .map_err(|_| NbdError::Timeout { what: "the handshake", limit })??;
         let ids = negotiated.contexts.iter().map(|context| context.0).collect();
-        let shared = Arc::new(Shared::new(options.max_in_flight, ids, negotiated.structured));
-        let (requests, to_write) = mpsc::channel(options.max_in_flight.max(1));
-        let (reading, writing) = stream.into_split();
-        let tasks = [
-            tokio::spawn(connection::read_replies(reading, Arc::clone(&shared))),
-            tokio::spawn(connection::write_requests(writing, to_write, Arc::clone(&shared))),
-        ];
+        let shared = Arc::new(Shared::new(options.max_in_flight, ids, negotiated.structured, limit));
+        // One for each place, and one for the goodbye.
+        let (requests, to_write) = mpsc::channel(options.max_in_flight.max(1) + 1);
+        let (reading, writing) = wire.into_inner();
+        let task = tokio::spawn(connection::run(reading, writing, to_write, Arc::clone(&shared)));
         let names = negotiated.contexts.iter().map(|context| context.1.clone()).collect();
-        Ok(Self(Arc::new(Inner { shared, requests, tasks, negotiated, names, limit, peer_pid })))
+        Ok(Self(Arc::new(Inner { shared, requests, task, negotiated, names, limit, peer_pid })))
     }
 
     /// The export's size in bytes.
@@ -125,6 +140,10 @@ impl Client {
 
     /// Reads exactly `len` bytes. A read longer than the server takes at once is split.
     pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes, NbdError> {
+        self.in_time("a read", self.read_split(offset, len)).await
+    }
+
+    async fn read_split(&self, offset: u64, len: u32) -> Result<Bytes, NbdError> {
         let (start, end) = self.aligned(offset, len)?;
         if (start, end) == (offset, offset + u64::from(len)) && len <= self.max_request() {
             return self.read_once(offset, len).await;
@@ -141,7 +160,7 @@ impl Client {
     }
 
     async fn read_once(&self, offset: u64, len: u32) -> Result<Bytes, NbdError> {
-        self.ask("a read", |place| self.0.shared.read(offset, len, place)).await
+        self.ask(|place| self.0.shared.read(offset, len, place)).await
     }
 
     /// What the granted contexts say of the `len` bytes at `offset`, one entry for each. The server may tell of less,
@@ -149,7 +168,8 @@ impl Client {
     pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<ContextExtents>, NbdError> {
         let (start, end) = self.aligned(offset, len)?;
         let asked = u32::try_from(end - start).unwrap_or(u32::MAX - (self.0.negotiated.min_block - 1));
-        let status = self.ask("a block status", |place| self.0.shared.status(start, asked, place)).await?;
+        let status =
+            self.in_time("a block status", self.ask(|place| self.0.shared.status(start, asked, place))).await?;
         let of_context = |(id, name): &(u32, String)| {
             let told = status.iter().find(|told| told.0 == *id);
             let extents = told.map(|told| cut(&told.1, offset - start, u64::from(len))).unwrap_or_default();
@@ -164,8 +184,9 @@ impl Client {
     /// Tells the server that nothing more comes, and ends the connection. What is on its way fails.
     pub async fn disconnect(&self) {
         // A server that takes no more requests learns it from the closed socket.
-        drop(timeout(GOODBYE, self.0.requests.send(connection::request(CMD_DISC, u64::MAX, 0, 0))).await);
+        let _ = self.0.requests.try_send(request(CMD_DISC, u64::MAX, 0, 0));
         self.0.shared.end(&NbdError::Disconnected(None));
+        self.0.requests.closed().await;
     }
 
     fn max_request(&self) -> u32 {
@@ -181,24 +202,31 @@ impl Client {
         Ok((offset / block * block, end.next_multiple_of(block).min(size)))
     }
 
+    /// A call within its time. When that is over its requests stay in flight as those of a cancelled caller do.
+    async fn in_time<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, NbdError>>,
+    ) -> Result<T, NbdError> {
+        let late = |_| Err(NbdError::Timeout { what, limit: self.0.limit });
+        timeout(self.0.limit, call).await.unwrap_or_else(late)
+    }
+
     /// Sends what `register` notes, and waits for its answer.
     async fn ask<T>(
         &self,
-        what: &'static str,
         register: impl FnOnce(OwnedSemaphorePermit) -> Result<Registered<T>, NbdError>,
     ) -> Result<T, NbdError> {
         let shared = &self.0.shared;
         let place = Arc::clone(&shared.places).acquire_owned().await.map_err(|_| shared.why_ended())?;
         let (request, answer) = register(place)?;
-        let exchange = async {
-            self.0.requests.send(request).await.map_err(|_| shared.why_ended())?;
-            answer.await.map_err(|_| shared.why_ended())?
-        };
-        timeout(self.0.limit, exchange).await.unwrap_or_else(|_| {
-            let late = NbdError::Timeout { what, limit: self.0.limit };
-            shared.end(&late);
-            Err(late)
-        })
+        // At once, so that no caller is cancelled between noting and sending.
+        match self.0.requests.try_send(request) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => return Err(shared.why_ended()),
+            Err(TrySendError::Full(_)) => shared.end(&NbdError::Protocol("it answers requests that it has not taken")),
+        }
+        answer.await.map_err(|_| shared.why_ended())?
     }
 }
 
@@ -216,3 +244,6 @@ fn cut(extents: &[(u64, u32)], mut skip: u64, mut len: u64) -> Vec<StatusExtent>
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,3 +31,6 @@ pub fn parsers(bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! The handshake: options up to the export's size and contexts.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::NbdError;
 use crate::parse::{self, GREETING_LEN, Info, OPTION_REPLY_LEN, OptionReply};
@@ -15,6 +14,11 @@ const REPLIES: usize = 1000;
 
 /// The largest request where the server names no limit of its own.
 const DEFAULT_MAX_REQUEST: u32 = 32 * 1024 * 1024;
+
+/// What carries the bytes.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
 
 /// What the handshake settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub(crate) struct Negotiated {
 
 /// Negotiates; afterwards the stream carries requests and replies.
 pub(crate) async fn negotiate(
-    stream: &mut UnixStream,
+    stream: &mut impl Wire,
     export: &str,
     contexts: &[String],
 ) -> Result<Negotiated, NbdError> {
@@ -47,7 +51,7 @@ pub(crate) async fn negotiate(
     go(stream, export, structured, contexts).await
 }
 
-async fn send(stream: &mut UnixStream, option: u32, payload: &[u8]) -> Result<(), NbdError> {
+async fn send(stream: &mut impl Wire, option: u32, payload: &[u8]) -> Result<(), NbdError> {
     let mut bytes = OPTION_MAGIC.to_be_bytes().to_vec();
     bytes.extend(option.to_be_bytes());
     bytes.extend(length(payload)?);
@@ -62,7 +66,7 @@ fn length(bytes: &[u8]) -> Result<[u8; 4], NbdError> {
 }
 
 /// Receives one reply to `option` with its payload.
-async fn receive(stream: &mut UnixStream, option: u32) -> Result<(OptionReply, Vec<u8>), NbdError> {
+async fn receive(stream: &mut impl Wire, option: u32) -> Result<(OptionReply, Vec<u8>), NbdError> {
     let mut head = [0; OPTION_REPLY_LEN];
     stream.read_exact(&mut head).await?;
     let reply = parse::option_reply(&head)?;
@@ -76,7 +80,7 @@ async fn receive(stream: &mut UnixStream, option: u32) -> Result<(OptionReply, V
 
 /// Receives replies to `option` until the last; `each` takes the ones in between. Gives the last if it is an error.
 async fn receive_all(
-    stream: &mut UnixStream,
+    stream: &mut impl Wire,
     option: u32,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), NbdError>,
 ) -> Result<Option<(u32, String)>, NbdError> {
@@ -93,14 +97,14 @@ async fn receive_all(
     Err(NbdError::Protocol("an option gets endless replies"))
 }
 
-async fn structured_replies(stream: &mut UnixStream) -> Result<bool, NbdError> {
+async fn structured_replies(stream: &mut impl Wire) -> Result<bool, NbdError> {
     send(stream, OPT_STRUCTURED_REPLY, &[]).await?;
     let refused = receive_all(stream, OPT_STRUCTURED_REPLY, |_, _| Ok(())).await?;
     Ok(refused.is_none())
 }
 
 async fn meta_contexts(
-    stream: &mut UnixStream,
+    stream: &mut impl Wire,
     export: &str,
     wanted: &[String],
 ) -> Result<Vec<(u32, String)>, NbdError> {
@@ -132,7 +136,7 @@ async fn meta_contexts(
 }
 
 async fn go(
-    stream: &mut UnixStream,
+    stream: &mut impl Wire,
     export: &str,
     structured: bool,
     contexts: Vec<(u32, String)>,
@@ -164,7 +168,7 @@ async fn go(
 }
 
 /// The error for an export that the server does not have; it is asked for those that it has.
-async fn unknown_export(stream: &mut UnixStream, export: &str) -> Result<NbdError, NbdError> {
+async fn unknown_export(stream: &mut impl Wire, export: &str) -> Result<NbdError, NbdError> {
     send(stream, OPT_LIST, &[]).await?;
     let mut available = Vec::new();
     receive_all(stream, OPT_LIST, |kind, payload| {

@@ -12,8 +12,12 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshake;
+mod in_flight;
 mod parse;
 mod proto;
+mod replies;
+#[cfg(test)]
+mod testing;
 
 pub use client::{Client, ConnectOptions, ContextExtents, StatusExtent};
 pub use error::NbdError;

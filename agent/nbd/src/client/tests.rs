@@ -1,0 +1,4 @@
+//! The client against servers that stall and servers that lie.
+
+mod lies;
+mod stalls;

@@ -1,0 +1,112 @@
+//! Servers that break the protocol: an error, never wrong data.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::testing::server::{CONTEXT_ID, connected, open, wire};
+use crate::testing::wire::More::{No, Yes};
+use crate::testing::wire::{ack, chunk, context, data, greeting, hole, info_export, option_reply, simple, status};
+use crate::{Client, ConnectOptions, NbdError};
+
+/// A client of a server that answers the first request with what `lie` makes of its handle, and then stays.
+async fn client_of(lie: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Client {
+    let (client, mut server) = connected(ConnectOptions::default()).await;
+    tokio::spawn(async move {
+        let handle = server.request().await;
+        server.send(&lie(handle)).await;
+        server.gone().await;
+    });
+    client
+}
+
+type Lie = (&'static str, fn(u64) -> Vec<u8>);
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_about_a_read_gives_data() {
+    let lies: &[Lie] = &[
+        ("another handle", |h| data(h + 1, No, 0, 4096)),
+        ("data before the range", |h| data(h, No, 4095, 4096)),
+        ("data beyond the range", |h| data(h, No, 8192 - 10, 4096)),
+        ("only a part", |h| data(h, No, 4096, 4095)),
+        ("nothing", |h| chunk(h, No, 0, &[])),
+        ("a part twice", |h| [data(h, Yes, 4096, 2048), data(h, Yes, 4096, 2048), data(h, No, 6144, 2048)].concat()),
+        ("a part over another", |h| [data(h, Yes, 6144, 2048), data(h, No, 4096, 2049)].concat()),
+        ("too much data", |h| data(h, No, 4096, 4097)),
+        ("no data in a chunk of data", |h| data(h, No, 4096, 0)),
+        ("a chunk of data without an offset", |h| chunk(h, No, 1, &[1, 2, 3])),
+        ("an endless hole", |h| hole(h, No, 4096, u32::MAX)),
+        ("a hole that wraps", |h| hole(h, No, u64::MAX, 4096)),
+        ("a status", |h| status(h, No, CONTEXT_ID, &[(4096, 0)])),
+        ("an unknown kind", |h| chunk(h, No, 77, &[])),
+        ("an error without a number", |h| chunk(h, No, 0x8001, &[0; 6])),
+        ("an error cut off", |h| chunk(h, No, 0x8001, &[0, 0, 0, 5, 0, 9, b'x'])),
+        ("a simple reply", |h| simple(h, 0, &[5; 4096])),
+        ("a payload of 4 GiB", |h| [&chunk(h, No, 5, &[])[..16], &[0xff; 4]].concat()),
+        ("another magic number", |h| [vec![1, 2, 3, 4], data(h, No, 4096, 4096)].concat()),
+    ];
+    for (name, lie) in lies {
+        let read = client_of(*lie).await.read(4096, 4096).await;
+        assert!(matches!(read, Err(NbdError::Protocol(_))), "{name}: {read:?}");
+    }
+    let silent = client_of(|h| data(h, No, 4096, 4096)[..3000].to_vec()).await;
+    assert!(matches!(silent.read(4096, 4096).await, Err(NbdError::Timeout { .. })));
+    let client = client_of(|h| [data(h, Yes, 6144, 2048), data(h, No, 4096, 2048)].concat()).await;
+    assert_eq!(client.read(4096, 4096).await.unwrap()[..], [5; 4096], "the truth, out of order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_about_a_status_is_believed() {
+    let lies: &[Lie] = &[
+        ("another context", |h| status(h, No, CONTEXT_ID + 1, &[(4096, 0)])),
+        ("no extent", |h| status(h, No, CONTEXT_ID, &[])),
+        ("an empty extent", |h| status(h, No, CONTEXT_ID, &[(0, 0), (4096, 0)])),
+        ("extents beyond the range", |h| status(h, No, CONTEXT_ID, &[(4096, 0), (1, 0)])),
+        ("half an extent", |h| chunk(h, No, 5, &[0, 0, 0, 7, 0, 0])),
+        ("a context twice", |h| [status(h, Yes, CONTEXT_ID, &[(1, 0)]), status(h, No, CONTEXT_ID, &[(1, 0)])].concat()),
+        ("data", |h| data(h, No, 4096, 4096)),
+        ("nothing", |h| chunk(h, No, 0, &[])),
+    ];
+    for (name, lie) in lies {
+        let told = client_of(*lie).await.block_status(4096, 4096).await;
+        assert!(matches!(told, Err(NbdError::Protocol(_))), "{name}: {told:?}");
+    }
+    let client = client_of(|h| status(h, No, CONTEXT_ID, &[(1000, 1), (u32::MAX, 2)])).await;
+    let told = client.block_status(4096, 4096).await.unwrap();
+    let told: Vec<_> = told[0].extents.iter().map(|e| (e.length, e.flags)).collect();
+    assert_eq!(told, [(1000, 1), (3096, 2)], "the last extent may reach further and is cut");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_in_the_handshake_connects() {
+    let after_greeting = |replies: &[Vec<u8>]| [greeting(3), replies.concat()].concat();
+    let lies: Vec<(&str, Vec<u8>)> = vec![
+        ("oldstyle", [b"NBDMAGIC".as_slice(), &[0; 200]].concat()),
+        ("no fixed newstyle", greeting(0)),
+        ("an answer to another option", after_greeting(&[ack(3)])),
+        ("an endless payload", after_greeting(&[ack(8)[..16].to_vec(), vec![0xff; 4]])),
+        ("endless answers", after_greeting(&[option_reply(8, 9, &[]).repeat(2000)])),
+        ("another magic number", after_greeting(&[vec![7; 40]])),
+        ("no size", after_greeting(&[ack(8), ack(7)])),
+        ("a size beyond any disk", after_greeting(&[ack(8), option_reply(7, 3, &info_export(1 << 63)), ack(7)])),
+    ];
+    for (name, bytes) in lies {
+        let opened = opened(bytes, ConnectOptions::default()).await;
+        assert!(matches!(opened, Err(NbdError::Protocol(_))), "{name}: {opened:?}");
+    }
+    let silent = opened(Vec::new(), ConnectOptions::default()).await;
+    assert!(matches!(silent, Err(NbdError::Timeout { .. })), "{silent:?}");
+    let contexts = vec!["base:allocation".to_owned()];
+    let other = after_greeting(&[ack(8), option_reply(10, 4, &context(1, "base:other"))]);
+    let granted = opened(other, ConnectOptions { contexts, ..ConnectOptions::default() }).await;
+    assert!(matches!(granted, Err(NbdError::Protocol(_))), "{granted:?}");
+}
+
+/// What becomes of a handshake in which the server sends `bytes` and then nothing.
+async fn opened(bytes: Vec<u8>, options: ConnectOptions) -> Result<Client, NbdError> {
+    let (stream, mut server) = wire(bytes.len().max(64 * 1024));
+    server.send(&bytes).await;
+    let opened = timeout(Duration::from_hours(1), open(stream, options)).await;
+    drop(server);
+    opened.expect("in bounded time")
+}
