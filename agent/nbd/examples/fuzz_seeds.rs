@@ -25,7 +25,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("hole", [&4096_u64.to_be_bytes()[..], &65536_u32.to_be_bytes()].concat()),
         ("error", [&5_u32.to_be_bytes()[..], &[0, 3], b"bad", &4096_u64.to_be_bytes()].concat()),
-        ("status", [&65536_u32.to_be_bytes()[..], &1_u32.to_be_bytes(), &extents].concat()),
+        ("extents", [&65536_u32.to_be_bytes()[..], &extents].concat()),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Reads a whole export and throws it away, to compare with `nbdcopy --no-extents SOURCE null:`.
 //!
-//! `cargo run --release -p remora-nbd --example read_speed -- SOCKET REQUEST_BYTES DEPTH`
+//! `cargo run --release -p remora-nbd --example read_speed -- SOCKET EXPORT READ_BYTES READS_AT_ONCE IN_FLIGHT`
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,11 +11,12 @@ use remora_nbd::{Client, ConnectOptions};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [socket, request, depth] = arguments.as_slice() else {
-        return Err("usage: read_speed SOCKET REQUEST_BYTES DEPTH".into());
+    let [socket, export, request, depth, in_flight] = arguments.as_slice() else {
+        return Err("usage: read_speed SOCKET EXPORT READ_BYTES READS_AT_ONCE IN_FLIGHT".into());
     };
     let (request, depth): (u32, usize) = (request.parse()?, depth.parse()?);
-    let options = ConnectOptions { max_in_flight: depth, ..ConnectOptions::default() };
+    let options =
+        ConnectOptions { export: export.clone(), max_in_flight: in_flight.parse()?, ..ConnectOptions::default() };
     let client = Client::connect_unix(Path::new(socket), options).await?;
     let size = client.size();
     let start = Instant::now();

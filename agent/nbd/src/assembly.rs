@@ -1,5 +1,6 @@
 //! Putting the chunks of a read together: every byte exactly once, in whatever order they come.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -12,8 +13,8 @@ pub(crate) struct Assembly {
     len: usize,
     /// Filled from the front as long as chunks come in order: then nothing is zeroed before it is written.
     bytes: BytesMut,
-    /// The filled ranges, once a chunk came out of order; `bytes` then has its full length.
-    scattered: Option<Vec<Range<usize>>>,
+    /// The filled ranges, ends by starts, once a chunk came out of order; `bytes` then has its full length.
+    scattered: Option<BTreeMap<usize, usize>>,
 }
 
 /// Where the next data goes.
@@ -59,19 +60,20 @@ impl Assembly {
 
     fn scatter(&mut self, range: Range<usize>) -> Result<(), NbdError> {
         let filled = self.bytes.len();
-        let ranges = self.scattered.get_or_insert_with(|| (filled > 0).then_some(0..filled).into_iter().collect());
-        let at = ranges.partition_point(|known| known.end <= range.start);
-        if ranges.get(at).is_some_and(|known| known.start < range.end) {
+        let ranges = self.scattered.get_or_insert_with(|| (filled > 0).then_some((0, filled)).into_iter().collect());
+        // Of those that begin before its end the last one reaches furthest.
+        if ranges.range(..range.end).next_back().is_some_and(|(_, end)| *end > range.start) {
             return Err(NbdError::Protocol("two chunks overlap"));
         }
-        ranges.insert(at, range);
+        ranges.insert(range.start, range.end);
         self.bytes.resize(self.len, 0);
         Ok(())
     }
 
     /// The bytes, if all came.
     pub(crate) fn finish(self) -> Result<Bytes, NbdError> {
-        let filled = self.scattered.map_or(self.bytes.len(), |ranges| ranges.iter().map(Range::len).sum());
+        let filled =
+            self.scattered.map_or(self.bytes.len(), |ranges| ranges.iter().map(|(start, end)| end - start).sum());
         if filled == self.len {
             Ok(self.bytes.freeze())
         } else {

@@ -163,8 +163,8 @@ impl Client {
         self.ask(|place| self.0.shared.read(offset, len, place)).await
     }
 
-    /// What the granted contexts say of the `len` bytes at `offset`, one entry for each. The server may tell of less,
-    /// but of at least one byte.
+    /// What the granted contexts say of the `len` bytes at `offset`, one entry for each. It may be of less, but of at
+    /// least one byte: servers tell of a range in parts, and what one reply holds is bounded.
     pub async fn block_status(&self, offset: u64, len: u32) -> Result<Vec<ContextExtents>, NbdError> {
         let (start, end) = self.aligned(offset, len)?;
         let asked = u32::try_from(end - start).unwrap_or(u32::MAX - (self.0.negotiated.min_block - 1));
@@ -231,10 +231,11 @@ impl Client {
 }
 
 /// Extents without their first `skip` bytes, and at most `len` bytes of them.
-fn cut(extents: &[(u64, u32)], mut skip: u64, mut len: u64) -> Vec<StatusExtent> {
+fn cut(extents: &[(u32, u32)], mut skip: u64, mut len: u64) -> Vec<StatusExtent> {
     let mut out = Vec::with_capacity(extents.len());
     for (length, flags) in extents {
-        let skipped = skip.min(*length);
+        let length = u64::from(*length);
+        let skipped = skip.min(length);
         skip -= skipped;
         let length = (length - skipped).min(len);
         len -= length;

@@ -1,5 +1,6 @@
 //! What the fuzz targets drive: everything that looks at a server's bytes.
 
+use crate::extents::Extents;
 use crate::parse::{self, ReplyHead};
 
 /// Runs every parser over the same bytes. Must not panic, whatever they are.
@@ -25,11 +26,21 @@ pub fn parsers(bytes: &[u8]) {
     drop(parse::error(1 << 15 | 1, bytes));
     drop(parse::error(1 << 15 | 2, bytes));
     if let Some((len, rest)) = bytes.split_first_chunk() {
-        let len = u32::from_be_bytes(*len);
-        if let Ok((_, extents)) = parse::block_status(rest, len) {
-            assert!(extents.iter().map(|e| e.0).sum::<u64>() <= u64::from(len), "more was told than asked for");
-        }
+        extents(u32::from_be_bytes(*len), rest);
     }
+}
+
+fn extents(len: u32, bytes: &[u8]) {
+    let mut extents = Extents::new(len);
+    if bytes.as_chunks().0.iter().any(|extent| extents.take(*extent).is_err()) {
+        return;
+    }
+    let Ok(told) = extents.finish() else { return };
+    assert!(
+        told.iter().map(|extent| u64::from(extent.0)).sum::<u64>() <= u64::from(len),
+        "more was told than asked for"
+    );
+    assert!(told.windows(2).all(|two| two[0].1 != two[1].1), "neighbours with equal flags");
 }
 
 #[cfg(test)]

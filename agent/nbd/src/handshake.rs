@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::NbdError;
-use crate::parse::{self, GREETING_LEN, Info, OPTION_REPLY_LEN, OptionReply};
+use crate::parse::{self, BlockSizes, GREETING_LEN, Info, OPTION_REPLY_LEN, OptionReply};
 use crate::proto::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, OPT_GO, OPT_LIST, OPT_SET_META_CONTEXT, OPT_STRUCTURED_REPLY,
     OPTION_MAGIC, REP_ACK, REP_ERR_UNKNOWN, REP_ERROR_BIT, REP_INFO, REP_META_CONTEXT, REP_SERVER,
@@ -146,12 +146,12 @@ async fn go(
     payload.extend(1_u16.to_be_bytes());
     payload.extend(INFO_BLOCK_SIZE.to_be_bytes());
     send(stream, OPT_GO, &payload).await?;
-    let (mut size, mut blocks) = (None, (1, DEFAULT_MAX_REQUEST));
+    let (mut size, mut blocks) = (None, BlockSizes { min: 1, preferred: 4096, max: DEFAULT_MAX_REQUEST });
     let refused = receive_all(stream, OPT_GO, |kind, payload| {
         if kind == REP_INFO {
             match parse::info(payload)? {
                 Info::Export { size: told } => size = Some(told),
-                Info::BlockSize { min, max } => blocks = (min, max.min(DEFAULT_MAX_REQUEST)),
+                Info::BlockSizes(told) => blocks = told,
                 Info::Other => {}
             }
         }
@@ -162,7 +162,11 @@ async fn go(
         Some((_, message)) => Err(NbdError::Refused { what: "to open the export", message }),
         None => {
             let size = size.ok_or(NbdError::Protocol("it tells no size of the export"))?;
-            Ok(Negotiated { size, structured, min_block: blocks.0, max_request: blocks.1, contexts })
+            if !blocks.hold_for(size) {
+                return Err(NbdError::Protocol("its block sizes make no sense"));
+            }
+            let max_request = blocks.max.min(DEFAULT_MAX_REQUEST);
+            Ok(Negotiated { size, structured, min_block: blocks.min, max_request, contexts })
         }
     }
 }

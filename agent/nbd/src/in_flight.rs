@@ -19,7 +19,11 @@ pub(crate) type Request = [u8; 28];
 pub(crate) type Registered<T> = (Request, oneshot::Receiver<Result<T, NbdError>>);
 
 /// A granted context's id, and the (length, flags) pairs told of it.
-pub(crate) type Status = Vec<(u32, Vec<(u64, u32)>)>;
+pub(crate) type Status = Vec<(u32, Vec<(u32, u32)>)>;
+
+/// An honest server's chunks of a read hold at least a sector each, but for a few at the ends.
+const SECTOR: u32 = 512;
+const CHUNKS_BESIDES: u32 = 16;
 
 /// What a request waits for, with what came so far.
 pub(crate) enum Wanted {
@@ -41,6 +45,8 @@ pub(crate) struct Pending {
     pub(crate) offset: u64,
     pub(crate) len: u32,
     pub(crate) wanted: Wanted,
+    /// How many chunks may still answer it.
+    pub(crate) chunks_left: u32,
     /// The first error that the server told of it.
     pub(crate) failed: Option<NbdError>,
     /// Its place among the requests in flight; kept by one that nobody waits for any more until its reply is drained.
@@ -48,6 +54,15 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    fn new(offset: u64, len: u32, wanted: Wanted, place: OwnedSemaphorePermit) -> Self {
+        let chunks = match wanted {
+            Wanted::Read(..) => len / SECTOR,
+            // One for each context.
+            Wanted::Status(..) => 0,
+        };
+        Self { offset, len, wanted, chunks_left: chunks + CHUNKS_BESIDES, failed: None, _place: place }
+    }
+
     fn finish(self) {
         // Nobody may listen any more: the caller was cancelled.
         match (self.wanted, self.failed) {
@@ -138,7 +153,7 @@ impl Shared {
     ) -> Result<Registered<Bytes>, NbdError> {
         let (reply, answer) = oneshot::channel();
         let wanted = Wanted::Read(Assembly::new(offset, len), reply);
-        Ok((self.register(Pending { offset, len, wanted, failed: None, _place: place })?, answer))
+        Ok((self.register(Pending::new(offset, len, wanted, place))?, answer))
     }
 
     pub(crate) fn status(
@@ -149,7 +164,7 @@ impl Shared {
     ) -> Result<Registered<Status>, NbdError> {
         let (reply, answer) = oneshot::channel();
         let wanted = Wanted::Status(Vec::new(), reply);
-        Ok((self.register(Pending { offset, len, wanted, failed: None, _place: place })?, answer))
+        Ok((self.register(Pending::new(offset, len, wanted, place))?, answer))
     }
 
     /// Notes a request and gives its bytes for the wire.

@@ -9,6 +9,7 @@ mod assembly;
 mod client;
 mod connection;
 mod error;
+mod extents;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshake;

@@ -6,11 +6,11 @@ use crate::proto::{
     SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
 
-/// The most that the payload of an option's reply may be: a name has at most 4 KiB.
-pub(crate) const OPTION_PAYLOAD_LIMIT: u32 = 64 * 1024;
+/// The most that the payload of an option's reply may be: two names or messages, which have at most 4 KiB each.
+const OPTION_PAYLOAD_LIMIT: u32 = 16 * 1024;
 
-/// The most that the payload of a chunk other than data may be: 2^20 extents.
-pub(crate) const CHUNK_PAYLOAD_LIMIT: u32 = 8 * 1024 * 1024 + 4;
+/// The most that the payload of a chunk other than data and extents may be: an error with a message of 4 KiB.
+pub(crate) const CHUNK_PAYLOAD_LIMIT: u32 = 4096 + 14;
 
 type Parsed<T> = Result<T, NbdError>;
 
@@ -87,16 +87,39 @@ pub(crate) fn option_reply(bytes: &[u8; OPTION_REPLY_LEN]) -> Parsed<OptionReply
     }
     let reply = OptionReply { option: fields.u32()?, kind: fields.u32()?, len: fields.u32()? };
     if reply.len > OPTION_PAYLOAD_LIMIT {
-        return lie("an option's reply is over 64 KiB");
+        return lie("an option's reply is over 16 KiB");
     }
     Ok(reply)
+}
+
+/// Which requests the server takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockSizes {
+    /// Offsets and lengths are multiples of this.
+    pub(crate) min: u32,
+    pub(crate) preferred: u32,
+    pub(crate) max: u32,
+}
+
+impl BlockSizes {
+    /// What the protocol's "Block size constraints" demand, for an export of `size` bytes. Besides being the rule it
+    /// bounds how many requests a read is split into.
+    pub(crate) fn hold_for(self, size: u64) -> bool {
+        let Self { min, preferred, max } = self;
+        min.is_power_of_two()
+            && min <= 64 * 1024
+            && preferred.is_power_of_two()
+            && preferred >= min.max(512)
+            && max >= min
+            && u64::from(max) >= size.min(preferred.into())
+    }
 }
 
 /// What a reply to `NBD_OPT_GO` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Info {
     Export { size: u64 },
-    BlockSize { min: u32, max: u32 },
+    BlockSizes(BlockSizes),
     Other,
 }
 
@@ -108,11 +131,8 @@ pub(crate) fn info(payload: &[u8]) -> Parsed<Info> {
             _ => lie("the export is larger than any disk"),
         },
         INFO_BLOCK_SIZE => {
-            let (min, _preferred, max) = (fields.u32()?, fields.u32()?, fields.u32()?);
-            if !min.is_power_of_two() || min > 64 * 1024 || max < min {
-                return lie("its block sizes make no sense");
-            }
-            Ok(Info::BlockSize { min, max })
+            let (min, preferred, max) = (fields.u32()?, fields.u32()?, fields.u32()?);
+            Ok(Info::BlockSizes(BlockSizes { min, preferred, max }))
         }
         _ => Ok(Info::Other),
     }
@@ -175,20 +195,4 @@ pub(crate) fn error(kind: u16, payload: &[u8]) -> Parsed<(u32, String, Option<u6
     let message = text(fields.bytes(len)?);
     let offset = if kind == CHUNK_ERROR_OFFSET { Some(fields.u64()?) } else { None };
     if code == 0 { lie("an error has the number of success") } else { Ok((code, message, offset)) }
-}
-
-/// Extents of a context: its id, and (length, flags) pairs cut to the `len` bytes that were asked for.
-pub(crate) fn block_status(payload: &[u8], len: u32) -> Parsed<(u32, Vec<(u64, u32)>)> {
-    let mut fields = Fields(payload);
-    let context = fields.u32()?;
-    let (mut extents, mut left) = (Vec::new(), u64::from(len));
-    while !fields.0.is_empty() {
-        let (length, flags) = (u64::from(fields.u32()?), fields.u32()?);
-        if length == 0 || left == 0 {
-            return lie("it tells of extents that were not asked for");
-        }
-        extents.push((length.min(left), flags));
-        left -= length.min(left);
-    }
-    if extents.is_empty() { lie("it tells of no extent") } else { Ok((context, extents)) }
 }

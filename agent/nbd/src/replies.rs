@@ -4,12 +4,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
 use crate::assembly::Place;
 use crate::error::NbdError;
+use crate::extents::{EXTENT_LEN, Extents};
 use crate::in_flight::{Pending, Shared, Wanted};
 use crate::parse::{self, CHUNK_PAYLOAD_LIMIT, ReplyHead};
 use crate::proto::{CHUNK_BLOCK_STATUS, CHUNK_DONE, CHUNK_ERROR_BIT, CHUNK_NONE, CHUNK_OFFSET_DATA, CHUNK_OFFSET_HOLE};
 
 /// Replies' heads are read through a buffer; data goes past it.
 const READ_BUFFER: usize = 4096;
+
+/// The most extents of one reply: what servers send, and no more work than that.
+const EXTENTS_SENT: u32 = 1 << 20;
 
 /// Receives replies until the connection ends.
 pub(crate) async fn receive_replies(socket: impl AsyncRead + Unpin, shared: &Shared) -> NbdError {
@@ -74,47 +78,72 @@ impl<R: AsyncRead + Unpin> Replies<'_, R> {
     }
 
     async fn chunk(&mut self, kind: u16, len: u32, pending: &mut Pending) -> Result<(), NbdError> {
-        if kind == CHUNK_OFFSET_DATA {
-            let Wanted::Read(assembly, _) = &mut pending.wanted else {
-                return Err(NbdError::Protocol("data answers another kind of request"));
-            };
-            let Some(data_len) = len.checked_sub(8) else {
-                return Err(NbdError::Protocol("a chunk of data has no offset"));
-            };
-            let offset = self.socket.read_u64().await?;
-            return receive(&mut self.socket, assembly.place(offset, data_len as usize)?).await;
+        pending.chunks_left =
+            pending.chunks_left.checked_sub(1).ok_or(NbdError::Protocol("it answers in endless chunks"))?;
+        match kind {
+            CHUNK_OFFSET_DATA => self.data(len, pending).await,
+            CHUNK_BLOCK_STATUS => self.extents(len, pending).await,
+            _ if len > CHUNK_PAYLOAD_LIMIT => Err(NbdError::Protocol("a chunk is over 4 KiB")),
+            _ => {
+                let mut payload = vec![0; len as usize];
+                self.socket.read_exact(&mut payload).await?;
+                small_chunk(kind, &payload, pending)
+            }
         }
-        if len > CHUNK_PAYLOAD_LIMIT {
-            return Err(NbdError::Protocol("a chunk is over 8 MiB"));
-        }
-        let mut payload = vec![0; len as usize];
-        self.socket.read_exact(&mut payload).await?;
-        self.small_chunk(kind, &payload, pending)
     }
 
-    fn small_chunk(&self, kind: u16, payload: &[u8], pending: &mut Pending) -> Result<(), NbdError> {
-        match (kind, &mut pending.wanted) {
-            (CHUNK_NONE, _) if payload.is_empty() => Ok(()),
-            (CHUNK_OFFSET_HOLE, Wanted::Read(assembly, _)) => {
-                let (offset, len) = parse::hole(payload)?;
-                assembly.hole(offset, len as usize)
-            }
-            (CHUNK_BLOCK_STATUS, Wanted::Status(status, _)) => {
-                let (context, extents) = parse::block_status(payload, pending.len)?;
-                if !self.shared.contexts.contains(&context) || status.iter().any(|known| known.0 == context) {
-                    return Err(NbdError::Protocol("it tells of a context that was not granted, or twice"));
-                }
-                status.push((context, extents));
-                Ok(())
-            }
-            (kind, _) if kind & CHUNK_ERROR_BIT != 0 => {
-                let (code, message, offset) = parse::error(kind, payload)?;
-                let offset = offset.unwrap_or(pending.offset);
-                pending.failed.get_or_insert(NbdError::Remote { code, offset, message });
-                Ok(())
-            }
-            _ => Err(NbdError::Protocol("a chunk is of another kind than was asked for")),
+    async fn data(&mut self, len: u32, pending: &mut Pending) -> Result<(), NbdError> {
+        let Wanted::Read(assembly, _) = &mut pending.wanted else {
+            return Err(NbdError::Protocol("data answers another kind of request"));
+        };
+        let Some(data_len) = len.checked_sub(8) else {
+            return Err(NbdError::Protocol("a chunk of data has no offset"));
+        };
+        let offset = self.socket.read_u64().await?;
+        receive(&mut self.socket, assembly.place(offset, data_len as usize)?).await
+    }
+
+    async fn extents(&mut self, len: u32, pending: &mut Pending) -> Result<(), NbdError> {
+        let Wanted::Status(status, _) = &mut pending.wanted else {
+            return Err(NbdError::Protocol("a map answers another kind of request"));
+        };
+        let count = match len.checked_sub(4) {
+            Some(len) if len % EXTENT_LEN as u32 == 0 => len / EXTENT_LEN as u32,
+            _ => return Err(NbdError::Protocol("an extent is cut off")),
+        };
+        if count > EXTENTS_SENT {
+            return Err(NbdError::Protocol("it tells of more than 2^20 extents at once"));
         }
+        let context = self.socket.read_u32().await?;
+        if !self.shared.contexts.contains(&context) || status.iter().any(|known| known.0 == context) {
+            return Err(NbdError::Protocol("it tells of a context that was not granted, or twice"));
+        }
+        let mut extents = Extents::new(pending.len);
+        for _ in 0..count {
+            let mut extent = [0; EXTENT_LEN];
+            self.socket.read_exact(&mut extent).await?;
+            extents.take(extent)?;
+        }
+        status.push((context, extents.finish()?));
+        Ok(())
+    }
+}
+
+/// Takes a chunk that is neither data nor a map.
+fn small_chunk(kind: u16, payload: &[u8], pending: &mut Pending) -> Result<(), NbdError> {
+    match (kind, &mut pending.wanted) {
+        (CHUNK_NONE, _) if payload.is_empty() => Ok(()),
+        (CHUNK_OFFSET_HOLE, Wanted::Read(assembly, _)) => {
+            let (offset, len) = parse::hole(payload)?;
+            assembly.hole(offset, len as usize)
+        }
+        (kind, _) if kind & CHUNK_ERROR_BIT != 0 => {
+            let (code, message, offset) = parse::error(kind, payload)?;
+            let offset = offset.unwrap_or(pending.offset);
+            pending.failed.get_or_insert(NbdError::Remote { code, offset, message });
+            Ok(())
+        }
+        _ => Err(NbdError::Protocol("a chunk is of another kind than was asked for")),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Server(DuplexStream);
 
 impl Server {
     /// Answers each option until the client goes over to requests.
-    async fn shake_hands(&mut self, info: &[Vec<u8>]) {
+    pub(crate) async fn shake_hands(&mut self, info: &[Vec<u8>]) {
         self.send(&greeting(3)).await;
         self.0.read_u32().await.unwrap();
         loop {

@@ -1,8 +1,8 @@
 //! What a server sends, as bytes.
 
 use crate::proto::{
-    CHUNK_BLOCK_STATUS, CHUNK_DONE, CHUNK_OFFSET_DATA, CHUNK_OFFSET_HOLE, GREETING_MAGIC, INFO_EXPORT, OPTION_MAGIC,
-    OPTION_REPLY_MAGIC, REP_ACK, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
+    CHUNK_BLOCK_STATUS, CHUNK_DONE, CHUNK_OFFSET_DATA, CHUNK_OFFSET_HOLE, GREETING_MAGIC, INFO_BLOCK_SIZE, INFO_EXPORT,
+    OPTION_MAGIC, OPTION_REPLY_MAGIC, REP_ACK, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
 
 /// Whether more chunks follow for the same request.
@@ -29,6 +29,11 @@ pub(crate) fn ack(option: u32) -> Vec<u8> {
 /// Tells the size of the export.
 pub(crate) fn info_export(size: u64) -> Vec<u8> {
     [&INFO_EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &[1, 0x83]].concat()
+}
+
+/// Tells the least, preferred and largest sizes of requests.
+pub(crate) fn info_blocks(sizes: [u32; 3]) -> Vec<u8> {
+    [&INFO_BLOCK_SIZE.to_be_bytes()[..], &sizes.map(u32::to_be_bytes).concat()].concat()
 }
 
 pub(crate) fn context(id: u32, name: &str) -> Vec<u8> {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::testing::server::{CONTEXT_ID, connected, open, wire};
+use crate::extents::EXTENTS_LIMIT;
+use crate::testing::server::{CONTEXT_ID, SIZE, connected, open, wire};
 use crate::testing::wire::More::{No, Yes};
-use crate::testing::wire::{ack, chunk, context, data, greeting, hole, info_export, option_reply, simple, status};
+use crate::testing::wire::{
+    ack, chunk, context, data, greeting, hole, info_blocks, info_export, option_reply, simple, status,
+};
 use crate::{Client, ConnectOptions, NbdError};
 
 /// A client of a server that answers the first request with what `lie` makes of its handle, and then stays.
@@ -43,16 +46,33 @@ async fn no_lie_about_a_read_gives_data() {
         ("an error cut off", |h| chunk(h, No, 0x8001, &[0, 0, 0, 5, 0, 9, b'x'])),
         ("a simple reply", |h| simple(h, 0, &[5; 4096])),
         ("a payload of 4 GiB", |h| [&chunk(h, No, 5, &[])[..16], &[0xff; 4]].concat()),
+        ("endless chunks of a byte, from the end", |h| {
+            (0..4096).rev().flat_map(|n| data(h, Yes, 4096 + n, 1)).collect()
+        }),
+        ("endless chunks of nothing", |h| chunk(h, Yes, 0, &[]).repeat(1000)),
+        ("an endless message", |h| {
+            chunk(h, No, 0x8001, &[&[0, 0, 0, 5, 0x7f, 0xff][..], &vec![b'x'; 0x7fff]].concat())
+        }),
         ("another magic number", |h| [vec![1, 2, 3, 4], data(h, No, 4096, 4096)].concat()),
     ];
     for (name, lie) in lies {
-        let read = client_of(*lie).await.read(4096, 4096).await;
+        let read = client_of(*lie).await.read(4096, 4096).await.map(|bytes| bytes.len());
         assert!(matches!(read, Err(NbdError::Protocol(_))), "{name}: {read:?}");
     }
     let silent = client_of(|h| data(h, No, 4096, 4096)[..3000].to_vec()).await;
     assert!(matches!(silent.read(4096, 4096).await, Err(NbdError::Timeout { .. })));
     let client = client_of(|h| [data(h, Yes, 6144, 2048), data(h, No, 4096, 2048)].concat()).await;
     assert_eq!(client.read(4096, 4096).await.unwrap()[..], [5; 4096], "the truth, out of order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_truth_in_sectors_is_believed_in_any_order() {
+    let client = client_of(|h| {
+        let sectors = (0..256).rev().flat_map(|n| data(h, Yes, n * 512, 512));
+        sectors.chain(chunk(h, No, 0, &[])).collect()
+    })
+    .await;
+    assert!(client.read(0, 256 * 512).await.unwrap().iter().all(|byte| *byte == 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,6 +86,10 @@ async fn no_lie_about_a_status_is_believed() {
         ("a context twice", |h| [status(h, Yes, CONTEXT_ID, &[(1, 0)]), status(h, No, CONTEXT_ID, &[(1, 0)])].concat()),
         ("data", |h| data(h, No, 4096, 4096)),
         ("nothing", |h| chunk(h, No, 0, &[])),
+        ("endless chunks of nothing", |h| chunk(h, Yes, 0, &[]).repeat(1000)),
+        ("more extents than anybody sends", |h| {
+            [&chunk(h, No, 5, &[])[..16], &((8_u32 << 20) + 12).to_be_bytes(), &CONTEXT_ID.to_be_bytes()].concat()
+        }),
     ];
     for (name, lie) in lies {
         let told = client_of(*lie).await.block_status(4096, 4096).await;
@@ -75,6 +99,45 @@ async fn no_lie_about_a_status_is_believed() {
     let told = client.block_status(4096, 4096).await.unwrap();
     let told: Vec<_> = told[0].extents.iter().map(|e| (e.length, e.flags)).collect();
     assert_eq!(told, [(1000, 1), (3096, 2)], "the last extent may reach further and is cut");
+}
+
+/// What many replies cost is bounded by what is kept of each.
+#[tokio::test(start_paused = true)]
+async fn a_map_in_endless_pieces_is_told_in_part() {
+    let client = client_of(|h| status(h, No, CONTEXT_ID, &[(1, 0), (1, 1)].repeat(SIZE as usize / 2))).await;
+    let told = client.block_status(0, SIZE as u32).await.unwrap();
+    let extents = &told[0].extents;
+    assert_eq!(extents.len(), EXTENTS_LIMIT);
+    assert!(extents.iter().enumerate().all(|(n, e)| (e.length, e.flags) == (1, n as u32 % 2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn block_sizes_that_make_no_sense_do_not_connect() {
+    let sizes = [
+        ([0, 4096, 1 << 20], false),
+        ([3, 4096, 1 << 20], false),
+        ([1, 4097, 1 << 20], false),
+        ([1, 256, 1 << 20], false),
+        ([1, 512, 1], false),
+        ([1, 4096, 512], false),
+        ([8192, 4096, 1 << 20], false),
+        ([4096, 4096, 2048], false),
+        ([1 << 17, 1 << 17, 1 << 20], false),
+        ([1, 1, 1], false),
+        ([1, 4096, 1 << 20], true),
+        ([1, 512, 512], true),
+        ([65536, 65536, u32::MAX], true),
+    ];
+    for (sizes, honest) in sizes {
+        let (ours, mut server) = wire(64 * 1024);
+        let info = [info_blocks(sizes), info_export(SIZE)];
+        let (opened, ()) = tokio::join!(open(ours, ConnectOptions::default()), server.shake_hands(&info));
+        match opened {
+            Ok(_) => assert!(honest, "{sizes:?}"),
+            Err(NbdError::Protocol(_)) => assert!(!honest, "{sizes:?}"),
+            Err(other) => panic!("{sizes:?}: {other}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
