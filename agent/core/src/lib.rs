@@ -12,6 +12,7 @@ pub mod plan;
 pub mod point;
 pub mod ports;
 pub mod range;
+pub mod retention;
 #[cfg(feature = "testing")]
 pub mod testing;
 

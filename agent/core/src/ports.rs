@@ -302,6 +302,9 @@ pub trait PointWriter: Send + Sync {
 
     /// Makes the point visible: everything is stored and synced before. `reads` has one entry a disk.
     async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point>;
+
+    /// Gives up: there will be no commit. One that is dropped instead leaves the mover to find out.
+    async fn abandon(self: Box<Self>);
 }
 
 /// Reads a point.

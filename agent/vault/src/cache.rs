@@ -67,6 +67,14 @@ impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
         self.account(key, weight);
     }
 
+    /// Forgets a value, so that it is loaded again.
+    pub(crate) fn forget(&self, key: &K) {
+        let mut state = self.lock();
+        if let Some(cell) = state.cells.pop(key) {
+            state.weight = state.weight.saturating_sub(cell.get().map_or(0, Weight::weight));
+        }
+    }
+
     /// Counts a value that was just loaded, and drops the oldest ones over the limit.
     fn account(&self, key: &K, weight: u64) {
         let mut state = self.lock();

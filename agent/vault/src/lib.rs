@@ -1,13 +1,14 @@
 //! The vault: points, cut into chunks, compressed and sealed, in an object store. The format is in `docs/format.md`.
 //!
 //! Depends on `remora-core` and the store's and codecs' libraries alone; the keys live here and nowhere else. Start
-//! reading at `vault.rs` (the port) and `repository.rs` (the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
+//! reading at `vault.rs` (the port) and `sequence.rs` (the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
 //! lie `map/` (from blocks to chunks), `segment/` (from chunks to objects) and `seal.rs`.
 
 #[cfg(test)]
 mod tests;
 
 mod cache;
+mod collect;
 mod descriptor;
 mod diff;
 mod fragments;
@@ -21,8 +22,12 @@ mod reader;
 mod repository;
 mod seal;
 mod segment;
+mod sequence;
+mod session;
 mod slot;
 mod store;
+mod tombstone;
+mod upkeep;
 mod uploads;
 mod vault;
 mod verify;
@@ -30,7 +35,9 @@ mod wire;
 mod workers;
 mod writer;
 
+pub use collect::{Amount, Collected, Mode};
 pub use keys::Passphrase;
 pub use location::Location;
 pub use repository::VaultOptions;
+pub use upkeep::{Kept, Pruned};
 pub use vault::{Status, Vault};

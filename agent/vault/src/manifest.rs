@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::Key;
 use crate::map::disk::Root;
-use crate::names::Folder;
+use crate::names::{Folder, SessionId};
 use crate::seal::{Kind, NotAuthentic, Place, open_object, seal_object};
 use crate::segment::footer::Holds;
+use crate::tombstone::Tombstone;
 use crate::wire::Malformed;
 
 const MAGIC: &[u8; 8] = b"remoraM1";
@@ -32,9 +33,11 @@ pub(crate) struct Manifest {
     pub(crate) vm: VmName,
     /// When it was written.
     pub(crate) written: Timestamp,
-    /// The session that wrote it.
-    #[serde(with = "hex::serde")]
-    pub(crate) session: [u8; 16],
+    /// The session that wrote it; zeros for entries that need none.
+    pub(crate) session: SessionId,
+    /// The number of the newest tombstone below it; 0 if there is none. So the newest entry leads to the newest
+    /// tombstone.
+    pub(crate) tombstone: u64,
     pub(crate) entry: Entry,
 }
 
@@ -46,6 +49,8 @@ pub(crate) enum Entry {
     Point(Box<PointEntry>),
     /// The next point must reread.
     Break(LineageBreak),
+    /// What no longer counts.
+    Tombstone(Box<Tombstone>),
 }
 
 /// A recovery point and where its bytes are.
@@ -136,7 +141,7 @@ impl Manifest {
     pub(crate) fn into_point(self) -> Option<PointEntry> {
         match self.entry {
             Entry::Point(point) => Some(*point),
-            Entry::Break(_) => None,
+            Entry::Break(_) | Entry::Tombstone(_) => None,
         }
     }
 }

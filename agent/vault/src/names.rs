@@ -6,15 +6,22 @@
 //! t/<tenant>/key                         a tenant's data key, sealed
 //! t/<tenant>/<vm>/m/<sequence>           a manifest: a point, or another entry of the VM's sequence
 //! t/<tenant>/<vm>/s/<segment>            a segment
+//! t/<tenant>/<vm>/s/<segment>.<n>        the same segment without records that nothing reaches any more
+//! t/<tenant>/<vm>/w/<session>            a writer's session
+//! clock                                  stored again and again to learn the store's time
 //! ```
 //! `<tenant>` and `<vm>` are keyed digests, so that the store's owner learns no names.
 
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 
 use crate::keys::Key;
 
 /// The plaintext descriptor.
 pub(crate) const DESCRIPTOR: &str = "remora.json";
+
+/// What is stored to learn the store's time.
+pub(crate) const CLOCK: &str = "clock";
 
 /// The folder of key slots.
 pub(crate) const SLOTS: &str = "keys";
@@ -59,6 +66,32 @@ impl std::fmt::Debug for SegmentId {
     }
 }
 
+/// A session's random id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct SessionId(#[serde(with = "hex::serde")] pub(crate) [u8; 16]);
+
+impl SessionId {
+    /// Of entries that need no session.
+    pub(crate) const NONE: Self = Self([0; 16]);
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        parse_id(text).map(Self)
+    }
+}
+
+impl std::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+fn parse_id(text: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    (hex::encode(bytes) == text).then_some(bytes)
+}
+
 pub(crate) fn tenant_key(tenant: Folder) -> Path {
     Path::from(format!("{TENANTS}/{}/key", tenant.hex()))
 }
@@ -75,8 +108,30 @@ pub(crate) fn manifest(tenant: Folder, vm: Folder, sequence: u64) -> Path {
     Path::from(format!("{TENANTS}/{}/{}/m/{sequence:012}", tenant.hex(), vm.hex()))
 }
 
-pub(crate) fn segment(tenant: Folder, vm: Folder, id: SegmentId) -> Path {
-    Path::from(format!("{TENANTS}/{}/{}/s/{}", tenant.hex(), vm.hex(), hex::encode(id.0)))
+pub(crate) fn segments(tenant: Folder, vm: Folder) -> Path {
+    Path::from(format!("{TENANTS}/{}/{}/s", tenant.hex(), vm.hex()))
+}
+
+pub(crate) fn segment(tenant: Folder, vm: Folder, id: SegmentId, generation: u32) -> Path {
+    let (folder, id) = (segments(tenant, vm), hex::encode(id.0));
+    Path::from(if generation == 0 { format!("{folder}/{id}") } else { format!("{folder}/{id}.{generation}") })
+}
+
+/// The segment and generation in a segment's file name.
+pub(crate) fn segment_name(file_name: &str) -> Option<(SegmentId, u32)> {
+    let (id, generation) = match file_name.split_once('.') {
+        Some((id, text)) => (id, text.parse().ok().filter(|n: &u32| *n > 0 && n.to_string() == text)?),
+        None => (file_name, 0),
+    };
+    Some((SegmentId(parse_id(id)?), generation))
+}
+
+pub(crate) fn sessions(tenant: Folder, vm: Folder) -> Path {
+    Path::from(format!("{TENANTS}/{}/{}/w", tenant.hex(), vm.hex()))
+}
+
+pub(crate) fn session(tenant: Folder, vm: Folder, id: SessionId) -> Path {
+    Path::from(format!("{}/{}", sessions(tenant, vm), hex::encode(id.0)))
 }
 
 /// The sequence number in a manifest's file name.

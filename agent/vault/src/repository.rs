@@ -1,16 +1,13 @@
 //! An open repository, and the entries of its VMs' sequences in it.
 
-use bytes::Bytes;
-use remora_core::point::Point;
-use remora_core::ports::LineageBreak;
 use remora_core::{Error, ErrorKind, MemoryBudget, PointId, Result, VmName};
 
 use crate::descriptor::Descriptor;
 use crate::keys::TenantKeys;
-use crate::manifest::{self, Entry, Manifest, PointEntry};
+use crate::manifest::{self, Manifest, PointEntry};
 use crate::names::{self, Folder};
 use crate::segment::read::Segments;
-use crate::store::{Created, Store};
+use crate::store::Store;
 use crate::workers::Workers;
 
 /// How a vault uses memory.
@@ -44,6 +41,16 @@ pub(crate) struct Stored {
     pub(crate) hash: String,
 }
 
+/// What stands at a number of a VM's sequence.
+pub(crate) enum Number {
+    /// Nothing yet.
+    Free,
+    /// A point that was dropped, and then emptied.
+    Emptied,
+    /// An entry.
+    Taken(Box<Stored>),
+}
+
 impl Repository {
     pub(crate) fn folder(&self, vm: &VmName) -> Folder {
         Folder::of(&self.keys.names, vm.as_str())
@@ -54,18 +61,25 @@ impl Repository {
         Segments::new(self.store.clone(), self.keys.clone(), repository, self.tenant, vm)
     }
 
-    /// The sequence numbers of a VM's entries, ascending.
-    pub(crate) async fn sequences(&self, vm: Folder) -> Result<Vec<u64>> {
-        let names = self.store.children(&names::manifests(self.tenant, vm)).await?;
-        let mut sequences: Vec<u64> = names.iter().filter_map(|name| names::sequence(name)).collect();
-        sequences.sort_unstable();
-        Ok(sequences)
+    /// An entry of a VM's sequence, if there is one. An emptied one is damaged: only numbers that count are asked for.
+    pub(crate) async fn manifest(&self, vm: Folder, sequence: u64) -> Result<Option<Stored>> {
+        match self.number(vm, sequence).await? {
+            Number::Free => Ok(None),
+            Number::Taken(stored) => Ok(Some(*stored)),
+            Number::Emptied => {
+                let name = names::manifest(self.tenant, vm, sequence);
+                Err(self.store.damaged(&name, "it is empty, but no tombstone says that it was dropped"))
+            }
+        }
     }
 
-    /// An entry of a VM's sequence, if there is one.
-    pub(crate) async fn manifest(&self, vm: Folder, sequence: u64) -> Result<Option<Stored>> {
+    /// What stands at a number of a VM's sequence.
+    pub(crate) async fn number(&self, vm: Folder, sequence: u64) -> Result<Number> {
         let name = names::manifest(self.tenant, vm, sequence);
-        let Some(object) = self.store.get(&name, manifest::LIMIT).await? else { return Ok(None) };
+        let Some(object) = self.store.get(&name, manifest::LIMIT).await? else { return Ok(Number::Free) };
+        if object.is_empty() {
+            return Ok(Number::Emptied);
+        }
         let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
         let manifest =
             Manifest::open(&self.keys.manifests, &place, &object).map_err(|e| self.store.damaged(&name, e))?;
@@ -73,7 +87,7 @@ impl Repository {
             return Err(self.store.damaged(&name, "it is another VM's"));
         }
         let hash = blake3::hash(&object).to_hex().to_string();
-        Ok(Some(Stored { manifest, hash }))
+        Ok(Number::Taken(Box::new(Stored { manifest, hash })))
     }
 
     /// The point of that id.
@@ -83,55 +97,15 @@ impl Repository {
                 .advise("List what there is with `remora points`.")
         };
         let vm = Folder::parse(id.vm()).ok_or_else(unknown)?;
+        if !self.sequence(vm).await?.counts(id.sequence()) {
+            return Err(unknown().within("it was dropped"));
+        }
         let stored = self.manifest(vm, id.sequence()).await.map_err(|e| e.within(format!("point {id}")))?;
         let stored = stored.ok_or_else(unknown)?;
         let entry = stored.manifest.into_point().ok_or_else(unknown)?;
         let name = names::manifest(self.tenant, vm, id.sequence());
         entry.check(id).map_err(|e| self.store.damaged(&name, e).within(format!("point {id}")))?;
         Ok((entry, stored.hash))
-    }
-
-    /// The newest point that can be read, and what came after it. Unreadable entries are passed over, loudly: the next
-    /// point then follows an older one, whose checkpoint is gone, and rereads.
-    pub(crate) async fn newest(&self, vm: Folder) -> Result<(Option<Point>, Vec<LineageBreak>)> {
-        let mut breaks = Vec::new();
-        for sequence in self.sequences(vm).await?.into_iter().rev() {
-            match self.manifest(vm, sequence).await {
-                Ok(Some(Stored { manifest: Manifest { entry: Entry::Point(point), .. }, .. })) => {
-                    return Ok((Some(point.point), breaks));
-                }
-                Ok(Some(Stored { manifest: Manifest { entry: Entry::Break(broken), .. }, .. })) => breaks.push(broken),
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::Damaged => {
-                    tracing::warn!(error = error.chain(), "an entry of the VM's sequence is unreadable");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((None, breaks))
-    }
-
-    /// Stores an entry at a place of a VM's sequence. An unknown outcome is cleared up by looking.
-    pub(crate) async fn append(&self, vm: Folder, sequence: u64, manifest: &Manifest) -> Result<()> {
-        let name = names::manifest(self.tenant, vm, sequence);
-        let place = manifest::place(self.descriptor.id, self.tenant, vm, sequence);
-        let object = Bytes::from(manifest.seal(&self.keys.manifests, &place)?);
-        let mut outcome = self.store.create(&name, object.clone().into()).await;
-        if !matches!(outcome, Ok(Created::Yes)) {
-            match self.store.get(&name, manifest::LIMIT).await? {
-                Some(there) if there == object => return Ok(()),
-                Some(_) => outcome = Ok(Created::NameTaken),
-                None if outcome.is_err() => outcome = self.store.create(&name, object.clone().into()).await,
-                None => {}
-            }
-        }
-        match outcome? {
-            Created::Yes => Ok(()),
-            Created::NameTaken => {
-                Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", manifest.vm.as_str()))
-                    .advise("Nothing was lost: run the backup again."))
-            }
-        }
     }
 
     pub(crate) async fn vms(&self) -> Result<Vec<Folder>> {

@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Manifest = 5,
     TenantKey = 6,
     Slot = 7,
+    Session = 8,
 }
 
 /// Where sealed bytes belong: `remora v1`, kind, repository, tenant, object and number, each of fixed width.

@@ -1,5 +1,7 @@
 //! The object store, with errors that name the object and say what to do.
 
+mod tending;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, P
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::location::Location;
+
+pub(crate) use tending::{Listed, Missing};
 
 /// A folder, later a bucket. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -44,6 +48,11 @@ pub(crate) struct DamagedObject {
 }
 
 impl DamagedObject {
+    /// Whether the object does not exist, rather than being damaged.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.why.is::<Missing>()
+    }
+
     /// The damaged object that an error speaks of.
     pub(crate) fn of(error: &Error) -> Option<&Self> {
         let mut next = std::error::Error::source(error);
@@ -176,7 +185,7 @@ impl Store {
     fn error(&self, doing: &str, name: &Path, error: object_store::Error) -> Error {
         let what = format!("{doing} object {name} of repository {}", self.place);
         match error {
-            object_store::Error::NotFound { .. } => self.damaged(name, "it is missing"),
+            object_store::Error::NotFound { .. } => self.damaged(name, Missing),
             error if full(&error) => {
                 Error::new(ErrorKind::NoSpace, what).because(error).advise("Free space in the repository's store.")
             }

@@ -267,12 +267,14 @@ async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
 async fn a_slow_store_holds_the_writer_up() {
     let bench = Bench::new().await;
     let slow = ThrottledStore::new(Arc::clone(&bench.store), ThrottleConfig::default());
-    slow.config_mut(|config| config.wait_put_per_call = Duration::from_hours(1));
     let passphrase = Passphrase::new(*b"p");
-    let vault = Vault::open_in(Store::over(Arc::new(slow)), &passphrase, VaultOptions::default()).await.unwrap();
+    let slow = Arc::new(slow);
+    let store = Store::over(Arc::clone(&slow) as Arc<dyn ObjectStore>);
+    let vault = Vault::open_in(store, &passphrase, VaultOptions::default()).await.unwrap();
     let pieces = 200;
     let new_point = bench.new_point(Decision::Full, pieces * PIECE_SIZE).await;
     let point = vault.begin(new_point).await.unwrap();
+    slow.config_mut(|config| config.wait_put_per_call = Duration::from_hours(1));
     let noise =
         Bytes::from((0..PIECE_SIZE / 32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect::<Vec<_>>());
     let writes = stream::iter(0..pieces).map(|n| point.write(DISK, n * PIECE_SIZE, noise.clone()));

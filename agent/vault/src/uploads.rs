@@ -37,7 +37,7 @@ impl Uploads {
     /// Starts to store a segment, once there is a place. Reports what failed before.
     pub(crate) async fn push(&self, built: Built) -> Result<()> {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
-        let (store, name) = (self.store.clone(), names::segment(self.tenant, self.vm, built.id));
+        let (store, name) = (self.store.clone(), names::segment(self.tenant, self.vm, built.id, 0));
         let entry = SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len };
         let mut state = self.lock();
         while let Some(done) = state.tasks.try_join_next() {

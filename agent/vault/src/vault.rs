@@ -14,15 +14,14 @@ use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, 
 use serde::Serialize;
 
 use crate::descriptor::{self, Descriptor};
-use crate::keys::{Key, Passphrase, RepositoryKeys, TenantKeys, random};
+use crate::keys::{Key, Passphrase, RepositoryKeys, TenantKeys};
 use crate::location::Location;
-use crate::manifest::{Entry, Manifest};
 use crate::names::{self, Folder};
 use crate::reader::Reader;
 use crate::repository::{Repository, VaultOptions};
 use crate::seal::{Kind, Place, open_object, seal_object};
 use crate::slot;
-use crate::store::Store;
+use crate::store::{Missing, Store};
 use crate::workers::Workers;
 use crate::writer::Writer;
 use crate::{diff, verify};
@@ -31,7 +30,7 @@ use crate::{diff, verify};
 const TENANT: &str = "default";
 
 /// How many manifests are read at once.
-const MANIFEST_FETCHES: usize = 16;
+pub(crate) const MANIFEST_FETCHES: usize = 16;
 
 /// What a repository is and holds.
 #[derive(Clone, Debug, Serialize)]
@@ -143,8 +142,12 @@ impl Mover for Vault {
         };
         let mut listing = Listing::default();
         for folder in folders {
-            let sequences = self.0.sequences(folder).await?;
-            let entries = stream::iter(sequences)
+            let sequence = self.0.sequence(folder).await?;
+            for number in sequence.gaps() {
+                let name = names::manifest(self.0.tenant, folder, number);
+                listing.unreadable.push((PointId::new(folder.hex(), number)?, self.0.store.damaged(&name, Missing)));
+            }
+            let entries = stream::iter(sequence.counting())
                 .map(|sequence| async move { (sequence, self.0.manifest(folder, sequence).await) });
             let mut entries = entries.buffered(MANIFEST_FETCHES);
             while let Some((sequence, stored)) = entries.next().await {
@@ -162,16 +165,13 @@ impl Mover for Vault {
     }
 
     async fn history(&self, vm: &VmName) -> Result<History> {
-        let (newest, breaks) = self.0.newest(self.0.folder(vm)).await?;
+        let folder = self.0.folder(vm);
+        let (newest, breaks) = self.0.newest(folder, &self.0.sequence(folder).await?).await?;
         Ok(History { newest, breaks })
     }
 
     async fn record_break(&self, vm: &VmName, broken: LineageBreak) -> Result<()> {
-        let folder = self.0.folder(vm);
-        let sequence = self.0.sequences(folder).await?.last().map_or(1, |last| last + 1);
-        let entry = Entry::Break(broken);
-        let manifest = Manifest { vm: vm.clone(), written: Timestamp::now(), session: random(), entry };
-        self.0.append(folder, sequence, &manifest).await
+        self.0.append_break(vm, broken).await
     }
 
     async fn begin(&self, point: NewPoint) -> Result<Box<dyn PointWriter>> {

@@ -11,8 +11,8 @@ use remora_core::ports::{DiskIndex, DiskReads, NewDisk, NewPoint, PointWriter};
 use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
 
 use crate::fragments;
-use crate::keys::{Digest, TenantKeys, random};
-use crate::manifest::{Entry, Manifest, MapEntry, PointEntry};
+use crate::keys::{Digest, TenantKeys};
+use crate::manifest::{Entry, MapEntry, PointEntry};
 use crate::map::disk::DiskMap;
 use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
 use crate::map::node::{RecordRef, Target};
@@ -23,12 +23,19 @@ use crate::segment::build::{Builder, Built};
 use crate::segment::codec;
 use crate::segment::footer::Holds;
 use crate::segment::read::Segments;
+use crate::session::{LiveSession, Planned, Session};
 use crate::uploads::Uploads;
 
 pub(crate) struct Writer {
+    session: LiveSession,
+    work: Work,
+}
+
+/// A point on its way into the store.
+struct Work {
     vault: Arc<Repository>,
     vm: Folder,
-    sequence: u64,
+    planned: Planned,
     new: NewPoint,
     parent_hash: Option<String>,
     segments: Arc<Segments>,
@@ -92,12 +99,31 @@ impl AppendNode for Growing {
 impl Writer {
     pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
-        let sequence = vault.sequences(vm).await?.last().map_or(1, |last| last + 1);
-        let newest = vault.newest(vm).await?.0.map(|p| p.id);
+        let sequence = vault.sequence(vm).await?;
+        let newest = vault.newest(vm, &sequence).await?.0.map(|p| p.id);
         if newest != new.parent {
             return Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", new.vm.as_str()))
                 .advise("Nothing was lost: run the backup again."));
         }
+        let parent = new.parent.as_ref().map(PointId::sequence);
+        let session = Session { vm: new.vm.clone(), parent, number: sequence.next(), began: Timestamp::now(), beat: 0 };
+        let session = LiveSession::publish(Arc::clone(&vault), session).await?;
+        let (number, tombstone) = (sequence.next(), sequence.tombstone_number);
+        let planned = Planned { session: session.id(), parent, number, tombstone };
+        match Work::begin(vault, vm, planned, new).await {
+            Ok(work) => Ok(Self { session, work }),
+            Err(error) => {
+                session.end().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Work {
+    /// To be called once the session is published: only now it is known that nobody drops the parent's bytes.
+    async fn begin(vault: Arc<Repository>, vm: Folder, mut planned: Planned, new: NewPoint) -> Result<Self> {
+        planned.pass(&vault, &new.vm).await?;
         let (parent, parent_hash) = match &new.parent {
             Some(id) => vault.point(id).await.map(|(entry, hash)| (Some(entry), Some(hash)))?,
             None => (None, None),
@@ -109,7 +135,7 @@ impl Writer {
         Ok(Self {
             vault,
             vm,
-            sequence,
+            planned,
             new,
             parent_hash,
             segments,
@@ -151,12 +177,38 @@ impl Writer {
         self.store_full_segments().await
     }
 
+    async fn commit(mut self, reads: &[DiskReads]) -> Result<Point> {
+        if reads.len() != self.disks.len() {
+            return Err(Error::new(ErrorKind::Failed, "there is not one count of reads a disk"));
+        }
+        let mut maps = Vec::with_capacity(self.disks.len());
+        for disk in &self.disks {
+            maps.push(MapEntry { root: disk.map.root(&self.nodes).await? });
+        }
+        for growing in [&*self.chunks, &self.nodes] {
+            if let Some(built) = growing.take(true) {
+                self.uploads.push(built).await?;
+            }
+        }
+        let empty = Uploads::new(self.vault.store.clone(), self.vault.tenant, self.vm);
+        let segments = std::mem::replace(&mut self.uploads, empty).finish().await?;
+        let mut point = self.point(reads, segments.iter().map(|s| s.len).sum())?;
+        let entry = |number| {
+            let point = Point { id: PointId::new(self.vm.hex(), number)?, ..point.clone() };
+            let (parent_hash, maps, segments) = (self.parent_hash.clone(), maps.clone(), segments.clone());
+            Ok(Entry::Point(Box::new(PointEntry { point, parent_hash, block_size: BLOCK_SIZE, maps, segments })))
+        };
+        self.planned.commit(&self.vault, &self.new.vm, entry).await?;
+        point.id = PointId::new(self.vm.hex(), self.planned.number)?;
+        Ok(point)
+    }
+
     fn point(&self, reads: &[DiskReads], stored: u64) -> Result<Point> {
         let costliest = self.new.disks.iter().max_by_key(|d| d.decision);
         let costliest = costliest.ok_or_else(|| Error::new(ErrorKind::Invalid, "a point needs at least one disk"))?;
         let disks = self.new.disks.iter().zip(&self.disks).zip(reads);
         Ok(Point {
-            id: PointId::new(self.vm.hex(), self.sequence)?,
+            id: PointId::new(self.vm.hex(), self.planned.number)?,
             repository: self.vault.descriptor.id,
             vm: self.new.vm.clone(),
             time: self.new.time,
@@ -209,37 +261,38 @@ impl Disk {
 impl PointWriter for Writer {
     async fn write(&self, disk: DiskIndex, at: u64, data: Bytes) -> Result<()> {
         let range = ByteRange::at(at, data.len() as u64);
-        let disk = self.disk(disk, range)?;
+        let disk = self.work.disk(disk, range)?;
         if range.start / PIECE_SIZE != (range.end - 1) / PIECE_SIZE {
             return Err(Error::new(ErrorKind::Failed, format!("{range} crosses the end of a piece")));
         }
         let known = match (disk.decision, disk.map.parent()) {
-            (Decision::Reread, Some(parent)) => Known::of(parent, &self.segments, range).await?,
+            (Decision::Reread, Some(parent)) => Known::of(parent, &self.work.segments, range).await?,
             _ => Known::nothing(),
         };
-        drop(self.storing.lock().await);
-        let (keys, chunks) = (self.vault.keys.clone(), Arc::clone(&self.chunks));
-        let (filled, stored) = self.vault.workers.run(move || store_piece(&keys, &chunks, at, &data, &known)).await;
+        drop(self.work.storing.lock().await);
+        let (keys, chunks) = (self.work.vault.keys.clone(), Arc::clone(&self.work.chunks));
+        let (filled, stored) =
+            self.work.vault.workers.run(move || store_piece(&keys, &chunks, at, &data, &known)).await;
         disk.stored.fetch_add(stored, Ordering::Relaxed);
-        disk.map.fill(&filled, &self.nodes).await?;
-        self.store_full_segments().await
+        disk.map.fill(&filled, &self.work.nodes).await?;
+        self.work.store_full_segments().await
     }
 
     async fn zero(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
-        let disk = self.disk(disk, range)?;
-        self.fill(disk, range, Filling::New(Target::Zero)).await
+        let disk = self.work.disk(disk, range)?;
+        self.work.fill(disk, range, Filling::New(Target::Zero)).await
     }
 
     async fn unchanged(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
-        let disk = self.disk(disk, range)?;
+        let disk = self.work.disk(disk, range)?;
         if disk.decision != Decision::Incremental {
             return Err(Error::new(ErrorKind::Failed, "only an increment has ranges that did not change"));
         }
-        self.fill(disk, range, Filling::Inherited).await
+        self.work.fill(disk, range, Filling::Inherited).await
     }
 
     async fn worth_rewriting(&self, disk: DiskIndex, changed: &[ByteRange], budget: u64) -> Result<Vec<ByteRange>> {
-        match self.disks.get(disk.0) {
+        match self.work.disks.get(disk.0) {
             Some(Disk { map, decision: Decision::Incremental, .. }) => match map.parent() {
                 Some(parent) => fragments::worth_rewriting(parent, changed, budget).await,
                 None => Ok(Vec::new()),
@@ -249,33 +302,18 @@ impl PointWriter for Writer {
     }
 
     async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point> {
-        if reads.len() != self.disks.len() {
-            return Err(Error::new(ErrorKind::Failed, "there is not one count of reads a disk"));
+        let Self { session, work } = *self;
+        let committed = work.commit(reads).await;
+        match &committed {
+            // The manifest may still come to be: until a collection ends the session, its number must stay watched.
+            Err(error) if error.kind() == ErrorKind::Unavailable => drop(session),
+            _ => session.end().await,
         }
-        let mut maps = Vec::with_capacity(self.disks.len());
-        for disk in &self.disks {
-            maps.push(MapEntry { root: disk.map.root(&self.nodes).await? });
-        }
-        for growing in [&*self.chunks, &self.nodes] {
-            if let Some(built) = growing.take(true) {
-                self.uploads.push(built).await?;
-            }
-        }
-        let mut this = *self;
-        let empty = Uploads::new(this.vault.store.clone(), this.vault.tenant, this.vm);
-        let segments = std::mem::replace(&mut this.uploads, empty).finish().await?;
-        let point = this.point(reads, segments.iter().map(|s| s.len).sum())?;
-        let entry = PointEntry {
-            point: point.clone(),
-            parent_hash: this.parent_hash.take(),
-            block_size: BLOCK_SIZE,
-            maps,
-            segments,
-        };
-        let entry = Entry::Point(Box::new(entry));
-        let manifest = Manifest { vm: this.new.vm.clone(), written: Timestamp::now(), session: random(), entry };
-        this.vault.append(this.vm, this.sequence, &manifest).await?;
-        Ok(point)
+        committed
+    }
+
+    async fn abandon(self: Box<Self>) {
+        self.session.end().await;
     }
 }
 

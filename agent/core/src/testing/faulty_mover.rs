@@ -92,6 +92,10 @@ impl PointWriter for Writer {
         let Self { inner, faults } = *self;
         faults.call("commit", inner.commit(reads)).await
     }
+
+    async fn abandon(self: Box<Self>) {
+        self.inner.abandon().await;
+    }
 }
 
 #[async_trait]

@@ -269,6 +269,8 @@ impl PointWriter for Writer {
         vm.breaks.clear();
         Ok(point)
     }
+
+    async fn abandon(self: Box<Self>) {}
 }
 
 struct Reader(Arc<Stored>);

@@ -12,8 +12,11 @@ use crate::cancel::{self, or_cancelled};
 impl Run<'_> {
     /// Not interrupted once it began: a commit that is broken off leaves everybody guessing.
     pub(super) async fn commit(&mut self, writer: Box<dyn PointWriter>, reads: &[DiskReads]) -> Result<Point> {
-        or_cancelled(&self.cancel, self.opened()?.confirm()).await?;
-        cancel::check(&self.cancel)?;
+        let confirmed = or_cancelled(&self.cancel, self.opened()?.confirm()).await;
+        if let Err(error) = confirmed.and_then(|()| cancel::check(&self.cancel)) {
+            writer.abandon().await;
+            return Err(error);
+        }
         let committed = writer.commit(reads).await;
         if let Err(error) = &committed
             && error.kind() == ErrorKind::Unavailable

@@ -16,14 +16,24 @@ const IN_FLIGHT: usize = 32;
 impl Run<'_> {
     pub(super) async fn copy(&mut self, mut disks: Vec<DiskRun>) -> Result<(Box<dyn PointWriter>, Vec<DiskReads>)> {
         let writer = or_cancelled(&self.cancel, self.mover.begin(self.new_point(&disks)?)).await?;
-        for disk in &disks {
+        match self.copy_disks(&mut disks, writer.as_ref()).await {
+            Ok(()) => Ok((writer, disks.iter().map(|disk| disk.reads).collect())),
+            Err(error) => {
+                writer.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy_disks(&self, disks: &mut [DiskRun], writer: &dyn PointWriter) -> Result<()> {
+        for disk in disks.iter() {
             self.progress.expect(if disk.is_incremental() { disk.changed } else { disk.size });
         }
         let views = self.opened()?.disks().to_vec();
         for (n, (disk, view)) in disks.iter_mut().zip(views).enumerate() {
             let copy = DiskCopy {
                 view: view.as_ref(),
-                writer: writer.as_ref(),
+                writer,
                 disk: DiskIndex(n),
                 incremental: disk.is_incremental(),
                 memory: &self.request.memory,
@@ -33,8 +43,7 @@ impl Run<'_> {
             disk.reads.read += reads.read;
             disk.reads.rewritten += reads.rewritten;
         }
-        let reads = disks.iter().map(|disk| disk.reads).collect();
-        Ok((writer, reads))
+        Ok(())
     }
 
     fn new_point(&self, disks: &[DiskRun]) -> Result<NewPoint> {

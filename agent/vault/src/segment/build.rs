@@ -105,3 +105,21 @@ impl Builder {
         Built { id: self.id, holds: self.index.holds, payload: self.parts.into_iter().collect(), len: self.len }
     }
 }
+
+/// A segment again with some of its records: ciphertext, numbers and salt unchanged, under a footer of its own.
+pub(crate) fn rebuild(
+    keys: &TenantKeys,
+    place: &Place,
+    index: &Index,
+    records: &[(&Record, &Bytes)],
+    details: &[Details],
+) -> Vec<u8> {
+    let mut object = [MAGIC.as_slice(), &place.object].concat();
+    let mut kept = Index { holds: index.holds, salt: index.salt, records: Vec::with_capacity(records.len()) };
+    for (record, sealed) in records {
+        kept.records.push(Record { offset: object.len() as u64, ..**record });
+        object.extend_from_slice(sealed);
+    }
+    object.append(&mut footer::seal(&keys.footers, place, &kept, details));
+    object
+}

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::path::Path;
 use remora_core::{Error, Result};
 use ring::aead::LessSafeKey;
 
@@ -15,7 +16,7 @@ use crate::seal::{self, Kind, Place};
 use crate::segment::build::HEADER_LEN;
 use crate::segment::codec;
 use crate::segment::footer::{self, Details, Holds, Index, Record, Trailer};
-use crate::store::Store;
+use crate::store::{DamagedObject, Missing, Store};
 
 /// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
 const TAIL_LEN: u64 = 4 * 1024;
@@ -29,9 +30,15 @@ const FETCH_LEN: u64 = 2 * 1024 * 1024;
 const INDEX_CACHE: u64 = 16 * 1024 * 1024;
 const DETAILS_CACHE: u64 = 8 * 1024 * 1024;
 
+/// Generations that are looked for, from 0 on. Each is less than half as long as the one before, and a segment is at
+/// most 4 GiB.
+pub(crate) const GENERATIONS: u32 = 32;
+
 /// A segment whose index is known.
 pub(crate) struct Segment {
     id: SegmentId,
+    /// How often records were left out of it; part of the object's name.
+    generation: u32,
     key: LessSafeKey,
     kind: Kind,
     trailer: Trailer,
@@ -58,7 +65,7 @@ pub(crate) struct Segments {
     tenant: Folder,
     vm: Folder,
     indexes: Cache<SegmentId, Arc<Segment>>,
-    details: Cache<SegmentId, Arc<Vec<Details>>>,
+    details: Cache<(SegmentId, u32), Arc<Vec<Details>>>,
 }
 
 /// The sealed bytes of a record, and what is needed to open them on another thread.
@@ -76,6 +83,15 @@ impl Sealed {
         let mut bytes = self.bytes.to_vec();
         let packed = seal::open(&self.segment.key, self.segment.kind, &self.place, &mut bytes)?;
         Ok(codec::unpack(packed, self.record.zstd, self.record.plain_len)?)
+    }
+
+    pub(crate) const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The bytes as they are stored.
+    pub(crate) const fn stored(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// Its length when opened.
@@ -99,58 +115,101 @@ impl Segments {
         self.store.damaged(&self.name(segment), why)
     }
 
-    fn name(&self, segment: SegmentId) -> object_store::path::Path {
-        names::segment(self.tenant, self.vm, segment)
+    fn name(&self, segment: SegmentId) -> Path {
+        self.generation_name(segment, 0)
     }
 
-    fn place(&self, segment: SegmentId) -> Place {
+    pub(crate) fn generation_name(&self, segment: SegmentId, generation: u32) -> Path {
+        names::segment(self.tenant, self.vm, segment, generation)
+    }
+
+    pub(crate) fn place(&self, segment: SegmentId) -> Place {
         footer::place(self.repository, self.tenant.0, segment)
     }
 
     /// A segment with its index.
     pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>> {
-        self.indexes.get(id, || self.load(id)).await
+        self.indexes.get(id, || self.find(id)).await
     }
 
-    async fn load(&self, id: SegmentId) -> Result<Arc<Segment>> {
-        let name = self.name(id);
+    /// The oldest generation that there is: all of them hold whatever a point may still need.
+    async fn find(&self, id: SegmentId) -> Result<Arc<Segment>> {
+        let mut missing = None;
+        for generation in 0..GENERATIONS {
+            match self.load(id, generation).await {
+                Err(error) if is_missing(&error) => missing = missing.or(Some(error)),
+                found => return found,
+            }
+        }
+        Err(missing.unwrap_or_else(|| self.damaged(id, Missing)))
+    }
+
+    /// One generation of a segment, with its index.
+    pub(crate) async fn load(&self, id: SegmentId, generation: u32) -> Result<Arc<Segment>> {
+        let name = self.generation_name(id, generation);
+        let damaged = |e: footer::BadFooter| self.store.damaged(&name, e);
         let tail = self.store.tail(&name, TAIL_LEN).await?;
-        let trailer = Trailer::decode(&tail.bytes, tail.object_len, HEADER_LEN).map_err(|e| self.damaged(id, e))?;
+        let trailer = Trailer::decode(&tail.bytes, tail.object_len, HEADER_LEN).map_err(|e| damaged(e.into()))?;
         let tail_at = tail.object_len - tail.bytes.len() as u64;
         let sealed = if trailer.index_at >= tail_at {
             tail.bytes.slice((trailer.index_at - tail_at) as usize..(trailer.index_end - tail_at) as usize)
         } else {
-            self.one_range(id, trailer.index_at..trailer.index_end).await?
+            self.one_range(&name, trailer.index_at..trailer.index_end).await?
         };
-        let index = trailer
-            .open_index(&self.keys.footers, &self.place(id), &sealed, HEADER_LEN)
-            .map_err(|e| self.damaged(id, e))?;
+        let index = trailer.open_index(&self.keys.footers, &self.place(id), &sealed, HEADER_LEN).map_err(damaged)?;
         let (kind, key) = match index.holds {
             Holds::Chunks => (Kind::Chunk, &self.keys.chunks),
             Holds::Nodes => (Kind::Node, &self.keys.nodes),
         };
-        Ok(Arc::new(Segment { id, key: key.for_object(&index.salt), kind, trailer, index }))
+        Ok(Arc::new(Segment { id, generation, key: key.for_object(&index.salt), kind, trailer, index }))
     }
 
-    async fn one_range(&self, id: SegmentId, range: Range<u64>) -> Result<Bytes> {
-        let mut found = self.store.ranges(&self.name(id), &[range]).await?;
-        found.pop().ok_or_else(|| self.damaged(id, "the store answered nothing"))
+    async fn one_range(&self, name: &Path, range: Range<u64>) -> Result<Bytes> {
+        let mut found = self.store.ranges(name, &[range]).await?;
+        found.pop().ok_or_else(|| self.store.damaged(name, "the store answered nothing"))
+    }
+
+    /// Ranges of a segment's object. If it went since its index was read, a collection has stored the next generation:
+    /// `None`, and the index is to be read again.
+    async fn ranges(&self, segment: &Segment, ranges: &[Range<u64>]) -> Result<Option<Vec<Bytes>>> {
+        match self.store.ranges(&self.generation_name(segment.id, segment.generation), ranges).await {
+            Err(error) if is_missing(&error) => {
+                self.indexes.forget(&segment.id);
+                Ok(None)
+            }
+            fetched => fetched.map(Some),
+        }
     }
 
     /// The details of a chunk.
     pub(crate) async fn details(&self, chunk: RecordRef) -> Result<Details> {
-        let segment = self.segment(chunk.segment).await?;
-        let (place, _) = segment.index.record(chunk.number).ok_or_else(|| self.no_record(chunk))?;
-        let all = self.details.get(chunk.segment, || self.load_details(&segment)).await?;
-        all.get(place).cloned().ok_or_else(|| self.damaged(chunk.segment, "it holds no chunks"))
+        loop {
+            let segment = self.segment(chunk.segment).await?;
+            let (place, _) = segment.index.record(chunk.number).ok_or_else(|| self.no_record(chunk))?;
+            let load = || async {
+                match self.load_details(&segment).await {
+                    Ok(details) => details.ok_or(None),
+                    Err(error) => Err(Some(error)),
+                }
+            };
+            match self.details.get((segment.id, segment.generation), load).await {
+                Ok(all) => {
+                    return all.get(place).cloned().ok_or_else(|| self.damaged(chunk.segment, "it holds no chunks"));
+                }
+                Err(Some(error)) => return Err(error),
+                Err(None) => {}
+            }
+        }
     }
 
-    async fn load_details(&self, segment: &Segment) -> Result<Arc<Vec<Details>>> {
+    /// The details of all chunks of a segment; none if it went since its index was read.
+    pub(crate) async fn load_details(&self, segment: &Segment) -> Result<Option<Arc<Vec<Details>>>> {
         let (id, trailer) = (segment.id, &segment.trailer);
         let range = trailer.details_at..trailer.details_at + trailer.details_len();
-        let sealed = self.one_range(id, range).await?;
+        let Some(mut sealed) = self.ranges(segment, &[range]).await? else { return Ok(None) };
+        let sealed = sealed.pop().ok_or_else(|| self.damaged(id, "the store answered nothing"))?;
         let opened = trailer.open_details(&self.keys.footers, &self.place(id), &sealed, &segment.index);
-        opened.map(Arc::new).map_err(|e| self.damaged(id, e))
+        opened.map(|details| Some(Arc::new(details))).map_err(|e| self.damaged(id, e))
     }
 
     fn no_record(&self, record: RecordRef) -> Error {
@@ -159,14 +218,24 @@ impl Segments {
 
     /// Fetches records of one segment, near ones together; the result is in the order of `numbers`, which ascend.
     pub(crate) async fn fetch(&self, id: SegmentId, numbers: &[u32]) -> Result<Vec<Sealed>> {
-        let segment = self.segment(id).await?;
+        loop {
+            let segment = self.segment(id).await?;
+            if let Some(fetched) = self.fetch_of(&segment, numbers).await? {
+                return Ok(fetched);
+            }
+        }
+    }
+
+    /// Fetches records of one generation of a segment; none if it went since its index was read.
+    pub(crate) async fn fetch_of(&self, segment: &Arc<Segment>, numbers: &[u32]) -> Result<Option<Vec<Sealed>>> {
+        let id = segment.id;
         let record = |number: &u32| {
             let found = segment.index.record(*number).map(|(_, record)| *record);
             found.ok_or_else(|| self.no_record(RecordRef { segment: id, number: *number }))
         };
         let records: Vec<Record> = numbers.iter().map(record).collect::<Result<_>>()?;
         let ranges = coalesce(&records);
-        let fetched = self.store.ranges(&self.name(id), &ranges).await?;
+        let Some(fetched) = self.ranges(segment, &ranges).await? else { return Ok(None) };
         let mut out = Vec::with_capacity(records.len());
         let mut at = 0;
         for record in records {
@@ -176,9 +245,9 @@ impl Segments {
             let from = (record.offset - ranges[at].start) as usize;
             let bytes = fetched[at].slice(from..from + record.stored_len as usize);
             let place = Place { number: u64::from(record.number), ..self.place(id) };
-            out.push(Sealed { segment: Arc::clone(&segment), record, place, bytes });
+            out.push(Sealed { segment: Arc::clone(segment), record, place, bytes });
         }
-        Ok(out)
+        Ok(Some(out))
     }
 
     /// Fetches and opens one record on this thread: for nodes, which are small.
@@ -190,6 +259,10 @@ impl Segments {
         }
         sealed.open().map_err(|e| self.damaged(node.segment, e))
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    DamagedObject::of(error).is_some_and(DamagedObject::is_missing)
 }
 
 /// The ranges to fetch for records that ascend.

@@ -81,6 +81,8 @@ impl PointWriter for Greedy {
     async fn commit(self: Box<Self>, _reads: &[DiskReads]) -> Result<Point> {
         Err(broken("steps commit nothing"))
     }
+
+    async fn abandon(self: Box<Self>) {}
 }
 
 async fn steps_of(map: &Map, believed: bool) -> Result<Vec<Step>> {

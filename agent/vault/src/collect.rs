@@ -1,0 +1,171 @@
+//! Collection: removing what no point needs any more, beside writers, readers and other collections, without a lock.
+//!
+//! One pass over a VM looks in this order, and the order is the proof:
+//!
+//! 0. the sequence: what was *dropped* long enough ago (by tombstones older than [`GRACE`]);
+//! 1. the segments;
+//! 2. the sessions; those of dead writers are ended by a tombstone (see `session.rs` for why they then never commit);
+//! 3. the sequence again, and all points in it that were not dropped in step 0.
+//!
+//! It removes segments of step 1 that are reached neither by a point of step 3 nor by the parent of a live session of
+//! step 2. No point can need one of them, now or later:
+//!
+//! * *It was stored by a writer whose session is unknown to step 2.* The segment was there in step 1, so its session was
+//!   published before, and had ended by step 2: committed (then step 3 saw the point) or given up.
+//! * *It was stored by a writer whose session lives.* Nobody but that writer knows it, so no point has named it: while a
+//!   session lives, only segments that a dropped point named as its own are removed.
+//! * *A writer inherits it from its parent.* If the parent was not dropped in step 0, step 3 reached it. If it was, the
+//!   tombstone was there before step 2: a session published later finds it, and its writer gives up; one published
+//!   before is live in step 2, and its parent pinned, or it has ended and its point was seen in step 3.
+//! * *Later.* Points are made of new segments and of what their parents reach. So what nothing reaches is never reached
+//!   again, and a collection that slept for a year between step 3 and its deletes harms nothing.
+//!
+//! A point dropped less than [`GRACE`] ago counts as not dropped: a reader may be at work on it.
+//!
+//! The same holds record by record, which is why a mostly dead segment may be stored again with less in it. Dropped
+//! manifests are emptied last, when nothing that they alone lead to is left; whatever interrupts a pass, the next one
+//! does the rest. All of it stops before the first delete if anything that a point needs cannot be read.
+
+pub(crate) mod reach;
+mod rewrite;
+mod survey;
+
+use futures::{TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use object_store::PutPayload;
+use object_store::path::Path;
+use remora_core::{Result, VmName};
+use serde::Serialize;
+
+use crate::names::{self, Folder, SegmentId};
+use crate::repository::Repository;
+use crate::segment::read::Segments;
+use crate::store::DamagedObject;
+
+use reach::Reach;
+use rewrite::{Rewrite, is_complete};
+use survey::{Garbage, Survey};
+
+/// How long a dropped point stays readable, by the store's clock.
+pub(crate) const GRACE: SignedDuration = SignedDuration::from_hours(72);
+
+/// How long a session lives after its last heartbeat, by the store's clock.
+pub(crate) const DEAD_AFTER: SignedDuration = SignedDuration::from_hours(24);
+
+/// Deletes in flight.
+const DELETES: usize = 16;
+
+/// Whether something is done, or only told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is done.
+    Run,
+    /// Nothing is changed but the object that tells the store's time.
+    DryRun,
+}
+
+/// Some segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// How many.
+    pub segments: u64,
+    /// Their bytes in the store.
+    pub bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, bytes: u64) {
+        self.segments += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What a collection did for one VM, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// The VM, as the store names it.
+    pub folder: String,
+    /// The VM; none if nothing is left that tells.
+    pub vm: Option<VmName>,
+    /// Segments removed.
+    pub removed: Amount,
+    /// Segments stored again without what nothing needs, and the bytes that this frees.
+    pub rewritten: Amount,
+    /// Segments that only points need which were dropped less than 72 hours ago.
+    pub later: Amount,
+    /// Segments that no point has named, which stay while a backup of the VM is running.
+    pub waiting: Amount,
+    /// Dropped points whose manifests were emptied.
+    pub emptied: u64,
+    /// Sessions of dead writers that were ended.
+    pub ended: u64,
+    /// Sessions that live.
+    pub sessions: u64,
+    /// Segments that points need and that are not there: damage. `remora verify` tells what is lost.
+    pub missing: Vec<String>,
+}
+
+/// One pass over a VM. `now` is the store's time at or before its beginning.
+pub(crate) async fn collect(vault: &Repository, vm: Folder, mode: Mode, now: Timestamp) -> Result<Collected> {
+    let survey = Survey::take(vault, vm, mode, now).await?;
+    let segments = vault.segments(vm);
+    let mut done = Collected {
+        folder: vm.hex(),
+        vm: survey.name.clone(),
+        ended: survey.ended,
+        sessions: survey.live_sessions,
+        missing: survey.missing(&segments).await?,
+        ..Collected::default()
+    };
+    for rewrite in survey.rewrites(&segments).await? {
+        done.rewritten.segments += 1;
+        done.rewritten.bytes += rewrite.dead_bytes;
+        if mode == Mode::Run {
+            rewrite.run(vault, &segments).await?;
+        }
+    }
+    let mut names = Vec::new();
+    for (id, generations) in &survey.segments {
+        let bytes = generations.iter().map(|(_, bytes)| bytes).sum();
+        match survey.judge(*id) {
+            Garbage::Dead => {
+                done.removed.add(bytes);
+                names.extend(generations.iter().map(|(generation, _)| segments.generation_name(*id, *generation)));
+            }
+            Garbage::Later => done.later.add(bytes),
+            Garbage::Waiting => done.waiting.add(bytes),
+            Garbage::Needed => names.extend(older_generations(&survey, &segments, *id, generations).await?),
+        }
+    }
+    done.emptied = survey.emptied.len() as u64;
+    if mode == Mode::Run {
+        stream::iter(names.iter().map(Ok)).try_for_each_concurrent(DELETES, |name| vault.store.remove(name)).await?;
+        let empty = survey.emptied.iter().map(|number| names::manifest(vault.tenant, vm, *number));
+        for name in empty {
+            vault.store.replace(&name, PutPayload::default()).await?;
+        }
+    }
+    Ok(done)
+}
+
+/// The objects that a newer, complete generation of a segment replaces.
+async fn older_generations(
+    survey: &Survey,
+    segments: &Segments,
+    id: SegmentId,
+    generations: &[(u32, u64)],
+) -> Result<Vec<Path>> {
+    let Some(((newest, _), older)) = generations.split_last() else { return Ok(Vec::new()) };
+    if older.is_empty() {
+        return Ok(Vec::new());
+    }
+    match segments.load(id, *newest).await {
+        Ok(segment) if [&survey.live, &survey.recent].iter().all(|reach| is_complete(&segment, id, reach)) => {
+            Ok(older.iter().map(|(generation, _)| segments.generation_name(id, *generation)).collect())
+        }
+        // Removed by another collection, or damaged: all stay.
+        Ok(_) => Ok(Vec::new()),
+        Err(error) if DamagedObject::of(&error).is_some() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,207 @@
+//! Sessions: what keeps a collection from removing what a writer is about to need.
+//!
+//! A writer publishes its session before anything else. It then looks whether its parent was dropped meanwhile, stores
+//! its segments, commits, and ends the session. A collection (`collect.rs`) removes nothing that the parent of a live
+//! session reaches, and no segment of unknown origin while a session lives. A session whose writer is dead is ended by
+//! a tombstone at the first free number of the sequence.
+//!
+//! *A writer that was ended never commits.* When a session is published, all numbers from [`Planned::number`] on are
+//! free (the writer looked before), and numbers are never free again. The tombstone that ends it is written after its
+//! session was seen, so at one of these numbers. The writer tries them in order and reads what stands at each one that
+//! is taken: it meets the tombstone before it meets a free number, however long it slept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use remora_core::{Error, ErrorKind, Result, VmName};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::keys::random;
+use crate::manifest::{Entry, Manifest};
+use crate::names::{self, Folder, SessionId};
+use crate::repository::{Number, Repository};
+use crate::seal::{Kind, Place, open_object, seal_object};
+use crate::sequence::Appended;
+
+/// How often a live writer stores its session again.
+const BEAT: Duration = Duration::from_mins(1);
+
+const MAGIC: &[u8; 8] = b"remoraW1";
+
+/// The most that a session may be.
+const LIMIT: u64 = 64 * 1024;
+
+/// A session as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) vm: VmName,
+    /// The number of the point that the new one follows.
+    pub(crate) parent: Option<u64>,
+    /// The number that the writer means to commit at.
+    pub(crate) number: u64,
+    /// When it began, by the writer's clock: for people.
+    pub(crate) began: Timestamp,
+    /// How often it was stored.
+    pub(crate) beat: u64,
+}
+
+impl Session {
+    fn seal(&self, vault: &Repository, id: SessionId) -> Result<Bytes> {
+        let failed = |e| Error::new(ErrorKind::Failed, "writing a session").because(e);
+        let text = serde_json::to_vec(self).map_err(|e: serde_json::Error| failed(e))?;
+        let sealed = seal_object(&vault.keys.manifests, Kind::Session, &place(vault, id), text);
+        Ok([MAGIC.as_slice(), &sealed].concat().into())
+    }
+}
+
+fn place(vault: &Repository, id: SessionId) -> Place {
+    Place { repository: *vault.descriptor.id.as_bytes(), tenant: vault.tenant.0, object: id.0, number: 0 }
+}
+
+impl Repository {
+    /// A session of a VM; none if it has ended.
+    pub(crate) async fn session(&self, vm: Folder, id: SessionId) -> Result<Option<Session>> {
+        let name = names::session(self.tenant, vm, id);
+        let Some(object) = self.store.get(&name, LIMIT).await? else { return Ok(None) };
+        let sealed = object.strip_prefix(MAGIC).ok_or_else(|| self.store.damaged(&name, "it is no session"))?;
+        let text = open_object(&self.keys.manifests, Kind::Session, &place(self, id), sealed)
+            .map_err(|e| self.store.damaged(&name, e))?;
+        let session: Session = serde_json::from_slice(&text).map_err(|e| self.store.damaged(&name, e))?;
+        if self.folder(&session.vm) != vm {
+            return Err(self.store.damaged(&name, "it is another VM's"));
+        }
+        Ok(Some(session))
+    }
+}
+
+/// A session of this process: beats until it is ended or dropped. A dropped one stays in the store until a collection
+/// finds it dead.
+pub(crate) struct LiveSession {
+    vault: Arc<Repository>,
+    vm: Folder,
+    id: SessionId,
+    /// Dropped to stop the beats.
+    stop: oneshot::Sender<()>,
+    beats: JoinHandle<()>,
+}
+
+impl LiveSession {
+    /// Publishes a session.
+    pub(crate) async fn publish(vault: Arc<Repository>, session: Session) -> Result<Self> {
+        let (vm, id) = (vault.folder(&session.vm), SessionId(random()));
+        // A taken name is our own PUT, repeated by the store's client after a lost reply.
+        vault.store.create(&names::session(vault.tenant, vm, id), session.seal(&vault, id)?.into()).await?;
+        let (stop, stopped) = oneshot::channel();
+        let beats = tokio::spawn(beat(Arc::clone(&vault), vm, id, session, stopped));
+        Ok(Self { vault, vm, id, stop, beats })
+    }
+
+    pub(crate) const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Ends it: its writer has committed, or will not. What fails here only delays a collection.
+    pub(crate) async fn end(self) {
+        drop(self.stop);
+        // A beat that is under way would bring the object back.
+        let stopped = self.beats.await.map_err(|e| e.to_string());
+        let removed = self.vault.store.remove(&names::session(self.vault.tenant, self.vm, self.id)).await;
+        if let Err(error) = stopped.and(removed.map_err(|e| e.chain())) {
+            tracing::warn!(error, "a session stays until a collection finds that it is dead");
+        }
+    }
+}
+
+async fn beat(
+    vault: Arc<Repository>,
+    vm: Folder,
+    id: SessionId,
+    mut session: Session,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let name = names::session(vault.tenant, vm, id);
+    // Until the sender is dropped.
+    while tokio::time::timeout(BEAT, &mut stopped).await.is_err() {
+        session.beat += 1;
+        let stored = match session.seal(&vault, id) {
+            Ok(object) => vault.store.replace(&name, object.into()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            tracing::warn!(error = error.chain(), "a session's heartbeat failed");
+        }
+    }
+}
+
+/// The place in its VM's sequence that a writer means to take.
+pub(crate) struct Planned {
+    pub(crate) session: SessionId,
+    pub(crate) parent: Option<u64>,
+    /// The first number that may be free.
+    pub(crate) number: u64,
+    /// The newest tombstone below it.
+    pub(crate) tombstone: u64,
+}
+
+impl Planned {
+    /// Goes past the entries that came meanwhile, or fails if one of them means that this writer must not commit.
+    pub(crate) async fn pass(&mut self, vault: &Repository, vm: &VmName) -> Result<()> {
+        loop {
+            match vault.number(vault.folder(vm), self.number).await? {
+                Number::Free => return Ok(()),
+                Number::Taken(stored) => self.judge(&stored.manifest)?,
+                Number::Emptied => return Err(busy(vm, "got another point meanwhile")),
+            }
+            self.number += 1;
+        }
+    }
+
+    /// Commits what `entry` makes for a number at the first free one.
+    pub(crate) async fn commit(
+        &mut self,
+        vault: &Repository,
+        vm: &VmName,
+        entry: impl Fn(u64) -> Result<Entry> + Send,
+    ) -> Result<()> {
+        loop {
+            let manifest = Manifest {
+                vm: vm.clone(),
+                written: Timestamp::now(),
+                session: self.session,
+                tombstone: self.tombstone,
+                entry: entry(self.number)?,
+            };
+            if vault.append(vault.folder(vm), self.number, &manifest).await? == Appended::Yes {
+                return Ok(());
+            }
+            self.pass(vault, vm).await?;
+        }
+    }
+
+    fn judge(&mut self, there: &Manifest) -> Result<()> {
+        let busy = |what| busy(&there.vm, what);
+        match &there.entry {
+            Entry::Point(_) => Err(busy("got another point meanwhile")),
+            Entry::Break(_) => Err(busy("had a disk restored over meanwhile")),
+            Entry::Tombstone(tombstone) if tombstone.ended.contains(&self.session) => {
+                Err(busy("was held to have no backup running: this one was not heard of for too long"))
+            }
+            Entry::Tombstone(tombstone) if self.parent.is_some_and(|parent| tombstone.dropped.contains(parent)) => {
+                Err(busy("lost the point that this one was to follow: it was pruned meanwhile"))
+            }
+            Entry::Tombstone(_) => {
+                self.tombstone = self.number;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn busy(vm: &VmName, what: &str) -> Error {
+    Error::new(ErrorKind::Busy, format!("VM {:?} {what}", vm.as_str()))
+        .advise("Nothing was lost: run the backup again.")
+}
