@@ -74,14 +74,14 @@ pub(crate) fn pack(plain: &[u8]) -> Packed {
 }
 
 /// The inverse of [`pack`].
-pub(crate) fn unpack(bytes: &[u8], zstd: bool, plain_len: u32) -> Result<Vec<u8>, Malformed> {
+pub(crate) fn unpack(bytes: Vec<u8>, zstd: bool, plain_len: u32) -> Result<Vec<u8>, Malformed> {
     let plain_len = plain_len as usize;
     if !zstd {
-        return if bytes.len() == plain_len { Ok(bytes.to_vec()) } else { Err(Malformed("its length is another")) };
+        return if bytes.len() == plain_len { Ok(bytes) } else { Err(Malformed("its length is another")) };
     }
     let mut plain = Vec::with_capacity(plain_len);
     DECOMPRESSORS
-        .with(decompressor, |zstd| zstd.decompress_to_buffer(bytes, &mut plain))
+        .with(decompressor, |zstd| zstd.decompress_to_buffer(&bytes, &mut plain))
         .map_err(|_| Malformed("it does not decompress"))?;
     if plain.len() == plain_len { Ok(plain) } else { Err(Malformed("its length is another")) }
 }
@@ -95,19 +95,19 @@ mod tests {
         let text = b"remora ".repeat(1000);
         let packed = pack(&text);
         assert!(packed.zstd && packed.bytes.len() < 200);
-        assert_eq!(unpack(&packed.bytes, true, packed.plain_len).unwrap(), text);
+        assert_eq!(unpack(packed.bytes, true, packed.plain_len).unwrap(), text);
         let noise: Vec<u8> =
             (0_u32..4096).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
         let packed = pack(&noise);
         assert!(!packed.zstd);
-        assert_eq!(unpack(&packed.bytes, false, packed.plain_len).unwrap(), noise);
+        assert_eq!(unpack(packed.bytes, false, packed.plain_len).unwrap(), noise);
     }
 
     #[test]
     fn a_lie_about_the_length_is_refused() {
         let packed = pack(&[0; 1000]);
-        assert!(unpack(&packed.bytes, true, 999).is_err());
-        assert!(unpack(&packed.bytes, true, 1001).is_err());
-        assert!(unpack(&[1, 2, 3], false, 4).is_err());
+        assert!(unpack(packed.bytes.clone(), true, 999).is_err());
+        assert!(unpack(packed.bytes, true, 1001).is_err());
+        assert!(unpack(vec![1, 2, 3], false, 4).is_err());
     }
 }

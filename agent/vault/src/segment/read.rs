@@ -81,8 +81,9 @@ impl Sealed {
     /// Authenticates and unpacks. The error tells why, without naming the object.
     pub(crate) fn open(&self) -> Result<Vec<u8>, footer::BadFooter> {
         let mut bytes = self.bytes.to_vec();
-        let packed = seal::open(&self.segment.key, self.segment.kind, &self.place, &mut bytes)?;
-        Ok(codec::unpack(packed, self.record.zstd, self.record.plain_len)?)
+        let packed_len = seal::open(&self.segment.key, self.segment.kind, &self.place, &mut bytes)?.len();
+        bytes.truncate(packed_len);
+        Ok(codec::unpack(bytes, self.record.zstd, self.record.plain_len)?)
     }
 
     pub(crate) const fn record(&self) -> &Record {
