@@ -18,6 +18,7 @@ pub mod lab;
 pub mod layout;
 mod namespace;
 pub mod process;
+pub mod python;
 pub mod remora;
 pub mod scattered;
 pub mod truth;

@@ -18,6 +18,8 @@ const INCREMENTS: u64 = 500;
 /// The part of the fresh one's speed that must be left.
 const LEFT: f64 = 0.7;
 
+const WHERE_IT_GOES: &str = "chunks of one block each are fetched and opened one by one, from many segments.";
+
 /// How often each is restored, in turns.
 const REPEATS: usize = 5;
 
@@ -57,7 +59,7 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     remove(&old);
     remove(&fresh);
     fs::remove_dir_all(&dir).must("remove copies of a disk");
-    vec![Row::median("Restore after 500 increments of 1 % each (1 GiB disk)", "", runs)]
+    vec![Row::median("Restore after 500 increments of 1 % each (1 GiB disk)", WHERE_IT_GOES, runs)]
 }
 
 fn restore(remora: &Remora, point: &str, to: &Path) -> Duration {

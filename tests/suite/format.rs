@@ -1,0 +1,60 @@
+//! The published format: a second reader, written from docs/format.md alone, reads what this version writes. It is strict
+//! and knows version 1 only: a format that changes without a new version number fails here.
+
+use std::fs;
+use std::path::Path;
+
+use remora_tests::remora::PASSPHRASE;
+use remora_tests::{Lab, Must, Remora, python, run};
+
+mod make;
+
+use make::Truth;
+
+#[tokio::test]
+async fn the_second_reader_restores_what_this_version_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("repository");
+    let truth = make::make(&repository).await;
+    assert!(truth.len() >= 12, "{truth:?}");
+    assert_eq!(by_second_reader(&repository), truth);
+    assert_eq!(by_remora(&repository), truth);
+}
+
+/// What the second reader makes of all points.
+fn by_second_reader(repository: &Path) -> Truth {
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, out) = (folder.path().join("secret"), folder.path().join("out"));
+    fs::write(&secret, PASSPHRASE).unwrap();
+    let mut reader = python::command();
+    reader.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("reader/reader.py"));
+    run(reader.arg(repository).arg(secret).arg(&out)).ok();
+    truth_of(&out)
+}
+
+/// What remora makes of all points.
+fn by_remora(repository: &Path) -> Truth {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let remora = Remora::new(Lab::shared(), repository);
+    for point in remora.json(["points"]).as_array().unwrap() {
+        let id = point["point"].as_str().unwrap();
+        remora.ok(["restore", id, "--quiet", "--to", out.join(id).to_str().unwrap()]);
+    }
+    truth_of(&out)
+}
+
+/// The BLAKE3 of each disk in the folders of `out`.
+fn truth_of(out: &Path) -> Truth {
+    let mut truth = Truth::new();
+    for point in fs::read_dir(out).must("list the restored points") {
+        let point = point.unwrap();
+        for file in fs::read_dir(point.path()).unwrap() {
+            let file = file.unwrap();
+            let disk = Path::new(&file.file_name()).file_stem().unwrap().to_owned();
+            let name = format!("{}/{}", point.file_name().display(), disk.display());
+            truth.insert(name, blake3::hash(&fs::read(file.path()).unwrap()).to_hex().to_string());
+        }
+    }
+    truth
+}

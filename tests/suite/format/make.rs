@@ -1,0 +1,126 @@
+//! Makes a small repository with everything in it that the format knows, and keeps what each point must restore to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use remora_core::point::{Decision, DiskIdentity, Quiesced};
+use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewDisk, NewPoint};
+use remora_core::{BLOCK_SIZE, ByteRange, DiskName, LineageId, PIECE_SIZE, VmName};
+use remora_tests::content;
+use remora_tests::remora::PASSPHRASE;
+use remora_vault::{Passphrase, Vault, VaultOptions};
+
+/// For each point and disk (`<point>/<disk>`), the disk's BLAKE3 in hexadecimal.
+pub(crate) type Truth = BTreeMap<String, String>;
+
+/// The disks' sizes: one of two leaves with a short last block, one of less than two blocks.
+const SIZES: [(&str, usize); 2] = [("vda", 66 * 1024 * 1024 + 1000), ("vdb", 100_000)];
+
+/// Makes the repository in `folder`, which must not exist.
+pub(crate) async fn make(folder: &Path) -> Truth {
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    let location = folder.to_str().unwrap().parse().unwrap();
+    let passphrase = Passphrase::new(PASSPHRASE.as_bytes());
+    Vault::init(&location, &passphrase).await.unwrap();
+    let vault = Vault::open(&location, &passphrase, VaultOptions::default()).await.unwrap();
+    let mut truth = Truth::new();
+    for name in ["web", "a VM\nwith a name of ünusual bytes"] {
+        let mut vm = Vm::new(&vault, name);
+        vm.change(0, 40);
+        vm.store(Decision::Full, &mut truth).await;
+        vm.change(1, 6);
+        vm.store(Decision::Incremental, &mut truth).await;
+        let broken = LineageBreak { time: Timestamp::UNIX_EPOCH, path: "/disk".into(), reason: "a restore".into() };
+        vault.record_break(&vm.name, broken).await.unwrap();
+        vm.change(2, 3);
+        vm.store(Decision::Reread, &mut truth).await;
+    }
+    truth
+}
+
+struct Vm<'a> {
+    vault: &'a Vault,
+    name: VmName,
+    disks: Vec<Vec<u8>>,
+    dirty: Vec<Vec<u64>>,
+}
+
+impl<'a> Vm<'a> {
+    fn new(vault: &'a Vault, name: &str) -> Self {
+        let disks: Vec<_> = SIZES.iter().map(|(_, size)| vec![0; *size]).collect();
+        Self { vault, name: VmName::new(name).unwrap(), dirty: vec![Vec::new(); disks.len()], disks }
+    }
+
+    /// Writes a few runs of blocks on each disk: text, noise, or zeros over what was there.
+    fn change(&mut self, round: u64, count: usize) {
+        for (number, (disk, dirty)) in self.disks.iter_mut().zip(&mut self.dirty).enumerate() {
+            let mut dice = content::Dice::new(round << 8 | number as u64);
+            let blocks = disk.len().div_ceil(BLOCK_SIZE as usize);
+            dirty.clear();
+            // At both ends and somewhere between, so that the disk's last, short block is there too.
+            let between = (0..count).map(|_| dice.below(blocks)).collect::<Vec<_>>();
+            for (n, first) in [0, blocks - 1].into_iter().chain(between).enumerate() {
+                for block in first..blocks.min(first + 1 + n % 3) {
+                    let start = block * BLOCK_SIZE as usize;
+                    let end = disk.len().min(start + BLOCK_SIZE as usize);
+                    // Little of a block is not zero, so that the repository stays small.
+                    let some = content::mixed(round << 32 | n as u64, 2000.min(end - start));
+                    disk[start..end].fill(if n % 3 == 2 { 0 } else { n as u8 });
+                    if n % 3 != 2 {
+                        disk[start..start + some.len()].copy_from_slice(&some);
+                    }
+                    dirty.push(block as u64);
+                }
+            }
+        }
+    }
+
+    async fn store(&self, decision: Decision, truth: &mut Truth) {
+        let parent = self.vault.history(&self.name).await.unwrap().newest.map(|point| point.id);
+        let point = NewPoint {
+            vm: self.name.clone(),
+            time: Timestamp::UNIX_EPOCH,
+            parent,
+            quiesced: Quiesced::Skipped,
+            definition: "<domain/>".into(),
+            tool: "golden".into(),
+            disks: SIZES.iter().map(|(name, size)| new_disk(name, *size, decision)).collect(),
+        };
+        let writer = self.vault.begin(point).await.unwrap();
+        let mut reads = Vec::new();
+        for (number, disk) in self.disks.iter().enumerate() {
+            let piece = if decision == Decision::Incremental { BLOCK_SIZE } else { PIECE_SIZE };
+            for range in ByteRange::new(0, disk.len() as u64).split(piece) {
+                let bytes = &disk[range.start as usize..range.end as usize];
+                let is_dirty = self.dirty[number].contains(&(range.start / BLOCK_SIZE));
+                if decision == Decision::Incremental && !is_dirty {
+                    writer.unchanged(DiskIndex(number), range).await.unwrap();
+                } else {
+                    writer.write(DiskIndex(number), range.start, Bytes::copy_from_slice(bytes)).await.unwrap();
+                }
+            }
+            reads.push(DiskReads { read: disk.len() as u64, rewritten: 0 });
+        }
+        let point = writer.commit(&reads).await.unwrap();
+        for ((name, _), disk) in SIZES.iter().zip(&self.disks) {
+            truth.insert(format!("{}/{name}", point.id), blake3::hash(disk).to_hex().to_string());
+        }
+    }
+}
+
+fn new_disk(name: &str, size: usize, decision: Decision) -> NewDisk {
+    NewDisk {
+        name: DiskName::new(name).unwrap(),
+        size: size as u64,
+        identity: DiskIdentity { vm_uuid: "uuid".into(), path: "/disk".into(), inode: None, data_file: None },
+        lineage: LineageId::from_bytes([1; 16]),
+        checkpoint: None,
+        instance: None,
+        read_in_full: Timestamp::UNIX_EPOCH,
+        decision,
+        reason: "golden".into(),
+    }
+}
