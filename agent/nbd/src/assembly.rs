@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::error::NbdError;
 
@@ -26,9 +26,9 @@ pub(crate) enum Place<'a> {
 }
 
 impl Assembly {
-    pub(crate) fn new(offset: u64, len: u32) -> Self {
-        let len = len as usize;
-        Self { offset, len, bytes: BytesMut::with_capacity(len), scattered: None }
+    /// Reads `len` bytes at `offset` of the disk into `bytes`, which is empty and has room for them.
+    pub(crate) fn new(offset: u64, len: u32, bytes: BytesMut) -> Self {
+        Self { offset, len: len as usize, bytes, scattered: None }
     }
 
     /// The place of `len` bytes of data at `offset` of the disk.
@@ -71,14 +71,10 @@ impl Assembly {
     }
 
     /// The bytes, if all came.
-    pub(crate) fn finish(self) -> Result<Bytes, NbdError> {
+    pub(crate) fn finish(self) -> Result<BytesMut, NbdError> {
         let filled =
             self.scattered.map_or(self.bytes.len(), |ranges| ranges.iter().map(|(start, end)| end - start).sum());
-        if filled == self.len {
-            Ok(self.bytes.freeze())
-        } else {
-            Err(NbdError::Protocol("a read was answered in part"))
-        }
+        if filled == self.len { Ok(self.bytes) } else { Err(NbdError::Protocol("a read was answered in part")) }
     }
 }
 
@@ -97,7 +93,7 @@ mod tests {
     #[test]
     fn chunks_come_together_in_any_order() {
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]] {
-            let mut assembly = Assembly::new(100, 9);
+            let mut assembly = Assembly::new(100, 9, BytesMut::new());
             for n in order {
                 match n {
                     0 => put(&mut assembly, 100, b"abc").unwrap(),
@@ -112,7 +108,7 @@ mod tests {
     #[test]
     fn what_overlaps_lies_outside_or_is_missing_is_refused() {
         let fresh = || {
-            let mut assembly = Assembly::new(100, 9);
+            let mut assembly = Assembly::new(100, 9, BytesMut::new());
             put(&mut assembly, 102, b"xy").unwrap();
             assembly
         };
@@ -120,7 +116,7 @@ mod tests {
             assert!(fresh().hole(offset, len).is_err(), "{offset} {len}");
         }
         assert!(fresh().finish().is_err());
-        let mut in_order = Assembly::new(0, 4);
+        let mut in_order = Assembly::new(0, 4, BytesMut::new());
         put(&mut in_order, 0, b"ab").unwrap();
         assert!(put(&mut in_order, 1, b"b").is_err());
         assert!(in_order.finish().is_err());

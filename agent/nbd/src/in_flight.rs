@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,8 +15,11 @@ use crate::proto::{CMD_BLOCK_STATUS, CMD_READ, REQUEST_MAGIC};
 /// A request's bytes on the wire.
 pub(crate) type Request = [u8; 28];
 
+/// The answer to come of a request.
+pub(crate) type Answer<T> = oneshot::Receiver<Result<T, NbdError>>;
+
 /// A request that is noted but not sent, and its answer to come.
-pub(crate) type Registered<T> = (Request, oneshot::Receiver<Result<T, NbdError>>);
+pub(crate) type Registered<T> = (Request, Answer<T>);
 
 /// A granted context's id, and the (length, flags) pairs told of it.
 pub(crate) type Status = Vec<(u32, Vec<(u32, u32)>)>;
@@ -27,7 +30,7 @@ const CHUNKS_BESIDES: u32 = 16;
 
 /// What a request waits for, with what came so far.
 pub(crate) enum Wanted {
-    Read(Assembly, oneshot::Sender<Result<Bytes, NbdError>>),
+    Read(Assembly, oneshot::Sender<Result<BytesMut, NbdError>>),
     Status(Status, oneshot::Sender<Result<Status, NbdError>>),
 }
 
@@ -149,10 +152,11 @@ impl Shared {
         &self,
         offset: u64,
         len: u32,
+        room: BytesMut,
         place: OwnedSemaphorePermit,
-    ) -> Result<Registered<Bytes>, NbdError> {
+    ) -> Result<Registered<BytesMut>, NbdError> {
         let (reply, answer) = oneshot::channel();
-        let wanted = Wanted::Read(Assembly::new(offset, len), reply);
+        let wanted = Wanted::Read(Assembly::new(offset, len, room), reply);
         Ok((self.register(Pending::new(offset, len, wanted, place))?, answer))
     }
 

@@ -24,8 +24,8 @@ use crate::state::{Broken, JobState};
 /// How long QEMU may take for one answer; a guest that keeps its storage busy makes it slow.
 const ANSWER: Duration = Duration::from_mins(2);
 
-/// How many requests a disk's connection takes at once.
-const IN_FLIGHT: usize = 32;
+/// How many requests a disk's connection takes at once, each of a quarter of a piece at most. More cost QEMU more.
+const IN_FLIGHT: usize = 8;
 
 /// The most that one block status request asks for: a multiple of every bitmap granularity, below 4 GiB.
 const STATUS_STEP: u64 = 2 << 30;

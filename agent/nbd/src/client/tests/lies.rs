@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::extents::EXTENTS_LIMIT;
+use crate::proto::CHUNK_OFFSET_DATA;
 use crate::testing::server::{CONTEXT_ID, SIZE, connected, open, wire};
 use crate::testing::wire::More::{No, Yes};
 use crate::testing::wire::{
@@ -99,6 +100,27 @@ async fn no_lie_about_a_status_is_believed() {
     let told = client.block_status(4096, 4096).await.unwrap();
     let told: Vec<_> = told[0].extents.iter().map(|e| (e.length, e.flags)).collect();
     assert_eq!(told, [(1000, 1), (3096, 2)], "the last extent may reach further and is cut");
+}
+
+const QUARTER: u64 = SIZE / 4;
+
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_a_large_read_are_answered_in_any_order() {
+    let (client, mut server) = connected(ConnectOptions::default()).await;
+    let serve = async {
+        let mut handles = Vec::new();
+        for _ in 0..4 {
+            handles.push(server.request().await);
+        }
+        for (n, handle) in handles.into_iter().enumerate().rev() {
+            let part = [&(n as u64 * QUARTER).to_be_bytes()[..], &vec![n as u8; QUARTER as usize]].concat();
+            server.send(&chunk(handle, No, CHUNK_OFFSET_DATA, &part)).await;
+        }
+    };
+    let (read, ()) = tokio::join!(client.read(0, SIZE as u32), serve);
+    let read = read.unwrap();
+    assert_eq!(read.len() as u64, SIZE);
+    assert!((0..SIZE).all(|at| u64::from(read[at as usize]) == at / QUARTER));
 }
 
 /// What many replies cost is bounded by what is kept of each.
