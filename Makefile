@@ -58,5 +58,6 @@ setup-deny:
 
 fuzz: setup
 	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
-	    cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	    mkdir -p "corpus/$$target"; \
+	    cargo +nightly fuzz run "$$target" "corpus/$$target" "seeds/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done

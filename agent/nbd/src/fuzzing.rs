@@ -1,5 +1,10 @@
 //! What the fuzz targets drive: everything that looks at a server's bytes.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, duplex, split};
+
+use crate::client::{Client, ConnectOptions};
 use crate::extents::Extents;
 use crate::parse::{self, ReplyHead};
 
@@ -41,6 +46,46 @@ fn extents(len: u32, bytes: &[u8]) {
         "more was told than asked for"
     );
     assert!(told.windows(2).all(|two| two[0].1 != two[1].1), "neighbours with equal flags");
+}
+
+/// Room for all that the client sends in a conversation.
+const SENT: usize = 64 * 1024;
+
+/// Runs a whole conversation with a server that sends `bytes`, whatever it is asked, and then closes: the handshake, and
+/// replies to the requests that [`converse`] makes, in any order. How many calls were answered.
+///
+/// # Panics
+/// If more or less is given than was asked for.
+pub fn conversation(bytes: &[u8]) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.expect("a runtime without I/O needs nothing of the system").block_on(converse(bytes))
+}
+
+/// The requests: handles 0 and 1 for a read each, 2 and 3 for the parts of another, 4 for a status.
+async fn converse(bytes: &[u8]) -> usize {
+    let (ours, mut theirs) = duplex(bytes.len() + SENT);
+    // Neither fails: there is room, and the other end is open.
+    let _ = theirs.write_all(bytes).await;
+    let _ = theirs.shutdown().await;
+    let contexts = vec!["base:allocation".into()];
+    let options = ConnectOptions { contexts, request_timeout: Duration::from_secs(10), ..ConnectOptions::default() };
+    let (reading, writing) = split(ours);
+    let Ok(client) = Client::open(reading, writing, None, options).await else { return 0 };
+    // All are asked before the connection's task reads on: this runtime has one thread.
+    let (first, second, parts, status) = tokio::join!(
+        client.read(0, 1024),
+        client.read(4096, 512),
+        client.read(8192, 262_656),
+        client.block_status(0, 65536),
+    );
+    let lens = [(first, 1024), (second, 512), (parts, 262_656)];
+    let read = lens.iter().filter_map(|(read, len)| Some((read.as_ref().ok()?.len(), *len)));
+    let told = status.ok();
+    for context in told.iter().flatten() {
+        let sum: u64 = context.extents.iter().map(|extent| extent.length).sum();
+        assert!((1..=65536).contains(&sum), "{sum} bytes were told of 64 KiB");
+    }
+    read.inspect(|(given, asked)| assert_eq!(given, asked, "a read of another length")).count() + told.iter().count()
 }
 
 #[cfg(test)]

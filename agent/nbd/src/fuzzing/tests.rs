@@ -13,7 +13,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 }
 
 /// Drives a target over its seeds and `mutations` of each.
-fn drive(target: &str, mutations: usize, entry: fn(&[u8])) {
+fn drive(target: &str, mutations: usize, entry: impl Fn(&[u8])) {
     let mut random = fastrand::Rng::with_seed(1);
     for seed in seeds(target) {
         entry(&seed);
@@ -44,4 +44,19 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
 #[test]
 fn parsers_hold_on_seeds_and_their_mutations() {
     drive("nbd_reply", 20_000, super::parsers);
+}
+
+#[test]
+fn conversations_hold_on_seeds_and_their_mutations() {
+    drive("nbd_conversation", 3000, |bytes| {
+        super::conversation(bytes);
+    });
+}
+
+/// Otherwise their mutations would reach little of the client.
+#[test]
+fn seeds_of_conversations_reach_to_the_last_reply() {
+    let mut answered: Vec<_> = seeds("nbd_conversation").iter().map(|seed| super::conversation(seed)).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 2, 3, 4, 4]);
 }
