@@ -194,6 +194,7 @@ mod tests {
         let newest = Point {
             id: PointId::new("0011223344556677", 1).unwrap(),
             repository: RepositoryId::from_bytes([0; 16]),
+            copy_of: None,
             vm: VmName::new("vm").unwrap(),
             time: now(),
             parent: None,

@@ -97,6 +97,15 @@ pub struct PointDisk {
     pub rewritten: u64,
 }
 
+/// Where a point was made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The repository that it was first stored in.
+    pub repository: RepositoryId,
+    /// Its id there.
+    pub point: PointId,
+}
+
 /// A recovery point: all chosen disks of one VM at one instant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
@@ -104,6 +113,9 @@ pub struct Point {
     pub id: PointId,
     /// The repository that it was first stored in.
     pub repository: RepositoryId,
+    /// In a copy: the point's id in that repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<PointId>,
     /// The VM.
     pub vm: VmName,
     /// The instant that it shows.
@@ -127,6 +139,11 @@ pub struct Point {
 }
 
 impl Point {
+    /// Which point this is, whatever repository holds it: copies have the same origin.
+    pub fn origin(&self) -> Origin {
+        Origin { repository: self.repository, point: self.copy_of.clone().unwrap_or_else(|| self.id.clone()) }
+    }
+
     /// The sum of its disks' sizes.
     pub fn size(&self) -> u64 {
         self.disks.iter().map(|d| d.size).sum()

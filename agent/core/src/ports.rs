@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::extent::Extent;
 use crate::name::{CheckpointName, DiskName, LineageId, PointId, RepositoryId, VmName};
-use crate::point::{Decision, DiskIdentity, Point, Quiesce, Quiesced};
+use crate::point::{Decision, DiskIdentity, Origin, Point, Quiesce, Quiesced};
 use crate::range::ByteRange;
 use crate::{Error, Result};
 
@@ -244,6 +244,8 @@ pub struct NewPoint {
     pub definition: String,
     /// The version of remora.
     pub tool: String,
+    /// Of a copy: which point it is a copy of.
+    pub origin: Option<Origin>,
     /// The disks.
     pub disks: Vec<NewDisk>,
 }

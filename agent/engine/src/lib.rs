@@ -2,16 +2,19 @@
 //! `remora-core`.
 //!
 //! Knows no libvirt, no store and no format: sources and movers come in as `dyn`. Start reading at [`backup`], whose
-//! states are one file each below `backup/`; [`restore`] writes a disk of a point into a [`Target`].
+//! states are one file each below `backup/`; [`restore`] writes a disk of a point into a [`Target`],
+//! [`copy`] brings points into another repository.
 
 mod backup;
 mod breaks;
 mod cancel;
+mod copy;
 mod restore;
 mod target;
 
 pub use backup::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
 pub use breaks::record_breaks;
 pub use cancel::or_cancelled;
+pub use copy::{Copied, CopyReport, copy};
 pub use restore::restore;
 pub use target::{Existing, Target};

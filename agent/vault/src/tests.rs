@@ -82,6 +82,7 @@ impl Bench {
             quiesced: Quiesced::Skipped,
             definition: "<domain/>".into(),
             tool: "test".into(),
+            origin: None,
             disks: vec![disk],
         }
     }

@@ -207,9 +207,11 @@ impl Work {
         let costliest = self.new.disks.iter().max_by_key(|d| d.decision);
         let costliest = costliest.ok_or_else(|| Error::new(ErrorKind::Invalid, "a point needs at least one disk"))?;
         let disks = self.new.disks.iter().zip(&self.disks).zip(reads);
+        let origin = self.new.origin.as_ref();
         Ok(Point {
             id: PointId::new(self.vm.hex(), self.planned.number)?,
-            repository: self.vault.descriptor.id,
+            repository: origin.map_or(self.vault.descriptor.id, |origin| origin.repository),
+            copy_of: origin.map(|origin| origin.point.clone()),
             vm: self.new.vm.clone(),
             time: self.new.time,
             parent: self.new.parent.clone(),

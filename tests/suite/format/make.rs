@@ -87,6 +87,7 @@ impl<'a> Vm<'a> {
             quiesced: Quiesced::Skipped,
             definition: "<domain/>".into(),
             tool: "golden".into(),
+            origin: None,
             disks: SIZES.iter().map(|(name, size)| new_disk(name, *size, decision)).collect(),
         };
         let writer = self.vault.begin(point).await.unwrap();

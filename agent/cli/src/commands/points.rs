@@ -114,6 +114,7 @@ mod tests {
         Point {
             id: PointId::new("0011223344556677", sequence).unwrap(),
             repository: remora_core::RepositoryId::from_bytes([0; 16]),
+            copy_of: None,
             vm: VmName::new(vm).unwrap(),
             time: time.parse().unwrap(),
             parent: None,

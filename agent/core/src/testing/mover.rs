@@ -48,6 +48,19 @@ impl FakeMover {
         Some(self.find(point).ok()?.disks.get(disk)?.clone())
     }
 
+    /// Flips the first byte of the newest point of each VM.
+    pub fn spoil(&self) {
+        for vm in self.lock().values_mut() {
+            if let Some(newest) = vm.points.pop() {
+                let mut disks = newest.disks.clone();
+                let mut bytes = disks[0].to_vec();
+                bytes[0] ^= 1;
+                disks[0] = bytes.into();
+                vm.points.push(Arc::new(Stored { point: newest.point.clone(), disks }));
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VmName, Vm>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,7 +191,8 @@ impl Writer {
         let costliest = disks.iter().max_by_key(|disk| disk.decision);
         Point {
             id,
-            repository: self.mover.id,
+            repository: self.new.origin.as_ref().map_or(self.mover.id, |origin| origin.repository),
+            copy_of: self.new.origin.as_ref().map(|origin| origin.point.clone()),
             vm: self.new.vm.clone(),
             time: self.new.time,
             parent: self.new.parent.clone(),

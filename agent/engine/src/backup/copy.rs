@@ -66,6 +66,7 @@ impl Run<'_> {
             quiesced: opened.quiesced(),
             definition: self.claimed()?.state().definition.clone(),
             tool: concat!("remora ", env!("CARGO_PKG_VERSION")).into(),
+            origin: None,
             disks: disks.iter().map(new_disk).collect(),
         })
     }

@@ -49,6 +49,7 @@ impl FileReader {
         let point = Point {
             id: PointId::new("0011223344556677", 1).unwrap(),
             repository: RepositoryId::random(),
+            copy_of: None,
             vm: VmName::new("vm1").unwrap(),
             time,
             parent: None,
