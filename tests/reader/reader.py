@@ -96,19 +96,28 @@ class Repository:
         """The repository key, from the first slot that the secret opens."""
         for name in sorted(os.listdir(os.path.join(self.folder, "keys"))):
             slot = json.loads(self.object(f"keys/{name}"))
-            kind, cost, salt, wrapped, checksum = exactly(slot, "kind", "cost", "salt", "wrapped", "checksum")
-            must(kind == "argon2id-passphrase", f"slot of kind {kind}")
-            memory, passes, lanes = exactly(cost, "memory_kib", "passes", "lanes")
-            must(blake3(bytes.fromhex(wrapped)).hexdigest() == checksum, "a slot's checksum")
-            stretched = Argon2id(
-                salt=bytes.fromhex(salt), length=32, iterations=passes, lanes=lanes, memory_cost=memory
-            ).derive(secret)
+            created, opens_by, wrapped, checksum = exactly(slot, "created", "opens_by", "wrapped", "checksum")
+            text, wrapping = self.wrapping(opens_by, secret)
+            must(blake3(f"{created}\n{text}\n{wrapped}\n".encode()).hexdigest() == checksum, "a slot's checksum")
             place = self.place(SLOT, bytes(16), 0, tenant=bytes(8))
             try:
-                return self.open_object(stretched, place, bytes.fromhex(wrapped))
+                return self.open_object(wrapping, place, bytes.fromhex(wrapped))
             except Exception:
                 continue
         raise Malformed("no slot opens with this secret")
+
+    @staticmethod
+    def wrapping(opens_by, secret):
+        """How a slot's checksum says what opens it, and the wrapping key."""
+        if opens_by == "key-file":
+            return "key-file", subkey("key files", secret)
+        (argon2id,) = exactly(opens_by, "passphrase")
+        cost, salt = exactly(argon2id, "cost", "salt")
+        memory, passes, lanes = exactly(cost, "memory_kib", "passes", "lanes")
+        argon2id = Argon2id(
+            salt=bytes.fromhex(salt), length=32, iterations=passes, lanes=lanes, memory_cost=memory
+        )
+        return f"passphrase {memory} {passes} {lanes} {salt}", argon2id.derive(secret)
 
     def place(self, kind, thing, number, tenant=None):
         tenant = self.tenant if tenant is None else tenant

@@ -29,7 +29,7 @@ pub use image::{DiskSpec, Format, Image};
 pub use lab::Lab;
 pub use layout::Layout;
 pub use process::{Must, Ran, run, wait_until};
-pub use remora::Remora;
+pub use remora::{PASSPHRASE, Remora};
 
 /// One KiB in bytes.
 pub const KIB: u64 = 1 << 10;

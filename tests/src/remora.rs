@@ -11,8 +11,11 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::process::{Must, Ran, run};
 
-/// The passphrase of all test repositories.
+/// The passphrase of the test repositories that have one.
 pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// The key file of all others.
+pub const KEY_FILE: [u8; 32] = [7; 32];
 
 /// `remora` with a repository and a hypervisor.
 #[derive(Clone, Debug)]
@@ -21,11 +24,13 @@ pub struct Remora {
 }
 
 impl Remora {
-    /// For the repository at `repository` and the lab's libvirt.
+    /// For the repository at `repository` and the lab's libvirt, with a key file: a passphrase costs a second each time.
     pub fn new(lab: &Lab, repository: impl AsRef<OsStr>) -> Self {
+        let key = lab.scratch("key").join("key");
+        fs::write(&key, KEY_FILE).must("write a key file");
         Self { variables: Vec::new() }
             .with("REMORA_REPO", repository)
-            .with("REMORA_PASSPHRASE", PASSPHRASE)
+            .with("REMORA_KEY_FILE", key)
             .with("LIBVIRT_DEFAULT_URI", lab.uri())
             .with("REMORA_RUN_DIR", lab.dir().join("remora"))
             .with("REMORA_CONFIG", "/dev/null") // Not the one of whoever runs the tests.
@@ -35,6 +40,16 @@ impl Remora {
     #[track_caller]
     pub fn init(lab: &Lab) -> Self {
         let remora = Self::new(lab, lab.scratch("repository").join("repo"));
+        remora.ok(["repo", "init"]);
+        remora
+    }
+
+    /// For a new repository with a passphrase.
+    #[track_caller]
+    pub fn init_with_passphrase(lab: &Lab) -> Self {
+        let remora = Self::new(lab, lab.scratch("repository").join("repo"))
+            .without("REMORA_KEY_FILE")
+            .with("REMORA_PASSPHRASE", PASSPHRASE);
         remora.ok(["repo", "init"]);
         remora
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use remora_tests::remora::PASSPHRASE;
+use remora_tests::remora::{KEY_FILE, PASSPHRASE};
 use remora_tests::{Lab, Must, Remora, python, run};
 
 mod make;
@@ -17,18 +17,20 @@ async fn the_second_reader_restores_what_this_version_writes() {
     let repository = folder.path().join("repository");
     let truth = make::make(&repository).await;
     assert!(truth.len() >= 12, "{truth:?}");
-    assert_eq!(by_second_reader(&repository), truth);
+    for secret in [PASSPHRASE.as_bytes(), &KEY_FILE] {
+        assert_eq!(by_second_reader(&repository, secret), truth);
+    }
     assert_eq!(by_remora(&repository), truth);
 }
 
 /// What the second reader makes of all points.
-fn by_second_reader(repository: &Path) -> Truth {
+fn by_second_reader(repository: &Path, secret: &[u8]) -> Truth {
     let folder = tempfile::tempdir().unwrap();
-    let (secret, out) = (folder.path().join("secret"), folder.path().join("out"));
-    fs::write(&secret, PASSPHRASE).unwrap();
+    let (file, out) = (folder.path().join("secret"), folder.path().join("out"));
+    fs::write(&file, secret).unwrap();
     let mut reader = python::command();
     reader.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("reader/reader.py"));
-    run(reader.arg(repository).arg(secret).arg(&out)).ok();
+    run(reader.arg(repository).arg(file).arg(&out)).ok();
     truth_of(&out)
 }
 

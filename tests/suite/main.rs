@@ -7,6 +7,7 @@ mod changed_only;
 mod format;
 mod guest_works;
 mod hostile;
+mod keys;
 mod lab_works;
 mod layouts;
 mod source;

@@ -9,13 +9,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use remora_core::point::Quiesce;
 use remora_core::{DiskName, PointId, VmName};
+use remora_vault::SlotId;
 
 /// Backs up libvirt VMs by their changed blocks, and gives disks and files back.
 ///
 /// Each option below "Settings" can also come from the environment (REMORA_REPO, REMORA_PASSPHRASE_FILE, …) or from a
 /// TOML file (--config, else ~/.config/remora/config.toml, else /etc/remora/config.toml); the command line goes first,
-/// then the environment, then the file. The passphrase itself comes from --passphrase-file, REMORA_PASSPHRASE,
-/// REMORA_PASSPHRASE_FILE, the file's passphrase_file, or a prompt, and never from the command line.
+/// then the environment, then the file. What opens the repository is a key file or a passphrase: from --key-file or
+/// --passphrase-file, else REMORA_KEY_FILE, REMORA_PASSPHRASE, REMORA_PASSPHRASE_FILE, else the file's key_file or
+/// passphrase_file, else a prompt, and never from the command line itself.
 #[derive(Debug, Parser)]
 #[command(name = "remora", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -35,6 +37,9 @@ pub(crate) struct Flags {
     /// The file that holds the passphrase; one trailing newline is ignored [env: REMORA_PASSPHRASE_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// A key file, in place of a passphrase; `remora key generate` makes one [env: REMORA_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_file")]
+    pub(crate) key_file: Option<PathBuf>,
     /// The libvirt to use, as virsh takes it [env: REMORA_CONNECT, LIBVIRT_DEFAULT_URI]
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) connect: Option<String>,
@@ -77,6 +82,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: RepoCommand,
     },
+    /// Say who can open the repository: each passphrase and each key file has a slot
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Back up a VM: all of it the first time, then only what changed
     Backup(Backup),
     /// List the points of all VMs or of one, oldest first
@@ -117,10 +127,41 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RepoCommand {
-    /// Make a repository; asks for its passphrase twice if there is none in a file or the environment
+    /// Make a repository; asks for its passphrase twice if there is none, and no key file, in the settings
     Init,
     /// Tell what the repository is and holds
     Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key file: 32 random bytes that only its owner can read
+    Generate {
+        /// The file; it must not be there yet
+        file: PathBuf,
+    },
+    /// List the slots; * marks the one that opened the repository
+    List,
+    /// Add a slot for another passphrase, which is asked for twice, or for a key file
+    Add {
+        /// The file that holds the new passphrase
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+        /// The key file that is to open the repository too
+        #[arg(long, value_name = "FILE", conflicts_with = "new_passphrase_file")]
+        new_key_file: Option<PathBuf>,
+    },
+    /// Remove a slot; not the one that opens the repository now
+    Remove {
+        /// The slot, as `remora key list` names it
+        slot: SlotId,
+    },
+    /// Exchange the passphrase that opens the repository now for another, which is asked for twice
+    ChangePassphrase {
+        /// The file that holds the new passphrase
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -343,6 +384,14 @@ mod tests {
         assert!(parse(&["backup", "vm", "--full", "--reread"]).is_err());
         assert!(parse(&["restore", "0011223344556677-1"]).is_err());
         assert!(parse(&["export", "0011223344556677-1", "--disk", "vda"]).is_err());
+    }
+
+    #[test]
+    fn a_key_file_and_a_passphrase_are_not_given_together() {
+        assert!(parse(&["points", "--key-file", "k", "--passphrase-file", "p"]).is_err());
+        assert!(parse(&["key", "add", "--new-key-file", "k", "--new-passphrase-file", "p"]).is_err());
+        assert!(parse(&["key", "add", "--key-file", "k", "--new-passphrase-file", "p"]).is_ok());
+        assert!(parse(&["key", "remove", "0011"]).is_err());
     }
 
     #[test]

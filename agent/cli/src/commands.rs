@@ -6,6 +6,7 @@ mod diff;
 mod doctor;
 mod export;
 mod image;
+mod key;
 mod mount;
 mod points;
 mod repo;
@@ -24,6 +25,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::Doctor => doctor::run(context).await,
         Command::Repo { command } => repo::run(context, command).await,
+        Command::Key { command } => key::run(context, command).await,
         Command::Backup(args) => backup::run(context, args).await,
         Command::Points { vm } => points::run(context, vm).await,
         Command::Show { point } => show::run(context, point).await,

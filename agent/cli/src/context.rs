@@ -4,14 +4,14 @@ use std::ffi::OsString;
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_source::{LibvirtOptions, LibvirtSource};
-use remora_vault::{Location, Vault, VaultOptions};
+use remora_vault::{Location, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OutputFormat;
 use crate::environment::Environment;
 use crate::output::{printable, say};
-use crate::passphrase::{self, Ask};
 use crate::progress::{Shown, Silence};
+use crate::secret::{self, Ask};
 use crate::settings::Settings;
 
 /// What a command works with.
@@ -37,11 +37,15 @@ impl Context {
         }
     }
 
+    /// What opens it.
+    pub(crate) fn secret(&self, ask: Ask) -> Result<Secret> {
+        secret::get(&self.settings.secret, &self.environment, ask)
+    }
+
     /// Opens the repository.
     pub(crate) async fn vault(&self) -> Result<Vault> {
         let location = self.location()?;
-        let passphrase = passphrase::get(&self.settings.passphrase, &self.environment, Ask::Once)?;
-        Vault::open(&location, &passphrase, VaultOptions::default()).await
+        Vault::open(&location, &self.secret(Ask::Once)?, VaultOptions::default()).await
     }
 
     /// The libvirt of this host.

@@ -10,9 +10,9 @@ mod environment;
 mod errors;
 mod memory;
 mod output;
-mod passphrase;
 mod progress;
 mod run;
+mod secret;
 mod settings;
 
 fn main() -> std::process::ExitCode {

@@ -9,28 +9,17 @@ use serde::Deserialize;
 
 use crate::args::{Flags, OutputFormat};
 use crate::environment::Environment;
+use crate::secret::SecretFrom;
 
 /// The settings of a run, from wherever they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) repo: Option<String>,
-    pub(crate) passphrase: PassphraseFrom,
+    pub(crate) secret: SecretFrom,
     pub(crate) connect: Option<String>,
     pub(crate) scratch: Option<PathBuf>,
     pub(crate) run_dir: Option<PathBuf>,
     pub(crate) output: OutputFormat,
-}
-
-/// Where the passphrase comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum PassphraseFrom {
-    /// A file.
-    File(PathBuf),
-    /// `REMORA_PASSPHRASE`.
-    Environment,
-    /// The person at the terminal.
-    #[default]
-    Prompt,
 }
 
 /// The configuration file. Its relative paths are relative to its folder.
@@ -39,6 +28,7 @@ pub(crate) enum PassphraseFrom {
 struct FromFile {
     repo: Option<String>,
     passphrase_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     connect: Option<String>,
     scratch: Option<PathBuf>,
     run_dir: Option<PathBuf>,
@@ -60,28 +50,47 @@ impl Settings {
             None => FromFile::default(),
         };
         let path = |flag: &Option<PathBuf>, name: &str| flag.clone().or_else(|| environment.get(name).map(Into::into));
-        let passphrase = if let Some(file) = &flags.passphrase_file {
-            PassphraseFrom::File(file.clone())
-        } else if environment.passphrase().is_some() {
-            PassphraseFrom::Environment
-        } else if let Some(file) = path(&None, "REMORA_PASSPHRASE_FILE").or(file.passphrase_file) {
-            PassphraseFrom::File(file)
-        } else {
-            PassphraseFrom::Prompt
-        };
         let output = output_of(flags, environment)?.or(file.output.map(|output| match output {
             FileOutput::Text => OutputFormat::Text,
             FileOutput::Json => OutputFormat::Json,
         }));
         Ok(Self {
             repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
-            passphrase,
+            secret: secret_from(flags, environment, file.key_file, file.passphrase_file)?,
             connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?.or(file.connect),
             scratch: path(&flags.scratch, "REMORA_SCRATCH").or(file.scratch),
             run_dir: path(&flags.run_dir, "REMORA_RUN_DIR").or(file.run_dir),
             output: output.unwrap_or_default(),
         })
     }
+}
+
+/// The first place that has a key file or a passphrase: flags, the environment, the file.
+fn secret_from(
+    flags: &Flags,
+    environment: &Environment,
+    key_file: Option<PathBuf>,
+    passphrase_file: Option<PathBuf>,
+) -> Result<SecretFrom> {
+    let variable = |name: &str| environment.get(name).map(PathBuf::from);
+    if key_file.is_some() && passphrase_file.is_some() {
+        return Err(Error::new(ErrorKind::Invalid, "the configuration file has a key_file and a passphrase_file")
+            .advise("Keep the one that is to open the repository."));
+    }
+    let in_environment = || {
+        let passphrase = environment.passphrase().map(|_| SecretFrom::Environment);
+        variable("REMORA_KEY_FILE")
+            .map(SecretFrom::KeyFile)
+            .or(passphrase)
+            .or_else(|| variable("REMORA_PASSPHRASE_FILE").map(SecretFrom::PassphraseFile))
+    };
+    let either = |key_file: Option<PathBuf>, passphrase_file: Option<PathBuf>| {
+        key_file.map(SecretFrom::KeyFile).or_else(|| passphrase_file.map(SecretFrom::PassphraseFile))
+    };
+    let found = either(flags.key_file.clone(), flags.passphrase_file.clone())
+        .or_else(in_environment)
+        .or_else(|| either(key_file, passphrase_file));
+    Ok(found.unwrap_or_default())
 }
 
 /// The format that flags and environment ask for: known before the file is read, so that an error in it takes that
@@ -126,10 +135,11 @@ impl FromFile {
         let mut file: Self = toml::from_str(&text).map_err(|error| {
             Error::new(ErrorKind::Invalid, named)
                 .because(error.to_string().trim_end().to_owned())
-                .advise("Its keys are: repo, passphrase_file, connect, scratch, run_dir, output.")
+                .advise("Its keys are: repo, passphrase_file, key_file, connect, scratch, run_dir, output.")
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        for relative in [&mut file.passphrase_file, &mut file.scratch, &mut file.run_dir].into_iter().flatten() {
+        let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.scratch, &mut file.run_dir];
+        for relative in paths.into_iter().flatten() {
             *relative = folder.join(&*relative);
         }
         if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://")) {
@@ -167,7 +177,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some(within("in-file").to_str().unwrap().into()),
-                passphrase: PassphraseFrom::File(within("secret")),
+                secret: SecretFrom::PassphraseFile(within("secret")),
                 connect: Some("file:///c".into()),
                 scratch: Some("/s".into()),
                 run_dir: Some(within("r")),
@@ -186,7 +196,7 @@ mod tests {
         ];
         let from_env = Settings {
             repo: Some("/env".into()),
-            passphrase: PassphraseFrom::File("/env/secret".into()),
+            secret: SecretFrom::PassphraseFile("/env/secret".into()),
             connect: Some("env:///c".into()),
             scratch: Some("/env/s".into()),
             run_dir: Some("/env/r".into()),
@@ -208,7 +218,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some("/flag".into()),
-                passphrase: PassphraseFrom::File("flag-secret".into()),
+                secret: SecretFrom::PassphraseFile("flag-secret".into()),
                 connect: Some("flag:///c".into()),
                 scratch: Some("flag-s".into()),
                 run_dir: Some("flag-r".into()),
@@ -218,17 +228,28 @@ mod tests {
     }
 
     #[test]
-    fn the_passphrase_comes_from_the_first_place_that_has_one() {
+    fn the_secret_comes_from_the_first_place_that_has_one() {
         let (_folder, path) = config();
-        let of = |flag: Option<&str>, variables: &[(&str, &str)]| {
-            let flags = Flags { passphrase_file: flag.map(Into::into), config: Some(path.clone()), ..Flags::default() };
-            Settings::gather(&flags, &environment(variables)).unwrap().passphrase
+        let of = |flags: Flags, variables: &[(&str, &str)]| {
+            let flags = Flags { config: Some(path.clone()), ..flags };
+            Settings::gather(&flags, &environment(variables)).unwrap().secret
         };
-        let both = [("REMORA_PASSPHRASE", "p"), ("REMORA_PASSPHRASE_FILE", "/env")];
-        assert_eq!(of(Some("/flag"), &both), PassphraseFrom::File("/flag".into()));
-        assert_eq!(of(None, &both), PassphraseFrom::Environment);
-        assert_eq!(of(None, &both[1..]), PassphraseFrom::File("/env".into()));
-        assert_eq!(of(None, &[("REMORA_PASSPHRASE", "")]), PassphraseFrom::File(path.with_file_name("secret")));
+        let none = Flags::default;
+        let all = [("REMORA_KEY_FILE", "/k"), ("REMORA_PASSPHRASE", "p"), ("REMORA_PASSPHRASE_FILE", "/env")];
+        let flag = Flags { passphrase_file: Some("/flag".into()), ..none() };
+        assert_eq!(of(flag, &all), SecretFrom::PassphraseFile("/flag".into()));
+        let flag = Flags { key_file: Some("/flag".into()), ..none() };
+        assert_eq!(of(flag, &all), SecretFrom::KeyFile("/flag".into()));
+        assert_eq!(of(none(), &all), SecretFrom::KeyFile("/k".into()));
+        assert_eq!(of(none(), &all[1..]), SecretFrom::Environment);
+        assert_eq!(of(none(), &all[2..]), SecretFrom::PassphraseFile("/env".into()));
+        let in_file = SecretFrom::PassphraseFile(path.with_file_name("secret"));
+        assert_eq!(of(none(), &[("REMORA_PASSPHRASE", ""), ("REMORA_KEY_FILE", "")]), in_file);
+        std::fs::write(&path, "key_file = 'key'").unwrap();
+        assert_eq!(of(none(), &[]), SecretFrom::KeyFile(path.with_file_name("key")));
+        std::fs::write(&path, "key_file = 'key'\npassphrase_file = 'secret'").unwrap();
+        let both = Flags { config: Some(path.clone()), ..none() };
+        assert_eq!(Settings::gather(&both, &environment(&[])).unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]

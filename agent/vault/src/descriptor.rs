@@ -111,7 +111,7 @@ enum Unreadable {
     Json(#[source] serde_json::Error),
     #[error("its {DESCRIPTOR} describes a {0:?}")]
     OtherKind(String),
-    #[error("it has format {0}, this remora reads up to {FORMAT}")]
+    #[error("its {DESCRIPTOR} has format {0}, this remora reads up to {FORMAT}")]
     Newer(u32),
     #[error("its checksum is wrong")]
     Checksum,

@@ -7,27 +7,6 @@ use std::fmt;
 use ring::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// A passphrase. Prints nothing of itself, and is wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Passphrase(Vec<u8>);
-
-impl Passphrase {
-    /// From its bytes, as they are.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Passphrase(…)")
-    }
-}
-
 /// 256 bits of key. Prints nothing of itself, and is wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Key([u8; 32]);
@@ -46,7 +25,7 @@ impl Key {
     }
 
     /// The subkey for one use.
-    fn derive(&self, context: &str) -> Self {
+    pub(crate) fn derive(&self, context: &str) -> Self {
         Self(blake3::derive_key(context, &self.0))
     }
 
@@ -140,7 +119,7 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let key = Key::from_bytes([7; 32]);
-        let text = format!("{key:?} {:?} {:?}", Passphrase::new(*b"open sesame"), TenantKeys::new(&key));
-        assert!(!text.contains('7') && !text.contains("sesame"), "{text}");
+        let text = format!("{key:?} {:?} {:?}", RepositoryKeys::new(&key), TenantKeys::new(&key));
+        assert!(!text.contains('7'), "{text}");
     }
 }

@@ -1,68 +1,98 @@
-//! Key slots: the repository key, wrapped under a passphrase by Argon2id.
+//! A key slot: the repository key, wrapped for one passphrase or one key file.
 
-use argon2::{Algorithm, Argon2, Params, Version};
-use bytes::Bytes;
-use object_store::path::Path;
-use remora_core::{Error, ErrorKind, RepositoryId, Result};
+use jiff::Timestamp;
+use remora_core::{RepositoryId, Result};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::keys::{Key, Passphrase, random};
-use crate::names::SLOTS;
+use crate::keys::{Key, random};
 use crate::seal::{Kind, Place, open_object, seal_object};
-use crate::store::{Created, Store};
-
-/// What a new slot costs: 64 MiB and three passes, about a fifth of a second on a core of 2021. The first
-/// recommendation for memory-constrained use in RFC 9106 §4.
-const COST: Cost = Cost { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
-
-/// The most that a slot may ask of a reader: a hostile store must not be able to exhaust it.
-const CAP: Cost = Cost { memory_kib: 1024 * 1024, passes: 16, lanes: 16 };
-
-const LIMIT: u64 = 64 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cost {
-    memory_kib: u32,
-    passes: u32,
-    lanes: u32,
-}
+use crate::secret::Secret;
+use crate::stretch::Cost;
 
 /// A slot as it is stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Slot {
-    /// `argon2id-passphrase`.
-    kind: String,
-    cost: Cost,
-    #[serde(with = "hex::serde")]
-    salt: [u8; 16],
+pub(crate) struct Slot {
+    pub(crate) created: Timestamp,
+    pub(crate) opens_by: OpensBy,
     /// The sealed repository key: salt, ciphertext and tag.
     #[serde(with = "hex::serde")]
     wrapped: Vec<u8>,
-    /// The hexadecimal BLAKE3 of `wrapped`: tells damage from a wrong passphrase.
+    /// The hexadecimal BLAKE3 of all the rest: tells damage from a wrong passphrase.
     checksum: String,
 }
 
-const KIND: &str = "argon2id-passphrase";
+/// What opens a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OpensBy {
+    Passphrase(Argon2id),
+    KeyFile,
+}
+
+/// How a passphrase becomes a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Argon2id {
+    cost: Cost,
+    #[serde(with = "hex::serde")]
+    salt: [u8; 16],
+}
+
+/// Why a slot cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("it is no key slot of this version")]
+    Json(#[from] serde_json::Error),
+    #[error("its checksum is wrong")]
+    Checksum,
+    #[error("{0}")]
+    Cost(&'static str),
+}
+
+/// What is done to the secret of a new slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effort {
+    /// A passphrase is stretched for about a second.
+    Measured,
+    /// It is stretched for an instant.
+    #[cfg(test)]
+    Least,
+}
+
+impl Effort {
+    fn cost(self) -> Result<Cost> {
+        match self {
+            Self::Measured => Cost::measured(),
+            #[cfg(test)]
+            Self::Least => Ok(Cost { memory_kib: 64, passes: 1, lanes: 1 }),
+        }
+    }
+}
 
 fn place(repository: RepositoryId) -> Place {
     Place { repository: *repository.as_bytes(), tenant: [0; 8], object: [0; 16], number: 0 }
 }
 
 impl Slot {
-    fn wrap(key: &Key, passphrase: &Passphrase, repository: RepositoryId, cost: Cost) -> Result<Self> {
-        let salt = random();
-        let wrapping = stretch(passphrase, &salt, cost)?;
-        let wrapped = seal_object(&wrapping, Kind::Slot, &place(repository), key.as_bytes().to_vec());
-        let checksum = blake3::hash(&wrapped).to_hex().to_string();
-        Ok(Self { kind: KIND.into(), cost, salt, wrapped, checksum })
+    /// Wraps the repository key. Blocks, for a passphrase for a second or two.
+    pub(crate) fn wrap(key: &Key, secret: &Secret, repository: RepositoryId, effort: Effort) -> Result<Self> {
+        let opens_by = match secret {
+            Secret::Passphrase(_) => OpensBy::Passphrase(Argon2id { cost: effort.cost()?, salt: random() }),
+            Secret::KeyFile(_) => OpensBy::KeyFile,
+        };
+        let mut slot = Self { created: Timestamp::now(), opens_by, wrapped: Vec::new(), checksum: String::new() };
+        if let Some(wrapping) = slot.wrapping(secret)? {
+            slot.wrapped = seal_object(&wrapping, Kind::Slot, &place(repository), key.as_bytes().to_vec());
+        }
+        slot.checksum = slot.sum();
+        Ok(slot)
     }
 
-    /// The repository key, or none if the passphrase is another's.
-    fn unwrap(&self, passphrase: &Passphrase, repository: RepositoryId) -> Result<Option<Key>> {
-        let wrapping = stretch(passphrase, &self.salt, self.cost)?;
+    /// The repository key, or none if the secret is another's. Blocks as long as the slot's cost says.
+    pub(crate) fn unwrap(&self, secret: &Secret, repository: RepositoryId) -> Result<Option<Key>> {
+        let Some(wrapping) = self.wrapping(secret)? else { return Ok(None) };
         let Ok(mut bytes) = open_object(&wrapping, Kind::Slot, &place(repository), &self.wrapped) else {
             return Ok(None);
         };
@@ -71,114 +101,110 @@ impl Slot {
         Ok(key)
     }
 
-    /// Refuses what is damaged, and what would cost a reader too much.
-    fn check(&self) -> Result<(), &'static str> {
-        if self.kind != KIND {
-            return Err("it is a slot of an unknown kind");
-        }
-        if blake3::hash(&self.wrapped).to_hex().to_string() != self.checksum {
-            return Err("its checksum is wrong");
-        }
-        let Cost { memory_kib, passes, lanes } = self.cost;
-        if memory_kib > CAP.memory_kib || passes > CAP.passes || lanes > CAP.lanes {
-            return Err("its Argon2 parameters ask for more than 1 GiB, 16 passes or 16 lanes");
-        }
-        Ok(())
-    }
-}
-
-fn stretch(passphrase: &Passphrase, salt: &[u8; 16], cost: Cost) -> Result<Key> {
-    let failed = |e: argon2::Error| Error::new(ErrorKind::Failed, format!("deriving a key by Argon2id: {e}"));
-    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(failed)?;
-    let mut bytes = [0; 32];
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(passphrase.as_bytes(), salt, &mut bytes)
-        .map_err(failed)?;
-    let key = Key::from_bytes(bytes);
-    bytes.zeroize();
-    Ok(key)
-}
-
-/// Adds a slot for `passphrase`.
-pub(crate) async fn create(store: &Store, key: &Key, passphrase: &Passphrase, repository: RepositoryId) -> Result<()> {
-    let slot = Slot::wrap(key, passphrase, repository, COST)?;
-    let name = Path::from(format!("{SLOTS}/{}.json", hex::encode(random::<8>())));
-    let text = serde_json::to_vec_pretty(&slot).expect("a slot is plain data");
-    match store.create(&name, Bytes::from(text).into()).await? {
-        Created::Yes => Ok(()),
-        Created::NameTaken => Err(Error::new(ErrorKind::Exists, format!("key slot {name} exists already"))),
-    }
-}
-
-/// How many slots there are.
-pub(crate) async fn count(store: &Store) -> Result<usize> {
-    Ok(store.children(&Path::from(SLOTS)).await?.len())
-}
-
-/// Opens the repository key with whichever slot the passphrase fits.
-pub(crate) async fn open(store: &Store, passphrase: &Passphrase, repository: RepositoryId) -> Result<Key> {
-    let mut unusable = None;
-    let mut tried = 0;
-    for name in store.children(&Path::from(SLOTS)).await? {
-        let path = Path::from(format!("{SLOTS}/{name}"));
-        match read(store, &path).await {
-            Ok(slot) => {
-                tried += 1;
-                if let Some(key) = slot.unwrap(passphrase, repository)? {
-                    return Ok(key);
-                }
-            }
-            Err(error) => unusable = Some(error),
-        }
-    }
-    match unusable {
-        Some(error) => Err(error),
-        None if tried == 0 => {
-            Err(Error::new(ErrorKind::Damaged, format!("repository {} has no key slot", store.place()))
-                .advise("Copy the folder `keys` back from another copy of the repository."))
-        }
-        None => Err(Error::new(
-            ErrorKind::WrongKey,
-            format!("repository {}: the passphrase opens none of its {tried} key slots", store.place()),
+    /// Whether a secret of this kind could open it.
+    pub(crate) const fn could_open(&self, secret: &Secret) -> bool {
+        matches!(
+            (&self.opens_by, secret),
+            (OpensBy::Passphrase(_), Secret::Passphrase(_)) | (OpensBy::KeyFile, Secret::KeyFile(_))
         )
-        .advise("Check REMORA_PASSPHRASE, the passphrase file (one trailing newline is ignored), or what you typed.")),
     }
-}
 
-async fn read(store: &Store, name: &Path) -> Result<Slot> {
-    let bytes = store.get(name, LIMIT).await?.ok_or_else(|| store.damaged(name, "it is missing"))?;
-    let slot: Slot = serde_json::from_slice(&bytes).map_err(|e| store.damaged(name, e))?;
-    slot.check().map_err(|why| store.damaged(name, why))?;
-    Ok(slot)
+    /// The key under which the repository key is sealed; none if the secret is of another kind than the slot.
+    fn wrapping(&self, secret: &Secret) -> Result<Option<Key>> {
+        match (&self.opens_by, secret) {
+            (OpensBy::Passphrase(Argon2id { cost, salt }), Secret::Passphrase(passphrase)) => {
+                cost.stretch(passphrase, salt).map(Some)
+            }
+            (OpensBy::KeyFile, Secret::KeyFile(file)) => Ok(Some(file.wrapping())),
+            _ => Ok(None),
+        }
+    }
+
+    fn sum(&self) -> String {
+        let opens_by = match &self.opens_by {
+            OpensBy::Passphrase(Argon2id { cost: Cost { memory_kib, passes, lanes }, salt }) => {
+                format!("passphrase {memory_kib} {passes} {lanes} {}", hex::encode(salt))
+            }
+            OpensBy::KeyFile => "key-file".into(),
+        };
+        let text = format!("{}\n{opens_by}\n{}\n", self.created, hex::encode(&self.wrapped));
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("a slot is plain data");
+        text.push(b'\n');
+        text
+    }
+
+    /// Refuses what is damaged, and what would cost a reader too much.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unusable> {
+        let slot: Self = serde_json::from_slice(bytes)?;
+        if slot.sum() != slot.checksum {
+            return Err(Unusable::Checksum);
+        }
+        if let OpensBy::Passphrase(Argon2id { cost, .. }) = &slot.opens_by {
+            cost.check().map_err(Unusable::Cost)?;
+        }
+        Ok(slot)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::{KeyFile, Passphrase};
 
-    const CHEAP: Cost = Cost { memory_kib: 64, passes: 1, lanes: 1 };
+    fn passphrase(text: &str) -> Secret {
+        Secret::Passphrase(Passphrase::new(text))
+    }
 
-    #[test]
-    fn a_slot_opens_for_its_passphrase_and_repository_only() {
+    fn slot(secret: &Secret) -> (Slot, Key, RepositoryId) {
         let (key, repository) = (Key::random(), RepositoryId::random());
-        let slot = Slot::wrap(&key, &Passphrase::new(*b"right"), repository, CHEAP).unwrap();
-        let opened = slot.unwrap(&Passphrase::new(*b"right"), repository).unwrap();
-        assert_eq!(opened.unwrap().as_bytes(), key.as_bytes());
-        assert!(slot.unwrap(&Passphrase::new(*b"wrong"), repository).unwrap().is_none());
-        assert!(slot.unwrap(&Passphrase::new(*b"right"), RepositoryId::random()).unwrap().is_none());
+        (Slot::wrap(&key, secret, repository, Effort::Least).unwrap(), key, repository)
     }
 
     #[test]
-    fn a_hostile_or_damaged_slot_is_refused_before_it_costs_anything() {
-        let slot = Slot::wrap(&Key::random(), &Passphrase::new(*b"p"), RepositoryId::random(), CHEAP).unwrap();
-        slot.check().unwrap();
-        for cost in
-            [Cost { memory_kib: u32::MAX, ..CHEAP }, Cost { passes: u32::MAX, ..CHEAP }, Cost { lanes: 1000, ..CHEAP }]
-        {
-            assert!(Slot { cost, ..slot.clone() }.check().is_err(), "{cost:?}");
+    fn a_slot_opens_for_its_secret_and_repository_only() {
+        for secret in [passphrase("right"), Secret::KeyFile(KeyFile::random())] {
+            let (slot, key, repository) = slot(&secret);
+            let slot = Slot::decode(&slot.encode()).unwrap();
+            assert_eq!(slot.unwrap(&secret, repository).unwrap().unwrap().as_bytes(), key.as_bytes());
+            for other in [passphrase("wrong"), Secret::KeyFile(KeyFile::random())] {
+                assert!(slot.unwrap(&other, repository).unwrap().is_none(), "{other:?}");
+            }
+            assert!(slot.unwrap(&secret, RepositoryId::random()).unwrap().is_none());
         }
-        let mut damaged = slot;
-        damaged.wrapped[40] ^= 1;
-        assert!(damaged.check().is_err());
+    }
+
+    /// Whatever a flipped byte changes is damage, never a wrong passphrase.
+    #[test]
+    fn damage_anywhere_is_told_from_a_wrong_passphrase() {
+        for secret in [passphrase("p"), Secret::KeyFile(KeyFile::random())] {
+            let (slot, key, repository) = slot(&secret);
+            let text = slot.encode();
+            for at in 0..text.len() {
+                for bit in 0..8 {
+                    let mut bad = text.clone();
+                    bad[at] ^= 1 << bit;
+                    // A digit that became a capital, a blank that became a tab: the same slot.
+                    if let Ok(same) = Slot::decode(&bad) {
+                        assert_eq!(same, slot, "byte {at}, bit {bit}");
+                        assert_eq!(same.unwrap(&secret, repository).unwrap().unwrap().as_bytes(), key.as_bytes());
+                    }
+                }
+                assert!(Slot::decode(&text[..at]).is_err() || at + 1 == text.len(), "cut at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hostile_cost_is_refused_though_its_checksum_is_right() {
+        let (mut slot, ..) = slot(&passphrase("p"));
+        if let OpensBy::Passphrase(argon2id) = &mut slot.opens_by {
+            argon2id.cost.memory_kib = u32::MAX;
+        }
+        slot.checksum = slot.sum();
+        assert!(matches!(Slot::decode(&slot.encode()), Err(Unusable::Cost(_))));
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
@@ -14,20 +13,19 @@ use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, 
 use serde::Serialize;
 
 use crate::descriptor::{self, Descriptor};
-use crate::keys::{Key, Passphrase, RepositoryKeys, TenantKeys};
+use crate::keyring::{self, Keyring};
+use crate::keys::{Key, RepositoryKeys};
 use crate::location::Location;
-use crate::names::{self, Folder};
+use crate::names;
 use crate::reader::Reader;
 use crate::repository::{Repository, VaultOptions};
-use crate::seal::{Kind, Place, open_object, seal_object};
-use crate::slot;
-use crate::store::{Missing, Store};
+use crate::secret::Secret;
+use crate::slot::Effort;
+use crate::store::{Created, Missing, Store};
+use crate::tenant::{self, Tenant};
 use crate::workers::Workers;
 use crate::writer::Writer;
 use crate::{diff, verify};
-
-/// The tenant of everything on a plain host.
-const TENANT: &str = "default";
 
 /// How many manifests are read at once.
 pub(crate) const MANIFEST_FETCHES: usize = 16;
@@ -57,47 +55,35 @@ pub struct Status {
 #[derive(Clone)]
 pub struct Vault(pub(crate) Arc<Repository>);
 
-fn tenant_key_place(repository: RepositoryId, tenant: Folder) -> Place {
-    Place { repository: *repository.as_bytes(), tenant: tenant.0, object: [0; 16], number: 0 }
-}
-
 impl Vault {
-    /// Makes a repository at `location`, opened by `passphrase`. The descriptor is stored last, so that what an
-    /// interrupted call left is no repository, and the same call again makes one.
-    pub async fn init(location: &Location, passphrase: &Passphrase) -> Result<RepositoryId> {
+    /// Makes a repository at `location`, opened by `secret`. The descriptor is stored last, so that what an interrupted
+    /// call left is no repository, and the same call again makes one.
+    pub async fn init(location: &Location, secret: &Secret) -> Result<RepositoryId> {
         tokio::fs::create_dir_all(location.folder())
             .await
             .map_err(|e| Error::io(format!("making the folder {location}"), e))?;
-        Self::init_in(&Store::open(location)?, passphrase).await
+        Self::init_in(&Store::open(location)?, secret).await
     }
 
-    pub(crate) async fn init_in(store: &Store, passphrase: &Passphrase) -> Result<RepositoryId> {
+    pub(crate) async fn init_in(store: &Store, secret: &Secret) -> Result<RepositoryId> {
         if store.exists(&Path::from(names::DESCRIPTOR)).await? {
             return Err(descriptor::exists(store));
         }
         let id = RepositoryId::random();
         let repository_key = Key::random();
-        let keys = RepositoryKeys::new(&repository_key);
-        let tenant = Folder::of(&keys.names, TENANT);
-        let data_key = Key::random().as_bytes().to_vec();
-        let sealed = seal_object(&keys.tenants, Kind::TenantKey, &tenant_key_place(id, tenant), data_key);
-        store.create(&names::tenant_key(tenant), Bytes::from(sealed).into()).await?;
-        slot::create(store, &repository_key, passphrase, id).await?;
+        tenant::create(store, &RepositoryKeys::new(&repository_key), id, &Tenant::default()).await?;
+        keyring::create(store, &repository_key, secret, id, Effort::Measured).await?;
         Descriptor::new(id, Timestamp::now()).create(store).await?;
         Ok(id)
     }
 
-    /// Opens the repository at `location`.
-    pub async fn open(location: &Location, passphrase: &Passphrase, options: VaultOptions) -> Result<Self> {
-        Self::open_in(Store::open(location)?, passphrase, options).await
+    /// Opens the repository at `location` for the tenant `default`.
+    pub async fn open(location: &Location, secret: &Secret, options: VaultOptions) -> Result<Self> {
+        Self::open_in(Store::open(location)?, secret, options).await
     }
 
-    pub(crate) async fn open_in(store: Store, passphrase: &Passphrase, options: VaultOptions) -> Result<Self> {
-        let descriptor = Descriptor::read(&store).await?;
-        let keys = RepositoryKeys::new(&slot::open(&store, passphrase, descriptor.id).await?);
-        let tenant = Folder::of(&keys.names, TENANT);
-        let keys = open_tenant(&store, &keys, descriptor.id, tenant).await?;
-        Ok(Self(Arc::new(Repository { store, descriptor, tenant, keys, workers: Workers::new(), options })))
+    pub(crate) async fn open_in(store: Store, secret: &Secret, options: VaultOptions) -> Result<Self> {
+        Keyring::open_in(store, secret).await?.vault(&Tenant::default(), options).await
     }
 
     /// What the repository is and holds.
@@ -111,7 +97,7 @@ impl Vault {
             id: self.0.descriptor.id,
             format: descriptor::FORMAT,
             created: self.0.descriptor.created,
-            key_slots: slot::count(store).await?,
+            key_slots: keyring::count(store).await?,
             vms: vms.len(),
             points: points.len(),
             objects,
@@ -120,13 +106,27 @@ impl Vault {
     }
 }
 
-async fn open_tenant(store: &Store, keys: &RepositoryKeys, id: RepositoryId, tenant: Folder) -> Result<TenantKeys> {
-    let name = names::tenant_key(tenant);
-    let sealed = store.get(&name, 4096).await?.ok_or_else(|| store.damaged(&name, "it is missing"))?;
-    let data_key = open_object(&keys.tenants, Kind::TenantKey, &tenant_key_place(id, tenant), &sealed)
-        .map_err(|e| store.damaged(&name, e))?;
-    let data_key = data_key.try_into().map_err(|_| store.damaged(&name, "it holds no key"))?;
-    Ok(TenantKeys::new(&Key::from_bytes(data_key)))
+impl Keyring {
+    /// Opens the repository for a tenant; `NotFound` if it is not known.
+    pub async fn vault(&self, tenant: &Tenant, options: VaultOptions) -> Result<Vault> {
+        let (keys, store, descriptor) = (self.keys(), self.store.clone(), self.descriptor.clone());
+        let folder = tenant.folder(&keys);
+        let keys = tenant::open(&store, &keys, descriptor.id, folder).await?.ok_or_else(|| {
+            if *tenant == Tenant::default() {
+                return store.damaged(&names::tenant_key(folder), "it is missing");
+            }
+            Error::new(ErrorKind::NotFound, format!("repository {} has no tenant {tenant}", store.place()))
+        })?;
+        Ok(Vault(Arc::new(Repository { store, descriptor, tenant: folder, keys, workers: Workers::new(), options })))
+    }
+
+    /// Adds a tenant with a data key of its own; `Exists` if there is one of that name.
+    pub async fn add_tenant(&self, tenant: &Tenant) -> Result<()> {
+        match tenant::create(&self.store, &self.keys(), self.descriptor.id, tenant).await? {
+            Created::Yes => Ok(()),
+            Created::NameTaken => Err(Error::new(ErrorKind::Exists, format!("there is a tenant {tenant} already"))),
+        }
+    }
 }
 
 #[async_trait]

@@ -10,8 +10,8 @@ use remora_core::point::{Decision, DiskIdentity, Quiesced};
 use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewDisk, NewPoint};
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, LineageId, PIECE_SIZE, VmName};
 use remora_tests::content;
-use remora_tests::remora::PASSPHRASE;
-use remora_vault::{Passphrase, Vault, VaultOptions};
+use remora_tests::remora::{KEY_FILE, PASSPHRASE};
+use remora_vault::{KeyFile, Keyring, Passphrase, Secret, Tenant, Vault, VaultOptions};
 
 /// For each point and disk (`<point>/<disk>`), the disk's BLAKE3 in hexadecimal.
 pub(crate) type Truth = BTreeMap<String, String>;
@@ -23,9 +23,11 @@ const SIZES: [(&str, usize); 2] = [("vda", 66 * 1024 * 1024 + 1000), ("vdb", 100
 pub(crate) async fn make(folder: &Path) -> Truth {
     fs::create_dir_all(folder.parent().unwrap()).unwrap();
     let location = folder.to_str().unwrap().parse().unwrap();
-    let passphrase = Passphrase::new(PASSPHRASE.as_bytes());
+    let passphrase = Secret::Passphrase(Passphrase::new(PASSPHRASE.as_bytes()));
     Vault::init(&location, &passphrase).await.unwrap();
-    let vault = Vault::open(&location, &passphrase, VaultOptions::default()).await.unwrap();
+    let keyring = Keyring::open(&location, &passphrase).await.unwrap();
+    keyring.add(&Secret::KeyFile(KeyFile::new(&KEY_FILE).unwrap())).await.unwrap();
+    let vault = keyring.vault(&Tenant::default(), VaultOptions::default()).await.unwrap();
     let mut truth = Truth::new();
     for name in ["web", "a VM\nwith a name of ünusual bytes"] {
         let mut vm = Vm::new(&vault, name);

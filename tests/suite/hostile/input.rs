@@ -24,7 +24,7 @@ fn commands_of(point: &str, to: &Path) -> Vec<Vec<String>> {
 
 #[test]
 fn a_wrong_passphrase_is_called_that() {
-    let remora = Remora::init(Lab::shared()).with("REMORA_PASSPHRASE", "correct horse battery stable");
+    let remora = Remora::init_with_passphrase(Lab::shared()).with("REMORA_PASSPHRASE", "correct horse battery stable");
     for args in [&["points"][..], &["backup", "any"], &["verify"], &["repo", "status"]] {
         assert_refused(&remora.run(args), 5, &["passphrase opens none", "REMORA_PASSPHRASE"]);
     }
@@ -36,7 +36,7 @@ fn a_wrong_passphrase_is_called_that() {
 #[test]
 fn a_passphrase_that_is_not_there_or_empty_is_asked_for_in_words() {
     let lab = Lab::shared();
-    let remora = Remora::init(lab).without("REMORA_PASSPHRASE");
+    let remora = Remora::init_with_passphrase(lab).without("REMORA_PASSPHRASE");
     assert_refused(&remora.run(["points"]), 2, &["no terminal", "--passphrase-file"]);
     let file = lab.scratch("passphrase").join("file");
     for empty in ["", "\n"] {
@@ -132,8 +132,8 @@ fn a_repository_is_made_once() {
     let lab = Lab::shared();
     let remora = Remora::init(lab);
     let before = remora.json(["repo", "status"]);
-    let again = remora.clone().with("REMORA_PASSPHRASE", "another one");
-    assert_refused(&again.run(["repo", "init"]), 4, &["repository already"]);
+    let another = remora.clone().without("REMORA_KEY_FILE").with("REMORA_PASSPHRASE", "another one");
+    assert_refused(&another.run(["repo", "init"]), 4, &["repository already"]);
     assert_eq!(remora.json(["repo", "status"]), before);
     // Below a file none can be made.
     let file = lab.scratch("file").join("file");

@@ -1,13 +1,13 @@
 //! `remora repo`
 
 use remora_core::{RepositoryId, Result};
-use remora_vault::{Location, Status, Vault};
+use remora_vault::{Location, Secret, Status, Vault};
 use serde::Serialize;
 
 use crate::args::RepoCommand;
 use crate::context::Context;
 use crate::output::{bytes, print};
-use crate::passphrase::{self, Ask};
+use crate::secret::Ask;
 
 #[derive(Serialize)]
 struct Made {
@@ -19,12 +19,13 @@ pub(super) async fn run(context: &Context, command: RepoCommand) -> Result<()> {
     match command {
         RepoCommand::Init => {
             let location = context.location()?;
-            let passphrase = passphrase::get(&context.settings.passphrase, &context.environment, Ask::Twice)?;
-            let id = Vault::init(&location, &passphrase).await?;
+            let secret = context.secret(Ask::Twice)?;
+            let id = Vault::init(&location, &secret).await?;
+            let noun = if matches!(secret, Secret::KeyFile(_)) { "key file" } else { "passphrase" };
             let made = Made { id, repo: location.to_string() };
             print(context.format(), &made, |made| {
                 format!(
-                    "Made repository {} at {}.\nKeep the passphrase safe: without it nothing in the repository can be read.",
+                    "Made repository {} at {}.\nKeep the {noun} safe: without it nothing in the repository can be read.",
                     made.id, made.repo
                 )
             })

@@ -1,0 +1,432 @@
+//! The slots of a repository: who can open it, and how that changes without touching any data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use object_store::path::Path;
+use remora_core::{Error, ErrorKind, RepositoryId, Result};
+use serde::Serialize;
+
+use crate::descriptor::Descriptor;
+use crate::keys::{Key, RepositoryKeys, random};
+use crate::location::Location;
+use crate::names::SLOTS;
+use crate::secret::{Passphrase, Secret};
+use crate::slot::{Effort, OpensBy, Slot};
+use crate::store::{Created, Store};
+
+/// A slot is some hundred bytes.
+const LIMIT: u64 = 64 * 1024;
+
+/// How many slots a repository has at most: each may cost whoever opens it a second.
+const MOST: usize = 32;
+
+/// A slot's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlotId([u8; 8]);
+
+impl SlotId {
+    fn path(self) -> Path {
+        Path::from(format!("{SLOTS}/{self}.json"))
+    }
+
+    /// From an object's name; none for anything else that lies there.
+    fn of(file_name: &str) -> Option<Self> {
+        let id: Self = file_name.strip_suffix(".json")?.parse().ok()?;
+        (file_name == format!("{id}.json")).then_some(id)
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl FromStr for SlotId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes)
+            .map_err(|_| "a key slot's id has 16 hexadecimal digits; list them with `remora key list`".to_owned())?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for SlotId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What opens a slot, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotKind {
+    /// A passphrase.
+    Passphrase,
+    /// A key file.
+    KeyFile,
+}
+
+/// A slot, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotInfo {
+    /// Its id.
+    pub id: SlotId,
+    /// None if it cannot be read.
+    pub kind: Option<SlotKind>,
+    /// None if it cannot be read.
+    pub created: Option<Timestamp>,
+    /// Whether it is the one that opened the repository just now.
+    pub current: bool,
+    /// Why it can open nothing; none for a sound one.
+    pub unusable: Option<String>,
+}
+
+/// A repository opened for its keys.
+#[derive(Debug)]
+pub struct Keyring {
+    pub(crate) store: Store,
+    pub(crate) descriptor: Descriptor,
+    key: Key,
+    opened_by: SlotId,
+    effort: Effort,
+}
+
+impl Keyring {
+    /// Opens the repository at `location` with whichever slot `secret` fits.
+    pub async fn open(location: &Location, secret: &Secret) -> Result<Self> {
+        Self::open_in(Store::open(location)?, secret).await
+    }
+
+    pub(crate) async fn open_in(store: Store, secret: &Secret) -> Result<Self> {
+        let descriptor = Descriptor::read(&store).await?;
+        let (opened_by, key) = open(&store, secret, descriptor.id).await?;
+        Ok(Self { store, descriptor, key, opened_by, effort: Effort::Measured })
+    }
+
+    /// The slot that opened it.
+    pub const fn opened_by(&self) -> SlotId {
+        self.opened_by
+    }
+
+    /// The slots, by age.
+    pub async fn slots(&self) -> Result<Vec<SlotInfo>> {
+        let mut slots = Vec::new();
+        for id in ids(&self.store).await? {
+            let (kind, created, unusable) = match read(&self.store, id).await {
+                Ok(slot) => {
+                    let kind = match slot.opens_by {
+                        OpensBy::Passphrase(_) => SlotKind::Passphrase,
+                        OpensBy::KeyFile => SlotKind::KeyFile,
+                    };
+                    (Some(kind), Some(slot.created), None)
+                }
+                Err(error) if error.kind() == ErrorKind::Damaged => (None, None, Some(error.chain())),
+                Err(error) => return Err(error),
+            };
+            slots.push(SlotInfo { id, kind, created, current: id == self.opened_by, unusable });
+        }
+        slots.sort_by_key(|slot| (slot.created, slot.id));
+        Ok(slots)
+    }
+
+    /// Adds a slot for another secret, and opens it to be sure. No other object changes.
+    pub async fn add(&self, secret: &Secret) -> Result<SlotId> {
+        if ids(&self.store).await?.len() >= MOST {
+            let what = format!("repository {} has {MOST} key slots already", self.store.place());
+            return Err(Error::new(ErrorKind::Refused, what).advise("Remove one first with `remora key remove`."));
+        }
+        let id = create(&self.store, &self.key, secret, self.descriptor.id, self.effort).await?;
+        let opened = unwrap(read(&self.store, id).await?, secret, self.descriptor.id).await?;
+        match opened {
+            Some(key) if key.as_bytes() == self.key.as_bytes() => Ok(id),
+            _ => Err(self.store.damaged(&id.path(), "the slot that was just stored does not open")),
+        }
+    }
+
+    /// Removes a slot, but not the one that opened the repository: so there is always one that is known to work.
+    pub async fn remove(&self, id: SlotId) -> Result<()> {
+        if id == self.opened_by {
+            return Err(Error::new(ErrorKind::Refused, format!("key slot {id} is the one that opened the repository"))
+                .advise("Open it with another slot's passphrase or key file; add one first if there is none."));
+        }
+        if !ids(&self.store).await?.contains(&id) {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no key slot {id}"))
+                .advise("List them with `remora key list`."));
+        }
+        let own = read(&self.store, self.opened_by).await?;
+        self.remove_and_keep(id, &own).await
+    }
+
+    /// Removes a slot, and puts ours back if that is gone too: somebody else may have removed it with theirs, which
+    /// this is.
+    async fn remove_and_keep(&self, id: SlotId, own: &Slot) -> Result<()> {
+        self.store.remove(&id.path()).await?;
+        if !self.store.exists(&self.opened_by.path()).await? {
+            self.store.create(&self.opened_by.path(), Bytes::from(own.encode()).into()).await?;
+        }
+        Ok(())
+    }
+
+    /// Exchanges the passphrase that opened the repository for another: adds a slot, then removes the old one. An
+    /// interrupted call leaves both, or the new one alone.
+    pub async fn change_passphrase(self, new: Passphrase) -> Result<SlotId> {
+        let old = self.opened_by;
+        if !matches!(read(&self.store, old).await?.opens_by, OpensBy::Passphrase(_)) {
+            return Err(Error::new(ErrorKind::Refused, "the repository was opened with a key file, not a passphrase")
+                .advise("Open it with the passphrase to change, or use `remora key add` and `remora key remove`."));
+        }
+        let id = self.add(&Secret::Passphrase(new)).await?;
+        Self { opened_by: id, ..self }.remove(old).await?;
+        Ok(id)
+    }
+
+    /// The subkeys of the repository key.
+    pub(crate) fn keys(&self) -> RepositoryKeys {
+        RepositoryKeys::new(&self.key)
+    }
+}
+
+/// Adds a slot.
+pub(crate) async fn create(
+    store: &Store,
+    key: &Key,
+    secret: &Secret,
+    repository: RepositoryId,
+    effort: Effort,
+) -> Result<SlotId> {
+    let (key, secret) = (key.clone(), secret.clone());
+    let slot = blocking(move || Slot::wrap(&key, &secret, repository, effort)).await?;
+    let id = SlotId(random());
+    match store.create(&id.path(), Bytes::from(slot.encode()).into()).await? {
+        Created::Yes => Ok(id),
+        Created::NameTaken => Err(Error::new(ErrorKind::Exists, format!("key slot {id} exists already"))),
+    }
+}
+
+/// How many slots there are.
+pub(crate) async fn count(store: &Store) -> Result<usize> {
+    Ok(ids(store).await?.len())
+}
+
+async fn ids(store: &Store) -> Result<Vec<SlotId>> {
+    let names = store.children(&Path::from(SLOTS)).await?;
+    Ok(names.iter().filter_map(|name| SlotId::of(name)).collect())
+}
+
+/// The repository key, by whichever slot the secret fits. A damaged slot does not stand in another's way.
+async fn open(store: &Store, secret: &Secret, repository: RepositoryId) -> Result<(SlotId, Key)> {
+    let (mut unusable, mut tried) = (None, 0);
+    let ids = ids(store).await?;
+    for id in ids.iter().take(MOST) {
+        match read(store, *id).await {
+            Ok(slot) if slot.could_open(secret) => {
+                tried += 1;
+                if let Some(key) = unwrap(slot, secret, repository).await? {
+                    return Ok((*id, key));
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Damaged => unusable = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let place = store.place();
+    match unusable {
+        _ if ids.is_empty() => Err(Error::new(ErrorKind::Damaged, format!("repository {place} has no key slot"))
+            .advise("Copy the folder `keys` back from another copy of the repository.")),
+        None => Err(wrong(store, secret, tried, ids.len())),
+        Some(damage) => {
+            let what = format!("the {} opens none of the {tried} sound slots that take one", secret.noun());
+            Err(damage
+                .within(what)
+                .advise("Try another slot's secret, or copy the slot back from another copy of the repository."))
+        }
+    }
+}
+
+fn wrong(store: &Store, secret: &Secret, tried: usize, slots: usize) -> Error {
+    let noun = secret.noun();
+    let what = format!(
+        "repository {}: the {noun} opens none of its key slots ({slots}, of which {tried} take a {noun})",
+        store.place()
+    );
+    Error::new(ErrorKind::WrongKey, what).advise(match secret {
+        Secret::Passphrase(_) => {
+            "Check REMORA_PASSPHRASE, the passphrase file (one trailing newline is ignored), or what you typed."
+        }
+        Secret::KeyFile(_) => "Check --key-file and REMORA_KEY_FILE, or open it with a passphrase.",
+    })
+}
+
+async fn read(store: &Store, id: SlotId) -> Result<Slot> {
+    let path = id.path();
+    let bytes = store.get(&path, LIMIT).await?.ok_or_else(|| store.damaged(&path, "it is missing"))?;
+    Slot::decode(&bytes).map_err(|why| store.damaged(&path, why))
+}
+
+async fn unwrap(slot: Slot, secret: &Secret, repository: RepositoryId) -> Result<Option<Key>> {
+    let secret = secret.clone();
+    blocking(move || slot.unwrap(&secret, repository)).await
+}
+
+/// Stretching a passphrase takes a second of a core.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::new(ErrorKind::Failed, "deriving a key").because(e))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use futures::TryStreamExt;
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt};
+
+    use super::*;
+    use crate::secret::KeyFile;
+    use crate::{Vault, VaultOptions};
+
+    struct Bench(Arc<InMemory>);
+
+    impl Bench {
+        /// A repository with a key file's slot.
+        async fn new() -> (Self, Secret) {
+            let bench = Self(Arc::new(InMemory::new()));
+            let secret = Secret::KeyFile(KeyFile::random());
+            Vault::init_in(&bench.store(), &secret).await.unwrap();
+            (bench, secret)
+        }
+
+        fn store(&self) -> Store {
+            Store::over(Arc::clone(&self.0) as Arc<dyn ObjectStore>)
+        }
+
+        async fn keyring(&self, secret: &Secret) -> Result<Keyring> {
+            Ok(Keyring { effort: Effort::Least, ..Keyring::open_in(self.store(), secret).await? })
+        }
+
+        async fn opens(&self, secret: &Secret) -> Result<(), ErrorKind> {
+            Vault::open_in(self.store(), secret, VaultOptions::default()).await.map(drop).map_err(|e| e.kind())
+        }
+
+        async fn objects(&self) -> BTreeMap<Path, Bytes> {
+            let names: Vec<Path> = self.0.list(None).map_ok(|o| o.location).try_collect().await.unwrap();
+            let mut objects = BTreeMap::new();
+            for name in names {
+                objects.insert(name.clone(), self.0.get(&name).await.unwrap().bytes().await.unwrap());
+            }
+            objects
+        }
+
+        async fn damage(&self, id: SlotId) {
+            let mut slot = self.0.get(&id.path()).await.unwrap().bytes().await.unwrap().to_vec();
+            let salt = slot.windows(4).position(|w| w == b"salt" || w == b"wrap").unwrap() + 12;
+            slot[salt] = if slot[salt] == b'0' { b'1' } else { b'0' };
+            self.0.put(&id.path(), slot.into()).await.unwrap();
+        }
+    }
+
+    fn passphrase(text: &str) -> Secret {
+        Secret::Passphrase(Passphrase::new(text))
+    }
+
+    #[tokio::test]
+    async fn each_secret_opens_the_repository_until_its_slot_goes() {
+        let (bench, file) = Bench::new().await;
+        let keyring = bench.keyring(&file).await.unwrap();
+        let (one, two) = (passphrase("one"), Secret::KeyFile(KeyFile::random()));
+        assert_eq!(bench.opens(&one).await, Err(ErrorKind::WrongKey));
+        let slots = [keyring.add(&one).await.unwrap(), keyring.add(&two).await.unwrap()];
+        for secret in [&file, &one, &two] {
+            bench.opens(secret).await.unwrap();
+        }
+        let kinds: Vec<_> = keyring.slots().await.unwrap().into_iter().map(|s| (s.kind.unwrap(), s.current)).collect();
+        assert_eq!(kinds, [(SlotKind::KeyFile, true), (SlotKind::Passphrase, false), (SlotKind::KeyFile, false)]);
+        keyring.remove(slots[0]).await.unwrap();
+        assert_eq!(bench.opens(&one).await, Err(ErrorKind::WrongKey));
+        assert_eq!(keyring.remove(slots[0]).await.unwrap_err().kind(), ErrorKind::NotFound);
+        bench.opens(&two).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn changing_who_can_open_it_changes_slots_and_nothing_else() {
+        let (bench, file) = Bench::new().await;
+        let data = |objects: BTreeMap<Path, Bytes>| -> BTreeMap<Path, Bytes> {
+            objects.into_iter().filter(|(name, _)| !name.as_ref().starts_with("keys/")).collect()
+        };
+        let before = data(bench.objects().await);
+        let keyring = bench.keyring(&file).await.unwrap();
+        keyring.add(&passphrase("old")).await.unwrap();
+        let changed = bench.keyring(&passphrase("old")).await.unwrap();
+        changed.change_passphrase(Passphrase::new("new")).await.unwrap();
+        bench.opens(&passphrase("new")).await.unwrap();
+        assert_eq!(bench.opens(&passphrase("old")).await, Err(ErrorKind::WrongKey));
+        assert_eq!(keyring.slots().await.unwrap().len(), 2);
+        assert_eq!(data(bench.objects().await), before);
+    }
+
+    #[tokio::test]
+    async fn the_slot_in_use_and_so_the_last_one_cannot_go() {
+        let (bench, file) = Bench::new().await;
+        let keyring = bench.keyring(&file).await.unwrap();
+        let only = keyring.slots().await.unwrap()[0].id;
+        assert_eq!(keyring.remove(only).await.unwrap_err().kind(), ErrorKind::Refused);
+        let passphrases = keyring.change_passphrase(Passphrase::new("p")).await;
+        assert_eq!(passphrases.unwrap_err().kind(), ErrorKind::Refused, "it was opened with a key file");
+        bench.opens(&file).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn two_who_remove_each_others_slot_leave_one() {
+        let (bench, file) = Bench::new().await;
+        let one = bench.keyring(&file).await.unwrap();
+        let other = one.add(&passphrase("other")).await.unwrap();
+        let two = bench.keyring(&passphrase("other")).await.unwrap();
+        // Both looked before either removed.
+        let [its, own] = [read(&one.store, one.opened_by).await.unwrap(), read(&two.store, other).await.unwrap()];
+        one.remove_and_keep(other, &its).await.unwrap();
+        two.remove_and_keep(one.opened_by, &own).await.unwrap();
+        bench.opens(&passphrase("other")).await.unwrap();
+        assert_eq!(bench.opens(&file).await, Err(ErrorKind::WrongKey));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_slot_is_named_and_does_not_stand_in_anothers_way() {
+        let (bench, file) = Bench::new().await;
+        let keyring = bench.keyring(&file).await.unwrap();
+        for secret in [passphrase("one"), passphrase("two")] {
+            let damaged = keyring.add(&secret).await.unwrap();
+            bench.damage(damaged).await;
+            let error = bench.keyring(&secret).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+            bench.opens(&file).await.unwrap();
+            let listed = keyring.slots().await.unwrap();
+            assert!(listed.iter().any(|slot| slot.id == damaged && slot.unusable.is_some()));
+        }
+        keyring.add(&passphrase("three")).await.unwrap();
+        bench.opens(&passphrase("three")).await.unwrap();
+        let damaged = keyring.slots().await.unwrap().into_iter().filter(|slot| slot.unusable.is_some());
+        for slot in damaged {
+            keyring.remove(slot.id).await.unwrap();
+        }
+        assert_eq!(bench.opens(&passphrase("one")).await, Err(ErrorKind::WrongKey));
+    }
+
+    #[tokio::test]
+    async fn slots_are_bounded_for_whoever_opens() {
+        let (bench, file) = Bench::new().await;
+        let keyring = bench.keyring(&file).await.unwrap();
+        for n in 1..MOST {
+            keyring.add(&passphrase(&n.to_string())).await.unwrap();
+        }
+        assert_eq!(keyring.add(&passphrase("more")).await.unwrap_err().kind(), ErrorKind::Refused);
+    }
+}
