@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use remora_core::point::Quiesce;
 use remora_core::{DiskName, PointId, VmName};
-use remora_vault::SlotId;
+use remora_vault::{Share, SlotId};
 
 /// Backs up libvirt VMs by their changed blocks, and gives disks and files back.
 ///
@@ -111,10 +111,7 @@ pub(crate) enum Command {
     /// Copy files or folders out of a point
     Cp(Cp),
     /// Read and authenticate everything that a point, or every point, needs
-    Verify {
-        /// The point; all if none
-        point: Option<PointId>,
-    },
+    Verify(Verify),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -244,6 +241,21 @@ pub(crate) struct Restore {
     /// Replace what is there. A block device always needs this
     #[arg(long)]
     pub(crate) force: bool,
+    /// Restore all that is not lost; lost ranges become zeros and are listed in a file beside the target
+    #[arg(long)]
+    pub(crate) allow_damaged: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// The point; all if none
+    pub(crate) point: Option<PointId>,
+    /// Read no data: only manifests, maps, and what segments say of themselves
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) structure_only: bool,
+    /// Read this part of the data, such as 5%, each day another one: regular runs cover everything
+    #[arg(long, value_name = "PERCENT", value_parser = Share::from_str)]
+    pub(crate) sample: Option<Share>,
 }
 
 #[derive(Args, Debug)]

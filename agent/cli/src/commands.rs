@@ -7,6 +7,7 @@ mod doctor;
 mod export;
 mod image;
 mod key;
+mod lost;
 mod mount;
 mod points;
 mod repo;
@@ -34,7 +35,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Export(args) => export::run(context, args).await,
         Command::Mount(args) => mount::run(context, args).await,
         Command::Cp(args) => cp::run(context, args).await,
-        Command::Verify { point } => verify::run(context, point).await,
+        Command::Verify(args) => verify::run(context, args).await,
         Command::Completions { .. } | Command::Watchdog => {
             Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))
         }

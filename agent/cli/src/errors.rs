@@ -23,6 +23,7 @@ pub(crate) const fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Unavailable => 9,
         ErrorKind::NoSpace => 10,
         ErrorKind::Refused => 11,
+        ErrorKind::Incomplete => 12,
         ErrorKind::Cancelled => 130,
     }
 }
@@ -41,6 +42,7 @@ const fn name(kind: ErrorKind) -> &'static str {
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::NoSpace => "no-space",
         ErrorKind::Refused => "refused",
+        ErrorKind::Incomplete => "incomplete",
         ErrorKind::Cancelled => "cancelled",
     }
 }
@@ -67,7 +69,7 @@ pub(crate) fn render(error: &Error, format: OutputFormat) -> String {
 }
 
 #[cfg(test)]
-pub(crate) const KINDS: [ErrorKind; 12] = [
+pub(crate) const KINDS: [ErrorKind; 13] = [
     ErrorKind::Invalid,
     ErrorKind::NotFound,
     ErrorKind::Exists,
@@ -78,6 +80,7 @@ pub(crate) const KINDS: [ErrorKind; 12] = [
     ErrorKind::Unavailable,
     ErrorKind::NoSpace,
     ErrorKind::Refused,
+    ErrorKind::Incomplete,
     ErrorKind::Cancelled,
     ErrorKind::Failed,
 ];

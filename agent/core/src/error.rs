@@ -28,6 +28,8 @@ pub enum ErrorKind {
     NoSpace,
     /// A condition that the caller demanded cannot be met, such as a required quiesce.
     Refused,
+    /// It was done but for what is damaged, as the caller allowed.
+    Incomplete,
     /// The caller cancelled, or a deadline passed.
     Cancelled,
     /// Anything else: an unexpected I/O error, a broken promise of ours.

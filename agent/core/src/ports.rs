@@ -343,17 +343,29 @@ pub struct Piece {
 pub struct VerifyReport {
     /// Bytes of sealed objects read and authenticated.
     pub checked: u64,
-    /// What is lost; empty for a sound point.
+    /// What is damaged; empty for a sound point.
     pub damage: Vec<Damage>,
 }
 
-/// A stretch of a point that cannot be read.
+/// What damage means for the bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// They cannot be read.
+    Lost,
+    /// They restore as they were: only what is used to compare, or to know an object by itself, is not what was written.
+    Readable,
+}
+
+/// A stretch of a point that rests on a damaged object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// The disk.
     pub disk: DiskName,
-    /// What of it is lost.
+    /// Which stretch of it.
     pub range: ByteRange,
+    /// Whether it is lost.
+    pub effect: Effect,
     /// The object in the store that is missing or damaged.
     pub object: String,
     /// How it was noticed.

@@ -58,6 +58,12 @@ impl ChunkRun {
     }
 }
 
+/// A run of a disk's data, or why it cannot be read.
+pub(crate) struct Found {
+    pub(crate) range: ByteRange,
+    pub(crate) data: Result<Bytes>,
+}
+
 pub(crate) struct Reader {
     vault: Arc<Repository>,
     point: Point,
@@ -178,20 +184,47 @@ impl Reader {
         self.segments.damaged(run.chunk.segment, format!("chunk {} is shorter than the map says", run.chunk.number))
     }
 
-    /// Loads a window: the pieces of its data, in order.
-    async fn window(&self, disk: DiskIndex, window: ByteRange) -> Result<Vec<Piece>> {
+    /// Whether a run's chunk is there and as long as it must be, by the footer of its segment.
+    pub(crate) async fn expect(&self, run: &ChunkRun) -> Result<()> {
+        let record = self.segments.record(run.chunk).await?;
+        let end = run.offset + run.range.len();
+        if end <= u64::from(record.plain_len) { Ok(()) } else { Err(self.short(run)) }
+    }
+
+    /// Loads a window: its data in order, and what of it is lost.
+    async fn window(&self, disk: DiskIndex, window: ByteRange) -> Vec<Found> {
         if window.start.is_multiple_of(LEAF_BYTES) {
             self.map(disk).read_ahead(window.start / LEAF_BYTES).await;
         }
-        let leaf = self.leaf_over(disk, window).await?;
+        let leaf = match self.leaf_over(disk, window).await {
+            Ok(leaf) => leaf,
+            Err(error) => return vec![Found { range: window, data: Err(error) }],
+        };
         let runs: Vec<ChunkRun> = chunk_runs(&leaf, window).collect();
         let loaded = self.load(runs.iter().map(|run| run.chunk)).await;
         let missing = |run: &ChunkRun| -> Loaded { Err(Arc::new(self.short(run))) };
-        let piece = |run: &ChunkRun| {
+        let found = |run: &ChunkRun| {
             let chunk = loaded.get(&run.chunk).cloned().unwrap_or_else(|| missing(run));
-            self.part(disk, run, &chunk).map(|data| Piece { at: run.range.start, data })
+            Found { range: run.range, data: self.part(disk, run, &chunk) }
         };
-        runs.iter().map(piece).collect()
+        runs.iter().map(found).collect()
+    }
+
+    /// The data of a range in order, and what of it is lost, with many fetches in flight.
+    pub(crate) fn windows(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Found> {
+        if let Err(error) = self.check_range(disk, range) {
+            return stream::iter([Found { range, data: Err(error) }]).boxed();
+        }
+        let windows = stream::iter(range.split(WINDOW)).map(move |window| async move {
+            // Held until the window's last piece is taken; as much again for the sealed bytes.
+            let reserved = self.vault.options.memory.reserve(2 * WINDOW).await;
+            let found = self.window(disk, window).await;
+            stream::iter(found).map(move |found| {
+                let _held = &reserved;
+                found
+            })
+        });
+        windows.buffered(WINDOWS).flatten().boxed()
     }
 
     fn check_range(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
@@ -287,19 +320,7 @@ impl PointReader for Reader {
     }
 
     fn pieces(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Piece>> {
-        if let Err(error) = self.check_range(disk, range) {
-            return stream::iter([Err(error)]).boxed();
-        }
-        let windows = stream::iter(range.split(WINDOW)).map(move |window| async move {
-            // Held until the window's last piece is taken; as much again for the sealed bytes.
-            let reserved = self.vault.options.memory.reserve(2 * WINDOW).await;
-            let pieces = self.window(disk, window).await?;
-            Ok::<_, Error>(stream::iter(pieces).map(move |piece| {
-                let _held = &reserved;
-                Ok(piece)
-            }))
-        });
-        windows.buffered(WINDOWS).try_flatten().boxed()
+        self.windows(disk, range).map(|found| found.data.map(|data| Piece { at: found.range.start, data })).boxed()
     }
 
     async fn differing(&self, disk: DiskIndex, at: u64, data: &Bytes) -> Result<Vec<ByteRange>> {

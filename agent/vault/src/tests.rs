@@ -1,5 +1,7 @@
 //! The vault as a whole against a model: whatever was written, every point reads back as it was, and damage is noticed.
 
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use object_store::path::Path;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{ObjectStore, ObjectStoreExt};
 use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
-use remora_core::ports::{DiskIndex, DiskReads, Mover, NewDisk, NewPoint, NoProgress, PointReader};
+use remora_core::ports::{DiskIndex, DiskReads, Effect, Mover, NewDisk, NewPoint, NoProgress, PointReader};
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, ExtentState, LineageId, PIECE_SIZE, PointId, VmName};
 
 use crate::store::Store;

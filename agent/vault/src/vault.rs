@@ -13,19 +13,22 @@ use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, 
 use serde::Serialize;
 
 use crate::descriptor::{self, Descriptor};
+use crate::diff;
 use crate::keyring::{self, Keyring};
 use crate::keys::{Key, RepositoryKeys};
 use crate::location::Location;
 use crate::names;
 use crate::reader::Reader;
 use crate::repository::{Repository, VaultOptions};
+use crate::salvage::Salvage;
+use crate::sample::Depth;
 use crate::secret::Secret;
 use crate::slot::Effort;
 use crate::store::{Created, Missing, Store};
 use crate::tenant::{self, Tenant};
+use crate::verify::Verifier;
 use crate::workers::Workers;
 use crate::writer::Writer;
-use crate::{diff, verify};
 
 /// How many manifests are read at once.
 pub(crate) const MANIFEST_FETCHES: usize = 16;
@@ -84,6 +87,16 @@ impl Vault {
 
     pub(crate) async fn open_in(store: Store, secret: &Secret, options: VaultOptions) -> Result<Self> {
         Keyring::open_in(store, secret).await?.vault(&Tenant::default(), options).await
+    }
+
+    /// Verifies any number of points, reading what they share once.
+    pub fn verifier(&self, depth: Depth) -> Verifier {
+        Verifier::new(Arc::clone(&self.0), depth)
+    }
+
+    /// Opens a point to read all of it that is not lost.
+    pub async fn salvage(&self, point: &PointId) -> Result<Salvage> {
+        Ok(Salvage::of(Reader::open(Arc::clone(&self.0), point).await?))
     }
 
     /// What the repository is and holds.
@@ -193,7 +206,6 @@ impl Mover for Vault {
     }
 
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
-        let reader = Reader::open(Arc::clone(&self.0), point).await?;
-        verify::verify(&reader, progress.as_ref()).await
+        self.verifier(Depth::All).point(point, progress.as_ref()).await
     }
 }

@@ -33,6 +33,6 @@ pub(super) async fn run(context: &Context, args: args::Export) -> Result<()> {
     let prepared = image.prepare(&args.to, args.format, existing).await?;
     image.write(prepared).await?;
     drop(shown);
-    let told = Disk { name: args.disk, path: args.to, format: extension(args.format), size };
+    let told = Disk { name: args.disk, path: args.to, format: extension(args.format), size, missing: None };
     print(context.format(), &told, text)
 }

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use remora_core::ports::{DiskIndex, Mover};
+use remora_core::ports::{DiskIndex, Mover, PointReader};
 use remora_core::{DiskName, Error, ErrorKind, PointId, Result};
 use remora_engine::Existing;
+use remora_vault::{Salvage, Vault};
 use serde::Serialize;
 
 use super::find_disk;
 use super::image::Image;
+use super::lost::{Lost, LostFile};
 use crate::args::{self, ImageFormat};
 use crate::context::Context;
 use crate::output::{bytes, print};
@@ -29,13 +31,25 @@ pub(super) struct Disk {
     pub(super) path: PathBuf,
     pub(super) format: &'static str,
     pub(super) size: u64,
+    /// Only if damage was allowed.
+    #[serde(flatten)]
+    pub(super) missing: Option<Missing>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Missing {
+    /// What reads as zeros because it is lost.
+    lost: Vec<Lost>,
+    /// The file that tells so; null if nothing is lost.
+    lost_file: Option<PathBuf>,
 }
 
 pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     let began = Instant::now();
     let vault = context.vault().await?;
-    let reader = vault.open(&args.point).await?;
-    let point = reader.point();
+    let reader = Reader::open(&vault, &args).await?;
+    let port = reader.port();
+    let point = port.point();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let chosen = match &args.disk {
         Some(name) => vec![find_disk(point, name)?],
@@ -57,25 +71,75 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
         };
         let image = Image {
             mover: &vault,
-            reader: Arc::clone(&reader),
+            reader: Arc::clone(&port),
             disk,
             progress: shown.port(),
             cancel: context.cancel.clone(),
         };
         let prepared = image.prepare(&path, args.format, existing).await?;
-        let told = Disk { name: stored.name.clone(), path, format: extension(args.format), size: stored.size };
-        all.push((image, prepared, told));
+        if args.allow_damaged {
+            LostFile::beside(&path, &args.point, &stored.name).clear(args.force)?;
+        }
+        let format = extension(args.format);
+        let told = Disk { name: stored.name.clone(), path, format, size: stored.size, missing: None };
+        all.push((image, prepared, disk, told));
     }
     let mut disks = Vec::new();
-    for (image, prepared, told) in all {
+    for (image, prepared, disk, told) in all {
         image.write(prepared).await?;
-        disks.push(told);
+        disks.push(Disk { missing: reader.missing(&args.point, disk, &told)?, ..told });
     }
     drop(shown);
     let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-    print(context.format(), &Restored { point: args.point, disks, seconds }, |restored| {
-        restored.disks.iter().map(text).collect()
-    })
+    let restored = Restored { point: args.point, disks, seconds };
+    print(context.format(), &restored, |restored| restored.disks.iter().map(text).collect())?;
+    incomplete(&restored)
+}
+
+/// Reads a point, with or without the damage in it.
+enum Reader {
+    Whole(Arc<dyn PointReader>),
+    Damaged(Arc<Salvage>),
+}
+
+impl Reader {
+    async fn open(vault: &Vault, args: &args::Restore) -> Result<Self> {
+        Ok(if args.allow_damaged {
+            Self::Damaged(Arc::new(vault.salvage(&args.point).await?))
+        } else {
+            Self::Whole(vault.open(&args.point).await?)
+        })
+    }
+
+    fn port(&self) -> Arc<dyn PointReader> {
+        match self {
+            Self::Whole(reader) => Arc::clone(reader),
+            Self::Damaged(salvage) => Arc::clone(salvage) as Arc<dyn PointReader>,
+        }
+    }
+
+    /// What was lost of a disk that was restored, which goes into a file too.
+    fn missing(&self, point: &PointId, disk: DiskIndex, told: &Disk) -> Result<Option<Missing>> {
+        let Self::Damaged(salvage) = self else { return Ok(None) };
+        let lost: Vec<Lost> = salvage.lost(disk).into_iter().map(Lost::from).collect();
+        if lost.is_empty() {
+            return Ok(Some(Missing { lost, lost_file: None }));
+        }
+        let file = LostFile::beside(&told.path, point, &told.name);
+        file.write(point, &told.path, &lost)?;
+        Ok(Some(Missing { lost, lost_file: Some(file.path().into()) }))
+    }
+}
+
+/// An error that names the files, if anything is missing from what was restored.
+fn incomplete(restored: &Restored) -> Result<()> {
+    let missing = restored.disks.iter().filter_map(|disk| disk.missing.as_ref());
+    let files: Vec<_> = missing.filter_map(|m| m.lost_file.as_ref().map(|file| file.display().to_string())).collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let what = format!("point {} is damaged: what is lost of it was restored as zeros", restored.point);
+    Err(Error::new(ErrorKind::Incomplete, what).advise(format!("See which ranges in {}.", files.join(", "))))
 }
 
 pub(super) const fn extension(format: ImageFormat) -> &'static str {
@@ -100,5 +164,13 @@ fn make_folder(path: &Path) -> Result<()> {
 
 pub(super) fn text(disk: &Disk) -> String {
     let path = crate::output::printable(&disk.path.display().to_string());
-    format!("{}: {} as {} in {path}\n", disk.name, bytes(disk.size), disk.format)
+    let missing = match &disk.missing {
+        Some(Missing { lost, lost_file: Some(file) }) => {
+            let zeros = lost.iter().map(|lost| lost.end - lost.start).sum();
+            let file = crate::output::printable(&file.display().to_string());
+            format!(", {} of it LOST and zero: see {file}", bytes(zeros))
+        }
+        _ => String::new(),
+    };
+    format!("{}: {} as {} in {path}{missing}\n", disk.name, bytes(disk.size), disk.format)
 }

@@ -1,10 +1,14 @@
 //! `remora verify`
 
-use remora_core::ports::{Damage, Listing, Mover};
-use remora_core::{DiskName, Error, ErrorKind, PointId, Result};
+use jiff::Timestamp;
+use remora_core::ports::{Effect, Listing, Mover};
+use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
+use remora_vault::{Depth, Sample};
 use serde::Serialize;
 
+use super::lost::Lost;
+use crate::args;
 use crate::context::Context;
 use crate::output::{bytes, print, printable};
 
@@ -21,34 +25,19 @@ struct Verified {
     damage: Vec<Lost>,
 }
 
-#[derive(Serialize)]
-struct Lost {
-    disk: DiskName,
-    start: u64,
-    end: u64,
-    object: String,
-    why: String,
-}
-
-impl From<Damage> for Lost {
-    fn from(damage: Damage) -> Self {
-        let Damage { disk, range, object, why } = damage;
-        Self { disk, start: range.start, end: range.end, object, why }
-    }
-}
-
-pub(super) async fn run(context: &Context, point: Option<PointId>) -> Result<()> {
+pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     let vault = context.vault().await?;
-    let (points, unreadable) = if let Some(point) = point {
+    let verifier = vault.verifier(depth(&args));
+    let (points, unreadable) = if let Some(point) = args.point {
         (vec![point], Vec::new())
     } else {
         let Listing { points, unreadable } = vault.list(None).await?;
         (points.into_iter().map(|point| point.id).collect(), unreadable)
     };
     let shown = context.progress("verifying");
-    let mut all = Vec::new();
+    let (mut all, port) = (Vec::new(), shown.port());
     for point in points {
-        let found = or_cancelled(&context.cancel, vault.verify(&point, shown.port())).await;
+        let found = or_cancelled(&context.cancel, verifier.point(&point, port.as_ref())).await;
         all.push(match found {
             Ok(report) => Verified {
                 point,
@@ -61,7 +50,7 @@ pub(super) async fn run(context: &Context, point: Option<PointId>) -> Result<()>
             Err(error) => return Err(error),
         });
     }
-    drop(shown);
+    drop((shown, port));
     all.extend(unreadable.into_iter().map(|(point, error)| lost(point, &error)));
     print(context.format(), &all, |all| {
         if all.is_empty() { "No points yet.".into() } else { all.iter().map(text).collect() }
@@ -71,8 +60,18 @@ pub(super) async fn run(context: &Context, point: Option<PointId>) -> Result<()>
         return Ok(());
     }
     let what = format!("{} of {} points are damaged: {}", damaged.len(), all.len(), damaged.join(", "));
-    Err(Error::new(ErrorKind::Damaged, what)
-        .advise("What is not named as lost still restores. Make a new point of the VM with `remora backup --full`."))
+    Err(Error::new(ErrorKind::Damaged, what).advise(
+        "What is not named as lost still restores, with `remora restore --allow-damaged` all of it. Make a new point of \
+         the VM with `remora backup --full`.",
+    ))
+}
+
+fn depth(args: &args::Verify) -> Depth {
+    match args.sample {
+        Some(share) => Depth::Sample(Sample::of_day(share, Timestamp::now())),
+        None if args.structure_only => Depth::Structure,
+        None => Depth::All,
+    }
 }
 
 fn lost(point: PointId, error: &Error) -> Verified {
@@ -86,7 +85,11 @@ fn text(found: &Verified) -> String {
     let state = if found.ok { "sound" } else { "DAMAGED" };
     let lost = |lost: &Lost| {
         let (why, object) = (printable(&lost.why), printable(&lost.object));
-        format!("  {} bytes {}..{} are lost: {why} ({object})\n", lost.disk, lost.start, lost.end)
+        let effect = match lost.effect {
+            Effect::Lost => "are lost",
+            Effect::Readable => "restore, but rest on a damaged object",
+        };
+        format!("  {} bytes {}..{} {effect}: {why} ({object})\n", lost.disk, lost.start, lost.end)
     };
     let lost: String = found.damage.iter().map(lost).collect();
     format!("{}  {state}, {} checked\n{lost}", found.point, bytes(found.checked))

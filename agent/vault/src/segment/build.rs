@@ -23,6 +23,11 @@ pub(crate) const TARGET_LEN: u64 = 16 * 1024 * 1024;
 
 const MAGIC: &[u8; 8] = b"remoraS1";
 
+/// What a segment begins with.
+pub(crate) fn header(id: SegmentId) -> Vec<u8> {
+    [MAGIC.as_slice(), &id.0].concat()
+}
+
 /// A segment that still grows. Records are numbered as they are appended.
 pub(crate) struct Builder {
     id: SegmentId,
@@ -53,7 +58,7 @@ impl Builder {
             Holds::Chunks => (Kind::Chunk, &keys.chunks),
             Holds::Nodes => (Kind::Node, &keys.nodes),
         };
-        let header = [MAGIC.as_slice(), &id.0].concat();
+        let header = header(id);
         Self {
             id,
             key: key.for_object(&salt),
@@ -114,7 +119,7 @@ pub(crate) fn rebuild(
     records: &[(&Record, &Bytes)],
     details: &[Details],
 ) -> Vec<u8> {
-    let mut object = [MAGIC.as_slice(), &place.object].concat();
+    let mut object = header(SegmentId(place.object));
     let mut kept = Index { holds: index.holds, salt: index.salt, records: Vec::with_capacity(records.len()) };
     for (record, sealed) in records {
         kept.records.push(Record { offset: object.len() as u64, ..**record });

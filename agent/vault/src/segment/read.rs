@@ -13,7 +13,7 @@ use crate::keys::TenantKeys;
 use crate::map::node::RecordRef;
 use crate::names::{self, Folder, SegmentId};
 use crate::seal::{self, Kind, Place};
-use crate::segment::build::HEADER_LEN;
+use crate::segment::build::{self, HEADER_LEN};
 use crate::segment::codec;
 use crate::segment::footer::{self, Details, Holds, Index, Record, Trailer};
 use crate::store::{DamagedObject, Missing, Store};
@@ -116,8 +116,9 @@ impl Segments {
         self.store.damaged(&self.name(segment), why)
     }
 
+    /// The object that stands for a segment, as far as that is known.
     fn name(&self, segment: SegmentId) -> Path {
-        self.generation_name(segment, 0)
+        self.generation_name(segment, self.indexes.peek(&segment).map_or(0, |found| found.generation))
     }
 
     pub(crate) fn generation_name(&self, segment: SegmentId, generation: u32) -> Path {
@@ -199,6 +200,26 @@ impl Segments {
                 }
                 Err(Some(error)) => return Err(error),
                 Err(None) => {}
+            }
+        }
+    }
+
+    /// A record, as the index has it.
+    pub(crate) async fn record(&self, record: RecordRef) -> Result<Record> {
+        let segment = self.segment(record.segment).await?;
+        segment.index.record(record.number).map(|(_, found)| *found).ok_or_else(|| self.no_record(record))
+    }
+
+    /// Reads and checks what is not needed to read records: the header, and the details. Returns how many bytes.
+    pub(crate) async fn check_rest(&self, id: SegmentId) -> Result<u64> {
+        loop {
+            let segment = self.segment(id).await?;
+            let Some(header) = self.ranges(&segment, &[0..HEADER_LEN]).await? else { continue };
+            if header.concat() != build::header(id) {
+                return Err(self.damaged(id, "it does not begin with its own id"));
+            }
+            if self.load_details(&segment).await?.is_some() {
+                return Ok(HEADER_LEN + segment.trailer.details_len());
             }
         }
     }
