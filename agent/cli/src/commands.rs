@@ -5,11 +5,14 @@ mod cp;
 mod diff;
 mod doctor;
 mod export;
+mod gc;
+mod hold;
 mod image;
 mod key;
 mod lost;
 mod mount;
 mod points;
+mod prune;
 mod repo;
 mod restore;
 mod show;
@@ -36,6 +39,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Mount(args) => mount::run(context, args).await,
         Command::Cp(args) => cp::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
+        Command::Prune(args) => prune::run(context, args).await,
+        Command::Gc { vm, dry_run } => gc::run(context, vm, gc::mode(dry_run)).await,
+        Command::Hold(args) => hold::run(context, args).await,
         Command::Completions { .. } | Command::Watchdog => {
             Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))
         }

@@ -29,6 +29,8 @@
 pub(crate) mod reach;
 mod rewrite;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use futures::{TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -41,6 +43,7 @@ use crate::names::{self, Folder, SegmentId};
 use crate::repository::Repository;
 use crate::segment::read::Segments;
 use crate::store::DamagedObject;
+use crate::tombstone::Numbers;
 
 use reach::Reach;
 use rewrite::{Rewrite, is_complete};
@@ -105,9 +108,16 @@ pub struct Collected {
     pub missing: Vec<String>,
 }
 
-/// One pass over a VM. `now` is the store's time at or before its beginning.
-pub(crate) async fn collect(vault: &Repository, vm: Folder, mode: Mode, now: Timestamp) -> Result<Collected> {
-    let survey = Survey::take(vault, vm, mode, now).await?;
+/// One pass over a VM. `now` is the store's time at or before its beginning; `as_if_dropped` are points that are taken
+/// for dropped a moment ago.
+pub(crate) async fn collect(
+    vault: &Repository,
+    vm: Folder,
+    mode: Mode,
+    now: Timestamp,
+    as_if_dropped: &Numbers,
+) -> Result<Collected> {
+    let survey = Survey::take(vault, vm, mode, now, as_if_dropped).await?;
     let segments = vault.segments(vm);
     let mut done = Collected {
         folder: vm.hex(),

@@ -5,6 +5,10 @@
 //! lie `map/` (from blocks to chunks), `segment/` (from chunks to objects) and `seal.rs`.
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 mod cache;

@@ -12,6 +12,7 @@ use crate::collect::{Collected, Mode, collect};
 use crate::names::{self, Folder};
 use crate::repository::Repository;
 use crate::sequence::{Appended, Sequence, Tries};
+use crate::tombstone::Numbers;
 use crate::vault::{MANIFEST_FETCHES, Vault};
 
 /// What pruning one VM did, or would do.
@@ -77,12 +78,22 @@ impl Vault {
     }
 
     /// Removes what no point needs any more, of one VM or of all. What cannot be collected, for something in it cannot
-    /// be read, is told beside the others.
-    pub async fn collect(&self, vm: Option<&VmName>, mode: Mode) -> Result<(Vec<Collected>, Vec<Error>)> {
+    /// be read, is told beside the others. A dry run takes what `pruned` drops for dropped.
+    pub async fn collect(
+        &self,
+        vm: Option<&VmName>,
+        mode: Mode,
+        pruned: &[Pruned],
+    ) -> Result<(Vec<Collected>, Vec<Error>)> {
         let now = self.0.now().await?;
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         for folder in self.folders(vm).await? {
-            match collect(&self.0, folder, mode, now).await {
+            let points = pruned.iter().flat_map(|pruned| &pruned.points);
+            let mut dropped = Numbers::default();
+            for verdict in points.filter(|v| v.fate == Fate::Drop && v.point.vm() == folder.hex()) {
+                dropped.insert(verdict.point.sequence());
+            }
+            match collect(&self.0, folder, mode, now, &dropped).await {
                 Ok(collected) => done.push(collected),
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     failed.push(error.within(format!("nothing was removed of VM folder {}", folder.hex())));

@@ -52,7 +52,13 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) async fn take(vault: &Repository, vm: Folder, mode: Mode, now: Timestamp) -> Result<Self> {
+    pub(super) async fn take(
+        vault: &Repository,
+        vm: Folder,
+        mode: Mode,
+        now: Timestamp,
+        as_if_dropped: &Numbers,
+    ) -> Result<Self> {
         // Step 0.
         let sequence = whole_sequence(vault, vm).await?;
         let dropped = dropped_before(vault, vm, &sequence, now - GRACE).await?;
@@ -78,7 +84,8 @@ impl Survey {
         let full = sequence.listed.keys().copied().filter(|number| !emptied(number));
         let (kept, gone): (Vec<u64>, Vec<u64>) =
             full.partition(|number| !dropped.contains(*number) || sessions.parents.contains(number));
-        survey.reach_kept(vault, vm, &readable, &sequence, kept).await?;
+        let counts = |number| sequence.counts(number) && !as_if_dropped.contains(number);
+        survey.reach_kept(vault, vm, &readable, &counts, kept).await?;
         survey.reach_gone(vault, vm, &readable, gone).await?;
         Ok(survey)
     }
@@ -134,7 +141,7 @@ impl Survey {
         vault: &Repository,
         vm: Folder,
         segments: &Segments,
-        sequence: &Sequence,
+        counts: &(dyn Fn(u64) -> bool + Sync),
         kept: Vec<u64>,
     ) -> Result<()> {
         let mut recent = Vec::new();
@@ -143,7 +150,7 @@ impl Survey {
             let Some(manifest) = manifest? else { continue };
             self.name.get_or_insert(manifest.vm);
             let Entry::Point(point) = manifest.entry else { continue };
-            if sequence.counts(number) {
+            if counts(number) {
                 let live = &mut self.live;
                 each_map(segments, &point, &mut |record| live.mark(record)).await?;
             } else {

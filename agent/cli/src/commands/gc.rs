@@ -1,0 +1,55 @@
+//! `remora gc`
+
+use remora_core::{Error, Result, VmName};
+use remora_engine::or_cancelled;
+use remora_vault::{Amount, Collected, Mode};
+
+use crate::context::Context;
+use crate::output::{bytes, print, printable};
+
+pub(super) const fn mode(dry_run: bool) -> Mode {
+    if dry_run { Mode::DryRun } else { Mode::Run }
+}
+
+pub(super) async fn run(context: &Context, vm: Option<VmName>, mode: Mode) -> Result<()> {
+    let vault = context.vault().await?;
+    let (collected, failed) = or_cancelled(&context.cancel, vault.collect(vm.as_ref(), mode, &[])).await?;
+    print(context.format(), &collected, |collected| text(collected, mode))?;
+    first_failure(failed)
+}
+
+/// The VMs that could not be collected, as one error.
+pub(super) fn first_failure(failed: Vec<Error>) -> Result<()> {
+    failed.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// A line for each thing that was done or waits, VM by VM.
+pub(super) fn text(collected: &[Collected], mode: Mode) -> String {
+    if collected.is_empty() {
+        return "No VMs yet.".into();
+    }
+    collected.iter().map(|collected| one(collected, mode)).collect()
+}
+
+fn one(done: &Collected, mode: Mode) -> String {
+    let name = done.vm.as_ref().map_or_else(|| done.folder.clone(), |vm| printable(vm.as_str()));
+    let verb = if mode == Mode::DryRun { "would be " } else { "" };
+    let amount = |amount: Amount| format!("{} segments, {}", amount.segments, bytes(amount.bytes));
+    let mut lines = vec![format!("{name}: {verb}removed: {}", amount(done.removed))];
+    if done.rewritten.segments > 0 {
+        lines.push(format!("  {verb}stored again without what nothing needs: {}", amount(done.rewritten)));
+    }
+    if done.later.segments > 0 {
+        lines.push(format!("  goes 72 hours after its points were dropped: {}", amount(done.later)));
+    }
+    if done.waiting.segments > 0 {
+        lines.push(format!("  stays while {} backup(s) of the VM run: {}", done.sessions, amount(done.waiting)));
+    }
+    if done.ended > 0 {
+        lines.push(format!("  sessions of dead backups that {verb}ended: {}", done.ended));
+    }
+    if !done.missing.is_empty() {
+        lines.push(format!("  DAMAGE, segments that points need are missing: {}", done.missing.join(", ")));
+    }
+    lines.join("\n") + "\n"
+}
