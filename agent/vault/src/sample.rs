@@ -67,6 +67,8 @@ impl FromStr for Share {
     type Err = Error;
 
     /// From a percentage such as `5%` or `0.5%`, which is rounded to a number of parts.
+    // Of numbers up to 10,000 that are not negative.
+    #[allow(clippy::cast_sign_loss, clippy::cast_precision_loss)]
     fn from_str(text: &str) -> Result<Self, Error> {
         let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
         match percent {
@@ -109,6 +111,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::cast_precision_loss)]
     fn regular_runs_cover_everything() {
         for percent in [0.01, 0.5, 1.0, 5.0, 9.0, 10.0, 33.0, 50.0, 100.0] {
             let share: Share = format!("{percent}%").parse().unwrap();

@@ -68,6 +68,8 @@ impl Cost {
 }
 
 /// How many passes take about [`WANTED`] when one takes `one_pass`.
+// A quotient of durations is not negative.
+#[allow(clippy::cast_sign_loss)]
 fn passes_for(one_pass: Duration) -> u32 {
     let passes = WANTED.as_secs_f64() / one_pass.as_secs_f64().max(1e-6);
     (passes.round().min(f64::from(CAP.passes)) as u32).max(FEWEST_PASSES)

@@ -159,20 +159,19 @@ impl Check<'_> {
     /// told once a point.
     async fn segment(&self, disk: DiskIndex, range: ByteRange, id: SegmentId, step: &mut Step) -> Result<()> {
         let known = self.verifier.seen().segments.get(&id).cloned();
-        let wrong = match known {
-            Some(wrong) => wrong,
-            None => {
-                let wrong = match self.reader.segments().check_rest(id).await {
-                    Ok(checked) => {
-                        step.checked += checked;
-                        None
-                    }
-                    Err(error) if error.kind() == ErrorKind::Damaged => Some(Arc::new(error)),
-                    Err(error) => return Err(error),
-                };
-                self.verifier.seen().segments.insert(id, wrong.clone());
-                wrong
-            }
+        let wrong = if let Some(wrong) = known {
+            wrong
+        } else {
+            let wrong = match self.reader.segments().check_rest(id).await {
+                Ok(checked) => {
+                    step.checked += checked;
+                    None
+                }
+                Err(error) if error.kind() == ErrorKind::Damaged => Some(Arc::new(error)),
+                Err(error) => return Err(error),
+            };
+            self.verifier.seen().segments.insert(id, wrong.clone());
+            wrong
         };
         let Some(error) = wrong else { return Ok(()) };
         let first = self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(id);

@@ -214,7 +214,7 @@ impl Segments {
     pub(crate) async fn check_rest(&self, id: SegmentId) -> Result<u64> {
         loop {
             let segment = self.segment(id).await?;
-            let Some(header) = self.ranges(&segment, &[0..HEADER_LEN]).await? else { continue };
+            let Some(header) = self.ranges(&segment, std::slice::from_ref(&(0..HEADER_LEN))).await? else { continue };
             if header.concat() != build::header(id) {
                 return Err(self.damaged(id, "it does not begin with its own id"));
             }
