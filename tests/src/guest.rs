@@ -184,8 +184,21 @@ impl<'domain> Guest<'domain> {
     /// the domain helps.
     #[track_caller]
     pub fn hang_agent(&self) {
+        self.stop_agent("");
+    }
+
+    /// As [`Guest::hang_agent`], until a disk of this name is attached.
+    #[track_caller]
+    pub fn hang_agent_until_a_disk_comes(&self, disk: &str) {
+        self.stop_agent(&format!(
+            "; until [ -e /sys/block/{disk} ]; do usleep 50000; done; kill -CONT $(pidof qemu-ga)"
+        ));
+    }
+
+    #[track_caller]
+    fn stop_agent(&self, then: &str) {
         // From a process of its own, a moment later, so that the agent still answers this.
-        self.sh("(usleep 200000; kill -STOP $(pidof qemu-ga)) >/dev/null 2>&1 &");
+        self.sh(&format!("(usleep 200000; kill -STOP $(pidof qemu-ga){then}) >/dev/null 2>&1 &"));
         wait_until("the guest's agent does not hang", HANG, || {
             !self.try_agent("guest-ping", &json!({}), Duration::from_secs(1)).status.success()
         });

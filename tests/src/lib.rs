@@ -21,6 +21,7 @@ pub mod process;
 pub mod python;
 pub mod remora;
 pub mod scattered;
+pub mod small;
 pub mod truth;
 
 pub use domain::{Domain, DomainBuilder};
@@ -30,6 +31,7 @@ pub use lab::Lab;
 pub use layout::Layout;
 pub use process::{Must, Ran, run, wait_until};
 pub use remora::{PASSPHRASE, Remora};
+pub use small::{Holding, Small};
 
 /// One KiB in bytes.
 pub const KIB: u64 = 1 << 10;

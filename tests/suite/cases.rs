@@ -3,9 +3,12 @@
 
 mod busy;
 mod checkpoints;
+mod held;
 mod identity;
 mod incremental;
+mod midway;
 mod quiesce;
+mod stopped;
 mod targets;
 
 use std::collections::BTreeSet;

@@ -78,7 +78,7 @@ impl ClaimedVm for Claimed {
     }
 
     async fn retire(&self, repository: RepositoryId, keep: &BTreeSet<CheckpointName>) -> Result<()> {
-        checkpoints::retire(&self.0.domain, repository, keep).await
+        checkpoints::retire(&self.0.domain, &self.0.definition, repository, keep).await
     }
 }
 
@@ -178,8 +178,7 @@ fn disk_state(
     checkpoints: &[Checkpoint],
     nodes: &BTreeMap<String, BlockNode>,
 ) -> DiskState {
-    // libvirt names QEMU's nodes after the index that it shows in the definition.
-    let node = disk.index.and_then(|index| nodes.get(&format!("libvirt-{index}-format")));
+    let node = disk.node().and_then(|node| nodes.get(&node));
     DiskState {
         name: disk.name.clone(),
         size,

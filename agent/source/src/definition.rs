@@ -37,6 +37,13 @@ pub(crate) struct DiskDefinition {
     pub(crate) data_file: Option<PathBuf>,
 }
 
+impl DiskDefinition {
+    /// The name of QEMU's node for its image: libvirt names it after the index that it shows in the definition.
+    pub(crate) fn node(&self) -> Option<String> {
+        self.index.map(|index| format!("libvirt-{index}-format"))
+    }
+}
+
 /// What an image lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SourceKind {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use remora_core::{Error, ErrorKind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::state::{Broken, JobState};
-use crate::watchdog::{Event, Spec, Step};
+use crate::watchdog::{BEAT, Event, Spec, Step};
 
 /// How long a watchdog may take to start, and to end.
 const STARTED: Duration = Duration::from_secs(10);
@@ -20,10 +21,14 @@ const STARTED: Duration = Duration::from_secs(10);
 /// A watchdog that watches. If it is dropped without [`Guard::dismiss`] the watchdog cleans up.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    input: ChildStdin,
+    steps: mpsc::Sender<Told>,
     process: Child,
+    teller: JoinHandle<()>,
     listener: JoinHandle<()>,
 }
+
+/// A step to be told, and who wants to know that it was.
+type Told = (Step, oneshot::Sender<std::io::Result<()>>);
 
 impl Guard {
     /// Starts a watchdog with `command` and waits until it watches. What it tells goes into `state`.
@@ -38,12 +43,11 @@ impl Guard {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let input = process.stdin.take().expect("it was asked to be piped");
+        let mut input = process.stdin.take().expect("it was asked to be piped");
         let output = process.stdout.take().expect("it was asked to be piped");
         let mut lines = BufReader::new(output).lines();
-        let mut guard = Self { input, process, listener: tokio::spawn(async {}) };
-        let line = serde_json::to_string(spec).expect("texts and numbers are always JSON");
-        guard.write(&line).await.map_err(failed)?;
+        let spec = serde_json::to_string(spec).expect("texts and numbers are always JSON");
+        write(&mut input, &spec).await.map_err(failed)?;
         match timeout(STARTED, next_event(&mut lines)).await {
             Ok(Some(Event::Ready)) => {}
             _ => {
@@ -53,14 +57,21 @@ impl Guard {
                 ));
             }
         }
-        guard.listener = tokio::spawn(listen(lines, Arc::clone(state)));
-        Ok(guard)
+        let (steps, to_tell) = mpsc::channel(1);
+        let teller = tokio::spawn(tell_all(input, to_tell));
+        let listener = tokio::spawn(listen(lines, Arc::clone(state)));
+        Ok(Self { steps, process, teller, listener })
     }
 
     /// Tells the watchdog about a step. An error means that it is gone; nothing must go on without it.
-    pub(crate) async fn tell(&mut self, step: Step) -> Result<(), Error> {
-        let line = serde_json::to_string(&step).expect("a unit enum is always JSON");
-        self.write(&line).await.map_err(|source| Error::io("telling the watchdog what comes next", source))
+    pub(crate) async fn tell(&self, step: Step) -> Result<(), Error> {
+        let (answer, told) = oneshot::channel();
+        let gone = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let told = match self.steps.send((step, answer)).await {
+            Ok(()) => told.await.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(gone()),
+        };
+        told.map_err(|source| Error::io("telling the watchdog what comes next", source))
     }
 
     /// Lets the watchdog end: all is cleaned up. It may stay a while if the guest's agent does not answer.
@@ -70,15 +81,12 @@ impl Guard {
             timeout(STARTED, self.process.wait()).await.ok();
         }
     }
-
-    async fn write(&mut self, line: &str) -> std::io::Result<()> {
-        self.input.write_all(format!("{line}\n").as_bytes()).await?;
-        self.input.flush().await
-    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // Closes the pipe.
+        self.teller.abort();
         self.listener.abort();
     }
 }
@@ -88,6 +96,36 @@ impl Drop for Guard {
 pub(crate) enum Wait {
     UntilItEnds,
     No,
+}
+
+/// Tells the steps, and in between that we live. Stands among the tasks that take QEMU's replies: where those cannot
+/// run this cannot either.
+async fn tell_all(mut input: ChildStdin, mut steps: mpsc::Receiver<Told>) {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            step = steps.recv() => {
+                let Some((step, answer)) = step else { return };
+                // Who asked may be gone.
+                answer.send(tell_one(&mut input, step).await).ok();
+            }
+            _ = beat.tick() => {
+                if tell_one(&mut input, Step::Alive).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn tell_one(input: &mut ChildStdin, step: Step) -> std::io::Result<()> {
+    write(input, &serde_json::to_string(&step).expect("a unit enum is always JSON")).await
+}
+
+async fn write(input: &mut ChildStdin, line: &str) -> std::io::Result<()> {
+    input.write_all(format!("{line}\n").as_bytes()).await?;
+    input.flush().await
 }
 
 async fn next_event(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<Event> {
@@ -133,6 +171,8 @@ mod tests {
             volumes: Vec::new(),
             freezing_at_most: Duration::from_secs(1),
             frozen_at_most: Duration::from_secs(1),
+            run: 0,
+            silent_at_most: Duration::from_secs(1),
         }
     }
 

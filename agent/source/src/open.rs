@@ -18,7 +18,7 @@ use crate::guard::{Guard, Wait};
 use crate::quiesce::{self, Frozen, Thawed};
 use crate::state::{Broken, JobState};
 use crate::view::{self, View};
-use crate::watchdog::{Spec, Step};
+use crate::watchdog::{SILENCE_LIMIT, Spec, Step};
 use crate::{checkpoints, files, raw, scratch};
 
 /// How long libvirt may take to start a job: some bitmaps and scratch files to make.
@@ -145,6 +145,8 @@ async fn prepare(vm: &Arc<Vm>, request: &OpenRequest, chosen: Vec<Chosen>) -> Re
         volumes,
         freezing_at_most: quiesce::FREEZE_LIMIT + quiesce::HOLD_LIMIT,
         frozen_at_most: quiesce::HOLD_LIMIT,
+        run: std::process::id(),
+        silent_at_most: SILENCE_LIMIT,
     };
     let state = Arc::new(JobState::default());
     let guard = Guard::start(&options.watchdog, &spec, &state)

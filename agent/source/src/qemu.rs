@@ -7,9 +7,21 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::json;
 
 /// The QMP command.
 pub(crate) const QUERY: &str = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
+
+/// The QMP command that removes a bitmap from a node and from its image.
+pub(crate) fn remove_bitmap(node: &str, name: &str) -> String {
+    json!({"execute": "block-dirty-bitmap-remove", "arguments": {"node": node, "name": name}}).to_string()
+}
+
+/// The error in an answer, if it is one: libvirt passes those on as if all was well.
+pub(crate) fn refusal(answer: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
+    answer.get("error").map(|error| error["desc"].as_str().unwrap_or("QEMU refuses").to_owned())
+}
 
 /// An image that QEMU has open.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -104,5 +116,12 @@ mod tests {
         assert!(node.bitmaps["b"].inconsistent && !node.bitmaps["q1"].inconsistent && node.bitmaps["q1"].recording);
         assert_eq!(nodes["libvirt-2-storage"], BlockNode::default());
         assert!(parse(r#"{"error":{}}"#).is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_no_success() {
+        let refused = r#"{"id":"libvirt-9","error":{"class":"GenericError","desc":"Dirty bitmap 'x' not found"}}"#;
+        assert_eq!(refusal(refused).as_deref(), Some("Dirty bitmap 'x' not found"));
+        assert_eq!(refusal(r#"{"return":{},"id":"libvirt-9"}"#), None);
     }
 }

@@ -33,6 +33,12 @@ const STATUS_STEP: u64 = 2 << 30;
 /// How long the watchdog's reason for an ended job may take to arrive.
 const REASON_ARRIVES: Duration = Duration::from_millis(500);
 
+/// How long after a broken connection libvirt may still believe that QEMU, or the job, runs.
+const END_IS_KNOWN: Duration = Duration::from_secs(5);
+
+/// How often it is asked meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// The port's open VM.
 pub(crate) struct View {
     job: Option<Job>,
@@ -222,9 +228,13 @@ impl Disk {
 
     /// A failed request usually follows from the end of the job: says that instead, where it is so.
     async fn explain(&self, error: NbdError, what: &str) -> Error {
-        match why_broken(&self.domain, &self.checkpoint, &self.state).await {
-            Ok(Some(reason)) => reason.within(what),
-            Ok(None) | Err(_) => Error::new(ErrorKind::Unavailable, what).because(error),
+        let (start, broke_off) = (Instant::now(), !matches!(error, NbdError::Remote { .. }));
+        loop {
+            match why_broken(&self.domain, &self.checkpoint, &self.state).await {
+                Ok(Some(reason)) => return reason.within(what),
+                Ok(None) if broke_off && start.elapsed() < END_IS_KNOWN => sleep(LOOK_EVERY).await,
+                Ok(None) | Err(_) => return Error::new(ErrorKind::Unavailable, what).because(error),
+            }
         }
     }
 }

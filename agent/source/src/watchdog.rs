@@ -3,6 +3,11 @@
 //! ends the run's job and removes its files. A process, because the run may be killed, or stopped with Ctrl-Z, while
 //! the guest goes on.
 //!
+//! A run that is stopped takes no replies from QEMU's NBD server. Whenever QEMU then waits for its requests to end
+//! (a flush of all disks, a pause, a snapshot, the end of the very job) it waits for these replies too, and with it its
+//! monitor and the guest (QEMU 7.2, `nbd_drained_poll`). So a run that shows no life while its job runs is killed, which
+//! closes its connections, and then cleaned up after like any dead run.
+//!
 //! It is told about the job, and then about each step, by lines on its standard input, and answers with lines of JSON.
 
 use std::path::PathBuf;
@@ -30,6 +35,12 @@ const THAW_FOR: Duration = Duration::from_mins(5);
 /// The pause between two such tries.
 const THAW_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a run tells that it lives.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
+/// How long a run may show no life while its job runs: the longest that it can hold the guest up.
+pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+
 /// How long a job may still appear after the run died while it was being started.
 const LATE_JOB: Duration = Duration::from_mins(1);
 
@@ -49,6 +60,10 @@ pub(crate) struct Spec {
     pub(crate) freezing_at_most: Duration,
     /// How long the guest may then stay frozen.
     pub(crate) frozen_at_most: Duration,
+    /// The process of the run.
+    pub(crate) run: u32,
+    /// How long it may show no life while its job runs.
+    pub(crate) silent_at_most: Duration,
 }
 
 /// The steps of a run: the further lines.
@@ -67,6 +82,8 @@ pub(crate) enum Step {
     Beginning,
     /// The job runs.
     Began,
+    /// No step: the run lives, and with it the tasks that take QEMU's replies.
+    Alive,
     /// All is cleaned up.
     Done,
 }
@@ -145,6 +162,9 @@ struct Watch {
     owner: Owner,
     thawing: Option<JoinHandle<bool>>,
     next_thaw: Instant,
+    /// For how long the run was silent, as far as we ran ourselves: a pause of the whole machine or container is not
+    /// the run's fault.
+    silent: Duration,
     stopping: Option<JoinHandle<()>>,
     cleaning: Option<JoinHandle<()>>,
 }
@@ -161,6 +181,7 @@ impl Watch {
             owner: Owner::Lives,
             thawing: None,
             next_thaw: Instant::now(),
+            silent: Duration::ZERO,
             stopping: None,
             cleaning: None,
         }
@@ -176,6 +197,7 @@ impl Watch {
                 _ = tick.tick() => {
                     self.look_after_guest().await;
                     self.look_after_scratch();
+                    self.look_after_run();
                     if self.is_over() {
                         return;
                     }
@@ -185,6 +207,7 @@ impl Watch {
     }
 
     fn hear(&mut self, line: Option<&str>) {
+        self.silent = Duration::ZERO;
         let step = line.and_then(|line| serde_json::from_str(line).ok());
         match step {
             Some(Step::Freezing) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.freezing_at_most),
@@ -193,7 +216,11 @@ impl Watch {
             Some(Step::Unsure) => self.guest = Guest::Stuck(Instant::now() + THAW_FOR),
             Some(Step::Beginning) => self.job = Job::Beginning,
             Some(Step::Began) => self.job = Job::Runs,
-            Some(Step::Done) => self.owner = Owner::Done,
+            Some(Step::Alive) => {}
+            Some(Step::Done) => {
+                self.owner = Owner::Done;
+                let_go_of_stderr();
+            }
             None => self.owner_died(),
         }
     }
@@ -255,6 +282,32 @@ impl Watch {
             end_job(&domain, &spec.checkpoint).await;
         }));
     }
+
+    fn look_after_run(&mut self) {
+        if self.job == Job::None || self.owner != Owner::Lives {
+            return;
+        }
+        self.silent += TICK;
+        if self.silent <= self.spec.silent_at_most {
+            return;
+        }
+        self.silent = Duration::ZERO;
+        let (run, limit) = (self.spec.run, self.spec.silent_at_most);
+        say(format_args!(
+            "the backup of {:?} (process {run}) was stopped for {limit:?} and could have held up the guest: it is killed",
+            self.spec.vm.as_str()
+        ));
+        kill(run);
+    }
+}
+
+/// Kills the run that started us. Our parent is that process as long as it lives, so that its number cannot have passed
+/// to another one.
+fn kill(run: u32) {
+    let parent = nix::unistd::getppid();
+    if u32::try_from(parent.as_raw()) == Ok(run) {
+        nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL).ok();
+    }
 }
 
 /// Whether the guest is surely not frozen now.
@@ -298,6 +351,13 @@ fn say(what: impl std::fmt::Display) {
     writeln!(std::io::stderr().lock(), "remora watchdog: {what}").ok();
 }
 
+/// While it still thaws a guest whose run has told all, whoever reads what that run said must not wait for more.
+fn let_go_of_stderr() {
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        nix::unistd::dup2_stderr(null).ok();
+    }
+}
+
 fn tell(event: &Event) {
     use std::io::Write;
     let line = serde_json::to_string(event).expect("an enum of texts is always JSON");
@@ -312,8 +372,16 @@ mod tests {
 
     #[test]
     fn lines_mean_the_same_at_both_ends() {
-        let steps =
-            [Step::Freezing, Step::Frozen, Step::Thawed, Step::Unsure, Step::Beginning, Step::Began, Step::Done];
+        let steps = [
+            Step::Freezing,
+            Step::Frozen,
+            Step::Thawed,
+            Step::Unsure,
+            Step::Beginning,
+            Step::Began,
+            Step::Alive,
+            Step::Done,
+        ];
         for step in steps {
             let line = serde_json::to_string(&step).unwrap();
             assert_eq!(serde_json::from_str::<Step>(&line).unwrap(), step);

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{Domain, builder};
+use crate::MIB;
 use crate::process::{Must, run};
 
 /// The bytes of each file that [`Domain::write_files`] takes.
@@ -83,8 +84,9 @@ impl Domain<'_> {
         self.flush(target);
         let image = self.image(target);
         let mut dd = Command::new("qemu-img");
-        dd.args(["dd", "-U", "-f", image.format.driver(), "-O", "raw", "bs=512"]);
-        dd.args([format!("skip={}", offset / 512), format!("count={}", offset / 512 + len as u64 / 512)]);
+        let (len, block) = (len as u64, if (offset | len as u64).is_multiple_of(MIB) { MIB } else { 512 });
+        dd.args(["dd", "-U", "-f", image.format.driver(), "-O", "raw", &format!("bs={block}")]);
+        dd.args([format!("skip={}", offset / block), format!("count={}", (offset + len) / block)]);
         dd.args([format!("if={}", image.path.display()), format!("of={}", copy.path().display())]);
         run(&mut dd).ok();
         let found = fs::read(copy.path()).must("read what QEMU wrote");

@@ -1,8 +1,11 @@
 //! Bitmaps and checkpoints that died or that somebody took away.
 
-use remora_tests::{DiskSpec, Domain, KIB, Lab, MIB};
+use std::collections::BTreeSet;
 
-use super::{CONSISTENT, FIRST, Protected};
+use remora_tests::{DiskSpec, Domain, KIB, Lab, MIB, Remora};
+use serde_json::json;
+
+use super::{CONSISTENT, FIRST, Protected, backup, text};
 
 fn protected(name: &str) -> Protected<'static> {
     let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", 64 * MIB)).paused();
@@ -40,6 +43,46 @@ fn after_a_kill_of_qemu_the_disk_is_reread_and_then_incremental_again() {
         vm.assert_restores(taken);
     }
     assert_eq!(vm.checkpoints(), [all[4].checkpoint("vda")].into(), "the dead ones are gone");
+}
+
+/// The bitmaps that QEMU holds of the disk.
+fn bitmaps(domain: &Domain<'_>) -> BTreeSet<String> {
+    let nodes = domain.qmp(&json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}));
+    let bitmaps = nodes["return"].as_array().unwrap().iter().filter_map(|node| node["dirty-bitmaps"].as_array());
+    bitmaps.flatten().map(|bitmap| text(&bitmap["name"]).to_owned()).collect()
+}
+
+#[test]
+fn bitmaps_of_ours_that_libvirt_has_forgotten_go_and_others_stay() {
+    let vm = protected("cli forgotten");
+    vm.backup(&[("vda", "full", FIRST)]);
+    // Of another repository that protects this VM too, and of another program.
+    let other = Remora::init(vm.lab());
+    let others = backup(&vm.domain, &other, &[("vda", "full", FIRST)]).checkpoint("vda");
+    vm.domain.virsh("checkpoint-delete", &[&others, "--metadata"]);
+    let foreign = "somebody's";
+    let image = vm.domain.image("vda").path;
+    let nodes = vm.domain.qmp(&json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}));
+    let node = nodes["return"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|node| node["drv"] == "qcow2" && node["file"] == *image.to_str().unwrap());
+    let add = json!({"node": node.unwrap()["node-name"], "name": foreign, "persistent": true});
+    vm.domain.qmp(&json!({"execute": "block-dirty-bitmap-add", "arguments": add}));
+
+    let mut newest = vm.backup(&[("vda", "incremental", CONSISTENT)]);
+    for pattern in [0x22, 0x33] {
+        let forgotten = newest.checkpoint("vda");
+        vm.domain.virsh("checkpoint-delete", &[&forgotten, "--metadata"]);
+        assert!(bitmaps(&vm.domain).contains(&forgotten), "libvirt leaves the bitmap");
+        write(&vm.domain, pattern, MIB);
+        newest = vm.backup(&[("vda", "reread", "is unusable: libvirt has forgotten its checkpoint")]);
+        let wanted = [newest.checkpoint("vda"), others.clone(), foreign.to_owned()];
+        assert_eq!(bitmaps(&vm.domain), wanted.into());
+    }
+    write(&vm.domain, 0x44, 2 * MIB);
+    vm.assert_restores(&vm.backup(&[("vda", "incremental", CONSISTENT)]));
 }
 
 #[test]

@@ -1,39 +1,16 @@
 //! Disks that are full: the target of a restore, and the repository's own.
 
-use std::process::Command;
-
-use remora_tests::run;
+use remora_tests::Small;
 
 use super::*;
-
-/// A filesystem of a few MiB in memory.
-struct Small(PathBuf);
-
-impl Small {
-    fn new(mib: u64) -> Self {
-        let folder = Lab::shared().scratch("small");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(&folder)).ok();
-        Self(folder)
-    }
-
-    fn grow(&self, mib: u64) {
-        run(Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0)).ok();
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(&self.0));
-    }
-}
 
 #[test]
 fn a_full_target_is_named_and_nothing_stays_that_looks_whole() {
     let mut protected = Protected::new("full target", 12 * MIB);
     protected.back_up(&[]);
     let (id, small) = (protected.kept[0].id.clone(), Small::new(4));
-    let file = small.0.join("vda.raw");
-    let (to, to_folder) = (file.to_str().unwrap(), small.0.to_str().unwrap());
+    let file = small.path().join("vda.raw");
+    let (to, to_folder) = (file.to_str().unwrap(), small.path().to_str().unwrap());
     let lines: [&[&str]; 5] = [
         &["restore", &id, "--to", to_folder],
         &["restore", &id, "--to", to_folder, "--format", "qcow2"],
@@ -43,12 +20,12 @@ fn a_full_target_is_named_and_nothing_stays_that_looks_whole() {
     ];
     for line in lines {
         assert_refused(&protected.remora.run(line), 10, &[to_folder]);
-        assert_eq!(list(&small.0), [""; 0], "{line:?}");
+        assert_eq!(list(small.path()), [""; 0], "{line:?}");
     }
     // What was there stays, whole.
     fs::write(&file, "mine").unwrap();
     assert_refused(&protected.remora.run(lines[2].iter().chain(&["--force"])), 10, &[to]);
-    assert_eq!((list(&small.0), fs::read(&file).unwrap()), (vec!["vda.raw".to_owned()], b"mine".to_vec()));
+    assert_eq!((list(small.path()), fs::read(&file).unwrap()), (vec!["vda.raw".to_owned()], b"mine".to_vec()));
     // And with some room it works.
     small.grow(64);
     protected.remora.ok(lines[2].iter().chain(&["--force"]));
@@ -60,7 +37,7 @@ fn a_full_repository_loses_nothing_and_goes_on_once_there_is_room() {
     let small = Small::new(20);
     let mut protected = Protected::new("full store", 32 * MIB);
     protected.domain.write_zeros("vda", 8 * MIB, 24 * MIB);
-    protected.remora = Remora::new(Lab::shared(), small.0.join("repo"));
+    protected.remora = Remora::new(Lab::shared(), small.path().join("repo"));
     protected.remora.ok(["repo", "init"]);
     protected.back_up(&[]);
     let (checkpoints, points) = (protected.checkpoints(), protected.remora.json(["points"]));
@@ -87,10 +64,10 @@ fn a_full_repository_loses_nothing_and_goes_on_once_there_is_room() {
 fn no_repository_is_made_where_there_is_no_room() {
     let small = Small::new(1);
     // As much as fits.
-    fs::write(small.0.join("filler"), vec![1; 2 << 20]).unwrap_err();
-    let remora = Remora::new(Lab::shared(), small.0.join("repo"));
+    fs::write(small.path().join("filler"), vec![1; 2 << 20]).unwrap_err();
+    let remora = Remora::new(Lab::shared(), small.path().join("repo"));
     assert_refused(&remora.run(["repo", "init"]), 10, &[]);
-    fs::remove_file(small.0.join("filler")).unwrap();
+    fs::remove_file(small.path().join("filler")).unwrap();
     // What the failed try left is no obstacle.
     remora.ok(["repo", "init"]);
     assert_eq!(remora.json(["points"]), Value::Array(Vec::new()));

@@ -1,13 +1,10 @@
 //! What goes wrong in the middle of a backup, and what is said of it.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use remora_core::ports::{ClaimedVm, OpenVm, Outcome};
 use remora_core::{ByteRange, Error, ErrorKind};
-use remora_tests::{DiskSpec, Domain, Lab, MIB, run, wait_until};
+use remora_tests::{DiskSpec, Domain, Lab, MIB, Small, wait_until};
 
 use super::{Bench, checkpoints, open_all, read_all, wait_for};
 
@@ -94,38 +91,10 @@ fn libvirtd_restarted_or_killed_in_the_middle_costs_nothing() {
     });
 }
 
-/// A small filesystem, unmounted when dropped. A lab sees it only if it is started later.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(folder.path())).ok();
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// The bytes that its files take.
-    fn used(&self) -> u64 {
-        let files = std::fs::read_dir(self.path()).unwrap();
-        files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(self.path())).ok();
-    }
-}
-
 #[test]
 fn before_scratch_is_full_the_job_ends_and_no_write_of_the_guest_ever_fails() {
-    let small = Small::new("64m");
-    let lab = Lab::start();
+    let small = Small::new(64);
+    let lab = Lab::start(); // It sees what is mounted before it.
     let domain = lab.domain("scratch").disk(DiskSpec::qcow2("vda", 512 * MIB)).paused();
     let bench = Bench::with_scratch(&lab, Some(small.path()));
     wait_for(async {
@@ -160,7 +129,7 @@ fn before_scratch_is_full_the_job_ends_and_no_write_of_the_guest_ever_fails() {
 fn too_little_room_for_scratch_is_refused_before_anything_happens() {
     let lab = Lab::shared();
     let domain = lab.domain("noroom").disk(DiskSpec::qcow2("vda", 512 * MIB)).paused();
-    let small = Small::new("8m");
+    let small = Small::new(8);
     let bench = Bench::with_scratch(lab, Some(small.path()));
     wait_for(async {
         let claimed = bench.claim(&domain).await;

@@ -99,6 +99,7 @@ fn watchdog(bench: &Bench, domain: &Domain<'_>, frozen_at_most: Duration) -> (Ch
         "uri": domain.lab().uri(), "vm": domain.name(), "uuid": domain.uuid(), "checkpoint": bench.checkpoint(),
         "files": [], "socket_folder": bench.run_dir.join("none"), "volumes": [],
         "freezing_at_most": Duration::from_mins(1), "frozen_at_most": frozen_at_most,
+        "run": std::process::id(), "silent_at_most": Duration::from_mins(1),
     });
     let mut input = process.stdin.take().unwrap();
     writeln!(input, "{spec}").unwrap();
