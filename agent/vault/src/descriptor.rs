@@ -48,13 +48,13 @@ impl Descriptor {
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).expect("a descriptor is plain data");
         text.push(b'\n');
         text
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let any: AnyVersion = serde_json::from_slice(bytes).map_err(Unreadable::Json)?;
         if any.kind != KIND {
             return Err(Unreadable::OtherKind(any.kind));
@@ -106,7 +106,7 @@ pub(crate) fn exists(store: &Store) -> Error {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Unreadable {
+pub(crate) enum Unreadable {
     #[error("its {DESCRIPTOR} is not readable")]
     Json(#[source] serde_json::Error),
     #[error("its {DESCRIPTOR} describes a {0:?}")]

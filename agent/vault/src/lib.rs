@@ -16,6 +16,7 @@ mod collect;
 mod descriptor;
 mod diff;
 mod fragments;
+pub mod fuzzing;
 mod keyring;
 mod keys;
 mod location;

@@ -18,7 +18,7 @@ use crate::segment::footer::Holds;
 use crate::tombstone::Tombstone;
 use crate::wire::Malformed;
 
-const MAGIC: &[u8; 8] = b"remoraM1";
+pub(crate) const MAGIC: &[u8; 8] = b"remoraM1";
 
 /// The most that a manifest's text may be; a VM with a hundred disks has a tenth of it.
 const TEXT_LIMIT: usize = 16 * 1024 * 1024;

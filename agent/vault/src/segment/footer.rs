@@ -17,7 +17,7 @@ use crate::wire::{Fields, Malformed, put_number};
 /// The length of the part in the clear.
 pub(crate) const TRAILER_LEN: usize = SALT_LEN + 4 + 4 + 8;
 
-const MAGIC: &[u8; 8] = b"remoraF1";
+pub(crate) const MAGIC: &[u8; 8] = b"remoraF1";
 
 /// A segment holds records of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Index {
 
     /// `c` or `n`, the salt, the number of records, then each as the gap to the number before, the sealed length, and
     /// `plain length << 1 | zstd?`. Records lie back to back behind the header.
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![if self.holds == Holds::Chunks { b'c' } else { b'n' }];
         out.extend_from_slice(&self.salt);
         put_number(&mut out, self.records.len() as u64);
@@ -79,7 +79,7 @@ impl Index {
     }
 
     /// The inverse; the records must fill the bytes from `header_len` to `records_end` exactly.
-    fn decode(bytes: &[u8], header_len: u64, records_end: u64) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8], header_len: u64, records_end: u64) -> Result<Self, Malformed> {
         let mut fields = Fields::new(bytes);
         let holds = match fields.array()? {
             [b'c'] => Holds::Chunks,

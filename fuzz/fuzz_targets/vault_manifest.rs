@@ -1,0 +1,4 @@
+//! A manifest, before and behind its authentication.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| remora_vault::fuzzing::manifest(bytes));
