@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -27,7 +28,8 @@ impl Remora {
     /// For the repository at `repository` and the lab's libvirt, with a key file: a passphrase costs a second each time.
     pub fn new(lab: &Lab, repository: impl AsRef<OsStr>) -> Self {
         let key = lab.scratch("key").join("key");
-        fs::write(&key, KEY_FILE).must("write a key file");
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::write(&key, KEY_FILE).and_then(|()| fs::set_permissions(&key, mode)).must("write a key file");
         Self { variables: Vec::new() }
             .with("REMORA_REPO", repository)
             .with("REMORA_KEY_FILE", key)

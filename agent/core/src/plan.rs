@@ -109,6 +109,9 @@ fn doubt(disk: &DiskState, before: &PointDisk, history: &History, now: Timestamp
             broken.path, broken.time, broken.reason
         ));
     }
+    if let Some(time) = history.lost {
+        return Some(format!("data of the newest point was found lost at {time}"));
+    }
     let Some(checkpoint) = &before.checkpoint else {
         return Some("the newest point has no checkpoint of this disk".into());
     };
@@ -206,7 +209,7 @@ mod tests {
             definition: String::new(),
             tool: String::new(),
         };
-        History { newest: Some(newest), breaks: Vec::new() }
+        History { newest: Some(newest), ..History::default() }
     }
 
     /// One change to an otherwise incremental situation, the decision, and a word that the reason must hold.

@@ -216,6 +216,8 @@ pub struct History {
     pub newest: Option<Point>,
     /// The breaks of lineage that were recorded after it.
     pub breaks: Vec<LineageBreak>,
+    /// When some of its data was found lost, if that was noted after it. The next point rereads, and stores that again.
+    pub lost: Option<Timestamp>,
 }
 
 /// Disks were written behind the hypervisor's back.

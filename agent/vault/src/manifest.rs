@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::Key;
 use crate::map::disk::Root;
-use crate::names::{Folder, SessionId};
+use crate::names::{Folder, SegmentId, SessionId};
 use crate::seal::{Kind, NotAuthentic, Place, open_object, seal_object};
 use crate::segment::footer::Holds;
 use crate::tombstone::Tombstone;
@@ -49,8 +49,19 @@ pub(crate) enum Entry {
     Point(Box<PointEntry>),
     /// The next point must reread.
     Break(LineageBreak),
+    /// Data of the newest point was found lost.
+    Lost(Lost),
     /// What no longer counts.
     Tombstone(Box<Tombstone>),
+}
+
+/// What a verification found lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    /// When.
+    pub(crate) time: Timestamp,
+    /// The segments that are damaged or gone: the next point rereads, and stores again what lies in them.
+    pub(crate) segments: Vec<SegmentId>,
 }
 
 /// A recovery point and where its bytes are.
@@ -141,7 +152,7 @@ impl Manifest {
     pub(crate) fn into_point(self) -> Option<PointEntry> {
         match self.entry {
             Entry::Point(point) => Some(*point),
-            Entry::Break(_) | Entry::Tombstone(_) => None,
+            Entry::Break(_) | Entry::Lost(_) | Entry::Tombstone(_) => None,
         }
     }
 }

@@ -57,8 +57,9 @@ impl Folder {
 }
 
 /// A segment's random id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SegmentId(pub(crate) [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct SegmentId(#[serde(with = "hex::serde")] pub(crate) [u8; 16]);
 
 impl std::fmt::Debug for SegmentId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -115,6 +116,11 @@ pub(crate) fn segments(tenant: Folder, vm: Folder) -> Path {
 pub(crate) fn segment(tenant: Folder, vm: Folder, id: SegmentId, generation: u32) -> Path {
     let (folder, id) = (segments(tenant, vm), hex::encode(id.0));
     Path::from(if generation == 0 { format!("{folder}/{id}") } else { format!("{folder}/{id}.{generation}") })
+}
+
+/// The segment that an object of this name is, or was.
+pub(crate) fn segment_of(object: &str) -> Option<SegmentId> {
+    object.rsplit_once("/s/").and_then(|(_, file_name)| segment_name(file_name)).map(|(id, _)| id)
 }
 
 /// The segment and generation in a segment's file name.

@@ -1,10 +1,13 @@
 //! What the parent holds of a piece, by digest: for rereads and comparisons.
 
+use std::collections::HashSet;
+
 use remora_core::{BLOCK_SIZE, ByteRange, ErrorKind, Result};
 
 use crate::keys::Digest;
 use crate::map::disk::DiskMap;
 use crate::map::node::{LEAF_BLOCKS, RecordRef, Target};
+use crate::names::SegmentId;
 use crate::segment::footer::Details;
 use crate::segment::read::Segments;
 
@@ -35,6 +38,16 @@ impl Known {
 
     /// What `map` holds of a range. Damage makes blocks unknown, so that they are stored again.
     pub(crate) async fn of(map: &DiskMap, segments: &Segments, range: ByteRange) -> Result<Self> {
+        Self::but_for(&HashSet::new(), map, segments, range).await
+    }
+
+    /// The same, and nothing of what lies in the segments of `lost`: their digests may be sound though the data is gone.
+    pub(crate) async fn but_for(
+        lost: &HashSet<SegmentId>,
+        map: &DiskMap,
+        segments: &Segments,
+        range: ByteRange,
+    ) -> Result<Self> {
         let shape = map.shape();
         let (first, end) = (range.start / BLOCK_SIZE, range.end.div_ceil(BLOCK_SIZE));
         let mut blocks = Vec::with_capacity((end - first) as usize);
@@ -46,7 +59,12 @@ impl Known {
             match unless_damaged(map.leaf(leaf).await)? {
                 Some(leaf) => {
                     for run in leaf.within(from, to) {
-                        known_run(&mut blocks, segments, run.target, run.count).await?;
+                        match run.target {
+                            Target::Chunk { chunk, .. } if lost.contains(&chunk.segment) => {
+                                blocks.resize(blocks.len() + usize::from(run.count), KnownBlock::Nothing);
+                            }
+                            target => known_run(&mut blocks, segments, target, run.count).await?,
+                        }
                     }
                 }
                 None => blocks.resize(blocks.len() + usize::from(to - from), KnownBlock::Nothing),

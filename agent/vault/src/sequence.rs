@@ -4,16 +4,16 @@
 //! first free number, and what no longer counts is emptied and never removed. So whoever gets a number knows all that
 //! comes before it, however long ago it looked, and a gap is damage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use remora_core::point::Point;
-use remora_core::ports::LineageBreak;
+use remora_core::ports::History;
 use remora_core::{Error, ErrorKind, Result, VmName};
 
 use crate::manifest::{self, Entry, Manifest};
-use crate::names::{self, Folder, SessionId};
+use crate::names::{self, Folder, SegmentId, SessionId};
 use crate::repository::{Repository, Stored};
 use crate::store::{Created, Listed};
 use crate::tombstone::Tombstone;
@@ -125,13 +125,14 @@ impl Repository {
 
     /// The newest point that counts and can be read, and the breaks after it. Unreadable entries are passed over,
     /// loudly: the next point then follows an older one, whose checkpoint is gone, and rereads.
-    pub(crate) async fn newest(&self, vm: Folder, sequence: &Sequence) -> Result<(Option<Point>, Vec<LineageBreak>)> {
-        let mut breaks = Vec::new();
+    pub(crate) async fn newest(&self, vm: Folder, sequence: &Sequence) -> Result<History> {
+        let mut history = History::default();
         for number in sequence.counting().into_iter().rev() {
             match self.manifest(vm, number).await {
                 Ok(Some(Stored { manifest, .. })) => match manifest.entry {
-                    Entry::Point(point) => return Ok((Some(point.point), breaks)),
-                    Entry::Break(broken) => breaks.push(broken),
+                    Entry::Point(point) => return Ok(History { newest: Some(point.point), ..history }),
+                    Entry::Break(broken) => history.breaks.push(broken),
+                    Entry::Lost(lost) => history.lost = Some(lost.time),
                     Entry::Tombstone(_) => {}
                 },
                 Ok(None) => {}
@@ -141,7 +142,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        Ok((None, breaks))
+        Ok(history)
     }
 
     /// Stores an entry at a number of a VM's sequence. An unknown outcome is cleared up by looking; if that fails too,
@@ -165,14 +166,28 @@ impl Repository {
         }
     }
 
+    /// The segments of which something was found lost, by the entries between two numbers.
+    pub(crate) async fn lost_between(&self, vm: Folder, numbers: Range<u64>) -> Result<HashSet<SegmentId>> {
+        let mut segments = HashSet::new();
+        for number in numbers {
+            match self.manifest(vm, number).await {
+                Ok(Some(Stored { manifest: Manifest { entry: Entry::Lost(lost), .. }, .. })) => {
+                    segments.extend(lost.segments);
+                }
+                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(segments)
+    }
+
     /// Stores an entry that may follow any other at the first free number.
-    pub(crate) async fn append_break(&self, vm: &VmName, broken: LineageBreak) -> Result<()> {
+    pub(crate) async fn append_next(&self, vm: &VmName, entry: &Entry) -> Result<()> {
         let folder = self.folder(vm);
         let mut tries = Tries::new();
         loop {
             let sequence = self.sequence(folder).await?;
-            let entry = Entry::Break(broken.clone());
-            let manifest = Manifest::without_session(vm, sequence.tombstone_number, entry);
+            let manifest = Manifest::without_session(vm, sequence.tombstone_number, entry.clone());
             if self.append(folder, sequence.next(), &manifest).await? == Appended::Yes {
                 return Ok(());
             }

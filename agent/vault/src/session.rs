@@ -187,6 +187,7 @@ impl Planned {
         match &there.entry {
             Entry::Point(_) => Err(busy("got another point meanwhile")),
             Entry::Break(_) => Err(busy("had a disk restored over meanwhile")),
+            Entry::Lost(_) => Err(busy("was found to have lost data meanwhile")),
             Entry::Tombstone(tombstone) if tombstone.ended.contains(&self.session) => {
                 Err(busy("was held to have no backup running: this one was not heard of for too long"))
             }

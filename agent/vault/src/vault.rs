@@ -1,5 +1,6 @@
 //! The vault as a [`Mover`]: making, opening and asking repositories.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,7 +8,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
 use remora_core::ports::{
-    History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
+    Damage, Effect, History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
 };
 use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::diff;
 use crate::keyring::{self, Keyring};
 use crate::keys::{Key, RepositoryKeys};
 use crate::location::Location;
+use crate::manifest::{Entry, Lost};
 use crate::names;
 use crate::reader::Reader;
 use crate::repository::{Repository, VaultOptions};
@@ -92,6 +94,20 @@ impl Vault {
     /// Verifies any number of points, reading what they share once.
     pub fn verifier(&self, depth: Depth) -> Verifier {
         Verifier::new(Arc::clone(&self.0), depth)
+    }
+
+    /// Notes what a verification found lost of a point, if that is its VM's newest: the next backup rereads, and stores
+    /// it again. Says whether there was something to note.
+    pub async fn note_lost(&self, point: &PointId, damage: &[Damage]) -> Result<bool> {
+        let lost = damage.iter().filter(|damage| damage.effect == Effect::Lost);
+        let segments: BTreeSet<_> = lost.filter_map(|damage| names::segment_of(&damage.object)).collect();
+        let vm = self.0.point(point).await?.0.point.vm;
+        let newest = self.history(&vm).await?.newest;
+        if segments.is_empty() || newest.is_none_or(|newest| newest.id != *point) {
+            return Ok(false);
+        }
+        let lost = Lost { time: Timestamp::now(), segments: segments.into_iter().collect() };
+        self.0.append_next(&vm, &Entry::Lost(lost)).await.map(|()| true)
     }
 
     /// Opens a point to read all of it that is not lost.
@@ -179,12 +195,11 @@ impl Mover for Vault {
 
     async fn history(&self, vm: &VmName) -> Result<History> {
         let folder = self.0.folder(vm);
-        let (newest, breaks) = self.0.newest(folder, &self.0.sequence(folder).await?).await?;
-        Ok(History { newest, breaks })
+        self.0.newest(folder, &self.0.sequence(folder).await?).await
     }
 
     async fn record_break(&self, vm: &VmName, broken: LineageBreak) -> Result<()> {
-        self.0.append_break(vm, broken).await
+        self.0.append_next(vm, &Entry::Break(broken)).await
     }
 
     async fn begin(&self, point: NewPoint) -> Result<Box<dyn PointWriter>> {

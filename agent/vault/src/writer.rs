@@ -1,5 +1,6 @@
 //! Writing a point: pieces become chunks of segments, and their blocks become leaves of maps.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,7 @@ use crate::manifest::{Entry, MapEntry, PointEntry};
 use crate::map::disk::DiskMap;
 use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
 use crate::map::node::{RecordRef, Target};
-use crate::names::Folder;
+use crate::names::{Folder, SegmentId};
 use crate::parent::{Known, is_zero};
 use crate::repository::Repository;
 use crate::segment::build::{Builder, Built};
@@ -38,6 +39,8 @@ struct Work {
     planned: Planned,
     new: NewPoint,
     parent_hash: Option<String>,
+    /// Segments of the parent of which something was found lost since.
+    lost: HashSet<SegmentId>,
     segments: Arc<Segments>,
     disks: Vec<Disk>,
     chunks: Arc<Growing>,
@@ -100,7 +103,7 @@ impl Writer {
     pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
         let sequence = vault.sequence(vm).await?;
-        let newest = vault.newest(vm, &sequence).await?.0.map(|p| p.id);
+        let newest = vault.newest(vm, &sequence).await?.newest.map(|p| p.id);
         if newest != new.parent {
             return Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", new.vm.as_str()))
                 .advise("Nothing was lost: run the backup again."));
@@ -128,6 +131,12 @@ impl Work {
             Some(id) => vault.point(id).await.map(|(entry, hash)| (Some(entry), Some(hash)))?,
             None => (None, None),
         };
+        let since = planned.parent.map_or(planned.number, |parent| parent + 1);
+        let lost = vault.lost_between(vm, since..planned.number).await?;
+        if !lost.is_empty() && new.disks.iter().any(|disk| disk.decision == Decision::Incremental) {
+            let what = format!("VM {:?} was found to have lost data meanwhile", new.vm.as_str());
+            return Err(Error::new(ErrorKind::Busy, what).advise("Nothing was lost by this run: run the backup again."));
+        }
         let segments = Arc::new(vault.segments(vm));
         let disks = new.disks.iter().map(|disk| Disk::new(disk, parent.as_ref(), &segments)).collect::<Result<_>>()?;
         let (chunks, nodes) = (Arc::new(Growing::new(Holds::Chunks, &vault)), Growing::new(Holds::Nodes, &vault));
@@ -138,6 +147,7 @@ impl Work {
             planned,
             new,
             parent_hash,
+            lost,
             segments,
             disks,
             chunks,
@@ -268,7 +278,9 @@ impl PointWriter for Writer {
             return Err(Error::new(ErrorKind::Failed, format!("{range} crosses the end of a piece")));
         }
         let known = match (disk.decision, disk.map.parent()) {
-            (Decision::Reread, Some(parent)) => Known::of(parent, &self.work.segments, range).await?,
+            (Decision::Reread, Some(parent)) => {
+                Known::but_for(&self.work.lost, parent, &self.work.segments, range).await?
+            }
             _ => Known::nothing(),
         };
         drop(self.work.storing.lock().await);

@@ -73,7 +73,10 @@ fn every_shape_is_the_documented_one() {
     assert_eq!(diff[0]["ranges"], serde_json::json!([{"start": MIB, "end": MIB + 65536}]));
     assert_eq!(diff[0]["bytes"], 65536);
     assert_eq!(remora.json(["diff", one, one])[0]["ranges"], Value::Array(Vec::new()));
-    assert_eq!(shape(&remora.json(["verify"])), "[{checked int, damage [], ok bool, point text, unreadable null}]");
+    assert_eq!(
+        shape(&remora.json(["verify"])),
+        "[{checked int, damage [], ok bool, point text, repair_noted bool, unreadable null}]"
+    );
     assert_eq!(ids(&remora.json(["verify", two])), [two]);
     let status = remora.json(["repo", "status"]);
     let expected = "{bytes int, created time, format int, id text, key_slots int, objects int, points int, vms int}";

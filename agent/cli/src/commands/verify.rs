@@ -23,6 +23,8 @@ struct Verified {
     /// Why nothing of the point can be read; null if its manifest can.
     unreadable: Option<String>,
     damage: Vec<Lost>,
+    /// Whether it was noted that the VM's next backup is to store what is lost again.
+    repair_noted: bool,
 }
 
 pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
@@ -40,6 +42,7 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
         let found = or_cancelled(&context.cancel, verifier.point(&point, port.as_ref())).await;
         all.push(match found {
             Ok(report) => Verified {
+                repair_noted: args.repair && vault.note_lost(&point, &report.damage).await?,
                 point,
                 ok: report.damage.is_empty(),
                 checked: report.checked,
@@ -75,7 +78,7 @@ fn depth(args: &args::Verify) -> Depth {
 }
 
 fn lost(point: PointId, error: &Error) -> Verified {
-    Verified { point, ok: false, checked: 0, unreadable: Some(error.chain()), damage: Vec::new() }
+    Verified { point, ok: false, checked: 0, unreadable: Some(error.chain()), damage: Vec::new(), repair_noted: false }
 }
 
 fn text(found: &Verified) -> String {
@@ -92,5 +95,6 @@ fn text(found: &Verified) -> String {
         format!("  {} bytes {}..{} {effect}: {why} ({object})\n", lost.disk, lost.start, lost.end)
     };
     let lost: String = found.damage.iter().map(lost).collect();
-    format!("{}  {state}, {} checked\n{lost}", found.point, bytes(found.checked))
+    let repair = if found.repair_noted { "  the next backup will store it again\n" } else { "" };
+    format!("{}  {state}, {} checked\n{lost}{repair}", found.point, bytes(found.checked))
 }

@@ -88,7 +88,11 @@ impl Mover for FakeMover {
     async fn history(&self, vm: &VmName) -> Result<History> {
         let vms = self.lock();
         let Some(vm) = vms.get(vm) else { return Ok(History::default()) };
-        Ok(History { newest: vm.points.last().map(|stored| stored.point.clone()), breaks: vm.breaks.clone() })
+        Ok(History {
+            newest: vm.points.last().map(|stored| stored.point.clone()),
+            breaks: vm.breaks.clone(),
+            lost: None,
+        })
     }
 
     async fn record_break(&self, vm: &VmName, broken: LineageBreak) -> Result<()> {

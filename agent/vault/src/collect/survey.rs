@@ -278,7 +278,7 @@ async fn is_over(vault: &Repository, vm: Folder, id: SessionId, session: &Sessio
         };
         let over = match &manifest.entry {
             Entry::Tombstone(tombstone) => tombstone.ended.contains(&id),
-            Entry::Point(_) | Entry::Break(_) => manifest.session == id,
+            Entry::Point(_) | Entry::Break(_) | Entry::Lost(_) => manifest.session == id,
         };
         if over {
             return Ok(true);

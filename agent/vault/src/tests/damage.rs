@@ -181,6 +181,40 @@ async fn objects_in_one_anothers_place_are_noticed() {
     }
 }
 
+/// Damage of a chunk whose digest is sound: a backup that compares by digest would keep it. Once that is noted, the next
+/// one stores it again.
+#[tokio::test]
+async fn what_was_noted_as_lost_is_stored_again() {
+    let bench = Bench::new().await;
+    let mut random = Random(5);
+    let image: Vec<u8> = (0..3 * BLOCK_SIZE).map(|_| random.below(256) as u8).collect();
+    let first = bench.store(Decision::Full, &image, &[], false).await;
+    let (name, object) = bench.objects().await.into_iter().max_by_key(|(_, object)| object.len()).unwrap();
+    let mut damaged = object.to_vec();
+    damaged[1000] ^= 1;
+    bench.store.put(&name, damaged.into()).await.unwrap();
+    let verify = async |point: &Point| bench.vault.verify(&point.id, Arc::new(NoProgress)).await.unwrap().damage;
+    assert!(!bench.vault.note_lost(&first.id, &[]).await.unwrap(), "nothing is lost");
+
+    let kept = bench.store(Decision::Reread, &image, &[], false).await;
+    let damage = verify(&kept).await;
+    assert_eq!(damage, verify(&first).await);
+    assert!(!bench.vault.note_lost(&first.id, &damage).await.unwrap(), "it is not the newest");
+    assert_eq!(bench.vault.history(&bench.vm).await.unwrap().lost, None);
+    let late = bench.vault.begin(bench.new_point(Decision::Incremental, image.len() as u64).await).await.unwrap();
+    late.unchanged(DISK, ByteRange::new(0, image.len() as u64)).await.unwrap();
+    assert!(bench.vault.note_lost(&kept.id, &damage).await.unwrap());
+    let error = late.commit(&[DiskReads::default()]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "it began before, and would hide what was noted");
+    assert!(bench.vault.history(&bench.vm).await.unwrap().lost.is_some());
+
+    let healed = bench.store(Decision::Reread, &image, &[], false).await;
+    assert_eq!(verify(&healed).await, []);
+    assert_point_is(&bench.reopen().await, &healed.id, &image, &mut random).await;
+    assert_eq!(verify(&kept).await, damage, "older points stay as they are");
+    assert_eq!(bench.vault.history(&bench.vm).await.unwrap().lost, None);
+}
+
 /// What several points share is read once, and damage in it is told of each of them.
 #[tokio::test]
 async fn points_that_share_chunks_share_their_verification() {
