@@ -143,21 +143,27 @@ class Vm:
         self.segments = {}
 
     def entries(self):
-        """The entries of the VM's sequence, in order."""
+        """The entries of the VM's sequence that count, in order."""
         folder = os.path.join(self.repository.folder, self.path, "m")
         numbers = sorted(os.listdir(folder))
-        must(all(re.fullmatch(r"[0-9]{12}", number) for number in numbers), "an entry's name")
-        return [self.manifest(int(number)) for number in numbers]
+        must(numbers == [f"{n:012}" for n in range(1, len(numbers) + 1)], "a gap in the sequence, or a name")
+        newest = self.entry(len(numbers))
+        if newest["kind"] != "tombstone" and newest["tombstone"]:
+            newest = self.entry(newest["tombstone"])
+        dropped = newest["said"]["dropped"] if newest["kind"] == "tombstone" else []
+        count = [n for n in range(1, len(numbers) + 1) if not any(first <= n <= last for first, last in dropped)]
+        return [self.entry(number) for number in count]
 
-    def manifest(self, sequence):
+    def entry(self, sequence):
         data = self.repository.object(f"{self.path}/m/{sequence:012}")
-        must(data[:8] == b"remoraM1", "a manifest's first bytes")
+        must(data[:8] == b"remoraM1", "an entry's first bytes")
         place = self.repository.place(MANIFEST, self.folder + bytes(8), sequence)
         text = unzstd(self.repository.open_object(self.repository.keys["manifests"], place, data[8:]), 16 << 20)
-        vm, _, _, entry = exactly(json.loads(text), "vm", "written", "session", "entry")
-        must(keyed(self.repository.keys["vm names"], vm.encode(), 8) == self.folder, "a manifest of another VM")
+        vm, _, _, tombstone, entry = exactly(json.loads(text), "vm", "written", "session", "tombstone", "entry")
+        must(keyed(self.repository.keys["vm names"], vm.encode(), 8) == self.folder, "an entry of another VM")
         ((kind, said),) = entry.items()
-        return {"sequence": sequence, "hash": blake3(data).hexdigest(), "kind": kind, "said": said}
+        hashed = blake3(data).hexdigest()
+        return {"sequence": sequence, "hash": hashed, "tombstone": tombstone, "kind": kind, "said": said}
 
     def points(self):
         """The points that are listed, oldest first."""
@@ -166,12 +172,15 @@ class Vm:
         for entry in entries:
             if entry["kind"] == "break":
                 exactly(entry["said"], "time", "path", "reason")
-                continue
-            must(entry["kind"] == "point", f"an entry of kind {entry['kind']}")
-            point = Point(self, *exactly(entry["said"], "point", "parent_hash", "block_size", "maps", "segments"))
-            must(point.said["id"] == f"{self.name}-{entry['sequence']}", "a point's id")
-            must(hashes.get(point.said["parent"]) == point.parent_hash, "the parent's hash")
-            yield point
+            elif entry["kind"] == "tombstone":
+                exactly({"holds": {}, "ended": [], **entry["said"]}, "dropped", "holds", "ended")
+            else:
+                must(entry["kind"] == "point", f"an entry of kind {entry['kind']}")
+                point = Point(self, *exactly(entry["said"], "point", "parent_hash", "block_size", "maps", "segments"))
+                must(point.said["id"] == f"{self.name}-{entry['sequence']}", "a point's id")
+                parent = hashes.get(point.said["parent"])  # None too if the parent was dropped
+                must(parent in (None, point.parent_hash), "the parent's hash")
+                yield point
 
     def segment(self, name):
         if name not in self.segments:
@@ -233,7 +242,10 @@ class Segment:
     def __init__(self, vm, name):
         repository = vm.repository
         self.repository, self.name = repository, name
-        self.data = repository.object(f"{vm.path}/s/{name.hex()}")
+        generations = [f"{vm.path}/s/{name.hex()}" + suffix for suffix in ["", *(f".{n}" for n in range(1, 32))]]
+        there = [path for path in generations if os.path.exists(os.path.join(repository.folder, path))]
+        must(there, "a segment without an object")
+        self.data = repository.object(there[0])
         data = self.data
         must(data[:8] == b"remoraS1" and data[8:24] == name and data[-8:] == b"remoraF1", "a segment's ends")
         salt, details_len, index_len = data[-48:-16], *(int.from_bytes(data[a:a + 4], "little") for a in (-16, -12))

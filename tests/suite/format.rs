@@ -1,5 +1,8 @@
-//! The published format: a second reader, written from docs/format.md alone, reads what this version writes. It is strict
-//! and knows version 1 only: a format that changes without a new version number fails here.
+//! The published format: a second reader, written from docs/format.md alone, reads what this version writes, and both
+//! read the golden repositories of each version for ever.
+//!
+//! A format that changes without a new version number fails here: the second reader is strict and knows version 1 only,
+//! and the golden repositories never change.
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +24,19 @@ async fn the_second_reader_restores_what_this_version_writes() {
         assert_eq!(by_second_reader(&repository, secret), truth);
     }
     assert_eq!(by_remora(&repository), truth);
+}
+
+#[test]
+fn golden_repositories_of_each_version_restore_with_both_readers() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let versions: Vec<_> = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(versions.iter().any(|version| version.ends_with("v1")), "{versions:?}");
+    for version in versions {
+        let truth: Truth = serde_json::from_slice(&fs::read(version.join("disks.json")).unwrap()).unwrap();
+        assert!(!truth.is_empty());
+        assert_eq!(by_second_reader(&version.join("repository"), &KEY_FILE), truth, "{}", version.display());
+        assert_eq!(by_remora(&version.join("repository")), truth, "{}", version.display());
+    }
 }
 
 /// What the second reader makes of all points.

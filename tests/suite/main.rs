@@ -4,6 +4,7 @@
 
 mod cases;
 mod changed_only;
+mod copies;
 mod format;
 mod guest_works;
 mod hostile;

@@ -111,6 +111,8 @@ pub(crate) enum Command {
     Mount(Mount),
     /// Copy files or folders out of a point
     Cp(Cp),
+    /// Copy points that are not there yet into another repository
+    Copy(Copy),
     /// Read and authenticate everything that a point, or every point, needs
     Verify(Verify),
     /// Drop the points that no rule keeps, then remove what nothing needs any more
@@ -258,6 +260,24 @@ pub(crate) struct Restore {
     /// Restore all that is not lost; lost ranges become zeros and are listed in a file beside the target
     #[arg(long)]
     pub(crate) allow_damaged: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Copy {
+    /// The points, as `remora points` names them; all if none is given
+    pub(crate) points: Vec<PointId>,
+    /// The repository to copy from; the one in the settings if none is given
+    #[arg(long, value_name = "URL", required_unless_present = "to")]
+    pub(crate) from: Option<String>,
+    /// The repository to copy to, which must have been made; the one in the settings if none is given
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// The file that holds the passphrase of the repository to copy from, if it is another one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_passphrase_file: Option<PathBuf>,
+    /// The key file of the repository to copy from, if it is another one
+    #[arg(long, value_name = "FILE", conflicts_with = "from_passphrase_file")]
+    pub(crate) from_key_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod backup;
+mod copy;
 mod cp;
 mod diff;
 mod doctor;
@@ -38,6 +39,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Export(args) => export::run(context, args).await,
         Command::Mount(args) => mount::run(context, args).await,
         Command::Cp(args) => cp::run(context, args).await,
+        Command::Copy(args) => copy::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
         Command::Gc { vm, dry_run } => gc::run(context, vm, gc::mode(dry_run)).await,

@@ -193,8 +193,8 @@ impl Copy<'_> {
                     writer.unchanged(disk, gap).await?;
                 }
             }
-            let copied = stream::iter(&copy.windows).map(|window| async move {
-                let hash = copy_window(reader, writer, disk, *window).await?;
+            let copied = stream::iter(copy.windows.iter().copied()).map(|window| async move {
+                let hash = copy_window(reader, writer, disk, window).await?;
                 self.progress.advance(window.len());
                 Ok::<_, Error>(hash)
             });
@@ -207,10 +207,11 @@ impl Copy<'_> {
     async fn compare(&self, copied: &Point, disks: &[DiskCopy], written: &[Vec<blake3::Hash>]) -> Result<()> {
         let reader = &self.to.open(&copied.id).await?;
         for (n, (copy, written)) in disks.iter().zip(written).enumerate() {
-            let compared = stream::iter(copy.windows.iter().zip(written)).map(|(window, written)| async move {
-                let hash = hash_window(reader.as_ref(), DiskIndex(n), *window).await?;
+            let windows = copy.windows.iter().copied().zip(written.iter().copied());
+            let compared = stream::iter(windows).map(|(window, written)| async move {
+                let hash = hash_window(reader.as_ref(), DiskIndex(n), window).await?;
                 self.progress.advance(window.len());
-                if hash == *written { Ok(()) } else { Err(self.differs(copied, n, *window)) }
+                if hash == written { Ok(()) } else { Err(self.differs(copied, n, window)) }
             });
             compared.buffer_unordered(WINDOWS).try_collect::<()>().await?;
         }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use remora_core::point::{Decision, DiskIdentity, Quiesced};
 use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewDisk, NewPoint};
+use remora_core::retention::Rules;
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, LineageId, PIECE_SIZE, VmName};
 use remora_tests::content;
 use remora_tests::remora::{KEY_FILE, PASSPHRASE};
-use remora_vault::{KeyFile, Keyring, Passphrase, Secret, Tenant, Vault, VaultOptions};
+use remora_vault::{Kept, KeyFile, Keyring, Mode, Passphrase, Secret, Tenant, Vault, VaultOptions};
 
 /// For each point and disk (`<point>/<disk>`), the disk's BLAKE3 in hexadecimal.
 pub(crate) type Truth = BTreeMap<String, String>;
@@ -33,14 +35,33 @@ pub(crate) async fn make(folder: &Path) -> Truth {
         let mut vm = Vm::new(&vault, name);
         vm.change(0, 40);
         vm.store(Decision::Full, &mut truth).await;
-        vm.change(1, 6);
+        vm.change(2, 6);
         vm.store(Decision::Incremental, &mut truth).await;
         let broken = LineageBreak { time: Timestamp::UNIX_EPOCH, path: "/disk".into(), reason: "a restore".into() };
         vault.record_break(&vm.name, broken).await.unwrap();
-        vm.change(2, 3);
+        vm.change(3, 5);
         vm.store(Decision::Reread, &mut truth).await;
+        vm.hold_the_first_and_drop_the_second(&mut truth).await;
+        vm.change(4, 2);
+        vm.store(Decision::Incremental, &mut truth).await;
     }
+    age(folder);
+    let (collected, failed) = vault.collect(None, Mode::Run, &[]).await.unwrap();
+    assert!(collected.len() == 2 && failed.is_empty(), "{collected:?}, {failed:?}");
+    assert!(collected.iter().all(|vm| vm.rewritten.segments > 0), "{collected:?}");
     truth
+}
+
+/// Lets everything be four days old, so that what was dropped may go.
+fn age(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            age(&entry.path());
+        } else {
+            let four_days_ago = SystemTime::now() - Duration::from_hours(96);
+            fs::File::options().append(true).open(entry.path()).unwrap().set_modified(four_days_ago).unwrap();
+        }
+    }
 }
 
 struct Vm<'a> {
@@ -59,7 +80,8 @@ impl<'a> Vm<'a> {
     /// Writes a few runs of blocks on each disk: text, noise, or zeros over what was there.
     fn change(&mut self, round: u64, count: usize) {
         for (number, (disk, dirty)) in self.disks.iter_mut().zip(&mut self.dirty).enumerate() {
-            let mut dice = content::Dice::new(round << 8 | number as u64);
+            // Two rounds each write the same places: what the first of them stored is soon mostly dead.
+            let mut dice = content::Dice::new(round / 2 << 8 | number as u64);
             let blocks = disk.len().div_ceil(BLOCK_SIZE as usize);
             dirty.clear();
             // At both ends and somewhere between, so that the disk's last, short block is there too.
@@ -78,6 +100,13 @@ impl<'a> Vm<'a> {
                 }
             }
         }
+    }
+
+    async fn hold_the_first_and_drop_the_second(&self, truth: &mut Truth) {
+        let points = self.vault.list(Some(&self.name)).await.unwrap().points;
+        self.vault.hold(&points[0].id, Kept::Until("2100-01-01T00:00:00Z".parse().unwrap())).await.unwrap();
+        self.vault.prune(Some(&self.name), &Rules::default(), Mode::Run).await.unwrap();
+        truth.retain(|name, _| !name.starts_with(&format!("{}/", points[1].id)));
     }
 
     async fn store(&self, decision: Decision, truth: &mut Truth) {

@@ -64,7 +64,7 @@ fn every_shape_is_the_documented_one() {
 
     assert_eq!(
         shape(&remora.json(["show", two])),
-        "{decision text, definition text, disks [{checkpoint text, decision text, lineage text, name text, path text, \
+        "{copy_of null, decision text, definition text, disks [{checkpoint text, decision text, lineage text, name text, path text, \
          read int, read_in_full time, reason text, rewritten int, size int, stored int}], parent text, point text, \
          quiesced text, reason text, repository text, size int, stored int, time time, tool text, vm text}"
     );

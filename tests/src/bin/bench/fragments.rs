@@ -12,7 +12,7 @@ use crate::measure::{seconds, took};
 use crate::report::{Row, Run};
 use crate::setting::{Setting, remove};
 
-const DISK: u64 = GIB;
+const DISK: u64 = GIB / 2;
 const INCREMENTS: u64 = 500;
 
 /// The part of the fresh one's speed that must be left.
@@ -59,7 +59,7 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     remove(&old);
     remove(&fresh);
     fs::remove_dir_all(&dir).must("remove copies of a disk");
-    vec![Row::median("Restore after 500 increments of 1 % each (1 GiB disk)", WHERE_IT_GOES, runs)]
+    vec![Row::median("Restore after 500 increments of 1 % each (512 MiB disk)", WHERE_IT_GOES, runs)]
 }
 
 fn restore(remora: &Remora, point: &str, to: &Path) -> Duration {
