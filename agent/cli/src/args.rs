@@ -380,15 +380,14 @@ pub(crate) struct Keep {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "hold", required = true, multiple = false, args = ["until", "clear"])]
 pub(crate) struct Hold {
     /// The point
     pub(crate) point: PointId,
     /// Until when it is held, such as 2027-01-31T00:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", required_unless_present = "clear")]
     pub(crate) until: Option<Timestamp>,
     /// Hold it no longer
-    #[arg(long)]
+    #[arg(long, conflicts_with = "until")]
     pub(crate) clear: bool,
 }
 
