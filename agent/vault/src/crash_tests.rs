@@ -148,6 +148,10 @@ async fn break_off(command: Command, vault: &Vault, broken: &FaultyStore, points
     let store = broken.fork();
     let vault = over(vault, &store);
     check_points(command, &vault, points, ended.as_ref().is_some_and(Result::is_ok), context).await;
+    if let Some(Err(error)) = ended {
+        let listed = vault.list(None).await.unwrap().points.len();
+        assert!(listed <= points.len(), "{context}: there is a point, but it was told: {}", error.chain());
+    }
     let again = command.run(&vault, points).await;
     again.unwrap_or_else(|e| panic!("{context}: the same command again: {}", e.chain()));
     check_points(command, &vault, points, true, context).await;

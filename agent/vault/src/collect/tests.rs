@@ -168,6 +168,17 @@ async fn a_writer_that_was_held_for_dead_never_commits() {
 }
 
 #[tokio::test]
+async fn a_backup_that_gives_up_leaves_no_session() {
+    let (vault, store) = new_vault().await;
+    let writer = begin(&vault, &vm(), Decision::Full, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+    let sessions = async || store.objects().await.into_keys().filter(|name| name.contains("/w/")).count();
+    assert_eq!(sessions().await, 1);
+    writer.write(DiskIndex(0), 0, image(0..16).into()).await.unwrap();
+    writer.abandon().await;
+    assert_eq!(sessions().await, 0);
+}
+
+#[tokio::test]
 async fn a_tombstone_or_hold_in_the_way_does_not_stop_a_writer() {
     let (vault, store) = new_vault().await;
     let points = points(&vault, &[(image(0..16), vec![]), (image(1..17), (0..16).collect())]).await;
