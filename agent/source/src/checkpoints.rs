@@ -7,7 +7,7 @@ use virt::domain::Domain;
 use virt::error::ErrorNumber;
 
 use crate::connection::{DomainHandle, Repeat, USUAL};
-use crate::definition::Definition;
+use crate::definition::{Definition, DiskDefinition};
 use crate::qemu;
 use crate::raw::{self, Delete};
 
@@ -78,7 +78,7 @@ async fn remove_forgotten(
     let answer = domain.call(USUAL, Repeat::Safe, |domain| domain.qemu_monitor_command(qemu::QUERY, 0)).await;
     let nodes = qemu::parse(&answer.map_err(|error| error.while_doing(failed))?)
         .map_err(|error| Error::new(ErrorKind::Failed, failed).because(error))?;
-    for node in definition.disks.iter().filter_map(|disk| disk.node()) {
+    for node in definition.disks.iter().filter_map(DiskDefinition::node) {
         let bitmaps = nodes.get(&node).into_iter().flat_map(|node| &node.bitmaps);
         for (name, _) in bitmaps.filter(|(_, bitmap)| !bitmap.busy) {
             if !name.parse().is_ok_and(|name| goes(&name) && !known.contains(&name)) {

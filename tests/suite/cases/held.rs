@@ -78,7 +78,7 @@ pub(super) fn reading(domain: &Domain<'_>, remora: &Remora) -> Child {
     // What remora reads, QEMU must read before.
     let (qemu, before) = (domain.qemu(), bytes_read(domain.qemu()));
     let backup = remora.spawn(["backup", domain.name(), "--quiesce=never", "-o", "json"]);
-    wait_until("the backup does not read", Duration::from_secs(60), || bytes_read(qemu) > before + READ);
+    wait_until("the backup does not read", Duration::from_mins(1), || bytes_read(qemu) > before + READ);
     backup
 }
 

@@ -35,7 +35,7 @@ fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
         let ran = ended(backup);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.status), Some(9), "{ran:?}");
         assert!(ran.stderr.contains("was stopped for 15s and could have held up the guest"), "{ran:?}");
-        wait_until("the watchdog does not clean up", Duration::from_secs(60), || {
+        wait_until("the watchdog does not clean up", Duration::from_mins(1), || {
             !super::sockets(&vm.domain).exists() && !vm.domain.try_virsh("backup-dumpxml", &[]).status.success()
         });
         vm.assert_nothing_left();

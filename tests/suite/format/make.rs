@@ -81,7 +81,7 @@ impl<'a> Vm<'a> {
     fn change(&mut self, round: u64, count: usize) {
         for (number, (disk, dirty)) in self.disks.iter_mut().zip(&mut self.dirty).enumerate() {
             // Two rounds each write the same places: what the first of them stored is soon mostly dead.
-            let mut dice = content::Dice::new(round / 2 << 8 | number as u64);
+            let mut dice = content::Dice::new((round / 2) << 8 | number as u64);
             let blocks = disk.len().div_ceil(BLOCK_SIZE as usize);
             dirty.clear();
             // At both ends and somewhere between, so that the disk's last, short block is there too.
