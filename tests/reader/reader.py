@@ -172,6 +172,8 @@ class Vm:
         for entry in entries:
             if entry["kind"] == "break":
                 exactly(entry["said"], "time", "path", "reason")
+            elif entry["kind"] == "lost":
+                exactly(entry["said"], "time", "segments")
             elif entry["kind"] == "tombstone":
                 exactly({"holds": {}, "ended": [], **entry["said"]}, "dropped", "holds", "ended")
             else:
