@@ -15,8 +15,9 @@ export PATH := $(tools)/bin:$(PATH)
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 600
 CARGO_DENY := 0.20.2
+VERSITYGW := v1.8.0
 
-.PHONY: help build demo test lint bench fuzz setup setup-deny
+.PHONY: help build demo test lint bench fuzz setup setup-deny setup-s3
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
@@ -30,6 +31,12 @@ help:
 setup:
 	@tests/install-packages
 
+# The S3 server of the tests. Needs Go 1.21 or later, which fetches the version that it is written for.
+setup-s3:
+	@export PATH="$$PATH:/usr/local/go/bin" && \
+	    go version -m '$(tools)/bin/versitygw' 2>/dev/null | grep --quiet 'versitygw	$(VERSITYGW)	' || \
+	    GOBIN='$(tools)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+
 # Leaves the programs in target/release of the checkout, wherever they are built.
 build: setup
 	cargo build --locked --release --workspace
@@ -39,10 +46,10 @@ build: setup
 demo: build
 	'$(built)/demo'
 
-test: build
+test: build setup-s3
 	cargo test --locked --release --workspace
 
-bench: build
+bench: build setup-s3
 	'$(built)/bench'
 
 lint: setup setup-deny

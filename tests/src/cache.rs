@@ -23,16 +23,25 @@ pub(crate) fn cached(name: &str, inputs: &[&[u8]], make: impl FnOnce(&Path)) -> 
     dir
 }
 
-/// Where the lab's cache lies: in `REMORA_CACHE`, or else where caches of the user's programs lie.
+/// Where `make setup` puts programs that no package has.
+pub(crate) fn tools_root() -> PathBuf {
+    whole_cache().join("tools")
+}
+
+/// Where the lab's cache lies.
 pub(crate) fn cache_root() -> PathBuf {
+    let root = whole_cache().join("lab");
+    fs::create_dir_all(&root).must(format_args!("make {}", root.display()));
+    root
+}
+
+/// In `REMORA_CACHE`, or else where caches of the user's programs lie.
+fn whole_cache() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let root = set("REMORA_CACHE")
+    set("REMORA_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("remora")))
         .or_else(|| set("HOME").map(|dir| dir.join(".cache/remora")))
         .must("find a place for the cache: set REMORA_CACHE or HOME")
-        .join("lab");
-    fs::create_dir_all(&root).must(format_args!("make {}", root.display()));
-    root
 }
 
 /// One short text for all inputs; a different one if any byte of any of them, or its place, is another.

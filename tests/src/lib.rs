@@ -16,10 +16,12 @@ pub mod guest;
 pub mod image;
 pub mod lab;
 pub mod layout;
+pub mod meddler;
 mod namespace;
 pub mod process;
 pub mod python;
 pub mod remora;
+pub mod s3;
 pub mod scattered;
 pub mod small;
 pub mod truth;
@@ -29,8 +31,10 @@ pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};
 pub use lab::Lab;
 pub use layout::Layout;
+pub use meddler::{Fault, Meddler};
 pub use process::{Must, Ran, run, wait_until};
 pub use remora::{PASSPHRASE, Remora};
+pub use s3::{S3, Transport};
 pub use small::{Holding, Small};
 
 /// One KiB in bytes.

@@ -114,9 +114,9 @@ impl Protected<'_> {
         listed.lines().map(str::trim).filter(|name| !name.is_empty()).map(Into::into).collect()
     }
 
-    /// The objects of the repository, as paths from its root.
+    /// The objects of the repository that a reader needs, as paths from its root.
     fn objects(&self) -> BTreeSet<PathBuf> {
-        objects(&self.remora.repository())
+        objects(&self.remora.repository()).into_iter().filter(|path| !path.starts_with("doctor")).collect()
     }
 }
 

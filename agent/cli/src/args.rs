@@ -2,6 +2,7 @@
 // So the comments are no Markdown.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use remora_core::point::Quiesce;
 use remora_core::{DiskName, PointId, VmName};
 use remora_vault::{Share, SlotId};
+
+use crate::size::Size;
 
 /// Backs up libvirt VMs by their changed blocks, and gives disks and files back.
 ///
@@ -32,7 +35,8 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct Flags {
-    /// The repository: a folder's path, or file:///path [env: REMORA_REPO]
+    /// The repository: a folder's path, file:///path, s3://bucket/prefix?endpoint=…&region=…&path-style=…,
+    /// az://container/prefix?account=…, or gs://bucket/prefix [env: REMORA_REPO]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) repo: Option<String>,
     /// The file that holds the passphrase; one trailing newline is ignored [env: REMORA_PASSPHRASE_FILE]
@@ -41,6 +45,22 @@ pub(crate) struct Flags {
     /// A key file, in place of a passphrase; `remora key generate` makes one [env: REMORA_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_file")]
     pub(crate) key_file: Option<PathBuf>,
+    /// The credentials of a bucket: a file, or a folder such as a Kubernetes Secret's; the environment's if not given
+    /// [env: REMORA_CREDENTIALS]
+    #[arg(long, global = true, value_name = "FILE|DIR")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// A file of CA certificates that a bucket's server may have too, beside the system's [env: REMORA_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Send to the repository at most so much a second, such as 50MiB [env: REMORA_LIMIT_UPLOAD]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) limit_upload: Option<Size>,
+    /// Fetch from the repository at most so much a second [env: REMORA_LIMIT_DOWNLOAD]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) limit_download: Option<Size>,
+    /// Ask the repository's store at most so often a second [env: REMORA_LIMIT_REQUESTS]
+    #[arg(long, global = true, value_name = "NUMBER")]
+    pub(crate) limit_requests: Option<NonZeroU64>,
     /// The libvirt to use, as virsh takes it [env: REMORA_CONNECT, LIBVIRT_DEFAULT_URI]
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) connect: Option<String>,

@@ -31,7 +31,7 @@ impl Context {
     /// Where the repository is.
     pub(crate) fn location(&self) -> Result<Location> {
         match &self.settings.repo {
-            Some(repo) => repo.parse(),
+            Some(repo) => Ok(repo.parse::<Location>()?.reached_by(self.settings.access.clone())),
             None => Err(Error::new(ErrorKind::Invalid, "no repository was given")
                 .advise("Give --repo, set REMORA_REPO, or put `repo` into the configuration file.")),
         }

@@ -14,6 +14,7 @@ mod progress;
 mod run;
 mod secret;
 mod settings;
+mod size;
 
 fn main() -> std::process::ExitCode {
     run::run()

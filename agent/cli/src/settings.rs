@@ -1,20 +1,25 @@
 //! Settings: from the command line, then `REMORA_*`, then a file.
 
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use remora_core::{Error, ErrorKind, Result};
+use remora_vault::{Access, Limits};
 use serde::Deserialize;
 
 use crate::args::{Flags, OutputFormat};
 use crate::environment::Environment;
 use crate::secret::SecretFrom;
+use crate::size::Size;
 
 /// The settings of a run, from wherever they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) repo: Option<String>,
+    pub(crate) access: Access,
     pub(crate) secret: SecretFrom,
     pub(crate) connect: Option<String>,
     pub(crate) scratch: Option<PathBuf>,
@@ -27,6 +32,11 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 struct FromFile {
     repo: Option<String>,
+    credentials: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    limit_upload: Option<Size>,
+    limit_download: Option<Size>,
+    limit_requests: Option<NonZeroU64>,
     passphrase_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     connect: Option<String>,
@@ -50,12 +60,26 @@ impl Settings {
             None => FromFile::default(),
         };
         let path = |flag: &Option<PathBuf>, name: &str| flag.clone().or_else(|| environment.get(name).map(Into::into));
+        let access = Access {
+            credentials: path(&flags.credentials, "REMORA_CREDENTIALS").or(file.credentials),
+            ca_file: path(&flags.ca_file, "REMORA_CA_FILE").or(file.ca_file),
+            limits: Limits {
+                upload: parsed(flags.limit_upload, environment, "REMORA_LIMIT_UPLOAD")?
+                    .or(file.limit_upload)
+                    .map(|s| s.0),
+                download: parsed(flags.limit_download, environment, "REMORA_LIMIT_DOWNLOAD")?
+                    .or(file.limit_download)
+                    .map(|s| s.0),
+                requests: parsed(flags.limit_requests, environment, "REMORA_LIMIT_REQUESTS")?.or(file.limit_requests),
+            },
+        };
         let output = output_of(flags, environment)?.or(file.output.map(|output| match output {
             FileOutput::Text => OutputFormat::Text,
             FileOutput::Json => OutputFormat::Json,
         }));
         Ok(Self {
             repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
+            access,
             secret: secret_from(flags, environment, file.key_file, file.passphrase_file)?,
             connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?.or(file.connect),
             scratch: path(&flags.scratch, "REMORA_SCRATCH").or(file.scratch),
@@ -105,6 +129,19 @@ pub(crate) fn output_of(flags: &Flags, environment: &Environment) -> Result<Opti
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("REMORA_OUTPUT is {value:?}")).advise("Use text or json."))
 }
 
+/// A value from the flag, or from a variable that may not be one.
+fn parsed<T: FromStr>(flag: Option<T>, environment: &Environment, name: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    let Some(value) = text(None, environment, name)? else { return Ok(None) };
+    let invalid = |e: T::Err| Error::new(ErrorKind::Invalid, format!("{name} is {value:?}: {e}"));
+    value.parse().map(Some).map_err(invalid)
+}
+
 fn text(flag: Option<&String>, environment: &Environment, name: &str) -> Result<Option<String>> {
     match (flag, environment.get(name)) {
         (Some(flag), _) => Ok(Some(flag.clone())),
@@ -133,13 +170,14 @@ impl FromFile {
         let named = format!("configuration file {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(&named, e))?;
         let mut file: Self = toml::from_str(&text).map_err(|error| {
-            Error::new(ErrorKind::Invalid, named)
-                .because(error.to_string().trim_end().to_owned())
-                .advise("Its keys are: repo, passphrase_file, key_file, connect, scratch, run_dir, output.")
+            Error::new(ErrorKind::Invalid, named).because(error.to_string().trim_end().to_owned()).advise(
+                "Its keys are: repo, passphrase_file, key_file, credentials, ca_file, limit_upload, limit_download, \
+                 limit_requests, connect, scratch, run_dir, output.",
+            )
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.scratch, &mut file.run_dir];
-        for relative in paths.into_iter().flatten() {
+        let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.credentials, &mut file.ca_file];
+        for relative in paths.into_iter().chain([&mut file.scratch, &mut file.run_dir]).flatten() {
             *relative = folder.join(&*relative);
         }
         if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://")) {
@@ -161,10 +199,22 @@ mod tests {
     fn config() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        let text = "repo = 'in-file'\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
+        let text = "repo = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nlimit_upload = '1MiB'\n\
+                    limit_download = '2MiB'\nlimit_requests = 3\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
                     run_dir = 'r'\noutput = 'json'\n";
         std::fs::write(&path, text).unwrap();
         (folder, path)
+    }
+
+    /// With limits of so many MiB and requests.
+    fn access(credentials: impl Into<PathBuf>, ca_file: &str, limits: [u64; 3]) -> Access {
+        let [upload, download, requests] = limits;
+        let limits = Limits {
+            upload: NonZeroU64::new(upload << 20),
+            download: NonZeroU64::new(download << 20),
+            requests: NonZeroU64::new(requests),
+        };
+        Access { credentials: Some(credentials.into()), ca_file: Some(ca_file.into()), limits }
     }
 
     #[test]
@@ -177,6 +227,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some(within("in-file").to_str().unwrap().into()),
+                access: access(within("cloud"), "/ca", [1, 2, 3]),
                 secret: SecretFrom::PassphraseFile(within("secret")),
                 connect: Some("file:///c".into()),
                 scratch: Some("/s".into()),
@@ -188,6 +239,11 @@ mod tests {
         let variables = [
             config,
             ("REMORA_REPO", "/env"),
+            ("REMORA_CREDENTIALS", "/env/cloud"),
+            ("REMORA_CA_FILE", "/env/ca"),
+            ("REMORA_LIMIT_UPLOAD", "4MiB"),
+            ("REMORA_LIMIT_DOWNLOAD", "5MiB"),
+            ("REMORA_LIMIT_REQUESTS", "6"),
             ("REMORA_PASSPHRASE_FILE", "/env/secret"),
             ("REMORA_CONNECT", "env:///c"),
             ("REMORA_SCRATCH", "/env/s"),
@@ -196,6 +252,7 @@ mod tests {
         ];
         let from_env = Settings {
             repo: Some("/env".into()),
+            access: access("/env/cloud", "/env/ca", [4, 5, 6]),
             secret: SecretFrom::PassphraseFile("/env/secret".into()),
             connect: Some("env:///c".into()),
             scratch: Some("/env/s".into()),
@@ -206,6 +263,11 @@ mod tests {
 
         let flags = Flags {
             repo: Some("/flag".into()),
+            credentials: Some("flag-cloud".into()),
+            ca_file: Some("flag-ca".into()),
+            limit_upload: "7MiB".parse().ok(),
+            limit_download: "8MiB".parse().ok(),
+            limit_requests: NonZeroU64::new(9),
             passphrase_file: Some("flag-secret".into()),
             connect: Some("flag:///c".into()),
             scratch: Some("flag-s".into()),
@@ -218,6 +280,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some("/flag".into()),
+                access: access("flag-cloud", "flag-ca", [7, 8, 9]),
                 secret: SecretFrom::PassphraseFile("flag-secret".into()),
                 connect: Some("flag:///c".into()),
                 scratch: Some("flag-s".into()),
@@ -259,13 +322,22 @@ mod tests {
         let flags = Flags { config: Some(path.clone()), ..Flags::default() };
         let error = |flags: &Flags| Settings::gather(flags, &Environment::default()).unwrap_err();
         assert_eq!(error(&flags).kind(), ErrorKind::NotFound);
-        for (text, word) in
-            [("repos = '/r'", "repos"), ("repo = 1", "repo"), ("output = 'xml'", "xml"), ("=", "config")]
-        {
+        for (text, word) in [
+            ("repos = '/r'", "repos"),
+            ("repo = 1", "repo"),
+            ("output = 'xml'", "xml"),
+            ("limit_upload = '9 MB'", "MiB"),
+            ("=", "config"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = error(&flags);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
             assert!(error.chain().contains(word) && error.chain().contains("config.toml"), "{}", error.chain());
+        }
+        std::fs::write(&path, "").unwrap();
+        for (name, value) in [("REMORA_LIMIT_UPLOAD", "fast"), ("REMORA_LIMIT_REQUESTS", "0")] {
+            let error = Settings::gather(&flags, &environment(&[(name, value)])).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.chain().contains(name), "{}", error.chain());
         }
         let wrong = environment(&[("REMORA_OUTPUT", "xml")]);
         assert_eq!(output_of(&Flags::default(), &wrong).unwrap_err().kind(), ErrorKind::Invalid);

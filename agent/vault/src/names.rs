@@ -3,6 +3,7 @@
 //! ```text
 //! remora.json                            the descriptor
 //! keys/<slot>.json                       a key slot
+//! doctor/create-only                     shows that the store honours create-only PUTs; no reader needs it
 //! t/<tenant>/key                         a tenant's data key, sealed
 //! t/<tenant>/<vm>/m/<sequence>           a manifest: a point, or another entry of the VM's sequence
 //! t/<tenant>/<vm>/s/<segment>            a segment
@@ -22,6 +23,10 @@ pub(crate) const DESCRIPTOR: &str = "remora.json";
 
 /// What is stored to learn the store's time.
 pub(crate) const CLOCK: &str = "clock";
+
+/// The object that every writer tries to store anew: it must not succeed twice.
+pub(crate) const CREATE_ONLY: &str = "doctor/create-only";
+pub(crate) const CREATE_ONLY_TEXT: &[u8] = b"This object shows that the store honours create-only PUTs.\n";
 
 /// The folder of key slots.
 pub(crate) const SLOTS: &str = "keys";

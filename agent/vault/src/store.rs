@@ -1,7 +1,17 @@
 //! The object store, with errors that name the object and say what to do.
 
+mod access;
+mod credentials;
+mod errors;
+#[cfg(test)]
+pub(crate) mod lenient;
+mod limits;
+mod open;
 mod tending;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,16 +20,42 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use remora_core::{Error, ErrorKind, Result};
+use tokio::sync::{OnceCell, Semaphore};
 
-use crate::location::Location;
+use crate::location::{Location, Place};
+use crate::names;
+pub use access::{Access, Limits};
+use open::Patience;
 
 pub(crate) use tending::{Listed, Missing};
 
-/// A folder, later a bucket. Cheap to clone.
-#[derive(Clone, Debug)]
+/// Ranges that are fetched from a bucket at the same time. A connection each; what they hold is bounded by whoever asks.
+const FETCHES: usize = 64;
+
+/// How often a PUT of unknown outcome is tried, the store's client's own repetitions aside.
+const TRIES: usize = 2;
+
+/// A folder or a bucket. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Store {
     inner: Arc<dyn ObjectStore>,
     place: String,
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a store have in common.
+struct Shared {
+    /// Set once the store was seen to honour create-only PUTs.
+    proven: OnceCell<()>,
+    /// Places for ranges of buckets; a folder reads all ranges of a file in one go.
+    fetches: Option<Semaphore>,
+}
+
+impl fmt::Debug for Store {
+    // Not the client, which knows credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.place).finish()
+    }
 }
 
 /// What became of a create-only PUT.
@@ -67,23 +103,25 @@ impl DamagedObject {
 }
 
 impl Store {
-    /// The store at `location`. A folder must exist.
+    /// The store at `location`. A folder must exist; a bucket is not asked yet.
     pub(crate) fn open(location: &Location) -> Result<Self> {
-        let folder = location.folder();
-        if !folder.is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, format!("repository {location}: no such folder"))
-                .advise("Check the path, or make a repository there with `remora repo init`."));
-        }
-        let inner = object_store::local::LocalFileSystem::new_with_prefix(folder)
-            .map_err(|e| Error::new(ErrorKind::Failed, format!("repository {location}")).because(e))?
-            .with_fsync(true);
-        Ok(Self { inner: Arc::new(inner), place: location.to_string() })
+        Self::open_with(location, Patience::USUAL)
+    }
+
+    fn open_with(location: &Location, patience: Patience) -> Result<Self> {
+        let fetches = match location.place {
+            Place::Folder(_) => None,
+            Place::Bucket(_) => Some(Semaphore::new(FETCHES)),
+        };
+        let shared = Arc::new(Shared { proven: OnceCell::new(), fetches });
+        Ok(Self { inner: open::open(location, patience)?, place: location.to_string(), shared })
     }
 
     /// Any store, for tests.
     #[cfg(test)]
     pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, place: "test".into() }
+        let shared = Arc::new(Shared { proven: OnceCell::new(), fetches: Some(Semaphore::new(FETCHES)) });
+        Self { inner, place: "test".into(), shared }
     }
 
     /// Where it is, for messages.
@@ -92,42 +130,128 @@ impl Store {
     }
 
     /// Stores an object under a name that must be free; synced when this returns.
+    ///
+    /// "Exists already" may be this very PUT, repeated by the store's client after a lost reply, and a broken connection
+    /// may have broken after the PUT took effect: so the object is looked at, and identical bytes are success.
     pub(crate) async fn create(&self, name: &Path, payload: PutPayload) -> Result<Created> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.inner.put_opts(name, payload, options).await {
-            Ok(_) => Ok(Created::Yes),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Created::NameTaken)
+        self.prove_create_only().await?;
+        for tries_left in (0..TRIES).rev() {
+            let Err(error) = self.put_new(name, payload.clone()).await else { return Ok(Created::Yes) };
+            if !is_taken(&error) && !errors::unknown_outcome(&error) {
+                return Err(self.error("storing", name, error));
             }
-            Err(error) => Err(self.error("storing", name, error)),
+            match self.holds(name, &payload).await {
+                Ok(Some(true)) => return Ok(Created::Yes),
+                Ok(Some(false)) => return Ok(Created::NameTaken),
+                Ok(None) if tries_left > 0 => {}
+                Ok(None) | Err(_) => return Err(self.error("storing", name, error)),
+            }
         }
+        unreachable!("the last try returns")
+    }
+
+    async fn put_new(&self, name: &Path, payload: PutPayload) -> object_store::Result<()> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.inner.put_opts(name, payload, options).await.map(|_| ())
+    }
+
+    /// Whether an object has exactly these bytes; none if there is no such object.
+    async fn holds(&self, name: &Path, payload: &PutPayload) -> object_store::Result<Option<bool>> {
+        let found = match self.inner.get_opts(name, GetOptions::default()).await {
+            Ok(found) if found.meta.size != payload.content_length() as u64 => return Ok(Some(false)),
+            Ok(found) => found.bytes().await?,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut at = 0;
+        let same = payload.iter().all(|part| {
+            let there = found.get(at..at + part.len());
+            at += part.len();
+            there == Some(part)
+        });
+        Ok(Some(same && at == found.len()))
+    }
+
+    /// Makes sure, once a process, that the store does not replace an object by a create-only PUT: two backups at the
+    /// same time could else replace one another's points. The object that shows it stays, so that it takes one request.
+    async fn prove_create_only(&self) -> Result<()> {
+        let proven = self.shared.proven.get_or_try_init(|| async {
+            let name = Path::from(names::CREATE_ONLY);
+            let mut stored = 0;
+            // The first PUT makes the object where it is not there yet; the second one must not replace it.
+            while stored < 2 {
+                match self.put_new(&name, PutPayload::from_static(names::CREATE_ONLY_TEXT)).await {
+                    Ok(()) => stored += 1,
+                    Err(error) if is_taken(&error) => return Ok(()),
+                    Err(object_store::Error::NotImplemented { .. }) => break,
+                    Err(error) => {
+                        let error = self.error("storing", &name, error);
+                        if error.kind() == ErrorKind::Unsupported {
+                            break;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the store of repository {} does not honour create-only PUTs (If-None-Match: *)", self.place),
+            )
+            .advise(
+                "Two backups at the same time could replace one another's points there, so nothing is written to it. Use \
+                 a store that honours them; `remora doctor` tells.",
+            ))
+        });
+        proven.await.copied()
     }
 
     /// A whole object; none if there is no such object. One longer than `limit` is damage.
     pub(crate) async fn get(&self, name: &Path, limit: u64) -> Result<Option<Bytes>> {
         let found = match self.inner.get_opts(name, GetOptions::default()).await {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(self.error("reading", name, error)),
         };
         if found.meta.size > limit {
             return Err(self.damaged(name, format!("it has {} bytes, at most {limit} make sense", found.meta.size)));
         }
-        found.bytes().await.map(Some).map_err(|e| self.error("reading", name, e))
+        let size = found.meta.size;
+        let bytes = found.bytes().await.map_err(|e| self.error("reading", name, e))?;
+        self.whole(name, bytes, size).map(Some)
+    }
+
+    /// A body that is as long as was announced.
+    fn whole(&self, name: &Path, bytes: Bytes, len: u64) -> Result<Bytes> {
+        if bytes.len() as u64 == len {
+            return Ok(bytes);
+        }
+        let what = format!("reading object {name} of repository {}", self.place);
+        Err(Error::new(ErrorKind::Unavailable, what)
+            .because(format!("the store sent {} of {len} bytes", bytes.len()))
+            .advise("Run this again; if it stays so, look at proxies between here and the store."))
     }
 
     /// The last `len` bytes of an object, or all of a shorter one.
     pub(crate) async fn tail(&self, name: &Path, len: u64) -> Result<Tail> {
         let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
         let found = self.inner.get_opts(name, options).await.map_err(|e| self.error("reading", name, e))?;
-        let object_len = found.meta.size;
+        let (object_len, range) = (found.meta.size, found.range.clone());
         let bytes = found.bytes().await.map_err(|e| self.error("reading", name, e))?;
+        let bytes = self.whole(name, bytes, range.end - range.start)?;
         Ok(Tail { bytes, object_len })
     }
 
     /// Several ranges of an object, each exactly as long as asked.
     pub(crate) async fn ranges(&self, name: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let found = match self.inner.get_ranges(name, ranges).await {
+        let found = match &self.shared.fetches {
+            None => self.inner.get_ranges(name, ranges).await,
+            // Not `get_ranges`: it would join them to few long requests.
+            Some(places) => {
+                let fetches = ranges.iter().cloned().map(|range| self.fetch(places, name, range));
+                futures::future::try_join_all(fetches).await
+            }
+        };
+        let found: Vec<Bytes> = match found {
             Ok(found) => found,
             Err(error) => return Err(self.range_error(name, ranges, error).await),
         };
@@ -137,6 +261,11 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    async fn fetch(&self, places: &Semaphore, name: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
+        let _place = places.acquire().await.expect("the semaphore is never closed");
+        self.inner.get_range(name, range).await
     }
 
     /// The names of the objects and folders right below a folder.
@@ -159,7 +288,7 @@ impl Store {
     pub(crate) async fn exists(&self, name: &Path) -> Result<bool> {
         match self.inner.head(name).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(self.error("looking for", name, error)),
         }
     }
@@ -184,23 +313,23 @@ impl Store {
 
     fn error(&self, doing: &str, name: &Path, error: object_store::Error) -> Error {
         let what = format!("{doing} object {name} of repository {}", self.place);
-        match error {
-            object_store::Error::NotFound { .. } => self.damaged(name, Missing),
-            error if full(&error) => {
-                Error::new(ErrorKind::NoSpace, what).because(error).advise("Free space in the repository's store.")
-            }
-            error => Error::new(ErrorKind::Unavailable, what).because(error),
+        if is_missing(&error) {
+            return self.damaged(name, Missing);
+        }
+        let errors::Explained { kind, why, advice } = errors::explain(&error);
+        let error = Error::new(kind, what).because(why);
+        match advice {
+            Some(advice) => error.advise(advice),
+            None => error,
         }
     }
 }
 
-fn full(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        }
-        cause = error.source();
-    }
-    false
+fn is_taken(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
+}
+
+/// Whether the object is missing, and not its bucket.
+fn is_missing(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. }) && !errors::no_bucket(error)
 }

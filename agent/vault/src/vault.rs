@@ -64,9 +64,10 @@ impl Vault {
     /// Makes a repository at `location`, opened by `secret`. The descriptor is stored last, so that what an interrupted
     /// call left is no repository, and the same call again makes one.
     pub async fn init(location: &Location, secret: &Secret) -> Result<RepositoryId> {
-        tokio::fs::create_dir_all(location.folder())
-            .await
-            .map_err(|e| Error::io(format!("making the folder {location}"), e))?;
+        if let Some(folder) = location.folder() {
+            let made = tokio::fs::create_dir_all(folder).await;
+            made.map_err(|e| Error::io(format!("making the folder {location}"), e))?;
+        }
         Self::init_in(&Store::open(location)?, secret).await
     }
 

@@ -1,0 +1,186 @@
+//! From a location to its store's client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::Certificate;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use remora_core::{Error, ErrorKind, Result};
+
+use crate::location::{Addressing, Bucket, Location, Place, Vendor};
+use crate::store::access::Access;
+use crate::store::credentials::Variables;
+use crate::store::limits::Limited;
+
+/// How long a server that does not answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For a connection.
+    pub(super) connect: Duration,
+    /// For the next bytes of an answer; while a PUT is sent, for all of it: 16 MiB in this time are 140 KiB/s.
+    pub(super) silence: Duration,
+    /// How often a request is repeated, the pauses growing and drawn at random.
+    pub(super) retries: usize,
+    /// After this time a request is not repeated again.
+    pub(super) give_up: Duration,
+}
+
+impl Patience {
+    pub(super) const USUAL: Self = Self {
+        connect: Duration::from_secs(10),
+        silence: Duration::from_mins(2),
+        retries: 8,
+        give_up: Duration::from_mins(2),
+    };
+
+    fn retry(self) -> RetryConfig {
+        let backoff =
+            BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(10), base: 2.0 };
+        RetryConfig { backoff, max_retries: self.retries, retry_timeout: self.give_up }
+    }
+}
+
+/// The client of the store at `location`. A folder must exist; of a bucket nothing is asked yet.
+pub(super) fn open(location: &Location, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
+    let bare: Arc<dyn ObjectStore> = match &location.place {
+        Place::Folder(folder) => {
+            if !folder.is_dir() {
+                return Err(Error::new(ErrorKind::NotFound, format!("repository {location}: no such folder"))
+                    .advise("Check the path, or make a repository there with `remora repo init`."));
+            }
+            let store = LocalFileSystem::new_with_prefix(folder)
+                .map_err(|e| Error::new(ErrorKind::Failed, format!("repository {location}")).because(e))?;
+            Arc::new(store.with_fsync(true))
+        }
+        Place::Bucket(bucket) => {
+            let credentials = location.access.credentials.as_deref();
+            let environment = std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+            let variables = Variables::gather(bucket.vendor, credentials, environment)
+                .map_err(|e| e.within(format!("repository {location}")))?;
+            let store = client(bucket, &variables, &location.access, patience)?;
+            Arc::new(PrefixStore::new(store, bucket.prefix.clone()))
+        }
+    };
+    Ok(Limited::over(bare, location.access.limits))
+}
+
+fn client(bucket: &Bucket, variables: &Variables, access: &Access, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
+    // The one of this process; another caller may have been first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let options = client_options(access, patience)?;
+    let built = match bucket.vendor {
+        Vendor::S3 => s3(bucket, variables, options, patience),
+        Vendor::Azure => azure(bucket, variables, options, patience),
+        Vendor::Google => google(bucket, variables, options, patience),
+    };
+    built.map_err(|e| {
+        Error::new(ErrorKind::Invalid, format!("repository {bucket}"))
+            .because(e)
+            .advise("Check the URL's parameters and the credentials.")
+    })
+}
+
+fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> {
+    let mut options = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_connect_timeout(patience.connect)
+        .with_read_timeout(patience.silence);
+    if let Some(path) = &access.ca_file {
+        let named = format!("the CA certificates in {}", path.display());
+        let pem = std::fs::read(path).map_err(|e| Error::io(&named, e))?;
+        let bundle = Certificate::from_pem_bundle(&pem).ok().filter(|bundle| !bundle.is_empty());
+        let bundle = bundle.ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("{named} cannot be read"))
+                .advise("The file holds certificates as text: -----BEGIN CERTIFICATE----- and so on.")
+        })?;
+        for certificate in bundle {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+fn s3(
+    bucket: &Bucket,
+    variables: &Variables,
+    options: ClientOptions,
+    patience: Patience,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder =
+        AmazonS3Builder::new().with_client_options(options).with_retry(patience.retry()).with_bucket_name(&bucket.name);
+    for (name, value) in variables.iter() {
+        builder = builder.with_config(name.parse()?, value);
+    }
+    if let Some(region) = &bucket.region {
+        builder = builder.with_region(region);
+    }
+    let given = bucket.endpoint.as_ref().map(ToString::to_string);
+    let named = |key| builder.get_config_value(&key);
+    let endpoint =
+        given.or_else(|| named(AmazonS3ConfigKey::S3Endpoint)).or_else(|| named(AmazonS3ConfigKey::Endpoint));
+    let Some(endpoint) = endpoint else {
+        // A certificate for *.s3.amazonaws.com does not cover a name with dots.
+        let dotted = bucket.name.contains('.');
+        let virtual_host = bucket.addressing != Some(Addressing::Path) && !dotted;
+        return Ok(Arc::new(builder.with_virtual_hosted_style_request(virtual_host).build()?));
+    };
+    let mut endpoint = endpoint.trim_end_matches('/').to_owned();
+    let virtual_host = bucket.addressing == Some(Addressing::VirtualHost);
+    if virtual_host {
+        // The client wants the bucket in it then.
+        endpoint = endpoint.replacen("://", &format!("://{}.", bucket.name), 1);
+    }
+    let builder = builder
+        .with_allow_http(endpoint.starts_with("http://"))
+        .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
+        .with_virtual_hosted_style_request(virtual_host);
+    Ok(Arc::new(builder.build()?))
+}
+
+fn azure(
+    bucket: &Bucket,
+    variables: &Variables,
+    options: ClientOptions,
+    patience: Patience,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_client_options(options)
+        .with_retry(patience.retry())
+        .with_container_name(&bucket.name);
+    for (name, value) in variables.iter() {
+        builder = builder.with_config(name.parse()?, value);
+    }
+    if let Some(account) = &bucket.account {
+        builder = builder.with_account(account);
+    }
+    if let Some(endpoint) = &bucket.endpoint {
+        builder = builder.with_endpoint(endpoint.to_string()).with_allow_http(endpoint.scheme() == "http");
+    }
+    Ok(Arc::new(builder.build()?))
+}
+
+fn google(
+    bucket: &Bucket,
+    variables: &Variables,
+    options: ClientOptions,
+    patience: Patience,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let http = bucket.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_client_options(options.with_allow_http(http))
+        .with_retry(patience.retry())
+        .with_bucket_name(&bucket.name);
+    for (name, value) in variables.iter() {
+        builder = builder.with_config(name.parse()?, value);
+    }
+    if let Some(endpoint) = &bucket.endpoint {
+        builder = builder.with_base_url(endpoint.as_str().trim_end_matches('/'));
+    }
+    Ok(Arc::new(builder.build()?))
+}

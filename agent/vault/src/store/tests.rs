@@ -1,0 +1,221 @@
+//! What the vault needs of a store, over every kind of store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, PutPayload};
+use remora_core::ports::{LineageBreak, Mover};
+use remora_core::{ErrorKind, VmName};
+use remora_tests::{Fault, Meddler, S3};
+
+use super::lenient::Lenient;
+use super::open::Patience;
+use super::{Access, Created, Store};
+use crate::location::Location;
+use crate::{Passphrase, Secret, Vault, VaultOptions};
+
+/// As long as the tests may wait, and as seldom as they need it.
+const SHORT: Patience = Patience {
+    connect: Duration::from_secs(5),
+    silence: Duration::from_millis(400),
+    retries: 2,
+    give_up: Duration::from_secs(20),
+};
+
+/// More than a segment, of which the parts are not one buffer.
+fn large(first: u8) -> PutPayload {
+    let part = |n: u8| Bytes::from(vec![n; 3_000_000]);
+    (0..6).map(|n| part(first.wrapping_add(n))).collect()
+}
+
+fn location(s3: &S3, url: &str) -> Location {
+    let access = Access { credentials: Some(s3.credentials()), ..Access::default() };
+    url.parse::<Location>().unwrap().reached_by(access)
+}
+
+fn open(s3: &S3, bucket: &str) -> Store {
+    Store::open(&location(s3, &s3.url(bucket))).unwrap()
+}
+
+/// A store behind a proxy that meddles with it.
+struct Meddled {
+    s3: S3,
+    meddler: Meddler,
+    store: Store,
+}
+
+impl Meddled {
+    fn new() -> Self {
+        let s3 = S3::start();
+        s3.bucket("meddled");
+        let meddler = Meddler::before(s3.address());
+        let location = location(&s3, &s3.url_at("meddled", meddler.address()));
+        let store = Store::open_with(&location, SHORT).unwrap();
+        Self { s3, meddler, store }
+    }
+
+    /// The same bucket, reached without the proxy.
+    fn direct(&self) -> Store {
+        open(&self.s3, "meddled")
+    }
+}
+
+/// Runs a check over a folder, memory and a real S3 server.
+async fn over_every_store(check: impl AsyncFn(Store)) {
+    let folder = tempfile::tempdir().unwrap();
+    let location: Location = folder.path().to_str().unwrap().parse().unwrap();
+    check(Store::open(&location).unwrap()).await;
+    check(Store::over(Arc::new(InMemory::new()))).await;
+    let s3 = S3::start();
+    s3.bucket("bucket");
+    check(open(&s3, "bucket")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sixteen_creators_one_wins_and_its_bytes_stay() {
+    over_every_store(async |store| {
+        for round in 0..5 {
+            let name = Path::from(format!("race/{round}"));
+            let racers = (0..16_u8).map(|n| {
+                let (store, name) = (store.clone(), name.clone());
+                tokio::spawn(async move { (n, store.create(&name, vec![n; 100_000].into()).await.unwrap()) })
+            });
+            let ended = futures::future::join_all(racers).await.into_iter().map(Result::unwrap);
+            let winners: Vec<u8> = ended.filter(|(_, end)| *end == Created::Yes).map(|(n, _)| n).collect();
+            assert_eq!(winners.len(), 1, "{store:?}: {winners:?}");
+            assert_eq!(store.get(&name, 1 << 20).await.unwrap().unwrap(), vec![winners[0]; 100_000], "{store:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_is_created_once_and_read_by_ranges() {
+    over_every_store(async |store| {
+        let name = Path::from("large");
+        assert_eq!(store.create(&name, large(1)).await.unwrap(), Created::Yes);
+        assert_eq!(store.create(&name, large(2)).await.unwrap(), Created::NameTaken);
+        // The same bytes are as good as stored: it may have been an earlier try of ours.
+        assert_eq!(store.create(&name, large(1)).await.unwrap(), Created::Yes);
+        let whole: Vec<u8> = large(1).iter().flatten().copied().collect();
+        assert!(store.get(&name, u64::MAX).await.unwrap().unwrap() == whole);
+        let ranges = [2_999_990..3_000_010, 0..1, 17_999_999..18_000_000, 5_000_000..9_000_000];
+        for (range, bytes) in ranges.iter().zip(store.ranges(&name, &ranges).await.unwrap()) {
+            assert!(bytes == whole[range.start as usize..range.end as usize], "{store:?} {range:?}");
+        }
+        let tail = store.tail(&name, 100).await.unwrap();
+        assert_eq!((tail.object_len, &tail.bytes[..]), (18_000_000, &whole[17_999_900..]));
+        assert_eq!(store.ranges(&name, &[17_999_999..18_000_001]).await.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(store.get(&name, 17_999_999).await.unwrap_err().kind(), ErrorKind::Damaged);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_is_listed_and_what_was_not_is_missing() {
+    over_every_store(async |store| {
+        for n in 0..30 {
+            let name = Path::from(format!("folder/{n:02}"));
+            assert_eq!(store.create(&name, PutPayload::from_static(b"x")).await.unwrap(), Created::Yes);
+            let mut listed = store.children(&Path::from("folder")).await.unwrap();
+            listed.sort();
+            assert_eq!(listed, (0..=n).map(|n| format!("{n:02}")).collect::<Vec<_>>(), "{store:?}");
+        }
+        let missing = Path::from("folder/missing");
+        assert!(!store.exists(&missing).await.unwrap() && store.exists(&Path::from("folder/00")).await.unwrap());
+        assert_eq!(store.get(&missing, 10).await.unwrap(), None);
+        assert_eq!(store.tail(&missing, 10).await.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(store.ranges(&missing, &[0..1, 5..6]).await.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(store.children(&Path::from("nothing")).await.unwrap(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_answer_is_lost_is_found_out_by_reading() {
+    let meddled = Meddled::new();
+    let Meddled { meddler, store, .. } = &meddled;
+    let name = Path::from("ours");
+    store.create(&Path::from("proven"), PutPayload::from_static(b"")).await.unwrap();
+    // Once: the client's own repetition meets the object that its first try stored. More often: it gives up.
+    for (n, times) in [1, 2, 20].into_iter().enumerate() {
+        let name = Path::from(format!("{name}-{n}"));
+        meddler.meddle("PUT", name.as_ref(), Fault::LoseAnswer, times);
+        assert_eq!(store.create(&name, PutPayload::from_static(b"mine")).await.unwrap(), Created::Yes, "{times}");
+        assert!(meddler.left() < times, "the proxy did nothing");
+        assert_eq!(meddled.direct().get(&name, 10).await.unwrap().unwrap(), "mine");
+    }
+    // Another's object is not taken for ours.
+    let name = Path::from("theirs");
+    meddled.direct().create(&name, PutPayload::from_static(b"their")).await.unwrap();
+    meddler.meddle("PUT", name.as_ref(), Fault::LoseAnswer, 20);
+    assert_eq!(store.create(&name, PutPayload::from_static(b"mine")).await.unwrap(), Created::NameTaken);
+    assert_eq!(meddled.direct().get(&name, 10).await.unwrap().unwrap(), "their");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_answer_is_asked_for_again_and_never_taken_for_the_object() {
+    let meddled = Meddled::new();
+    let Meddled { meddler, store, .. } = &meddled;
+    let name = Path::from("object");
+    store.create(&name, large(7)).await.unwrap();
+    let whole: Vec<u8> = large(7).iter().flatten().copied().collect();
+    meddler.meddle("GET", "object", Fault::CutAnswer(5_000_000), 1);
+    assert!(store.get(&name, u64::MAX).await.unwrap().unwrap() == whole);
+    assert_eq!((meddler.left(), meddler.seen("GET", "object")), (0, 2));
+    meddler.meddle("GET", "object", Fault::CutAnswer(2_000), 100);
+    for result in [
+        store.get(&name, u64::MAX).await.map(|_| ()),
+        store.tail(&name, 10_000).await.map(|_| ()),
+        store.ranges(&name, &[0..1, 3_000_000..3_100_000]).await.map(|_| ()),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+        assert!(error.chain().contains("object object of repository s3://meddled"), "{}", error.chain());
+        assert!(error.advice().is_some(), "{}", error.chain());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_not_waited_for_without_end() {
+    let meddled = Meddled::new();
+    let Meddled { meddler, store, .. } = &meddled;
+    let name = Path::from("object");
+    store.create(&name, PutPayload::from_static(b"x")).await.unwrap();
+    meddler.meddle("GET", "object", Fault::Hang, 1);
+    assert_eq!(store.get(&name, 10).await.unwrap().unwrap(), "x", "asked for again");
+    meddler.meddle("GET", "object", Fault::Hang, 100);
+    let error = store.get(&name, 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.advice().unwrap().contains("endpoint"), "{}", error.chain());
+    // A PUT that hangs after it took effect.
+    let name = Path::from("put");
+    meddler.meddle("PUT", "put", Fault::Hang, 1);
+    assert_eq!(store.create(&name, PutPayload::from_static(b"x")).await.unwrap(), Created::Yes);
+}
+
+#[tokio::test]
+async fn a_store_that_replaces_objects_is_never_written_to() {
+    let memory = Arc::new(InMemory::new());
+    let lenient = || Store::over(Arc::new(Lenient(Arc::clone(&memory))));
+    let secret = Secret::Passphrase(Passphrase::new(*b"p"));
+    let refused = |error: remora_core::Error| {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.chain());
+        assert!(error.chain().contains("create-only") && error.advice().is_some(), "{}", error.chain());
+    };
+    refused(Vault::init_in(&lenient(), &secret).await.unwrap_err());
+    assert_eq!(lenient().children(&Path::from("keys")).await.unwrap(), Vec::<String>::new());
+    // A repository that came there by other means is read, and nothing is written to it.
+    Vault::init_in(&Store::over(Arc::clone(&memory) as Arc<dyn ObjectStore>), &secret).await.unwrap();
+    let objects = lenient().usage().await.unwrap();
+    let vault = Vault::open_in(lenient(), &secret, VaultOptions::default()).await.unwrap();
+    assert_eq!(vault.status().await.unwrap().points, 0);
+    let vm = VmName::new("vm").unwrap();
+    let broken = LineageBreak { time: Timestamp::now(), path: "/d".into(), reason: "test".into() };
+    refused(vault.record_break(&vm, broken).await.unwrap_err());
+    assert_eq!(lenient().usage().await.unwrap(), objects);
+}

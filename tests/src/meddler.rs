@@ -1,0 +1,135 @@
+//! A TCP proxy before a server that does to chosen requests what bad networks and bad servers do.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::process::Must;
+
+/// What is done to the answer of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server did what was asked, but the connection ends without a word of it.
+    LoseAnswer,
+    /// The connection ends after so many bytes of the answer.
+    CutAnswer(usize),
+    /// No answer ever comes.
+    Hang,
+}
+
+/// Which requests it is done to, and how often.
+#[derive(Clone, Debug)]
+struct Rule {
+    method: String,
+    path_contains: String,
+    fault: Fault,
+    times: usize,
+}
+
+/// The proxy. Serves until the process ends.
+#[derive(Debug)]
+pub struct Meddler {
+    address: SocketAddr,
+    rule: Arc<Mutex<Option<Rule>>>,
+    /// The head lines of all requests that passed.
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Meddler {
+    /// Before the server at `server`.
+    pub fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").must("listen");
+        let address = listener.local_addr().must("read a port");
+        let (rule, seen) = (Arc::default(), Arc::default());
+        let meddler = Self { address, rule: Arc::clone(&rule), seen: Arc::clone(&seen) };
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(upstream) = TcpStream::connect(server) else { continue };
+                relay(client, upstream, &rule, &seen);
+            }
+        });
+        meddler
+    }
+
+    /// Where to reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Does `fault` to the next `times` requests of a method to a path that contains `path_contains`.
+    pub fn meddle(&self, method: &str, path_contains: &str, fault: Fault, times: usize) {
+        *lock(&self.rule) = Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
+    }
+
+    /// How often it still would.
+    pub fn left(&self) -> usize {
+        lock(&self.rule).as_ref().map_or(0, |rule| rule.times)
+    }
+
+    /// How many requests of a method to a path that contains this have passed.
+    pub fn seen(&self, method: &str, path_contains: &str) -> usize {
+        lock(&self.seen).iter().filter(|line| fits(line, method, path_contains)).count()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fits(line: &str, method: &str, path_contains: &str) -> bool {
+    line.split_once(' ').is_some_and(|(found, rest)| found == method && rest.contains(path_contains))
+}
+
+/// The first line of a request that begins here, if one does.
+fn head_line(bytes: &[u8]) -> Option<String> {
+    let line = bytes.split(|byte| *byte == b'\r').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.ends_with(" HTTP/1.1").then(|| line.to_owned())
+}
+
+fn relay(client: TcpStream, upstream: TcpStream, rule: &Arc<Mutex<Option<Rule>>>, seen: &Arc<Mutex<Vec<String>>>) {
+    let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
+    let armed: Arc<Mutex<Option<Fault>>> = Arc::default();
+    let (for_requests, rule, seen) = (Arc::clone(&armed), Arc::clone(rule), Arc::clone(seen));
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(len @ 1..) = from_client.read(&mut buffer) {
+            if let Some(line) = head_line(&buffer[..len]) {
+                *lock(&for_requests) = take(&mut lock(&rule), &line);
+                lock(&seen).push(line);
+            }
+            if to_server.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        to_server.shutdown(Shutdown::Both).ok();
+    });
+    thread::spawn(move || answer(client, upstream, &armed));
+}
+
+fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
+    let rule = rule.as_mut().filter(|rule| rule.times > 0 && fits(line, &rule.method, &rule.path_contains))?;
+    rule.times -= 1;
+    Some(rule.fault)
+}
+
+fn answer(mut client: TcpStream, mut upstream: TcpStream, armed: &Mutex<Option<Fault>>) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut passed = 0;
+    while let Ok(len @ 1..) = upstream.read(&mut buffer) {
+        let fault = *lock(armed);
+        let (len, goes_on) = match fault {
+            None => (len, true),
+            Some(Fault::LoseAnswer) => (0, false),
+            Some(Fault::CutAnswer(at)) => (len.min(at - passed), passed + len < at),
+            Some(Fault::Hang) => (0, true),
+        };
+        passed = if fault.is_some() { passed + len } else { 0 };
+        if client.write_all(&buffer[..len]).is_err() || !goes_on {
+            break;
+        }
+    }
+    client.shutdown(Shutdown::Both).ok();
+    upstream.shutdown(Shutdown::Both).ok();
+}

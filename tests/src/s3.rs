@@ -1,0 +1,284 @@
+//! A real S3 server: versitygw on loopback, its state in a folder of its own, ended with the test.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::cache::tools_root;
+use crate::process::{Must, Ran, run, wait_until};
+use crate::remora::Remora;
+
+/// The key of the server's owner.
+pub const KEY: &str = "test";
+/// The secret of the server's owner.
+pub const SECRET: &str = "testsecret123";
+
+/// A free port may be taken by another before the server has it.
+const TRIES: usize = 5;
+
+/// How long the server may take to start on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+/// Whether a server speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP.
+    Http,
+    /// HTTPS, with a certificate of a CA of its own.
+    Https,
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct S3 {
+    dir: TempDir,
+    address: SocketAddr,
+    transport: Transport,
+    server: Child,
+}
+
+impl S3 {
+    /// A server with nothing in it, of plain HTTP.
+    pub fn start() -> Self {
+        Self::start_with(Transport::Http)
+    }
+
+    /// A server with nothing in it.
+    pub fn start_with(transport: Transport) -> Self {
+        let dir = tempfile::Builder::new().prefix("remora-s3-").tempdir().must("make the S3 server's folder");
+        for folder in ["data", "versions", "iam"] {
+            fs::create_dir(dir.path().join(folder)).must("make the S3 server's folders");
+        }
+        if transport == Transport::Https {
+            make_certificate(dir.path());
+        }
+        fs::write(
+            dir.path().join("credentials"),
+            format!("[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"),
+        )
+        .must("write the credentials");
+        for _ in 0..TRIES {
+            let address = free_address();
+            let mut server = spawn(dir.path(), address, transport);
+            let mut ended = false;
+            wait_until(format_args!("the S3 server takes no connections at {address}"), START, || {
+                ended = server.try_wait().must("look after the S3 server").is_some();
+                ended || TcpStream::connect(address).is_ok()
+            });
+            if !ended && server.try_wait().must("look after the S3 server").is_none() {
+                return Self { dir, address, transport, server };
+            }
+        }
+        panic!("the S3 server does not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> String {
+        self.endpoint_at(self.address)
+    }
+
+    fn endpoint_at(&self, address: SocketAddr) -> String {
+        match self.transport {
+            Transport::Http => format!("http://{address}"),
+            Transport::Https => format!("https://localhost:{}", address.port()),
+        }
+    }
+
+    /// The certificate of its CA.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A file with its owner's credentials, in the form of `~/.aws/credentials`.
+    pub fn credentials(&self) -> PathBuf {
+        self.dir.path().join("credentials")
+    }
+
+    /// The URL of a repository in a bucket.
+    pub fn url(&self, bucket: &str) -> String {
+        self.url_at(bucket, self.address)
+    }
+
+    /// The same, reached at another address: that of a [`crate::Meddler`].
+    pub fn url_at(&self, bucket: &str, address: SocketAddr) -> String {
+        format!("s3://{bucket}/a/repository?endpoint={}&region=us-east-1", self.endpoint_at(address))
+    }
+
+    /// A new bucket.
+    #[track_caller]
+    pub fn bucket(&self, name: &str) -> String {
+        self.request("PUT", &format!("/{name}"), &[], "");
+        name.to_owned()
+    }
+
+    /// A new bucket with Object Lock.
+    #[track_caller]
+    pub fn locking_bucket(&self, name: &str) -> String {
+        self.request("PUT", &format!("/{name}"), &["x-amz-bucket-object-lock-enabled: true"], "");
+        name.to_owned()
+    }
+
+    /// A user who may do with a bucket what `actions` say and nothing else.
+    #[track_caller]
+    pub fn user(&self, name: &str, bucket: &str, actions: &[&str]) {
+        let mut admin = Command::new(binary());
+        admin.args(["admin", "--access", KEY, "--secret", SECRET, "--endpoint-url", &self.endpoint(), "create-user"]);
+        run(admin.args(["--access", name, "--secret", SECRET, "--role", "user"])).ok();
+        let statement = serde_json::json!({
+            "Effect": "Allow",
+            "Principal": {"AWS": [name]},
+            "Action": actions,
+            "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
+        });
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [statement]}).to_string();
+        self.request("PUT", &format!("/{bucket}?policy="), &[], &policy);
+    }
+
+    /// A signed request of the server's owner; panics unless it succeeds.
+    #[track_caller]
+    pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Ran {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail-with-body", "--noproxy", "*", "--request", method]);
+        curl.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{KEY}:{SECRET}")]);
+        // curl 7.88 does not send it, and signs a parameter without a value wrongly unless it ends in "=".
+        let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        curl.args(["--header", &format!("x-amz-content-sha256: {hex}")]);
+        for header in headers {
+            curl.args(["--header", header]);
+        }
+        if !body.is_empty() {
+            curl.args(["--data-binary", body]);
+        }
+        if self.transport == Transport::Https {
+            curl.arg("--cacert").arg(self.ca_file());
+        }
+        run(curl.arg(format!("{}{path}", self.endpoint()))).ok()
+    }
+
+    /// The folder that holds the objects of a bucket as files.
+    pub fn files(&self, bucket: &str) -> PathBuf {
+        self.dir.path().join("data").join(bucket)
+    }
+
+    /// How many requests of an operation, such as `s3_PutObject`, it has answered.
+    pub fn requests(&self, operation: &str) -> usize {
+        let log = fs::read_to_string(self.dir.path().join("access.log")).must("read the S3 server's access log");
+        log.lines().filter(|line| line.split_whitespace().any(|word| word == operation)).count()
+    }
+
+    /// `remora` with the credentials of the server's owner.
+    #[must_use]
+    pub fn owner(&self, remora: Remora) -> Remora {
+        self.signed(remora, KEY)
+    }
+
+    /// `remora` with the credentials of a user.
+    #[must_use]
+    pub fn signed(&self, remora: Remora, key: &str) -> Remora {
+        let remora = remora.with("AWS_ACCESS_KEY_ID", key).with("AWS_SECRET_ACCESS_KEY", SECRET);
+        match self.transport {
+            Transport::Http => remora,
+            Transport::Https => remora.with("REMORA_CA_FILE", self.ca_file()),
+        }
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+    }
+}
+
+fn binary() -> PathBuf {
+    let path = tools_root().join("bin/versitygw");
+    assert!(path.is_file(), "{} is missing: run `make setup-s3`", path.display());
+    path
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").must("find a free port");
+    listener.local_addr().must("read a port")
+}
+
+fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
+    let log = fs::File::create(dir.join("log")).must("make the S3 server's log");
+    let errors = log.try_clone().must("share the S3 server's log");
+    // Ends with the thread that started it, also when that is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(binary());
+    command.args(["--port", &address.to_string(), "--region", "us-east-1", "--quiet", "--keep-alive"]);
+    command.arg("--iam-dir").arg(dir.join("iam")).arg("--access-log").arg(dir.join("access.log"));
+    if transport == Transport::Https {
+        command.arg("--cert").arg(dir.join("cert.pem")).arg("--key").arg(dir.join("key.pem"));
+    }
+    command.arg("posix").arg("--versioning-dir").arg(dir.join("versions")).arg(dir.join("data"));
+    command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
+    command.stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.spawn().must("start the S3 server")
+}
+
+/// A CA, and a certificate of it for localhost.
+fn make_certificate(dir: &Path) {
+    let openssl = |args: &[&str]| run(Command::new("openssl").args(args).current_dir(dir)).ok();
+    openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=remora test CA",
+    ]);
+    openssl(&[
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "request.pem",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    fs::write(dir.join("extensions"), "subjectAltName=DNS:localhost,DNS:*.localhost,IP:127.0.0.1\n")
+        .must("write extensions");
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "request.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "extensions",
+        "-out",
+        "cert.pem",
+    ]);
+}
