@@ -107,6 +107,10 @@ impl TenantKeys {
 
 /// Random bytes from the operating system.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
+    #[cfg(test)]
+    if let Some(bytes) = crate::simulation::random() {
+        return bytes;
+    }
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the kernel's random numbers never fail on a booted Linux");
     bytes

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

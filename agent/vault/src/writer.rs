@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use remora_core::point::{Decision, Point, PointDisk};
-use remora_core::ports::{DiskIndex, DiskReads, NewDisk, NewPoint, PointWriter};
+use remora_core::ports::{DiskIndex, DiskReads, History, NewDisk, NewPoint, PointWriter};
 use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
 
 use crate::fragments;
@@ -24,7 +24,7 @@ use crate::segment::build::{Builder, Built};
 use crate::segment::codec;
 use crate::segment::footer::Holds;
 use crate::segment::read::Segments;
-use crate::session::{LiveSession, Planned, Session};
+use crate::session::{self, LiveSession, Planned, Session};
 use crate::uploads::Uploads;
 
 pub(crate) struct Writer {
@@ -103,10 +103,14 @@ impl Writer {
     pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
         let sequence = vault.sequence(vm).await?;
-        let newest = vault.newest(vm, &sequence).await?.newest.map(|p| p.id);
-        if newest != new.parent {
-            return Err(Error::new(ErrorKind::Busy, format!("VM {:?} got another point meanwhile", new.vm.as_str()))
-                .advise("Nothing was lost: run the backup again."));
+        let History { newest, breaks, .. } = vault.newest(vm, &sequence).await?;
+        if newest.map(|p| p.id) != new.parent {
+            return Err(session::busy(&new.vm, "got another point meanwhile"));
+        }
+        // It was decided before this look: a restore may have come in between. A copy asks no hypervisor what changed.
+        let trusts_bitmap = new.origin.is_none() && new.disks.iter().any(|d| d.decision == Decision::Incremental);
+        if trusts_bitmap && !breaks.is_empty() {
+            return Err(session::busy(&new.vm, "had a disk restored over meanwhile"));
         }
         let parent = new.parent.as_ref().map(PointId::sequence);
         let session = Session { vm: new.vm.clone(), parent, number: sequence.next(), began: Timestamp::now(), beat: 0 };

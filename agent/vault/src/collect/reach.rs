@@ -49,8 +49,11 @@ impl Reach {
         words.flat_map(|(word, n)| (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| n * 64 + bit))
     }
 
+    /// In order, so that a pass asks the store the same each time.
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> {
-        self.segments.keys().copied()
+        let mut segments: Vec<_> = self.segments.keys().copied().collect();
+        segments.sort_unstable();
+        segments.into_iter()
     }
 }
 

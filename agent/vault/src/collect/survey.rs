@@ -66,6 +66,12 @@ impl Survey {
         let segments = list_segments(vault, vm).await?;
         // Step 2.
         let sessions = look_at_sessions(vault, vm, mode, now).await?;
+        #[cfg(test)]
+        let segments = if crate::simulation::has(crate::simulation::Bug::SessionsNotLookedAtAgain) {
+            list_segments(vault, vm).await?
+        } else {
+            segments
+        };
         // Step 3.
         let sequence = whole_sequence(vault, vm).await?;
         let mut survey = Self {

@@ -52,8 +52,10 @@ pub(crate) struct Built {
 impl Builder {
     /// A new segment under a fresh id and salt.
     pub(crate) fn new(holds: Holds, keys: &TenantKeys, repository: [u8; 16], tenant: [u8; 8]) -> Self {
-        let id = SegmentId(random());
-        let salt = random();
+        let (id, salt) = (SegmentId(random()), random());
+        #[cfg(test)]
+        let (id, salt) =
+            crate::simulation::named_by_content(holds).map_or((id, salt), |(id, salt)| (SegmentId(id), salt));
         let (kind, key) = match holds {
             Holds::Chunks => (Kind::Chunk, &keys.chunks),
             Holds::Nodes => (Kind::Node, &keys.nodes),
