@@ -151,7 +151,7 @@ impl S3 {
         curl.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{KEY}:{SECRET}")]);
         // curl 7.88 does not send it, and signs a parameter without a value wrongly unless it ends in "=".
         let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         curl.args(["--header", &format!("x-amz-content-sha256: {hex}")]);
         for header in headers {
             curl.args(["--header", header]);

@@ -311,6 +311,7 @@ impl Store {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "whoever has the error has no other use for it")]
     fn error(&self, doing: &str, name: &Path, error: object_store::Error) -> Error {
         let what = format!("{doing} object {name} of repository {}", self.place);
         if is_missing(&error) {

@@ -35,7 +35,8 @@ impl Pace {
     fn turn(&self, now: Instant, amount: u64) -> Instant {
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = (*free_at).max(now);
-        *free_at = turn + Duration::from_secs_f64(amount as f64 / self.per_second.get() as f64);
+        let nanoseconds = u128::from(amount) * 1_000_000_000 / u128::from(self.per_second.get());
+        *free_at = turn + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         turn
     }
 
