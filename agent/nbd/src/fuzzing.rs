@@ -52,7 +52,7 @@ fn extents(len: u32, bytes: &[u8]) {
 const SENT: usize = 64 * 1024;
 
 /// Runs a whole conversation with a server that sends `bytes`, whatever it is asked, and then closes: the handshake, and
-/// replies to the requests that [`converse`] makes, in any order. How many calls were answered.
+/// replies to the requests that `converse` makes, in any order. How many calls were answered.
 ///
 /// # Panics
 /// If more or less is given than was asked for.
