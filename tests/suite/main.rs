@@ -12,3 +12,4 @@ mod keys;
 mod lab_works;
 mod layouts;
 mod source;
+mod stores;

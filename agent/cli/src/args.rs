@@ -96,8 +96,13 @@ pub(crate) enum OutputFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Look whether this host can do it: libvirt, QEMU, changed blocks, FUSE, the appliance, the store, the clock
-    Doctor,
+    /// Look whether this host can do it: libvirt, QEMU, changed blocks, FUSE, the appliance, the clock; and try what the
+    /// repository's store can do
+    Doctor {
+        /// The repository; else the one of the settings
+        #[arg(value_name = "REPO")]
+        repo: Option<String>,
+    },
     /// Make a repository, or tell what one is and holds
     Repo {
         #[command(subcommand)]

@@ -28,7 +28,7 @@ use crate::context::Context;
 /// Runs one.
 pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
     match command {
-        Command::Doctor => doctor::run(context).await,
+        Command::Doctor { repo } => doctor::run(context, repo).await,
         Command::Repo { command } => repo::run(context, command).await,
         Command::Key { command } => key::run(context, command).await,
         Command::Backup(args) => backup::run(context, args).await,

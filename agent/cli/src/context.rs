@@ -31,7 +31,7 @@ impl Context {
     /// Where the repository is.
     pub(crate) fn location(&self) -> Result<Location> {
         match &self.settings.repo {
-            Some(repo) => Ok(repo.parse::<Location>()?.reached_by(self.settings.access.clone())),
+            Some(repo) => self.location_of(repo),
             None => Err(Error::new(ErrorKind::Invalid, "no repository was given")
                 .advise("Give --repo, set REMORA_REPO, or put `repo` into the configuration file.")),
         }
@@ -40,6 +40,11 @@ impl Context {
     /// What opens it.
     pub(crate) fn secret(&self, ask: Ask) -> Result<Secret> {
         secret::get(&self.settings.secret, &self.environment, ask)
+    }
+
+    /// Where a repository is that is not the one of the settings.
+    pub(crate) fn location_of(&self, repo: &str) -> Result<Location> {
+        Ok(repo.parse::<Location>()?.reached_by(self.settings.access.clone()))
     }
 
     /// Opens the repository.

@@ -55,7 +55,7 @@ pub use repository::VaultOptions;
 pub use salvage::Salvage;
 pub use sample::{Depth, Sample, Share};
 pub use secret::{KeyFile, Passphrase, Secret};
-pub use store::{Access, Limits};
+pub use store::{Access, Finding, Limits, Need, examine};
 pub use tenant::Tenant;
 pub use upkeep::{Kept, Pruned};
 pub use vault::{Status, Vault};

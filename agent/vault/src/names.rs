@@ -28,6 +28,9 @@ pub(crate) const CLOCK: &str = "clock";
 pub(crate) const CREATE_ONLY: &str = "doctor/create-only";
 pub(crate) const CREATE_ONLY_TEXT: &[u8] = b"This object shows that the store honours create-only PUTs.\n";
 
+/// The folder of what `remora doctor` tries.
+pub(crate) const TRIALS: &str = "doctor";
+
 /// The folder of key slots.
 pub(crate) const SLOTS: &str = "keys";
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod credentials;
+mod doctor;
 mod errors;
 #[cfg(test)]
 pub(crate) mod lenient;
@@ -25,6 +26,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::location::{Location, Place};
 use crate::names;
 pub use access::{Access, Limits};
+pub use doctor::{Finding, Need, examine};
 use open::Patience;
 
 pub(crate) use tending::{Listed, Missing};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use remora_core::{Error, ErrorKind, Result};
+use remora_vault::{Finding, Need, examine};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -22,41 +23,52 @@ struct Report {
 struct Check {
     name: &'static str,
     ok: bool,
+    /// Whether all that is needed works without.
+    optional: bool,
     detail: String,
     advice: Option<String>,
 }
 
 impl Check {
     fn new(name: &'static str, found: Result<String>) -> Self {
+        let optional = false;
         match found {
-            Ok(detail) => Self { name, ok: true, detail, advice: None },
+            Ok(detail) => Self { name, ok: true, optional, detail, advice: None },
             Err(error) => {
-                Self { name, ok: false, detail: error.chain(), advice: error.advice().map(ToOwned::to_owned) }
+                Self { name, ok: false, optional, detail: error.chain(), advice: error.advice().map(ToOwned::to_owned) }
             }
         }
     }
+
+    fn of(finding: Finding) -> Self {
+        Self { optional: finding.need == Need::May, ..Self::new(finding.name, finding.outcome) }
+    }
+
+    const fn is_bad(&self) -> bool {
+        !self.ok && !self.optional
+    }
 }
 
-pub(super) async fn run(context: &Context) -> Result<()> {
+pub(super) async fn run(context: &Context, repo: Option<String>) -> Result<()> {
     let mut checks = match context.source() {
         Ok(source) => {
             let checks = source.doctor().await.into_iter();
-            checks.map(|c| Check { name: c.name, ok: c.ok, detail: c.detail, advice: c.advice }).collect()
+            checks
+                .map(|c| Check { name: c.name, ok: c.ok, optional: false, detail: c.detail, advice: c.advice })
+                .collect()
         }
         Err(error) => vec![Check::new("libvirt", Err(error))],
     };
     checks.push(Check::new("FUSE", fuse()));
     checks.push(Check::new("appliance", appliance()));
-    if context.settings.repo.is_some() {
-        checks.push(Check::new("store", store(context).await));
-    }
+    checks.extend(repository(context, repo).await);
     checks.push(Check::new("clock", clock(Timestamp::now())));
-    let report = Report { ok: checks.iter().all(|check| check.ok), checks };
+    let report = Report { ok: !checks.iter().any(Check::is_bad), checks };
     print(context.format(), &report, |report| report.checks.iter().map(text).collect())?;
     if report.ok {
         return Ok(());
     }
-    let bad: Vec<_> = report.checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
+    let bad: Vec<_> = report.checks.iter().filter(|check| check.is_bad()).map(|check| check.name).collect();
     Err(Error::new(ErrorKind::Failed, format!("this host is not ready: {}", bad.join(", ")))
         .advise("Do what is advised above; what does not depend on these works."))
 }
@@ -96,9 +108,30 @@ fn missing(program: &str, package: &str) -> Error {
         .advise(format!("Install the package {package}; mount and cp need it, backup and restore do not."))
 }
 
-async fn store(context: &Context) -> Result<String> {
+/// What the repository's store can do; of the one of the settings also whether it opens.
+async fn repository(context: &Context, repo: Option<String>) -> Vec<Check> {
+    let location = match &repo {
+        Some(repo) => context.location_of(repo),
+        None if context.settings.repo.is_none() => return Vec::new(),
+        None => context.location(),
+    };
+    let found = match location {
+        Ok(location) => examine(&location).await,
+        Err(error) => Err(error),
+    };
+    let mut checks: Vec<Check> = match found {
+        Ok(findings) => findings.into_iter().map(Check::of).collect(),
+        Err(error) => return vec![Check::new("store", Err(error))],
+    };
+    if repo.is_none() {
+        checks.push(Check::new("repository", opened(context).await));
+    }
+    checks
+}
+
+async fn opened(context: &Context) -> Result<String> {
     let status = context.vault().await?.status().await?;
-    Ok(format!("repository {} with {} points", status.id, status.points))
+    Ok(format!("{} with {} points", status.id, status.points))
 }
 
 fn clock(now: Timestamp) -> Result<String> {
@@ -111,7 +144,11 @@ fn clock(now: Timestamp) -> Result<String> {
 }
 
 fn text(check: &Check) -> String {
-    let state = if check.ok { "ok" } else { "BAD" };
+    let state = match (check.ok, check.optional) {
+        (true, _) => "ok",
+        (false, true) => "no",
+        (false, false) => "BAD",
+    };
     let advice = check.advice.iter().map(|advice| format!("       → {}\n", printable(advice)));
     let advice: String = advice.collect();
     format!("{state:4} {}: {}\n{advice}", check.name, printable(&check.detail))

@@ -36,6 +36,11 @@ const SIGNS: &[(&[&str], ErrorKind, &str)] = &[
         "The bucket is in another region: give it as region= in the URL.",
     ),
     (
+        &["InvalidBucketObjectLockConfiguration", "missing Object Lock", "missing ObjectLockConfiguration"],
+        ErrorKind::Unsupported,
+        "Object Lock can only be chosen when a bucket is made.",
+    ),
+    (
         &["ObjectLocked", "WORM", "object is locked", "ObjectLock", "BlobImmutableDueToPolicy"],
         ErrorKind::Refused,
         "The store keeps this object until its retention ends: run this again after that.",

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use jiff::Timestamp;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::Certificate;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -11,6 +12,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use remora_core::{Error, ErrorKind, Result};
+use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::location::{Addressing, Bucket, Location, Place, Vendor};
 use crate::store::access::Access;
@@ -58,26 +60,51 @@ pub(super) fn open(location: &Location, patience: Patience) -> Result<Arc<dyn Ob
             Arc::new(store.with_fsync(true))
         }
         Place::Bucket(bucket) => {
-            let credentials = location.access.credentials.as_deref();
-            let environment = std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-            let variables = Variables::gather(bucket.vendor, credentials, environment)
-                .map_err(|e| e.within(format!("repository {location}")))?;
-            let store = client(bucket, &variables, &location.access, patience)?;
-            Arc::new(PrefixStore::new(store, bucket.prefix.clone()))
+            let options = client_options(&location.access, patience)?;
+            Arc::new(PrefixStore::new(client(location, bucket, options, patience)?, bucket.prefix.clone()))
         }
     };
     Ok(Limited::over(bare, location.access.limits))
 }
 
-fn client(bucket: &Bucket, variables: &Variables, access: &Access, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
-    // The one of this process; another caller may have been first.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let options = client_options(access, patience)?;
+/// Of S3: a client whose objects are kept until then. It sends the headers with every request, so it is for PUTs only.
+pub(super) fn locking(
+    location: &Location,
+    patience: Patience,
+    until: Timestamp,
+) -> Option<Result<Arc<dyn ObjectStore>>> {
+    let Place::Bucket(bucket) = &location.place else { return None };
+    if bucket.vendor != Vendor::S3 {
+        return None;
+    }
+    let open = || {
+        let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let until = HeaderValue::from_str(&until).expect("a time is visible ASCII");
+        let headers = [
+            (HeaderName::from_static("x-amz-object-lock-mode"), HeaderValue::from_static("GOVERNANCE")),
+            (HeaderName::from_static("x-amz-object-lock-retain-until-date"), until),
+        ];
+        let options = client_options(&location.access, patience)?.with_default_headers(headers.into_iter().collect());
+        let store = client(location, bucket, options, patience)?;
+        Ok(Arc::new(PrefixStore::new(store, bucket.prefix.clone())) as Arc<dyn ObjectStore>)
+    };
+    Some(open())
+}
+
+fn client(
+    location: &Location,
+    bucket: &Bucket,
+    options: ClientOptions,
+    patience: Patience,
+) -> Result<Arc<dyn ObjectStore>> {
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables = Variables::gather(bucket.vendor, location.access.credentials.as_deref(), environment)
+        .map_err(|e| e.within(format!("repository {location}")))?;
     let built = match bucket.vendor {
-        Vendor::S3 => s3(bucket, variables, options, patience),
-        Vendor::Azure => azure(bucket, variables, options, patience),
-        Vendor::Google => google(bucket, variables, options, patience),
+        Vendor::S3 => s3(bucket, &variables, options, patience),
+        Vendor::Azure => azure(bucket, &variables, options, patience),
+        Vendor::Google => google(bucket, &variables, options, patience),
     };
     built.map_err(|e| {
         Error::new(ErrorKind::Invalid, format!("repository {bucket}"))
@@ -87,6 +114,8 @@ fn client(bucket: &Bucket, variables: &Variables, access: &Access, patience: Pat
 }
 
 fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> {
+    // The one of this process; another caller may have been first.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let mut options = ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(patience.connect)
@@ -112,8 +141,12 @@ fn s3(
     options: ClientOptions,
     patience: Patience,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let mut builder =
-        AmazonS3Builder::new().with_client_options(options).with_retry(patience.retry()).with_bucket_name(&bucket.name);
+    // Object Lock asks for a checksum, and all others are glad of one.
+    let mut builder = AmazonS3Builder::new()
+        .with_client_options(options)
+        .with_retry(patience.retry())
+        .with_bucket_name(&bucket.name)
+        .with_checksum_algorithm(Checksum::SHA256);
     for (name, value) in variables.iter() {
         builder = builder.with_config(name.parse()?, value);
     }

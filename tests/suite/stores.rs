@@ -1,0 +1,185 @@
+//! Repositories on a real S3 server, through the command line.
+
+mod refused;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use remora_tests::files::random_bytes;
+use remora_tests::truth::assert_same;
+use remora_tests::{DiskSpec, Domain, Lab, MIB, Meddler, Remora, S3, Transport};
+use serde_json::Value;
+
+/// A VM with a repository in a bucket.
+struct Protected {
+    domain: Domain<'static>,
+    s3: S3,
+    remora: Remora,
+}
+
+/// A point and what the hypervisor held then.
+struct Kept {
+    report: Value,
+    truth: PathBuf,
+}
+
+impl Kept {
+    fn point(&self) -> &str {
+        self.report["point"].as_str().unwrap()
+    }
+
+    /// What the point added to the repository.
+    fn stored(&self) -> u64 {
+        self.report["disks"][0]["stored"].as_u64().unwrap()
+    }
+}
+
+impl Protected {
+    fn new(name: &str) -> Self {
+        let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", 128 * MIB)).paused();
+        let s3 = S3::start();
+        let url = s3.url(&s3.bucket("backups"));
+        let remora = s3.owner(Remora::new(Lab::shared(), url));
+        remora.ok(["repo", "init"]);
+        Self { domain, s3, remora }
+    }
+
+    fn back_up(&self, args: &[&str]) -> Kept {
+        let truth = self.domain.truth("vda");
+        let line = ["backup", self.domain.name(), "--quiesce", "never"];
+        Kept { report: self.remora.json(line.iter().chain(args)), truth }
+    }
+
+    fn assert_restores(&self, kept: &Kept) {
+        let to = Lab::shared().scratch("restored").join("vda.raw");
+        self.remora.ok(["restore", kept.point(), "--disk", "vda", "--to", to.to_str().unwrap()]);
+        assert_same(&to, &kept.truth);
+        fs::remove_file(to).unwrap();
+    }
+
+    fn assert_mounts(&self, kept: &Kept) {
+        let folder = Lab::shared().scratch("mounted").join("point");
+        let mut command = self.remora.command(["mount", kept.point(), folder.to_str().unwrap(), "--disks-only"]);
+        let mut mount = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(mount.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        assert_same(&folder.join("disks/vda.raw"), &kept.truth);
+        kill(Pid::from_raw(mount.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        assert!(mount.wait().unwrap().success());
+    }
+
+    /// The files that hold the repository's segments.
+    fn segments(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        walk(&self.s3.files("backups"), &mut |path| {
+            if path.parent().and_then(Path::file_name).is_some_and(|name| name == "s") {
+                found.push(path.to_owned());
+            }
+        });
+        found
+    }
+}
+
+fn walk(folder: &Path, see: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), see);
+        } else {
+            see(&entry.path());
+        }
+    }
+}
+
+/// A check of `remora doctor -o json`, whatever its exit code.
+#[track_caller]
+fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let found = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name:?} in {report:#}"))
+}
+
+#[test]
+fn a_vm_goes_to_s3_and_comes_back() {
+    let vm = Protected::new("on s3");
+    vm.domain.write_bytes("vda", 0, &random_bytes("s3", 100 << 20));
+    let before = vm.s3.requests("s3_PutObject");
+    let full = vm.back_up(&[]);
+    let puts = (vm.s3.requests("s3_PutObject") - before) as u64;
+    assert!(full.stored() > 100 * MIB);
+    assert!(puts <= full.stored() / (8 * MIB) + 10, "{puts} PUTs for {} bytes", full.stored());
+    vm.domain.write_bytes("vda", 50 * MIB, &random_bytes("more", 1 << 20));
+    let increment = vm.back_up(&[]);
+    assert_eq!(increment.report["decision"], "incremental");
+    for kept in [&full, &increment] {
+        vm.assert_restores(kept);
+        vm.assert_mounts(kept);
+    }
+    let verified = vm.remora.json(["verify"]);
+    assert!(verified.as_array().unwrap().iter().all(|point| point["ok"] == true), "{verified:#}");
+    assert_eq!(vm.remora.json(["repo", "status"])["points"], 2);
+}
+
+#[test]
+fn what_a_lifecycle_rule_ate_is_named_and_other_points_are_whole() {
+    let vm = Protected::new("on s3 eaten");
+    vm.domain.write_bytes("vda", 0, &random_bytes("eaten", 20 << 20));
+    let whole = vm.back_up(&[]);
+    let before = vm.segments();
+    let torn = vm.back_up(&["--full"]);
+    let eaten = vm.segments().into_iter().filter(|path| !before.contains(path));
+    let eaten = eaten.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    fs::remove_file(&eaten).unwrap();
+    let name = eaten.file_name().unwrap().to_str().unwrap();
+    let ran = vm.remora.fails(["verify", torn.point()], 7, "");
+    assert!(format!("{ran:?}").contains(name), "{name} is not in {ran:?}");
+    let to = Lab::shared().scratch("torn").join("vda.raw");
+    vm.remora.fails(["restore", torn.point(), "--disk", "vda", "--to", to.to_str().unwrap()], 7, name);
+    vm.assert_restores(&whole);
+}
+
+#[test]
+fn doctor_tries_what_the_store_can_do_and_cleans_up() {
+    let s3 = S3::start();
+    let remora = s3.owner(Remora::new(Lab::shared(), s3.url(&s3.bucket("plain"))));
+    // Before there is a repository: the one that is named is tried, and not opened.
+    let report = remora.json(["doctor", s3.url("plain").as_str()]);
+    for name in ["create-only PUT", "ranged GET", "list after write", "clock", "multipart", "delete"] {
+        assert_eq!(check(&report, &format!("store: {name}"))["ok"], true, "{report:#}");
+    }
+    let lock = check(&report, "store: Object Lock");
+    assert_eq!((&lock["ok"], &lock["optional"]), (&false.into(), &true.into()), "{report:#}");
+    assert!(lock["advice"].as_str().unwrap().contains("delete every backup"), "{lock:#}");
+    let mut left = Vec::new();
+    walk(&s3.files("plain"), &mut |path| left.push(path.file_name().unwrap().to_owned()));
+    assert_eq!(left, ["create-only"]);
+    let report = remora.json(["doctor", s3.url(&s3.locking_bucket("locking")).as_str()]);
+    assert_eq!(check(&report, "store: Object Lock")["ok"], true, "{report:#}");
+    remora.ok(["repo", "init"]);
+    assert_eq!(check(&remora.json(["doctor"]), "repository")["ok"], true);
+}
+
+#[test]
+fn a_server_with_a_ca_of_its_own_needs_the_ca_file() {
+    let s3 = S3::start_with(Transport::Https);
+    let remora = s3.owner(Remora::new(Lab::shared(), s3.url(&s3.bucket("backups"))));
+    remora.clone().without("REMORA_CA_FILE").fails(["repo", "init"], 9, "--ca-file");
+    remora.ok(["repo", "init"]);
+    remora.ok(["points"]);
+}
+
+#[test]
+fn a_proxy_is_used_where_the_environment_names_one() {
+    let s3 = S3::start();
+    let proxy = Meddler::before(s3.address());
+    let remora = s3.owner(Remora::new(Lab::shared(), s3.url(&s3.bucket("backups"))));
+    let remora = remora.with("HTTP_PROXY", format!("http://{}", proxy.address())).with("NO_PROXY", "");
+    remora.ok(["repo", "init"]);
+    assert!(proxy.seen("PUT", "remora.json") > 0);
+    let seen = proxy.seen("GET", "remora.json");
+    remora.with("NO_PROXY", "127.0.0.1").ok(["points"]);
+    assert_eq!(proxy.seen("GET", "remora.json"), seen);
+}
