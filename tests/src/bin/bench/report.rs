@@ -107,7 +107,7 @@ fn machine() -> String {
         cores = crate::measure::cores(),
         model = field("/proc/cpuinfo", "model name"),
         memory = memory / f64::from(1 << 20),
-        kernel = said("uname", &["-r"]),
+        kernel = said("uname", &["-r"]).split('-').next().unwrap_or_default(),
         qemu = first_line(said("qemu-system-x86_64", &["--version"])),
         libvirt = first_line(said("virsh", &["--version"])),
         guestfish = first_line(said("guestfish", &["--version"])),
