@@ -23,6 +23,7 @@ pub mod python;
 pub mod remora;
 pub mod s3;
 pub mod scattered;
+pub mod seeds;
 pub mod small;
 pub mod truth;
 

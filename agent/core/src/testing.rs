@@ -2,14 +2,16 @@
 //!
 //! A [`FakeHost`] is a [`crate::ports::Source`] with a guest to write into; a [`FakeMover`] is a
 //! [`crate::ports::Mover`] that checks its callers' promises. [`FaultySource`] and [`FaultyMover`] count the calls that
-//! go through them and let [`Faults`] break one.
+//! go through them and let [`Faults`] break one. [`new_point`] is a point to give to a mover.
 
+mod begun;
 mod faults;
 mod faulty_mover;
 mod faulty_source;
 mod host;
 mod mover;
 
+pub use begun::{new_disk, new_point};
 pub use faults::{Fault, Faults, When};
 pub use faulty_mover::FaultyMover;
 pub use faulty_source::FaultySource;

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{ObjectStore, ObjectStoreExt};
-use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
-use remora_core::ports::{DiskIndex, DiskReads, Effect, Mover, NewDisk, NewPoint, NoProgress, PointReader};
-use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, ExtentState, LineageId, PIECE_SIZE, PointId, VmName};
+use remora_core::point::{Decision, Point};
+use remora_core::ports::{DiskIndex, DiskReads, Effect, Mover, NewPoint, NoProgress, PointReader};
+use remora_core::testing::{new_disk, new_point};
+use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, ExtentState, PIECE_SIZE, PointId, VmName};
 
 use crate::store::Store;
 use crate::{KeyFile, Keyring, Secret, Tenant, Vault, VaultOptions};
@@ -69,28 +69,7 @@ impl Bench {
 
     async fn new_point(&self, decision: Decision, size: u64) -> NewPoint {
         let parent = self.vault.history(&self.vm).await.unwrap().newest.map(|p| p.id);
-        let identity = DiskIdentity { vm_uuid: "u".into(), path: "/d".into(), inode: None, data_file: None };
-        let disk = NewDisk {
-            name: DiskName::new("vda").unwrap(),
-            size,
-            identity,
-            lineage: LineageId::from_bytes([1; 16]),
-            checkpoint: None,
-            instance: None,
-            read_in_full: Timestamp::UNIX_EPOCH,
-            decision,
-            reason: "test".into(),
-        };
-        NewPoint {
-            vm: self.vm.clone(),
-            time: Timestamp::UNIX_EPOCH,
-            parent,
-            quiesced: Quiesced::Skipped,
-            definition: "<domain/>".into(),
-            tool: "test".into(),
-            origin: None,
-            disks: vec![disk],
-        }
+        new_point(&self.vm, parent, vec![new_disk("vda", size, decision)])
     }
 
     /// Stores `image`: of an increment only the blocks in `changed`, told as zero where `told_zero` and they are.

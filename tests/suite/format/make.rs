@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use remora_core::point::{Decision, DiskIdentity, Quiesced};
-use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewDisk, NewPoint};
+use remora_core::point::Decision;
+use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover};
 use remora_core::retention::Rules;
-use remora_core::{BLOCK_SIZE, ByteRange, DiskName, LineageId, PIECE_SIZE, VmName};
+use remora_core::testing::{new_disk, new_point};
+use remora_core::{BLOCK_SIZE, ByteRange, PIECE_SIZE, VmName};
 use remora_tests::content;
 use remora_tests::remora::{KEY_FILE, PASSPHRASE};
 use remora_vault::{Kept, KeyFile, Keyring, Mode, Passphrase, Secret, Tenant, Vault, VaultOptions};
@@ -37,7 +38,7 @@ pub(crate) async fn make(folder: &Path) -> Truth {
         vm.store(Decision::Full, &mut truth).await;
         vm.change(2, 6);
         vm.store(Decision::Incremental, &mut truth).await;
-        let broken = LineageBreak { time: Timestamp::UNIX_EPOCH, path: "/disk".into(), reason: "a restore".into() };
+        let broken = LineageBreak { time: Timestamp::UNIX_EPOCH, path: "/d".into(), reason: "a restore".into() };
         vault.record_break(&vm.name, broken).await.unwrap();
         vm.change(3, 5);
         vm.store(Decision::Reread, &mut truth).await;
@@ -111,16 +112,8 @@ impl<'a> Vm<'a> {
 
     async fn store(&self, decision: Decision, truth: &mut Truth) {
         let parent = self.vault.history(&self.name).await.unwrap().newest.map(|point| point.id);
-        let point = NewPoint {
-            vm: self.name.clone(),
-            time: Timestamp::UNIX_EPOCH,
-            parent,
-            quiesced: Quiesced::Skipped,
-            definition: "<domain/>".into(),
-            tool: "golden".into(),
-            origin: None,
-            disks: SIZES.iter().map(|(name, size)| new_disk(name, *size, decision)).collect(),
-        };
+        let disks = SIZES.iter().map(|(name, size)| new_disk(name, *size as u64, decision)).collect();
+        let point = new_point(&self.name, parent, disks);
         let writer = self.vault.begin(point).await.unwrap();
         let mut reads = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {
@@ -140,19 +133,5 @@ impl<'a> Vm<'a> {
         for ((name, _), disk) in SIZES.iter().zip(&self.disks) {
             truth.insert(format!("{}/{name}", point.id), blake3::hash(disk).to_hex().to_string());
         }
-    }
-}
-
-fn new_disk(name: &str, size: usize, decision: Decision) -> NewDisk {
-    NewDisk {
-        name: DiskName::new(name).unwrap(),
-        size: size as u64,
-        identity: DiskIdentity { vm_uuid: "uuid".into(), path: "/disk".into(), inode: None, data_file: None },
-        lineage: LineageId::from_bytes([1; 16]),
-        checkpoint: None,
-        instance: None,
-        read_in_full: Timestamp::UNIX_EPOCH,
-        decision,
-        reason: "golden".into(),
     }
 }

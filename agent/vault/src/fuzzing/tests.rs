@@ -1,7 +1,8 @@
 //! A short run of the fuzz targets on stable: their seeds, and mutations of them that are the same in every run.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+
+use remora_tests::seeds::{drive, folder, mutate};
 
 use super::*;
 use crate::descriptor::FORMAT;
@@ -18,45 +19,10 @@ const TARGETS: [(&str, Entry, usize); 7] = [
     ("vault_name", name, 20_000),
 ];
 
-fn folder(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
-}
-
-/// The committed seeds of a target.
-fn committed(target: &str) -> Vec<Vec<u8>> {
-    let files = std::fs::read_dir(folder(target)).unwrap_or_else(|e| panic!("{target} has no seeds: {e}"));
-    let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-    paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
-}
-
-fn mutate(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
-    let at = random.usize(0..=bytes.len());
-    match random.usize(0..6) {
-        0 => bytes.truncate(at),
-        1 => bytes.insert(at, random.u8(..)),
-        2 => bytes.extend_from_within(at..(at + random.usize(0..64)).min(bytes.len())),
-        3 if at < bytes.len() => drop(bytes.drain(at..(at + random.usize(0..32)).min(bytes.len()))),
-        4 if at < bytes.len() => bytes[at] ^= 1 << random.usize(0..8),
-        _ if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.usize(0..5)],
-        _ => {}
-    }
-}
-
 #[test]
 fn parsers_hold_on_seeds_and_their_mutations() {
     for (target, entry, mutations) in TARGETS {
-        let mut random = fastrand::Rng::with_seed(1);
-        for seed in committed(target) {
-            entry(&seed);
-            for _ in 0..mutations {
-                let mut bytes = seed.clone();
-                for _ in 0..random.usize(1..5) {
-                    mutate(&mut bytes, &mut random);
-                }
-                entry(&bytes);
-            }
-        }
+        drive(target, mutations, entry);
     }
 }
 
@@ -83,7 +49,7 @@ fn seeds_are_what_this_version_writes_and_reads() {
     let targets: BTreeSet<_> = written.iter().map(|(target, ..)| *target).collect();
     assert_eq!(targets, TARGETS.iter().map(|(target, ..)| *target).collect());
     for (target, name, bytes) in &written {
-        assert!(folder(target).join(name).exists(), "make fuzz/seeds/{target}/{name} by the example fuzz_seeds");
+        assert!(folder(target).join(name).exists(), "make fuzz/seeds/{target}/{name} by the example vault_seeds");
         let accepted = match *target {
             "vault_descriptor" => Descriptor::decode(bytes).is_ok(),
             "vault_slot" => Slot::decode(bytes).is_ok() && Slot::forged(bytes).is_some(),

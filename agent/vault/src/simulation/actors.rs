@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
-use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewDisk, NewPoint, NoProgress, PointWriter};
+use remora_core::point::{Decision, Point};
+use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover, NewPoint, NoProgress, PointWriter};
 use remora_core::retention::Rules;
-use remora_core::{DiskName, Error, ErrorKind, LineageId, PointId, Result};
+use remora_core::testing::{new_disk, new_point};
+use remora_core::{Error, ErrorKind, PointId, Result};
 
 use super::guest::{self, Image};
 use super::model::{self, Attempt, Model};
@@ -104,7 +105,7 @@ impl Process {
             (vm, parent.as_ref().map(PointId::sequence), format!("{decision}"), image).hash(&mut hasher);
             hasher.finish()
         };
-        let new = new_point(vm, attempt, parent, decision, time);
+        let new = begun(vm, attempt, parent, decision, time);
         let told = CONTENT.scope(content, self.store_point(new, decision, before, image)).await;
         let checked = self.world.lock().model.told(attempt, &told);
         self.world.check(checked);
@@ -236,28 +237,10 @@ impl Process {
     }
 }
 
-fn new_point(vm: usize, attempt: usize, parent: Option<PointId>, decision: Decision, time: Timestamp) -> NewPoint {
-    let disk = |n: usize| NewDisk {
-        name: DiskName::new(format!("vd{}", ["a", "b", "c"][n])).expect("it is a name"),
-        size: guest::size(n),
-        identity: DiskIdentity { vm_uuid: "u".into(), path: "/d".into(), inode: None, data_file: None },
-        lineage: LineageId::from_bytes([1; 16]),
-        checkpoint: None,
-        instance: None,
-        read_in_full: Timestamp::UNIX_EPOCH,
-        decision,
-        reason: "simulated".into(),
-    };
-    NewPoint {
-        vm: model::vm(vm),
-        time,
-        parent,
-        quiesced: Quiesced::Skipped,
-        definition: attempt.to_string(),
-        tool: "simulation".into(),
-        origin: None,
-        disks: (0..guest::DISKS.len()).map(disk).collect(),
-    }
+fn begun(vm: usize, attempt: usize, parent: Option<PointId>, decision: Decision, time: Timestamp) -> NewPoint {
+    let disk = |n: usize| new_disk(["vda", "vdb", "vdc"][n], guest::size(n), decision);
+    let disks = (0..guest::DISKS.len()).map(disk).collect();
+    NewPoint { time, definition: attempt.to_string(), ..new_point(&model::vm(vm), parent, disks) }
 }
 
 async fn write(writer: &dyn PointWriter, decision: Decision, before: Image, image: Image) -> Result<()> {

@@ -10,8 +10,7 @@ use super::model::{Checked, Model};
 use super::store::{Answer, Objects, Request, Sent, SimStore, State, lost};
 use crate::Vault;
 use crate::collect::Mode;
-use crate::repository::Repository;
-use crate::store::Store;
+use crate::testing::over;
 
 /// More steps than any schedule needs.
 const STEPS: usize = 20_000;
@@ -298,17 +297,4 @@ fn outcome(done: &object_store::Result<Answer>) -> String {
         Err(object_store::Error::AlreadyExists { .. }) => "it is there already".into(),
         Err(error) => error.to_string(),
     }
-}
-
-/// The same repository in another store, with nothing cached.
-pub(super) fn over(vault: &Vault, store: &SimStore) -> Vault {
-    let Repository { descriptor, tenant, keys, workers, options, .. } = &*vault.0;
-    Vault(Arc::new(Repository {
-        store: Store::over(Arc::new(store.clone())),
-        descriptor: descriptor.clone(),
-        tenant: *tenant,
-        keys: keys.clone(),
-        workers: workers.clone(),
-        options: options.clone(),
-    }))
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
-use remora_core::point::{Decision, DiskIdentity, Point, Quiesced};
-use remora_core::ports::{DiskIndex, DiskReads, Mover, NewDisk, NewPoint, PointWriter};
-use remora_core::{BLOCK_SIZE, ByteRange, DiskName, LineageId, PIECE_SIZE, PointId, Result, VmName};
+use object_store::ObjectStore;
+use remora_core::point::{Decision, Point};
+use remora_core::ports::{DiskIndex, DiskReads, Mover, NewPoint, PointWriter};
+use remora_core::testing::{new_disk, new_point};
+use remora_core::{BLOCK_SIZE, ByteRange, PIECE_SIZE, PointId, Result, VmName};
 
 use super::FaultyStore;
 use crate::collect::reach::{Reach, walk};
@@ -29,7 +31,7 @@ pub(crate) async fn new_vault() -> (Vault, FaultyStore) {
 }
 
 /// The same repository in another store, with nothing cached.
-pub(crate) fn over(vault: &Vault, store: &FaultyStore) -> Vault {
+pub(crate) fn over(vault: &Vault, store: &(impl ObjectStore + Clone)) -> Vault {
     let Repository { descriptor, tenant, keys, workers, options, .. } = &*vault.0;
     Vault(Arc::new(Repository {
         store: Store::over(Arc::new(store.clone())),
@@ -63,29 +65,8 @@ pub(crate) async fn begin(
     time: Timestamp,
 ) -> Result<Box<dyn PointWriter>> {
     let parent = vault.history(vm).await?.newest.map(|point| point.id);
-    let identity = DiskIdentity { vm_uuid: "u".into(), path: "/d".into(), inode: None, data_file: None };
-    let disk = NewDisk {
-        name: DiskName::new("vda").unwrap(),
-        size: size as u64,
-        identity,
-        lineage: LineageId::from_bytes([1; 16]),
-        checkpoint: None,
-        instance: None,
-        read_in_full: Timestamp::UNIX_EPOCH,
-        decision,
-        reason: "test".into(),
-    };
-    let new = NewPoint {
-        vm: vm.clone(),
-        time,
-        parent,
-        quiesced: Quiesced::Skipped,
-        definition: "<domain/>".into(),
-        tool: "test".into(),
-        disks: vec![disk],
-        origin: None,
-    };
-    vault.begin(new).await
+    let disks = vec![new_disk("vda", size as u64, decision)];
+    vault.begin(NewPoint { time, ..new_point(vm, parent, disks) }).await
 }
 
 /// Makes a point of `image`, as the engine does: a first one is full, and what fails is abandoned. `Incremental` writes the blocks in `changed`

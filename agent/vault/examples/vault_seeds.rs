@@ -1,5 +1,5 @@
 //! Writes the seeds of the vault's fuzz targets to `fuzz/seeds`:
-//! `cargo run --release -p remora-vault --example fuzz_seeds`.
+//! `cargo run --release -p remora-vault --example vault_seeds`.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Writes the seeds of the fuzz targets to `fuzz/seeds`: `cargo run --release -p remora-nbd --example fuzz_seeds`.
+//! Writes the seeds of the fuzz targets to `fuzz/seeds`: `cargo run --release -p remora-nbd --example nbd_seeds`.
 //!
 //! Each is what a server sends, in the form that the functions of `remora_nbd::fuzzing` take.
 
