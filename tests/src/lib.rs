@@ -7,6 +7,7 @@
 //! A failure of the lab itself is a panic that says what failed: there is nothing that a test could do about it. The
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.
 
+mod age;
 mod cache;
 mod capabilities;
 pub mod content;
@@ -27,6 +28,7 @@ pub mod seeds;
 pub mod small;
 pub mod truth;
 
+pub use age::age;
 pub use domain::{Domain, DomainBuilder};
 pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};

@@ -13,3 +13,4 @@ mod lab_works;
 mod layouts;
 mod source;
 mod stores;
+mod upkeep;

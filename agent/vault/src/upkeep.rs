@@ -67,11 +67,7 @@ impl Vault {
             all.extend(prune_one(vault, folder, rules, mode, now).await?);
         }
         if let (Some(vm), true) = (vm, all.is_empty()) {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("the repository has no point of a VM {:?}", vm.as_str()),
-            )
-            .advise("`remora points` lists what there is."));
+            return Err(unknown(vm, "has no point of"));
         }
         all.sort_by(|a, b| a.vm.cmp(&b.vm));
         Ok(all)
@@ -107,10 +103,18 @@ impl Vault {
 
     async fn folders(&self, vm: Option<&VmName>) -> Result<Vec<Folder>> {
         match vm {
-            Some(vm) => Ok(vec![self.0.folder(vm)]),
+            Some(vm) => {
+                let folder = self.0.folder(vm);
+                if self.0.vms().await?.contains(&folder) { Ok(vec![folder]) } else { Err(unknown(vm, "never had")) }
+            }
             None => self.0.vms().await,
         }
     }
+}
+
+fn unknown(vm: &VmName, what: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("the repository {what} a VM {:?}", vm.as_str()))
+        .advise("`remora points` lists what there is.")
 }
 
 impl Repository {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,8 +11,8 @@ use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover};
 use remora_core::retention::Rules;
 use remora_core::testing::{new_disk, new_point};
 use remora_core::{BLOCK_SIZE, ByteRange, PIECE_SIZE, VmName};
-use remora_tests::content;
 use remora_tests::remora::{KEY_FILE, PASSPHRASE};
+use remora_tests::{age, content};
 use remora_vault::{Kept, KeyFile, Keyring, Mode, Passphrase, Secret, Tenant, Vault, VaultOptions};
 
 /// For each point and disk (`<point>/<disk>`), the disk's BLAKE3 in hexadecimal.
@@ -51,18 +50,6 @@ pub(crate) async fn make(folder: &Path) -> Truth {
     assert!(collected.len() == 2 && failed.is_empty(), "{collected:?}, {failed:?}");
     assert!(collected.iter().all(|vm| vm.rewritten.segments > 0), "{collected:?}");
     truth
-}
-
-/// Lets everything be four days old, so that what was dropped may go.
-fn age(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            age(&entry.path());
-        } else {
-            let four_days_ago = SystemTime::now() - Duration::from_hours(96);
-            fs::File::options().append(true).open(entry.path()).unwrap().set_modified(four_days_ago).unwrap();
-        }
-    }
 }
 
 struct Vm<'a> {
