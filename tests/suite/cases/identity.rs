@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use remora_tests::{DiskSpec, KIB, Lab, MIB};
+use remora_tests::{DiskSpec, KIB, Lab, MIB, content};
 
 use super::{CONSISTENT, FIRST, Protected};
 
@@ -26,7 +26,9 @@ fn cluster_of(path: &Path, byte: u8) -> u64 {
 #[test]
 fn another_file_under_the_same_name_is_reread_though_its_bitmap_is_clean() {
     let vm = Protected::new(Lab::shared().domain("cli replaced").disk(DiskSpec::qcow2("vda", 64 * MIB)).paused());
-    vm.domain.write("vda", 0x11, 0, 4 * MIB);
+    // Noise, so that storing it again would show.
+    vm.domain.write_bytes("vda", 0, &content::noise(1, 4 << 20));
+    vm.domain.write("vda", 0x11, 8 * MIB, 64 * KIB);
     let full = vm.backup(&[("vda", "full", FIRST)]);
     vm.domain.destroy();
     let image = vm.domain.image("vda").path;
@@ -115,7 +117,7 @@ fn a_raw_disk_is_reread_each_time_beside_an_incremental_one() {
     let vm = disks.into_iter().fold(Lab::shared().domain("cli raw"), remora_tests::DomainBuilder::disk).paused();
     let vm = Protected::new(vm);
     vm.domain.write("vda", 0x11, 0, 4 * MIB);
-    vm.domain.write("vdb", 0x22, 0, 4 * MIB);
+    vm.domain.write_bytes("vdb", 0, &content::noise(1, 4 << 20));
     let mut all = vec![vm.backup(&[("vda", "full", FIRST), ("vdb", "full", FIRST)])];
     let wanted = [
         ("vda", "incremental", CONSISTENT),

@@ -10,6 +10,17 @@ use remora_tests::{DiskSpec, Format, KIB, Lab, MIB, wait_until};
 use super::held::{ended, noise_disk, reading};
 use super::{CONSISTENT, FIRST, Protected};
 
+/// Kills a backup if the test fails: what waits for it goes on then.
+struct KilledOnFailure(Pid);
+
+impl Drop for KilledOnFailure {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            kill(self.0, Signal::SIGKILL).ok();
+        }
+    }
+}
+
 #[test]
 fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
     let lab = Lab::shared();
@@ -17,7 +28,7 @@ fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
     let vm = Protected::new(lab.domain("cli stopped").disk(disk).paused());
     let full = vm.backup(&[("vda", "full", FIRST)]);
     // Each of these drains: a flush of all disks, the start and the pause of the guest, the end of the job itself.
-    let drains: [&dyn Fn(); 3] = [
+    let drains: [&(dyn Fn() + Sync); 3] = [
         &|| vm.domain.write("vda", 0x22, 150 * MIB, MIB),
         &|| {
             vm.domain.resume();
@@ -31,7 +42,11 @@ fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
         let pid = Pid::from_raw(backup.id().try_into().unwrap());
         kill(pid, Signal::SIGSTOP).unwrap();
         assert!(vm.domain.try_virsh("backup-dumpxml", &[]).status.success(), "the backup was over before it stopped");
-        drain();
+        std::thread::scope(|scope| {
+            let _backup = KilledOnFailure(pid);
+            let drained = scope.spawn(drain);
+            wait_until("the guest is held up", Duration::from_mins(1), || drained.is_finished());
+        });
         let ran = ended(backup);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.status), Some(9), "{ran:?}");
         assert!(ran.stderr.contains("was stopped for 15s and could have held up the guest"), "{ran:?}");

@@ -77,7 +77,19 @@ fn a_folder_in_use_is_refused_and_left_alone() {
     let mut protected = Protected::new("in use", MIB);
     protected.back_up(&[]);
     let (kept, folder) = (protected.kept[0].clone(), Lab::shared().scratch("in use"));
-    let mount = |folder: &Path| protected.remora.run(["mount", &kept.id, folder.to_str().unwrap(), "--disks-only"]);
+    let mount = |folder: &Path| {
+        let mut mount = protected.remora.spawn(["mount", &kept.id, folder.to_str().unwrap(), "--disks-only"]);
+        let mut told = String::new();
+        BufReader::new(mount.stdout.as_mut().unwrap()).read_line(&mut told).unwrap();
+        // One that serves would do so for ever.
+        if !told.is_empty() {
+            mount.kill().unwrap();
+        }
+        assert_eq!(told, "", "it mounts on {}", folder.display());
+        let output = mount.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap().trim_end().to_owned();
+        Ran { command: "remora mount".into(), status: output.status, stdout: output.stdout, stderr }
+    };
     fs::create_dir(folder.join("files")).unwrap();
     fs::write(folder.join("files/precious"), "mine").unwrap();
     assert_refused(&mount(&folder), 4, &["not empty", "files"]);

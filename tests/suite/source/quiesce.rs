@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use remora_core::point::{Quiesce, Quiesced};
-use remora_core::ports::{OpenDisk, OpenRequest, Outcome};
+use remora_core::ports::{ClaimedVm, OpenDisk, OpenRequest, OpenVm, Outcome};
 use remora_core::{Error, ErrorKind};
 use remora_tests::{Agent, DiskSpec, Domain, Format, Lab, MIB, run, wait_until};
 use serde_json::json;
@@ -20,11 +20,16 @@ fn guest(name: &str, agent: Agent) -> Domain<'static> {
     Lab::shared().domain(name).disk(DiskSpec::holding("vda", Format::Qcow2, &raw)).booted(agent)
 }
 
+/// Opens the one disk.
+async fn open(claimed: &dyn ClaimedVm, bench: &Bench, quiesce: Quiesce) -> Result<Box<dyn OpenVm>, Error> {
+    let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: None }];
+    claimed.open(&OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce }).await
+}
+
 /// Opens and closes; what became of the wish.
 async fn quiesced(bench: &Bench, domain: &Domain<'_>, quiesce: Quiesce) -> Result<Quiesced, Error> {
     let claimed = bench.claim(domain).await;
-    let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: None }];
-    let view = claimed.open(&OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce }).await;
+    let view = open(&*claimed, bench, quiesce).await;
     let view = view.inspect_err(|_| bench.assert_nothing_left(domain))?;
     let quiesced = view.quiesced();
     view.close(Outcome::Abandoned).await.unwrap();
@@ -62,8 +67,17 @@ fn a_working_guest_is_frozen_for_the_instant_and_thawed() {
     let bench = Bench::new(Lab::shared());
     wait_for(async {
         for quiesce in [Quiesce::Required, Quiesce::Preferred] {
-            domain.guest().sh("echo not synced >/mnt/vda/file");
-            assert_eq!(quiesced(&bench, &domain, quiesce).await.unwrap(), Quiesced::Frozen);
+            let words = format!("not synced before {quiesce:?}");
+            domain.guest().sh(&format!("echo {words} >/mnt/vda/file"));
+            let view = open(&*bench.claim(&domain).await, &bench, quiesce).await.unwrap();
+            assert_eq!(view.quiesced(), Quiesced::Frozen);
+            let (_, bytes) = super::read_all(&view.disks()[0], None).await;
+            let disk = Lab::shared().scratch("frozen").join("vda.raw");
+            std::fs::write(&disk, bytes).unwrap();
+            let file = run(Command::new("debugfs").args(["-R", "cat file"]).arg(disk)).ok();
+            assert_eq!(file.text(), words, "the filesystem was brought to the disk");
+            view.close(Outcome::Abandoned).await.unwrap();
+            bench.assert_nothing_left(&domain);
             let status = domain.guest().agent("guest-fsfreeze-status", &json!({}));
             assert_eq!(status, "thawed");
         }
