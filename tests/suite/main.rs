@@ -13,4 +13,5 @@ mod lab_works;
 mod layouts;
 mod source;
 mod stores;
+mod terminal;
 mod upkeep;
