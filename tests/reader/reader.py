@@ -159,7 +159,8 @@ class Vm:
         must(data[:8] == b"remoraM1", "an entry's first bytes")
         place = self.repository.place(MANIFEST, self.folder + bytes(8), sequence)
         text = unzstd(self.repository.open_object(self.repository.keys["manifests"], place, data[8:]), 16 << 20)
-        vm, _, _, tombstone, entry = exactly(json.loads(text), "vm", "written", "session", "tombstone", "entry")
+        said = {"settings": 0, **json.loads(text)}  # Left out while nothing was ever set
+        vm, _, _, tombstone, _, entry = exactly(said, "vm", "written", "session", "tombstone", "settings", "entry")
         must(keyed(self.repository.keys["vm names"], vm.encode(), 8) == self.folder, "an entry of another VM")
         ((kind, said),) = entry.items()
         hashed = blake3(data).hexdigest()

@@ -146,9 +146,14 @@ impl S3 {
     /// A signed request of the server's owner; panics unless it succeeds.
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Ran {
+        self.try_request(KEY, method, path, headers, body).ok()
+    }
+
+    /// A signed request of a user, which may fail.
+    pub fn try_request(&self, key: &str, method: &str, path: &str, headers: &[&str], body: &str) -> Ran {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail-with-body", "--noproxy", "*", "--request", method]);
-        curl.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{KEY}:{SECRET}")]);
+        curl.args(["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{key}:{SECRET}")]);
         // curl 7.88 does not send it, and signs a parameter without a value wrongly unless it ends in "=".
         let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
         let hex = digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
@@ -162,7 +167,17 @@ impl S3 {
         if self.transport == Transport::Https {
             curl.arg("--cacert").arg(self.ca_file());
         }
-        run(curl.arg(format!("{}{path}", self.endpoint()))).ok()
+        run(curl.arg(format!("{}{path}", self.endpoint())))
+    }
+
+    /// The keys and the ids of all versions of objects in a bucket; marks of what was deleted are none.
+    #[track_caller]
+    pub fn versions(&self, bucket: &str) -> Vec<(String, String)> {
+        let listing = self.request("GET", &format!("/{bucket}?versions="), &[], "").stdout;
+        let listing = String::from_utf8(listing).must("read a listing");
+        let version = |part: &str| Some((element(part, "Key")?, element(part, "VersionId")?));
+        assert_eq!(element(&listing, "IsTruncated").as_deref(), Some("false"));
+        listing.split("<Version>").skip(1).filter_map(version).collect()
     }
 
     /// The folder that holds the objects of a bucket as files.
@@ -198,6 +213,12 @@ impl Drop for S3 {
         self.server.kill().ok();
         self.server.wait().ok();
     }
+}
+
+/// The text of the first element of that name.
+fn element(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text.to_owned())
 }
 
 fn binary() -> PathBuf {

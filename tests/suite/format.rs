@@ -40,7 +40,7 @@ fn golden_repositories_of_each_version_restore_with_both_readers() {
 }
 
 /// What the second reader makes of all points.
-fn by_second_reader(repository: &Path, secret: &[u8]) -> Truth {
+pub(crate) fn by_second_reader(repository: &Path, secret: &[u8]) -> Truth {
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("secret"), folder.path().join("out"));
     fs::write(&file, secret).unwrap();

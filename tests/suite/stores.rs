@@ -1,5 +1,6 @@
 //! Repositories on a real S3 server, through the command line.
 
+mod locked;
 mod refused;
 
 use std::fs;

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use remora_core::point::Quiesce;
 use remora_core::{DiskName, PointId, VmName};
-use remora_vault::{Share, SlotId};
+use remora_vault::{Immutable, Share, SlotId};
 
 use crate::size::Size;
 
@@ -166,9 +166,33 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RepoCommand {
     /// Make a repository; asks for its passphrase twice if there is none, and no key file, in the settings
-    Init,
+    Init {
+        /// Let nobody delete what is stored for so many days, such as 30d: of a bucket with Object Lock
+        #[arg(long, value_name = "DAYS", value_parser = Immutable::from_str)]
+        immutable: Option<Immutable>,
+    },
     /// Tell what the repository is and holds
     Status,
+    /// Change what is set for the repository
+    Set(Set),
+    /// Bring back what somebody deleted or replaced in a bucket that keeps versions; needs no key
+    Undelete {
+        /// Tell what would come back, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// What is set for a repository.
+#[derive(Args, Clone, Copy, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Set {
+    /// Let nobody delete what is stored from now on for so many days, such as 60d
+    #[arg(long, value_name = "DAYS", value_parser = Immutable::from_str)]
+    pub(crate) immutable: Option<Immutable>,
+    /// Let what is stored from now on be deleted at any time; what is locked stays so until its time
+    #[arg(long)]
+    pub(crate) not_immutable: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -548,6 +572,20 @@ mod tests {
         assert_eq!(prune.min_age, Some(SignedDuration::from_hours(48)));
         assert!(parse(&["hold", "0011223344556677-1", "--until", "2027-01-01T00:00:00Z"]).is_ok());
         assert!(parse(&["hold", "0011223344556677-1", "--clear"]).is_ok());
+    }
+
+    #[test]
+    fn immutability_is_of_whole_days_and_ends_on_purpose_only() {
+        for bad in [
+            ["repo", "init", "--immutable", "30"].as_slice(),
+            &["repo", "init", "--immutable", "0d"],
+            &["repo", "set"],
+            &["repo", "set", "--immutable", "30d", "--not-immutable"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse(&["repo", "init", "--immutable", "30d"]).is_ok());
+        assert!(parse(&["repo", "set", "--not-immutable"]).is_ok());
     }
 
     #[test]

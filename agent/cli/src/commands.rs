@@ -14,6 +14,7 @@ mod lost;
 mod mount;
 mod points;
 mod prune;
+mod renew;
 mod repo;
 mod restore;
 mod show;

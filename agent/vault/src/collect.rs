@@ -26,6 +26,7 @@
 //! manifests are emptied last, when nothing that they alone lead to is left; whatever interrupts a pass, the next one
 //! does the rest. All of it stops before the first delete if anything that a point needs cannot be read.
 
+mod locked;
 pub(crate) mod reach;
 mod rewrite;
 mod survey;
@@ -39,14 +40,17 @@ use object_store::path::Path;
 use remora_core::{Result, VmName};
 use serde::Serialize;
 
+use crate::immutable::Locked;
 use crate::names::{self, Folder, SegmentId};
 use crate::repository::Repository;
 use crate::segment::read::Segments;
 use crate::store::DamagedObject;
 use crate::tombstone::Numbers;
 
+use locked::Obstacles;
 use reach::Reach;
-use rewrite::{Rewrite, is_complete};
+use rewrite::Rewrite;
+pub(crate) use rewrite::is_complete;
 use survey::{Garbage, Survey};
 
 /// How long a dropped point stays readable, by the store's clock.
@@ -98,6 +102,12 @@ pub struct Collected {
     pub later: Amount,
     /// Segments that no point has named, which stay while a backup of the VM is running.
     pub waiting: Amount,
+    /// What would have been removed, and is locked by the store.
+    pub locked: Amount,
+    /// Until when the last of that is locked.
+    pub locked_until: Option<Timestamp>,
+    /// Until when nothing that points need can be deleted; none if the repository is not immutable.
+    pub immutable: Option<Locked>,
     /// Dropped points whose manifests were emptied.
     pub emptied: u64,
     /// Sessions of dead writers that were ended.
@@ -134,13 +144,15 @@ pub(crate) async fn collect(
             rewrite.run(vault, &segments).await?;
         }
     }
-    let mut names = Vec::new();
+    let (mut dead, mut names) = (Vec::new(), Vec::new());
     for (id, generations) in &survey.segments {
         let bytes = generations.iter().map(|(_, bytes)| bytes).sum();
         match survey.judge(*id) {
             Garbage::Dead => {
-                done.removed.add(bytes);
-                names.extend(generations.iter().map(|(generation, _)| segments.generation_name(*id, *generation)));
+                let objects = generations.iter().map(|(generation, _)| segments.generation_name(*id, *generation));
+                let objects: Vec<_> = objects.collect();
+                names.extend(objects.iter().cloned());
+                dead.push((objects, bytes));
             }
             Garbage::Later => done.later.add(bytes),
             Garbage::Waiting => done.waiting.add(bytes),
@@ -148,8 +160,23 @@ pub(crate) async fn collect(
         }
     }
     done.emptied = survey.emptied.len() as u64;
+    let keeps_versions = vault.keeps_versions();
+    let obstacles = if keeps_versions { Obstacles::of(vault, vm, &names, now).await? } else { Obstacles::default() };
+    for (objects, bytes) in dead {
+        let locked = objects.iter().any(|name| obstacles.locked(name).is_some());
+        if locked { &mut done.locked } else { &mut done.removed }.add(bytes);
+    }
+    done.locked_until = names.iter().filter_map(|name| obstacles.locked(name)).max();
+    names.retain(|name| obstacles.locked(name).is_none());
     if mode == Mode::Run {
-        stream::iter(names.iter().map(Ok)).try_for_each_concurrent(DELETES, |name| vault.store.remove(name)).await?;
+        if keeps_versions {
+            vault.store.remove_versions(&obstacles.versions(&names)).await?;
+            locked::sweep_hidden(vault, vm).await?;
+        } else {
+            stream::iter(names.iter().map(Ok))
+                .try_for_each_concurrent(DELETES, |name| vault.store.remove(name))
+                .await?;
+        }
         let empty = survey.emptied.iter().map(|number| names::manifest(vault.tenant, vm, *number));
         for name in empty {
             vault.store.replace(&name, PutPayload::default()).await?;

@@ -61,6 +61,8 @@ pub(crate) struct RepositoryKeys {
     pub(crate) tenants: Key,
     /// Names the tenants' folders.
     pub(crate) names: Key,
+    /// Seals what is set for the repository.
+    pub(crate) settings: Key,
 }
 
 impl RepositoryKeys {
@@ -68,6 +70,7 @@ impl RepositoryKeys {
         Self {
             tenants: repository_key.derive("remora vault v1 tenant keys"),
             names: repository_key.derive("remora vault v1 tenant names"),
+            settings: repository_key.derive("remora vault v1 settings"),
         }
     }
 }

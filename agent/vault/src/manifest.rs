@@ -38,7 +38,15 @@ pub(crate) struct Manifest {
     /// The number of the newest tombstone below it; 0 if there is none. So the newest entry leads to the newest
     /// tombstone.
     pub(crate) tombstone: u64,
+    /// The number of the repository's settings that its writer knew; 0 if nothing was ever set.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub(crate) settings: u64,
     pub(crate) entry: Entry,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_none_yet(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What an entry says.

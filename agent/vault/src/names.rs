@@ -9,11 +9,14 @@
 //! t/<tenant>/<vm>/s/<segment>            a segment
 //! t/<tenant>/<vm>/s/<segment>.<n>        the same segment without records that nothing reaches any more
 //! t/<tenant>/<vm>/w/<session>            a writer's session
+//! t/<tenant>/<vm>/kept                   until when the store keeps what the VM's points need
+//! settings/<repository>/<number>         what is set for the repository
 //! clock                                  stored again and again to learn the store's time
 //! ```
 //! `<tenant>` and `<vm>` are keyed digests, so that the store's owner learns no names.
 
 use object_store::path::Path;
+use remora_core::RepositoryId;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Key;
@@ -101,6 +104,18 @@ fn parse_id(text: &str) -> Option<[u8; 16]> {
     (hex::encode(bytes) == text).then_some(bytes)
 }
 
+pub(crate) fn settings(repository: RepositoryId) -> Path {
+    Path::from(format!("settings/{repository}"))
+}
+
+pub(crate) fn setting(repository: RepositoryId, number: u64) -> Path {
+    Path::from(format!("settings/{repository}/{number:012}"))
+}
+
+pub(crate) fn kept(tenant: Folder, vm: Folder) -> Path {
+    Path::from(format!("{TENANTS}/{}/{}/kept", tenant.hex(), vm.hex()))
+}
+
 pub(crate) fn tenant_key(tenant: Folder) -> Path {
     Path::from(format!("{TENANTS}/{}/key", tenant.hex()))
 }
@@ -138,6 +153,28 @@ pub(crate) fn segment_name(file_name: &str) -> Option<(SegmentId, u32)> {
         None => (file_name, 0),
     };
     Some((SegmentId(parse_id(id)?), generation))
+}
+
+/// How an object may change once it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not at all.
+    Fixed,
+    /// It may be removed.
+    Slot,
+    /// It may be emptied.
+    Entry,
+}
+
+/// How the object of that name may change; none of one that comes and goes.
+pub(crate) fn standing(object: &str) -> Option<Standing> {
+    let parts: Vec<&str> = object.split('/').collect();
+    match parts[..] {
+        [DESCRIPTOR] | ["settings", _, _] | [TENANTS, _, "key"] | [TENANTS, _, _, "s", _] => Some(Standing::Fixed),
+        [SLOTS, _] => Some(Standing::Slot),
+        [TENANTS, _, _, "m", _] => Some(Standing::Entry),
+        _ => None,
+    }
 }
 
 pub(crate) fn sessions(tenant: Folder, vm: Folder) -> Path {

@@ -7,6 +7,7 @@ use crate::keys::TenantKeys;
 use crate::manifest::{self, Manifest, PointEntry};
 use crate::names::{self, Folder};
 use crate::segment::read::Segments;
+use crate::settings::Settings;
 use crate::store::Store;
 use crate::workers::Workers;
 
@@ -31,6 +32,7 @@ pub(crate) struct Repository {
     pub(crate) descriptor: Descriptor,
     pub(crate) tenant: Folder,
     pub(crate) keys: TenantKeys,
+    pub(crate) settings: Settings,
     pub(crate) workers: Workers,
     pub(crate) options: VaultOptions,
 }

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     TenantKey = 6,
     Slot = 7,
     Session = 8,
+    Settings = 9,
+    Kept = 10,
 }
 
 /// Where sealed bytes belong: `remora v1`, kind, repository, tenant, object and number, each of fixed width.

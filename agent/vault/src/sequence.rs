@@ -31,6 +31,8 @@ pub(crate) struct Sequence {
     pub(crate) tombstone_number: u64,
     /// What it says.
     pub(crate) tombstone: Tombstone,
+    /// The number of the settings that the writer of the newest entry knew.
+    pub(crate) settings: u64,
     /// Why the newest tombstone may be another: an entry above it cannot be read.
     doubt: Option<Error>,
 }
@@ -89,13 +91,15 @@ impl Repository {
         let objects = self.store.listed(&names::manifests(self.tenant, vm)).await?;
         let numbered = objects.into_iter().filter_map(|object| Some((names::sequence(&object.name)?, object)));
         let listed: BTreeMap<u64, Listed> = numbered.collect();
-        let mut sequence = Sequence { listed, tombstone_number: 0, tombstone: Tombstone::default(), doubt: None };
+        let mut sequence =
+            Sequence { listed, tombstone_number: 0, tombstone: Tombstone::default(), settings: 0, doubt: None };
         let mut below = u64::MAX;
         while let Some(number) = sequence.listed.range(..below).next_back().map(|(number, _)| *number) {
             below = number;
             match self.tombstone_by(vm, number).await {
-                Ok((number, tombstone)) => {
+                Ok((number, tombstone, settings)) => {
                     (sequence.tombstone_number, sequence.tombstone) = (number, tombstone);
+                    sequence.settings = settings;
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -108,17 +112,19 @@ impl Repository {
         Ok(sequence)
     }
 
-    /// The newest tombstone that the entry at `number` knows of: itself, or the one that it names.
-    async fn tombstone_by(&self, vm: Folder, number: u64) -> Result<(u64, Tombstone)> {
+    /// The newest tombstone that the entry at `number` knows of: itself, or the one that it names; and the settings that
+    /// its writer knew.
+    async fn tombstone_by(&self, vm: Folder, number: u64) -> Result<(u64, Tombstone, u64)> {
         let missing = |number| self.store.damaged(&names::manifest(self.tenant, vm, number), "it is missing");
         let top = self.manifest(vm, number).await?.ok_or_else(|| missing(number))?.manifest;
+        let settings = top.settings;
         let at = match top.entry {
-            Entry::Tombstone(tombstone) => return Ok((number, *tombstone)),
-            _ if top.tombstone == 0 => return Ok((0, Tombstone::default())),
+            Entry::Tombstone(tombstone) => return Ok((number, *tombstone, settings)),
+            _ if top.tombstone == 0 => return Ok((0, Tombstone::default(), settings)),
             _ => top.tombstone,
         };
         match self.manifest(vm, at).await?.ok_or_else(|| missing(at))?.manifest.entry {
-            Entry::Tombstone(tombstone) => Ok((at, *tombstone)),
+            Entry::Tombstone(tombstone) => Ok((at, *tombstone, settings)),
             _ => Err(self.store.damaged(&names::manifest(self.tenant, vm, at), "it is no tombstone")),
         }
     }
@@ -193,7 +199,7 @@ impl Repository {
         let mut tries = Tries::new();
         loop {
             let sequence = self.sequence(folder).await?;
-            let manifest = Manifest::without_session(vm, sequence.tombstone_number, entry.clone());
+            let manifest = self.without_session(vm, sequence.tombstone_number, entry.clone());
             if self.append(folder, sequence.next(), &manifest).await? == Appended::Yes {
                 return Ok(());
             }
@@ -210,9 +216,17 @@ impl Repository {
         tombstone: Tombstone,
     ) -> Result<Appended> {
         sequence.certain()?;
+        self.trust_settings(self.folder(vm), sequence).await?;
         let entry = Entry::Tombstone(Box::new(tombstone));
-        let manifest = Manifest::without_session(vm, sequence.tombstone_number, entry);
+        let manifest = self.without_session(vm, sequence.tombstone_number, entry);
         self.append(self.folder(vm), sequence.next(), &manifest).await
+    }
+}
+
+impl Repository {
+    fn without_session(&self, vm: &VmName, tombstone: u64, entry: Entry) -> Manifest {
+        let (written, session, settings) = (Timestamp::now(), SessionId::NONE, self.settings.number);
+        Manifest { vm: vm.clone(), written, session, tombstone, settings, entry }
     }
 }
 
@@ -232,11 +246,5 @@ impl Tries {
         }
         let what = format!("the sequence of VM {:?} has no free number after {TRIES} tries", vm.as_str());
         Err(Error::new(ErrorKind::Busy, what).advise("Check with `remora doctor` that the store lists what it holds."))
-    }
-}
-
-impl Manifest {
-    fn without_session(vm: &VmName, tombstone: u64, entry: Entry) -> Self {
-        Self { vm: vm.clone(), written: Timestamp::now(), session: SessionId::NONE, tombstone, entry }
     }
 }

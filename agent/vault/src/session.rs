@@ -94,7 +94,7 @@ impl LiveSession {
     pub(crate) async fn publish(vault: Arc<Repository>, session: Session) -> Result<Self> {
         let (vm, id) = (vault.folder(&session.vm), SessionId(random()));
         // A taken name is our own PUT, repeated by the store's client after a lost reply.
-        vault.store.create(&names::session(vault.tenant, vm, id), session.seal(&vault, id)?.into()).await?;
+        vault.store.create_passing(&names::session(vault.tenant, vm, id), session.seal(&vault, id)?.into()).await?;
         let (stop, stopped) = oneshot::channel();
         let beats = tokio::spawn(beat(Arc::clone(&vault), vm, id, session, stopped));
         Ok(Self { vault, vm, id, stop, beats })
@@ -173,6 +173,7 @@ impl Planned {
                 written: Timestamp::now(),
                 session: self.session,
                 tombstone: self.tombstone,
+                settings: vault.settings.number,
                 entry: entry(self.number)?,
             };
             if vault.append(vault.folder(vm), self.number, &manifest).await? == Appended::Yes {

@@ -7,6 +7,7 @@ mod errors;
 #[cfg(test)]
 pub(crate) mod lenient;
 mod limits;
+mod lock;
 mod open;
 mod tending;
 #[cfg(test)]
@@ -14,10 +15,11 @@ mod tests;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use jiff::SignedDuration;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use remora_core::{Error, ErrorKind, Result};
@@ -29,7 +31,8 @@ pub use access::{Access, Limits};
 pub use doctor::{Finding, Need, examine};
 use open::Patience;
 
-pub(crate) use tending::{Listed, Missing};
+pub(crate) use lock::{Locks, Version, What, rounded};
+pub(crate) use tending::{Deleted, Listed, Missing};
 
 /// Ranges that are fetched from a bucket at the same time. A connection each; what they hold is bounded by whoever asks.
 const FETCHES: usize = 64;
@@ -51,6 +54,10 @@ struct Shared {
     proven: OnceCell<()>,
     /// Places for ranges of buckets; a folder reads all ranges of a file in one go.
     fetches: Option<Semaphore>,
+    /// What it can do with locks, if it is of a kind that may.
+    locks: Option<Arc<dyn Locks>>,
+    /// How long what is created is kept.
+    keep_for: Mutex<Option<SignedDuration>>,
 }
 
 impl fmt::Debug for Store {
@@ -88,7 +95,7 @@ pub(crate) struct DamagedObject {
 impl DamagedObject {
     /// Whether the object does not exist, rather than being damaged.
     pub(crate) fn is_missing(&self) -> bool {
-        self.why.is::<Missing>()
+        self.why.is::<Missing>() || self.why.is::<Deleted>()
     }
 
     /// The damaged object that an error speaks of.
@@ -115,15 +122,28 @@ impl Store {
             Place::Folder(_) => None,
             Place::Bucket(_) => Some(Semaphore::new(FETCHES)),
         };
-        let shared = Arc::new(Shared { proven: OnceCell::new(), fetches });
-        Ok(Self { inner: open::open(location, patience)?, place: location.to_string(), shared })
+        let open::Opened { store, locks } = open::open(location, patience)?;
+        let shared = Shared { proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
+        Ok(Self { inner: store, place: location.to_string(), shared: Arc::new(shared) })
     }
 
     /// Any store, for tests.
     #[cfg(test)]
     pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
-        let shared = Arc::new(Shared { proven: OnceCell::new(), fetches: Some(Semaphore::new(FETCHES)) });
-        Self { inner, place: "test".into(), shared }
+        Self::locking_over(inner, None)
+    }
+
+    /// Any store that may have locks, for tests.
+    #[cfg(test)]
+    pub(crate) fn locking_over(inner: Arc<dyn ObjectStore>, locks: Option<Arc<dyn Locks>>) -> Self {
+        let fetches = Some(Semaphore::new(FETCHES));
+        let shared = Shared { proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
+        Self { inner, place: "test".into(), shared: Arc::new(shared) }
+    }
+
+    /// From now on, what is created is kept for so long.
+    pub(crate) fn keep_new_for(&self, time: Option<SignedDuration>) {
+        *self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner) = time;
     }
 
     /// Where it is, for messages.
@@ -136,9 +156,23 @@ impl Store {
     /// "Exists already" may be this very PUT, repeated by the store's client after a lost reply, and a broken connection
     /// may have broken after the PUT took effect: so the object is looked at, and identical bytes are success.
     pub(crate) async fn create(&self, name: &Path, payload: PutPayload) -> Result<Created> {
+        let keep_for = *self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner);
+        self.create_kept(name, payload, keep_for).await
+    }
+
+    /// The same of an object that only matters for a while: the store is not asked to keep it.
+    pub(crate) async fn create_passing(&self, name: &Path, payload: PutPayload) -> Result<Created> {
+        self.create_kept(name, payload, None).await
+    }
+
+    async fn create_kept(&self, name: &Path, payload: PutPayload, keep_for: Option<SignedDuration>) -> Result<Created> {
         self.prove_create_only().await?;
         for tries_left in (0..TRIES).rev() {
-            let Err(error) = self.put_new(name, payload.clone()).await else { return Ok(Created::Yes) };
+            let put = match (keep_for, self.locks()) {
+                (Some(time), Some(locks)) => locks.put_new(name, payload.clone(), time).await,
+                _ => self.put_new(name, payload.clone()).await,
+            };
+            let Err(error) = put else { return Ok(Created::Yes) };
             if !is_taken(&error) && !errors::unknown_outcome(&error) {
                 return Err(self.error("storing", name, error));
             }

@@ -9,6 +9,7 @@ use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use serde::Serialize;
 
 use crate::collect::{Collected, Mode, collect};
+use crate::immutable;
 use crate::names::{self, Folder};
 use crate::repository::Repository;
 use crate::sequence::{Appended, Sequence, Tries};
@@ -34,8 +35,17 @@ pub enum Kept {
 }
 
 impl Vault {
-    /// Holds a point against every retention, or gives it free again.
+    /// Holds a point against every retention, or gives it free again. In an immutable repository, nothing of a held
+    /// point can be deleted before its time; giving it free does not change that.
     pub async fn hold(&self, point: &PointId, kept: Kept) -> Result<()> {
+        self.note_hold(point, kept).await?;
+        match kept {
+            Kept::Until(time) => immutable::keep_point(&self.0, point, time).await,
+            Kept::AsRulesSay => Ok(()),
+        }
+    }
+
+    async fn note_hold(&self, point: &PointId, kept: Kept) -> Result<()> {
         let vault = &self.0;
         let mut tries = Tries::new();
         loop {
@@ -89,7 +99,7 @@ impl Vault {
             for verdict in points.filter(|v| v.fate == Fate::Drop && v.point.vm() == folder.hex()) {
                 dropped.insert(verdict.point.sequence());
             }
-            match collect(&self.0, folder, mode, now, &dropped).await {
+            match collect_and_renew(&self.0, folder, mode, now, &dropped).await {
                 Ok(collected) => done.push(collected),
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     failed.push(error.within(format!("nothing was removed of VM folder {}", folder.hex())));
@@ -115,6 +125,21 @@ impl Vault {
 fn unknown(vm: &VmName, what: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("the repository {what} a VM {:?}", vm.as_str()))
         .advise("`remora points` lists what there is.")
+}
+
+/// Collects one VM, and keeps what is left as long as is set.
+async fn collect_and_renew(
+    vault: &Repository,
+    vm: Folder,
+    mode: Mode,
+    now: Timestamp,
+    as_if_dropped: &Numbers,
+) -> Result<Collected> {
+    let mut collected = collect(vault, vm, mode, now, as_if_dropped).await?;
+    if mode == Mode::Run {
+        collected.immutable = immutable::renew(vault, vm, now).await?;
+    }
+    Ok(collected)
 }
 
 impl Repository {

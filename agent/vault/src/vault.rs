@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::descriptor::{self, Descriptor};
 use crate::diff;
+use crate::immutable;
 use crate::keyring::{self, Keyring};
 use crate::keys::{Key, RepositoryKeys};
 use crate::location::Location;
@@ -25,6 +26,7 @@ use crate::repository::{Repository, VaultOptions};
 use crate::salvage::Salvage;
 use crate::sample::Depth;
 use crate::secret::Secret;
+use crate::settings::{self, Immutable, Settings};
 use crate::slot::Effort;
 use crate::store::{Created, Missing, Store};
 use crate::tenant::{self, Tenant};
@@ -54,6 +56,10 @@ pub struct Status {
     pub objects: u64,
     /// The bytes of all objects.
     pub bytes: u64,
+    /// How long what is stored cannot be deleted, in days; none if it can.
+    pub immutable_days: Option<i64>,
+    /// Until when all that points need cannot be deleted; none if that is not known of every VM.
+    pub locked_until: Option<Timestamp>,
 }
 
 /// An open repository. Cheap to clone.
@@ -63,21 +69,35 @@ pub struct Vault(pub(crate) Arc<Repository>);
 impl Vault {
     /// Makes a repository at `location`, opened by `secret`. The descriptor is stored last, so that what an interrupted
     /// call left is no repository, and the same call again makes one.
-    pub async fn init(location: &Location, secret: &Secret) -> Result<RepositoryId> {
+    pub async fn init(location: &Location, secret: &Secret, immutable: Option<Immutable>) -> Result<RepositoryId> {
         if let Some(folder) = location.folder() {
             let made = tokio::fs::create_dir_all(folder).await;
             made.map_err(|e| Error::io(format!("making the folder {location}"), e))?;
         }
-        Self::init_in(&Store::open(location)?, secret).await
+        Self::init_immutable(&Store::open(location)?, secret, immutable).await
     }
 
+    #[cfg(test)]
     pub(crate) async fn init_in(store: &Store, secret: &Secret) -> Result<RepositoryId> {
+        Self::init_immutable(store, secret, None).await
+    }
+
+    pub(crate) async fn init_immutable(
+        store: &Store,
+        secret: &Secret,
+        immutable: Option<Immutable>,
+    ) -> Result<RepositoryId> {
         if store.exists(&Path::from(names::DESCRIPTOR)).await? {
             return Err(descriptor::exists(store));
         }
         let id = RepositoryId::random();
         let repository_key = Key::random();
-        tenant::create(store, &RepositoryKeys::new(&repository_key), id, &Tenant::default()).await?;
+        let keys = RepositoryKeys::new(&repository_key);
+        if immutable.is_some() {
+            settings::prove(store).await?;
+            Settings::store(keys.settings.clone(), store, id, 1, immutable).await?;
+        }
+        tenant::create(store, &keys, id, &Tenant::default()).await?;
         keyring::create(store, &repository_key, secret, id, Effort::Measured).await?;
         Descriptor::new(id, Timestamp::now()).create(store).await?;
         Ok(id)
@@ -116,6 +136,12 @@ impl Vault {
         Ok(Salvage::of(Reader::open(Arc::clone(&self.0), point).await?))
     }
 
+    /// Sets how long what is stored cannot be deleted, from now on. What is stored already stays as it is until the next
+    /// backup or collection of its VM keeps it longer.
+    pub async fn set_immutable(&self, immutable: Option<Immutable>) -> Result<()> {
+        self.0.set_immutable(immutable).await
+    }
+
     /// What the repository is and holds.
     pub async fn status(&self) -> Result<Status> {
         let store = &self.0.store;
@@ -132,6 +158,11 @@ impl Vault {
             points: points.len(),
             objects,
             bytes,
+            immutable_days: self.0.settings.immutable.map(Immutable::days),
+            locked_until: match self.0.settings.immutable {
+                Some(_) => immutable::locked_until(&self.0).await?,
+                None => None,
+            },
         })
     }
 }
@@ -147,7 +178,9 @@ impl Keyring {
             }
             Error::new(ErrorKind::NotFound, format!("repository {} has no tenant {tenant}", store.place()))
         })?;
-        Ok(Vault(Arc::new(Repository { store, descriptor, tenant: folder, keys, workers: Workers::new(), options })))
+        let settings = Settings::read(&store, self.keys().settings, descriptor.id).await?;
+        let workers = Workers::new();
+        Ok(Vault(Arc::new(Repository { store, descriptor, tenant: folder, keys, settings, workers, options })))
     }
 
     /// Adds a tenant with a data key of its own; `Exists` if there is one of that name.

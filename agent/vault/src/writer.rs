@@ -103,6 +103,7 @@ impl Writer {
     pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
         let sequence = vault.sequence(vm).await?;
+        vault.trust_settings(vm, &sequence).await?;
         let History { newest, breaks, .. } = vault.newest(vm, &sequence).await?;
         if newest.map(|p| p.id) != new.parent {
             return Err(session::busy(&new.vm, "got another point meanwhile"));

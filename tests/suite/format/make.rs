@@ -26,7 +26,7 @@ pub(crate) async fn make(folder: &Path) -> Truth {
     fs::create_dir_all(folder.parent().unwrap()).unwrap();
     let location = folder.to_str().unwrap().parse().unwrap();
     let passphrase = Secret::Passphrase(Passphrase::new(PASSPHRASE.as_bytes()));
-    Vault::init(&location, &passphrase).await.unwrap();
+    Vault::init(&location, &passphrase, None).await.unwrap();
     let keyring = Keyring::open(&location, &passphrase).await.unwrap();
     keyring.add(&Secret::KeyFile(KeyFile::new(&KEY_FILE).unwrap())).await.unwrap();
     let vault = keyring.vault(&Tenant::default(), VaultOptions::default()).await.unwrap();

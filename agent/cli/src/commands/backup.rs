@@ -5,8 +5,10 @@ use remora_core::point::Decision;
 use remora_core::ports::Patience;
 use remora_core::{DiskName, MemoryBudget, PointId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
+use remora_vault::Locked;
 use serde::Serialize;
 
+use super::renew::renew;
 use crate::args;
 use crate::context::Context;
 use crate::memory::PIECES;
@@ -21,6 +23,8 @@ struct Made {
     reason: String,
     disks: Vec<Disk>,
     seconds: f64,
+    /// Until when nothing that the VM's points need can be deleted; null if the repository is not immutable.
+    immutable: Option<Locked>,
 }
 
 #[derive(Serialize)]
@@ -56,10 +60,11 @@ pub(super) async fn run(context: &Context, args: args::Backup) -> Result<()> {
     for note in &report.notes {
         context.note(note);
     }
-    print(context.format(), &result(&report), |result| text(result, &report))
+    let immutable = renew(context, &vault, &report.point.vm).await;
+    print(context.format(), &result(&report, immutable), |result| text(result, &report))
 }
 
-fn result(report: &BackupReport) -> Made {
+fn result(report: &BackupReport, immutable: Option<Locked>) -> Made {
     let point = &report.point;
     let disk = |disk: &remora_core::point::PointDisk| Disk {
         name: disk.name.clone(),
@@ -75,6 +80,7 @@ fn result(report: &BackupReport) -> Made {
         reason: point.reason.clone(),
         disks: point.disks.iter().map(disk).collect(),
         seconds: (report.seconds * 1000.0).round() / 1000.0,
+        immutable,
     }
 }
 
@@ -119,10 +125,11 @@ mod tests {
                 stored: 1,
             }],
             seconds: 1.5,
+            immutable: None,
         };
         assert_eq!(
             serde_json::to_string(&result).unwrap(),
-            r#"{"point":"0011223344556677-1","vm":"a\nb","decision":"reread","reason":"asked for","disks":[{"name":"vda","size":3,"decision":"reread","read":2,"stored":1}],"seconds":1.5}"#
+            r#"{"point":"0011223344556677-1","vm":"a\nb","decision":"reread","reason":"asked for","disks":[{"name":"vda","size":3,"decision":"reread","read":2,"stored":1}],"seconds":1.5,"immutable":null}"#
         );
     }
 }

@@ -1,11 +1,14 @@
 //! `remora copy`
 
+use std::collections::BTreeSet;
+
 use remora_core::point::Decision;
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::CopyReport;
 use remora_vault::{Vault, VaultOptions};
 use serde::Serialize;
 
+use super::renew::renew;
 use crate::args;
 use crate::context::Context;
 use crate::output::{bytes, print, printable};
@@ -38,6 +41,10 @@ pub(super) async fn run(context: &Context, args: args::Copy) -> Result<()> {
     let shown = context.progress("copying");
     let report = remora_engine::copy(&from, &to, &args.points, shown.port(), context.cancel.clone()).await?;
     drop(shown);
+    let vms: BTreeSet<_> = report.copied.iter().map(|copied| copied.point.vm.clone()).collect();
+    for vm in &vms {
+        renew(context, &to, vm).await;
+    }
     let report = Report::from(report);
     print(context.format(), &report, text)?;
     if report.damaged.is_empty() {

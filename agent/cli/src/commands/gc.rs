@@ -45,6 +45,16 @@ fn one(done: &Collected, mode: Mode) -> String {
     if done.waiting.segments > 0 {
         lines.push(format!("  stays while {} backup(s) of the VM run: {}", done.sessions, amount(done.waiting)));
     }
+    if let (true, Some(until)) = (done.locked.segments > 0, done.locked_until) {
+        lines.push(format!("  goes when its lock ends, at the latest after {until:.0}: {}", amount(done.locked)));
+    }
+    if let Some(immutable) = done.immutable {
+        let extended = match immutable.extended {
+            0 => String::new(),
+            objects => format!(" ({objects} objects locked for longer)"),
+        };
+        lines.push(format!("  nothing that points need can be deleted before {:.0}{extended}", immutable.until));
+    }
     if done.ended > 0 {
         lines.push(format!("  sessions of dead backups that {verb}ended: {}", done.ended));
     }

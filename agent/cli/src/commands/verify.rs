@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use remora_core::ports::{Effect, Listing, Mover};
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
-use remora_vault::{Depth, Sample};
+use remora_vault::{Depth, Sample, Vault};
 use serde::Serialize;
 
 use super::lost::Lost;
@@ -30,6 +30,7 @@ struct Verified {
 pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     let vault = context.vault().await?;
     let verifier = vault.verifier(depth(&args));
+    let whole = args.point.is_none();
     let (points, unreadable) = if let Some(point) = args.point {
         (vec![point], Vec::new())
     } else {
@@ -60,12 +61,25 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     })?;
     let damaged: Vec<_> = all.iter().filter(|found| !found.ok).map(|found| found.point.to_string()).collect();
     if damaged.is_empty() {
-        return Ok(());
+        return if whole { untampered(&vault).await } else { Ok(()) };
     }
     let what = format!("{} of {} points are damaged: {}", damaged.len(), all.len(), damaged.join(", "));
     Err(Error::new(ErrorKind::Damaged, what).advise(
         "What is not named as lost still restores, with `remora restore --allow-damaged` all of it. Make a new point of \
          the VM with `remora backup --full`.",
+    ))
+}
+
+/// An error if somebody deleted or replaced objects of an immutable repository: newer points may be hidden by that.
+async fn untampered(vault: &Vault) -> Result<()> {
+    let names = vault.tampered().await?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let what = format!("objects of the repository were deleted or replaced: {}", names.join(", "));
+    Err(Error::new(ErrorKind::Damaged, what).advise(
+        "The bucket still has them: `remora repo undelete` brings them back. Find out who did it, and change the \
+         credentials.",
     ))
 }
 

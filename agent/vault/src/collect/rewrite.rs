@@ -56,6 +56,8 @@ impl Rewrite {
     /// are needed now, for what is needed only shrinks; that is nevertheless checked before this one goes.
     pub(super) async fn run(&self, vault: &Repository, segments: &Segments) -> Result<()> {
         match self.store_next(vault, segments).await {
+            // It may be locked: a later collection finds what is in the way.
+            Ok(Next::Complete) if vault.keeps_versions() => Ok(()),
             Ok(Next::Complete) => vault.store.remove(&segments.generation_name(self.id, self.generation)).await,
             Ok(Next::Incomplete) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -97,6 +99,6 @@ impl Rewrite {
 }
 
 /// Whether a generation holds every record that is needed.
-pub(super) fn is_complete(segment: &Segment, id: SegmentId, needed: &Reach) -> bool {
+pub(crate) fn is_complete(segment: &Segment, id: SegmentId, needed: &Reach) -> bool {
     needed.numbers(id).all(|number| segment.index.record(number).is_some())
 }

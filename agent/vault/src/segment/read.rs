@@ -143,7 +143,8 @@ impl Segments {
                 found => return found,
             }
         }
-        Err(missing.unwrap_or_else(|| self.damaged(id, Missing)))
+        let missing = missing.unwrap_or_else(|| self.damaged(id, Missing));
+        Err(self.store.explain_missing(&self.generation_name(id, 0), missing).await)
     }
 
     /// One generation of a segment, with its index.

@@ -8,8 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use remora_core::{Error, ErrorKind, Result};
 
-use super::open::{self, Patience};
-use super::{Store, is_taken};
+use super::{Locks, Store, is_taken};
 use crate::keys::random;
 use crate::location::Location;
 use crate::names;
@@ -50,9 +49,10 @@ pub enum Need {
 pub async fn examine(location: &Location) -> Result<Vec<Finding>> {
     let store = Store::open(location)?;
     let mut findings = store.examine().await?;
-    if let Some(outcome) = object_lock(location, &store).await {
+    if store.locks().is_some() {
         let lost = "Whoever has the credentials can delete every backup at once.";
-        findings.push(Finding { name: "store: Object Lock", need: Need::May, outcome: told(outcome, lost) });
+        let outcome = told(store.prove_locks().await, lost);
+        findings.push(Finding { name: "store: Object Lock", need: Need::May, outcome });
     }
     Ok(findings)
 }
@@ -224,21 +224,36 @@ impl Trial<'_> {
     }
 }
 
-/// Of S3 only: tries to store an object that is kept for a minute.
-async fn object_lock(location: &Location, store: &Store) -> Option<Result<String>> {
-    let until = Timestamp::now() + LOCKED_FOR;
-    let locking = match open::locking(location, Patience::USUAL, until)? {
-        Ok(locking) => locking,
-        Err(error) => return Some(Err(error)),
-    };
-    // One name for all trials: where objects are kept, each trial is one more version of it.
-    let name = Path::from(format!("{}/locked", names::TRIALS));
-    Some(match locking.put(&name, PutPayload::from_static(b"x")).await {
-        Ok(_) => store.remove(&name).await.map(|()| "the bucket keeps objects until their time".into()),
-        Err(error) => {
-            // versitygw 1.8 keeps the object and refuses only its lock.
-            let removed = store.remove(&name).await;
-            removed.and(Err(store.error("locking", &name, error)))
+impl Store {
+    /// Tries whether the store keeps what it is asked to keep: an object that is kept for a minute is not removed by
+    /// its version. A mark hides it then; a lifecycle rule for old versions removes it one day.
+    pub(crate) async fn prove_locks(&self) -> Result<String> {
+        let Some(locks) = self.locks() else {
+            let what = format!("the store of repository {} has no Object Lock that remora can use", self.place());
+            return Err(
+                lacks(what).advise("Only S3 and what speaks its protocol has: make a bucket with Object Lock there.")
+            );
+        };
+        let name = Path::from(format!("{}/locked-{}", names::TRIALS, hex::encode(random::<8>())));
+        let stored = locks.put_new(&name, PutPayload::from_static(b"x"), LOCKED_FOR).await;
+        let tried = match stored {
+            Ok(()) => self.try_to_remove(locks, &name).await,
+            Err(error) => Err(self.error("locking", &name, error)),
+        };
+        // versitygw 1.8 keeps an object of which it refuses the lock.
+        let removed = self.remove(&name).await;
+        tried.and_then(|found| removed.map(|()| found))
+    }
+
+    async fn try_to_remove(&self, locks: &dyn Locks, name: &Path) -> Result<String> {
+        let versions = self.versions_of(name).await?;
+        let version = versions.first().ok_or_else(|| lacks("the bucket does not list the versions of an object"))?;
+        if self.kept_until(version).await?.is_none() {
+            return Err(lacks("the bucket took an object with a lock, and did not lock it"));
         }
-    })
+        if locks.remove_version(name, &version.id).await.is_ok() {
+            return Err(lacks("the bucket let a locked object be removed"));
+        }
+        Ok("the bucket keeps objects until their time".into())
+    }
 }

@@ -41,7 +41,14 @@ const SIGNS: &[(&[&str], ErrorKind, &str)] = &[
         "Object Lock can only be chosen when a bucket is made.",
     ),
     (
-        &["ObjectLocked", "WORM", "object is locked", "ObjectLock", "BlobImmutableDueToPolicy"],
+        &[
+            "ObjectLocked",
+            "WORM",
+            "protected by object lock",
+            "object is locked",
+            "ObjectLock",
+            "BlobImmutableDueToPolicy",
+        ],
         ErrorKind::Refused,
         "The store keeps this object until its retention ends: run this again after that.",
     ),

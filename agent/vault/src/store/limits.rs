@@ -47,14 +47,24 @@ impl Pace {
 
 /// The limits that there are.
 #[derive(Debug)]
-struct Paces {
+pub(super) struct Paces {
     upload: Option<Pace>,
     download: Option<Pace>,
     requests: Option<Pace>,
 }
 
 impl Paces {
-    async fn request(&self) {
+    /// Those of `limits`, to be shared by all clients of a store; none if there is no limit.
+    pub(super) fn of(limits: Limits) -> Option<Arc<Self>> {
+        let paces = Self {
+            upload: limits.upload.map(Pace::of),
+            download: limits.download.map(Pace::of),
+            requests: limits.requests.map(Pace::of),
+        };
+        (limits != Limits::default()).then(|| Arc::new(paces))
+    }
+
+    pub(super) async fn request(&self) {
         if let Some(pace) = &self.requests {
             pace.take(1).await;
         }
@@ -83,16 +93,11 @@ pub(super) struct Limited {
 
 impl Limited {
     /// `inner`, limited if there is any limit.
-    pub(super) fn over(inner: Arc<dyn ObjectStore>, limits: Limits) -> Arc<dyn ObjectStore> {
-        if limits == Limits::default() {
-            return inner;
+    pub(super) fn over(inner: Arc<dyn ObjectStore>, paces: Option<Arc<Paces>>) -> Arc<dyn ObjectStore> {
+        match paces {
+            Some(paces) => Arc::new(Self { inner, paces }),
+            None => inner,
         }
-        let paces = Paces {
-            upload: limits.upload.map(Pace::of),
-            download: limits.download.map(Pace::of),
-            requests: limits.requests.map(Pace::of),
-        };
-        Arc::new(Self { inner, paces: Arc::new(paces) })
     }
 
     /// A stream that begins once a request may be made.
@@ -200,7 +205,7 @@ mod tests {
             (Limits { requests: None, upload: None, ..all }, 80),
             (Limits { upload: None, download: None, ..all }, 180),
         ] {
-            let store = Limited::over(Arc::new(InMemory::new()), limits);
+            let store = Limited::over(Arc::new(InMemory::new()), Paces::of(limits));
             let start = Instant::now();
             for n in 0..5 {
                 store.put(&Path::from(format!("{n}")), vec![0; 1000].into()).await.unwrap();

@@ -1,12 +1,12 @@
 //! From a location to its store's client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::Certificate;
+use object_store::client::{Certificate, HttpConnector, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
@@ -17,7 +17,11 @@ use reqwest::header::{HeaderName, HeaderValue};
 use crate::location::{Addressing, Bucket, Location, Place, Vendor};
 use crate::store::access::Access;
 use crate::store::credentials::Variables;
-use crate::store::limits::Limited;
+use crate::store::limits::{Limited, Paces};
+use crate::store::lock::{Locks, S3Locks};
+
+/// The client's own, where none is named.
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// How long a server that does not answer is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +51,17 @@ impl Patience {
     }
 }
 
-/// The client of the store at `location`. A folder must exist; of a bucket nothing is asked yet.
-pub(super) fn open(location: &Location, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
+/// The clients of a store.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Of S3 only; whether the bucket has Object Lock is not asked yet.
+    pub(super) locks: Option<Arc<dyn Locks>>,
+}
+
+/// The clients of the store at `location`. A folder must exist; of a bucket nothing is asked yet.
+pub(super) fn open(location: &Location, patience: Patience) -> Result<Opened> {
+    let paces = Paces::of(location.access.limits);
+    let mut locks = None;
     let bare: Arc<dyn ObjectStore> = match &location.place {
         Place::Folder(folder) => {
             if !folder.is_dir() {
@@ -60,35 +73,60 @@ pub(super) fn open(location: &Location, patience: Patience) -> Result<Arc<dyn Ob
             Arc::new(store.with_fsync(true))
         }
         Place::Bucket(bucket) => {
+            if bucket.vendor == Vendor::S3 {
+                locks = Some(s3_locks(location, bucket, patience, paces.clone())?);
+            }
             let options = client_options(&location.access, patience)?;
             Arc::new(PrefixStore::new(client(location, bucket, options, patience)?, bucket.prefix.clone()))
         }
     };
-    Ok(Limited::over(bare, location.access.limits))
+    Ok(Opened { store: Limited::over(bare, paces), locks })
+}
+
+/// What the bucket can do with locks.
+fn s3_locks(
+    location: &Location,
+    bucket: &Bucket,
+    patience: Patience,
+    paces: Option<Arc<Paces>>,
+) -> Result<Arc<dyn Locks>> {
+    let options = client_options(&location.access, patience)?;
+    // Of an endpoint of plain HTTP.
+    let http = ReqwestConnector::default().connect(&options.clone().with_allow_http(true));
+    let (s3, region) = s3(bucket, &variables(location, bucket)?, options, patience).map_err(|e| invalid(bucket, e))?;
+    let keeping = {
+        let (location, bucket, paces) = (location.clone(), bucket.clone(), paces.clone());
+        move |until| keeping_client(&location, &bucket, patience, paces.clone(), until)
+    };
+    Ok(Arc::new(S3Locks {
+        s3,
+        http: http.map_err(|e| invalid(bucket, e))?,
+        region,
+        prefix: bucket.prefix.clone(),
+        patience,
+        paces,
+        keeping: Box::new(keeping),
+        newest: Mutex::default(),
+    }))
 }
 
 /// Of S3: a client whose objects are kept until then. It sends the headers with every request, so it is for PUTs only.
-pub(super) fn locking(
+fn keeping_client(
     location: &Location,
+    bucket: &Bucket,
     patience: Patience,
+    paces: Option<Arc<Paces>>,
     until: Timestamp,
-) -> Option<Result<Arc<dyn ObjectStore>>> {
-    let Place::Bucket(bucket) = &location.place else { return None };
-    if bucket.vendor != Vendor::S3 {
-        return None;
-    }
-    let open = || {
-        let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let until = HeaderValue::from_str(&until).expect("a time is visible ASCII");
-        let headers = [
-            (HeaderName::from_static("x-amz-object-lock-mode"), HeaderValue::from_static("GOVERNANCE")),
-            (HeaderName::from_static("x-amz-object-lock-retain-until-date"), until),
-        ];
-        let options = client_options(&location.access, patience)?.with_default_headers(headers.into_iter().collect());
-        let store = client(location, bucket, options, patience)?;
-        Ok(Arc::new(PrefixStore::new(store, bucket.prefix.clone())) as Arc<dyn ObjectStore>)
-    };
-    Some(open())
+) -> Result<Arc<dyn ObjectStore>> {
+    let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let until = HeaderValue::from_str(&until).expect("a time is visible ASCII");
+    let headers = [
+        (HeaderName::from_static("x-amz-object-lock-mode"), HeaderValue::from_static("COMPLIANCE")),
+        (HeaderName::from_static("x-amz-object-lock-retain-until-date"), until),
+    ];
+    let options = client_options(&location.access, patience)?.with_default_headers(headers.into_iter().collect());
+    let store = client(location, bucket, options, patience)?;
+    Ok(Limited::over(Arc::new(PrefixStore::new(store, bucket.prefix.clone())), paces))
 }
 
 fn client(
@@ -97,20 +135,26 @@ fn client(
     options: ClientOptions,
     patience: Patience,
 ) -> Result<Arc<dyn ObjectStore>> {
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let variables = Variables::gather(bucket.vendor, location.access.credentials.as_deref(), environment)
-        .map_err(|e| e.within(format!("repository {location}")))?;
+    let variables = variables(location, bucket)?;
     let built = match bucket.vendor {
-        Vendor::S3 => s3(bucket, &variables, options, patience),
+        Vendor::S3 => s3(bucket, &variables, options, patience).map(|(s3, _)| Arc::new(s3) as Arc<dyn ObjectStore>),
         Vendor::Azure => azure(bucket, &variables, options, patience),
         Vendor::Google => google(bucket, &variables, options, patience),
     };
-    built.map_err(|e| {
-        Error::new(ErrorKind::Invalid, format!("repository {bucket}"))
-            .because(e)
-            .advise("Check the URL's parameters and the credentials.")
-    })
+    built.map_err(|e| invalid(bucket, e))
+}
+
+fn variables(location: &Location, bucket: &Bucket) -> Result<Variables> {
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Variables::gather(bucket.vendor, location.access.credentials.as_deref(), environment)
+        .map_err(|e| e.within(format!("repository {location}")))
+}
+
+fn invalid(bucket: &Bucket, error: object_store::Error) -> Error {
+    Error::new(ErrorKind::Invalid, format!("repository {bucket}"))
+        .because(error)
+        .advise("Check the URL's parameters and the credentials.")
 }
 
 fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> {
@@ -135,12 +179,13 @@ fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> 
     Ok(options)
 }
 
+/// The client, and the region that its requests are signed for.
 fn s3(
     bucket: &Bucket,
     variables: &Variables,
     options: ClientOptions,
     patience: Patience,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+) -> object_store::Result<(AmazonS3, String)> {
     // Object Lock asks for a checksum, and all others are glad of one.
     let mut builder = AmazonS3Builder::new()
         .with_client_options(options)
@@ -153,6 +198,7 @@ fn s3(
     if let Some(region) = &bucket.region {
         builder = builder.with_region(region);
     }
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| DEFAULT_REGION.into());
     let given = bucket.endpoint.as_ref().map(ToString::to_string);
     let named = |key| builder.get_config_value(&key);
     let endpoint =
@@ -161,7 +207,7 @@ fn s3(
         // A certificate for *.s3.amazonaws.com does not cover a name with dots.
         let dotted = bucket.name.contains('.');
         let virtual_host = bucket.addressing != Some(Addressing::Path) && !dotted;
-        return Ok(Arc::new(builder.with_virtual_hosted_style_request(virtual_host).build()?));
+        return Ok((builder.with_virtual_hosted_style_request(virtual_host).build()?, region));
     };
     let mut endpoint = endpoint.trim_end_matches('/').to_owned();
     let virtual_host = bucket.addressing == Some(Addressing::VirtualHost);
@@ -173,7 +219,7 @@ fn s3(
         .with_allow_http(endpoint.starts_with("http://"))
         .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
         .with_virtual_hosted_style_request(virtual_host);
-    Ok(Arc::new(builder.build()?))
+    Ok((builder.build()?, region))
 }
 
 fn azure(

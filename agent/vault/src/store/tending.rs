@@ -24,6 +24,11 @@ pub(crate) struct Listed {
 #[error("it is missing")]
 pub(crate) struct Missing;
 
+/// Why an object is missing that the bucket still has.
+#[derive(Debug, thiserror::Error)]
+#[error("it is missing: it was deleted at {0}, and the bucket still has it")]
+pub(crate) struct Deleted(pub(crate) Timestamp);
+
 impl Store {
     /// The objects right below a folder, in order of their names.
     pub(crate) async fn listed(&self, folder: &Path) -> Result<Vec<Listed>> {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use jiff::{SignedDuration, Timestamp};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -84,6 +85,11 @@ impl FaultyStore {
         self.lock().ahead += by;
     }
 
+    /// The store's time.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::try_from(self.lock().ahead).expect("the tests set it on by days")
+    }
+
     /// From now on, operation `n` (from 0) goes wrong.
     pub(crate) fn inject(&self, n: usize, fault: Fault) {
         let mut state = self.lock();
@@ -130,7 +136,7 @@ impl FaultyStore {
         }
     }
 
-    async fn take<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn take<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let failure = || Error::Generic { store: "test", source: "injected".into() };
         match self.turn() {
             Turn::Work => work.await,
@@ -157,6 +163,18 @@ impl FaultyStore {
         meta
     }
 
+    /// Stores an object; nothing goes wrong.
+    pub(super) async fn put_unharmed(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let stored = self.inner.put_opts(location, payload, options).await?;
+        self.note_stored(location);
+        Ok(stored)
+    }
+
     fn note_stored(&self, location: &Path) {
         let mut state = self.lock();
         let ahead = state.ahead;
@@ -173,12 +191,7 @@ impl fmt::Display for FaultyStore {
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let work = async {
-            let stored = self.inner.put_opts(location, payload, options).await?;
-            self.note_stored(location);
-            Ok(stored)
-        };
-        self.take(work).await
+        self.take(self.put_unharmed(location, payload, options)).await
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
