@@ -9,7 +9,10 @@ use zeroize::Zeroizing;
 /// The passphrase itself. Taken out of the environment, so that no process we start inherits it.
 pub(crate) const PASSPHRASE: &str = "REMORA_PASSPHRASE";
 
-/// The `REMORA_*` variables that are set and not empty.
+/// libvirt's own variable, which virsh reads too.
+pub(crate) const LIBVIRT: &str = "LIBVIRT_DEFAULT_URI";
+
+/// The `REMORA_*` variables that are set and not empty, and libvirt's.
 #[derive(Default)]
 pub(crate) struct Environment {
     variables: HashMap<String, OsString>,
@@ -20,7 +23,7 @@ impl Environment {
     /// Takes it from the process. To be called before any thread is started.
     pub(crate) fn take() -> Self {
         let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        let environment = Self::of(ours.filter(|(name, _)| name.starts_with("REMORA_")));
+        let environment = Self::of(ours.filter(|(name, _)| name.starts_with("REMORA_") || name == LIBVIRT));
         // SAFETY: no other thread exists yet, so nobody reads the environment at the same time.
         unsafe { std::env::remove_var(PASSPHRASE) };
         environment

@@ -11,7 +11,7 @@ use remora_vault::{Access, Limits};
 use serde::Deserialize;
 
 use crate::args::{Flags, OutputFormat};
-use crate::environment::Environment;
+use crate::environment::{Environment, LIBVIRT};
 use crate::secret::SecretFrom;
 use crate::size::Size;
 
@@ -81,7 +81,9 @@ impl Settings {
             repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
             access,
             secret: secret_from(flags, environment, file.key_file, file.passphrase_file)?,
-            connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?.or(file.connect),
+            connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?
+                .or(text(None, environment, LIBVIRT)?)
+                .or(file.connect),
             scratch: path(&flags.scratch, "REMORA_SCRATCH").or(file.scratch),
             run_dir: path(&flags.run_dir, "REMORA_RUN_DIR").or(file.run_dir),
             output: output.unwrap_or_default(),
@@ -260,6 +262,12 @@ mod tests {
             output: OutputFormat::Text,
         };
         assert_eq!(Settings::gather(&Flags::default(), &environment(&variables)).unwrap(), from_env);
+
+        let connect =
+            |variables: &[(&str, &str)]| Settings::gather(&Flags::default(), &environment(variables)).unwrap().connect;
+        let libvirts = ("LIBVIRT_DEFAULT_URI", "virsh:///c");
+        assert_eq!(connect(&[config, libvirts]).as_deref(), Some("virsh:///c"), "before the file");
+        assert_eq!(connect(&[config, libvirts, ("REMORA_CONNECT", "env:///c")]).as_deref(), Some("env:///c"));
 
         let flags = Flags {
             repo: Some("/flag".into()),
