@@ -127,14 +127,12 @@ impl Store {
         Ok(Self { inner: store, place: location.to_string(), shared: Arc::new(shared) })
     }
 
-    /// Any store, for tests.
-    #[cfg(test)]
+    /// Any store, for tests and measurements.
     pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
         Self::locking_over(inner, None)
     }
 
-    /// Any store that may have locks, for tests.
-    #[cfg(test)]
+    /// Any store that may have locks, likewise.
     pub(crate) fn locking_over(inner: Arc<dyn ObjectStore>, locks: Option<Arc<dyn Locks>>) -> Self {
         let fetches = Some(Semaphore::new(FETCHES));
         let shared = Shared { proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use object_store::ObjectStore;
 use object_store::path::Path;
 use remora_core::ports::{
     Damage, Effect, History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
@@ -106,6 +107,11 @@ impl Vault {
     /// Opens the repository at `location` for the tenant `default`.
     pub async fn open(location: &Location, secret: &Secret, options: VaultOptions) -> Result<Self> {
         Self::open_in(Store::open(location)?, secret, options).await
+    }
+
+    /// Opens the repository in a store of the caller's: one that counts, or keeps only a part. For measurements.
+    pub async fn open_over(store: Arc<dyn ObjectStore>, secret: &Secret, options: VaultOptions) -> Result<Self> {
+        Self::open_in(Store::over(store), secret, options).await
     }
 
     pub(crate) async fn open_in(store: Store, secret: &Secret, options: VaultOptions) -> Result<Self> {

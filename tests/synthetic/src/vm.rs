@@ -1,0 +1,240 @@
+//! A VM with one disk that exists only as a rule: what each block holds follows from its number and from how often it
+//! was written. As noisy as encrypted data, and free to make.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
+use remora_core::point::{DiskIdentity, Quiesced};
+use remora_core::ports::{
+    Bitmaps, ClaimedVm, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, VmState,
+};
+use remora_core::{
+    BLOCK_SIZE, ByteRange, CheckpointName, DiskName, Error, ErrorKind, Extent, ExtentState, RepositoryId,
+};
+use remora_core::{Result, VmName};
+
+/// Noise that blocks are cut from.
+const NOISE: u64 = 16 * 1024 * 1024;
+
+static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
+
+/// A disk at first: `size` bytes, of which one block in each `data_every` bytes is not zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// Its size in bytes.
+    pub size: u64,
+    /// The distance of its blocks of data, in bytes.
+    pub data_every: u64,
+}
+
+/// What a guest writes between two points.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// So many blocks, one after the other, anywhere.
+    Together(u64),
+    /// So many blocks, each anywhere on the disk.
+    Scattered(u64),
+}
+
+/// A VM. Clones share it.
+#[derive(Clone)]
+pub(crate) struct SimulatedVm(Arc<Mutex<State>>);
+
+struct State {
+    name: VmName,
+    disk: Disk,
+    noise: Bytes,
+    random: fastrand::Rng,
+    /// How often blocks were written, of those that were.
+    written: HashMap<u64, u32>,
+    checkpoint: Option<CheckpointName>,
+    /// The blocks written since.
+    changed: BTreeSet<u64>,
+}
+
+impl SimulatedVm {
+    pub(crate) fn new(name: VmName, disk: Disk, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut noise = vec![0; NOISE as usize];
+        random.fill(&mut noise);
+        let (noise, written, changed) = (noise.into(), HashMap::new(), BTreeSet::new());
+        Self(Arc::new(Mutex::new(State { name, disk, noise, random, written, checkpoint: None, changed })))
+    }
+
+    /// The guest writes.
+    pub(crate) fn write(&self, change: Change) {
+        let mut state = self.lock();
+        let blocks = state.disk.size / BLOCK_SIZE;
+        let State { random, written, changed, .. } = &mut *state;
+        let mut put = |block| {
+            *written.entry(block).or_default() += 1;
+            changed.insert(block);
+        };
+        match change {
+            Change::Together(count) => {
+                let first = random.u64(..=blocks - count);
+                (first..first + count).for_each(&mut put);
+            }
+            Change::Scattered(count) => (0..count).for_each(|_| put(random.u64(..blocks))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What a block holds; none if that is zeros.
+    fn block(&self, block: u64) -> Option<Bytes> {
+        let writes = self.written.get(&block).copied().unwrap_or_default();
+        if writes == 0 && !block.is_multiple_of(self.disk.data_every / BLOCK_SIZE) {
+            return None;
+        }
+        let mixed = (block ^ u64::from(writes) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        let at = (mixed % (NOISE - BLOCK_SIZE)) as usize;
+        Some(self.noise.slice(at..at + BLOCK_SIZE as usize))
+    }
+
+    fn state(&self) -> VmState {
+        let identity =
+            DiskIdentity { vm_uuid: "u".into(), path: "/simulated".into(), inode: Some("1:1".into()), data_file: None };
+        let usable = self.checkpoint.iter().cloned().collect();
+        let bitmaps = Bitmaps::Able { usable, broken: Vec::new() };
+        let disk = DiskState { name: disk_name(), size: self.disk.size, identity, bitmaps };
+        VmState { vm: self.name.clone(), definition: "<domain/>".into(), disks: vec![disk] }
+    }
+}
+
+fn disk_name() -> DiskName {
+    DiskName::new("vda").expect("it is a name")
+}
+
+struct Claimed {
+    vm: SimulatedVm,
+    state: VmState,
+}
+
+struct Opened {
+    disks: Vec<Arc<dyn DiskView>>,
+    checkpoint: CheckpointName,
+    vm: SimulatedVm,
+}
+
+struct View {
+    name: DiskName,
+    vm: SimulatedVm,
+    disk: Disk,
+    /// The blocks that changed; none if all is wanted.
+    changed: Option<Vec<u64>>,
+}
+
+#[async_trait]
+impl Source for SimulatedVm {
+    async fn claim(&self, _: &VmName, _: Patience) -> Result<Box<dyn ClaimedVm>> {
+        let state = self.lock().state();
+        Ok(Box::new(Claimed { vm: self.clone(), state }))
+    }
+}
+
+#[async_trait]
+impl ClaimedVm for Claimed {
+    fn state(&self) -> &VmState {
+        &self.state
+    }
+
+    async fn open(&self, request: &OpenRequest) -> Result<Box<dyn OpenVm>> {
+        let state = self.vm.lock();
+        let wanted = request.disks.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no disk is wanted"))?;
+        let changed = wanted.since.as_ref().map(|_| state.changed.iter().copied().collect());
+        let view = View { name: disk_name(), vm: self.vm.clone(), disk: state.disk, changed };
+        let (disks, checkpoint) = (vec![Arc::new(view) as Arc<dyn DiskView>], request.checkpoint.clone());
+        Ok(Box::new(Opened { disks, checkpoint, vm: self.vm.clone() }))
+    }
+
+    async fn retire(&self, _: RepositoryId, _: &BTreeSet<CheckpointName>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OpenVm for Opened {
+    fn disks(&self) -> &[Arc<dyn DiskView>] {
+        &self.disks
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn quiesced(&self) -> Quiesced {
+        Quiesced::Skipped
+    }
+
+    fn instance(&self) -> Option<String> {
+        None
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>, outcome: Outcome) -> Result<()> {
+        if outcome == Outcome::Stored {
+            let mut state = self.vm.lock();
+            state.checkpoint = Some(self.checkpoint);
+            state.changed.clear();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DiskView for View {
+    fn name(&self) -> &DiskName {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.disk.size
+    }
+
+    fn checkpointed(&self) -> bool {
+        true
+    }
+
+    fn extents(&self) -> BoxStream<'_, Result<Extent>> {
+        let Disk { size, data_every } = self.disk;
+        let extent = |start, end, state| Extent { range: ByteRange::new(start, end), state };
+        let block = move |at| extent(at, at + BLOCK_SIZE, ExtentState::Data);
+        let Some(changed) = &self.changed else {
+            let pieces = (0..size / data_every).map(move |n| n * data_every);
+            let pieces = pieces
+                .flat_map(move |at| [block(at), extent(at + BLOCK_SIZE, at + data_every, ExtentState::Zero)].map(Ok));
+            return stream::iter(pieces).boxed();
+        };
+        let ends = changed.iter().map(|block| block * BLOCK_SIZE).chain([size]);
+        let starts = [0].into_iter().chain(changed.iter().map(|block| (block + 1) * BLOCK_SIZE));
+        let gaps = starts.zip(ends).flat_map(move |(start, end)| {
+            let gap = extent(start, end, ExtentState::Unchanged);
+            [Some(gap), (end < size).then(|| block(end))].into_iter().flatten().map(Ok)
+        });
+        stream::iter(gaps).boxed()
+    }
+
+    async fn read(&self, range: ByteRange) -> Result<Bytes> {
+        let state = self.vm.lock();
+        let block = |n| state.block(n).unwrap_or_else(|| Bytes::from_static(&ZEROS));
+        let blocks = range.start / BLOCK_SIZE..range.end / BLOCK_SIZE;
+        if blocks.end - blocks.start == 1 {
+            return Ok(block(blocks.start));
+        }
+        let mut bytes = BytesMut::with_capacity(range.len() as usize);
+        blocks.for_each(|n| bytes.extend_from_slice(&block(n)));
+        Ok(bytes.freeze())
+    }
+}
