@@ -16,8 +16,9 @@ export PATH := $(tools)/bin:$(PATH)
 FUZZ_SECONDS ?= 600
 CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
+KOPIA := v0.22.3
 
-.PHONY: help build demo test lint bench fuzz setup setup-deny setup-s3
+.PHONY: help build demo test lint bench fuzz setup setup-deny setup-s3 setup-kopia
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
@@ -37,6 +38,16 @@ setup-s3:
 	    go version -m '$(tools)/bin/versitygw' 2>/dev/null | grep --quiet 'versitygw	$(VERSITYGW)	' || \
 	    GOBIN='$(tools)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
 
+# What the benchmarks compare with, beside restic. From a module of its own: `go install` of a version would also ask for
+# the list of all versions, which not every proxy has.
+setup-kopia:
+	@export PATH="$$PATH:/usr/local/go/bin" && \
+	    if ! go version -m '$(tools)/bin/kopia' 2>/dev/null | grep --quiet 'kopia/kopia	$(KOPIA)	'; then \
+	        dir=$$(mktemp --directory) && trap 'rm -r "$$dir"' EXIT && cd "$$dir" && go mod init tools 2>/dev/null && \
+	        go mod edit -require=github.com/kopia/kopia@$(KOPIA) && \
+	        GOBIN='$(tools)/bin' go install -mod=mod -tags nohtmlui github.com/kopia/kopia; \
+	    fi
+
 # Leaves the programs in target/release of the checkout, wherever they are built.
 build: setup
 	cargo build --locked --release --workspace
@@ -49,7 +60,7 @@ demo: build
 test: build setup-s3
 	cargo test --locked --release --workspace
 
-bench: build setup-s3
+bench: build setup-s3 setup-kopia
 	'$(built)/bench'
 
 lint: setup setup-deny

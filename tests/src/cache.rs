@@ -23,9 +23,12 @@ pub(crate) fn cached(name: &str, inputs: &[&[u8]], make: impl FnOnce(&Path)) -> 
     dir
 }
 
-/// Where `make setup` puts programs that no package has.
-pub(crate) fn tools_root() -> PathBuf {
-    whole_cache().join("tools")
+/// A program that no package has; the make target `target` installs it.
+#[track_caller]
+pub fn tool(name: &str, target: &str) -> PathBuf {
+    let path = whole_cache().join("tools/bin").join(name);
+    assert!(path.is_file(), "{} is missing: run `make {target}`", path.display());
+    path
 }
 
 /// Where the lab's cache lies.

@@ -29,6 +29,7 @@ pub mod small;
 pub mod truth;
 
 pub use age::age;
+pub use cache::tool;
 pub use domain::{Domain, DomainBuilder};
 pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};

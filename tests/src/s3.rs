@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::cache::tools_root;
+use crate::cache::tool;
 use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::Remora;
 
@@ -222,9 +222,7 @@ fn element(xml: &str, name: &str) -> Option<String> {
 }
 
 fn binary() -> PathBuf {
-    let path = tools_root().join("bin/versitygw");
-    assert!(path.is_file(), "{} is missing: run `make setup-s3`", path.display());
-    path
+    tool("versitygw", "setup-s3")
 }
 
 fn free_address() -> SocketAddr {

@@ -17,8 +17,10 @@ mod full;
 mod incremental;
 mod measure;
 mod memory;
+mod peers;
 mod report;
 mod restore;
+mod scale;
 mod setting;
 
 use std::process::ExitCode;
@@ -31,13 +33,15 @@ use setting::Setting;
 type Bench = (&'static str, fn(&Setting) -> Vec<Row>);
 
 /// What can be measured, in the order of the table.
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 8] = [
     ("full", full::measure),
     ("incremental", incremental::measure),
     ("fragments", fragments::measure),
     ("memory", memory::measure),
     ("file", file::measure),
     ("restore", restore::measure),
+    ("scale", scale::measure),
+    ("peers", peers::measure),
 ];
 
 fn main() -> ExitCode {
@@ -62,7 +66,8 @@ fn main() -> ExitCode {
         }
     }
     if wanted.is_empty() {
-        report::write(&rows);
+        let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+        report::write(&rows, &setting.into_sections(), &names);
     }
     ExitCode::SUCCESS
 }

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use remora_tests::{Must, run};
 
+use crate::setting::Section;
+
 /// One measurement.
 pub(crate) struct Run {
     /// What is allowed, in words.
@@ -65,12 +67,13 @@ impl Row {
 }
 
 /// Writes `docs/benchmarks.md` of this checkout.
-pub(crate) fn write(rows: &[Row]) {
+pub(crate) fn write(rows: &[Row], sections: &[Section], names: &[&str]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().must("find the checkout").join("docs/benchmarks.md");
-    let mut text = String::from(
-        "# Benchmarks\n\nWritten by `make bench`; `bench NAME` measures one of `full`, `incremental`, `fragments`, \
-         `memory`, `file`, `restore`. Every limit is measured in the same run as what it limits. *Ratio* is what was \
-         measured divided by what is allowed, so 1 is just good enough; of several runs it is the median (best–worst).\n\n",
+    let mut text = format!(
+        "# Benchmarks\n\nWritten by `make bench`; `bench NAME` measures one of `{}`. Every limit is measured in the same \
+         run as what it limits. *Ratio* is what was measured divided by what is allowed, so 1 is just good enough; of \
+         several runs it is the median (best–worst).\n\n",
+        names.join("`, `"),
     );
     let _ = writeln!(text, "{}\n", machine());
     text.push_str("| What | Allowed | Measured | Ratio | |\n|---|---|---|---|---|\n");
@@ -85,6 +88,9 @@ pub(crate) fn write(rows: &[Row]) {
     }
     for row in missed {
         let _ = writeln!(text, "- **{}**: {}", row.what, row.where_it_goes);
+    }
+    for Section { title, text: told } in sections {
+        let _ = write!(text, "\n## {title}\n\n{told}");
     }
     fs::write(&path, text).must(format_args!("write {}", path.display()));
     println!("{} is written", path.display());

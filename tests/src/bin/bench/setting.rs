@@ -1,6 +1,6 @@
 //! What several benchmarks share: the lab, a disk of 4 GiB, and the rate of a full backup.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,18 @@ pub(crate) struct Setting {
     pub(crate) lab: Lab,
     disk: OnceCell<PathBuf>,
     rate: Cell<Option<f64>>,
+    sections: RefCell<Vec<Section>>,
+}
+
+/// A part of the report beside the table of limits.
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) text: String,
 }
 
 impl Setting {
     pub(crate) fn start() -> Self {
-        Self { lab: Lab::start(), disk: OnceCell::new(), rate: Cell::new(None) }
+        Self { lab: Lab::start(), disk: OnceCell::new(), rate: Cell::new(None), sections: RefCell::default() }
     }
 
     /// A raw disk of 4 GiB, half text, half noise.
@@ -36,6 +43,16 @@ impl Setting {
     /// Bytes a second of a full backup: the median of `full` if it ran, else of one backup now.
     pub(crate) fn full_rate(&self) -> f64 {
         self.rate.get().unwrap_or_else(|| crate::full::rate(self))
+    }
+
+    /// Adds a section to the report.
+    pub(crate) fn tell(&self, title: &'static str, text: String) {
+        self.sections.borrow_mut().push(Section { title, text });
+    }
+
+    /// The sections so far.
+    pub(crate) fn into_sections(self) -> Vec<Section> {
+        self.sections.into_inner()
     }
 
     pub(crate) fn set_full_rate(&self, rate: f64) {
