@@ -94,20 +94,27 @@ impl Repository {
 
     /// The point of that id.
     pub(crate) async fn point(&self, id: &PointId) -> Result<(PointEntry, String)> {
-        let unknown = || {
-            Error::new(ErrorKind::NotFound, format!("repository {} has no point {id}", self.store.place()))
-                .advise("List what there is with `remora points`.")
-        };
-        let vm = Folder::parse(id.vm()).ok_or_else(unknown)?;
+        let vm = Folder::parse(id.vm()).ok_or_else(|| self.unknown(id))?;
         if !self.sequence(vm).await?.counts(id.sequence()) {
-            return Err(unknown().within("it was dropped"));
+            return Err(self.unknown(id).within("it was dropped"));
         }
+        self.counting_point(id).await
+    }
+
+    /// The point of that id, which is known to count: of a long sequence the listing is most of what that costs to learn.
+    pub(crate) async fn counting_point(&self, id: &PointId) -> Result<(PointEntry, String)> {
+        let vm = Folder::parse(id.vm()).ok_or_else(|| self.unknown(id))?;
         let stored = self.manifest(vm, id.sequence()).await.map_err(|e| e.within(format!("point {id}")))?;
-        let stored = stored.ok_or_else(unknown)?;
-        let entry = stored.manifest.into_point().ok_or_else(unknown)?;
+        let stored = stored.ok_or_else(|| self.unknown(id))?;
+        let entry = stored.manifest.into_point().ok_or_else(|| self.unknown(id))?;
         let name = names::manifest(self.tenant, vm, id.sequence());
         entry.check(id).map_err(|e| self.store.damaged(&name, e).within(format!("point {id}")))?;
         Ok((entry, stored.hash))
+    }
+
+    fn unknown(&self, id: &PointId) -> Error {
+        Error::new(ErrorKind::NotFound, format!("repository {} has no point {id}", self.store.place()))
+            .advise("List what there is with `remora points`.")
     }
 
     pub(crate) async fn vms(&self) -> Result<Vec<Folder>> {

@@ -133,7 +133,8 @@ impl Work {
     async fn begin(vault: Arc<Repository>, vm: Folder, mut planned: Planned, new: NewPoint) -> Result<Self> {
         planned.pass(&vault, &new.vm).await?;
         let (parent, parent_hash) = match &new.parent {
-            Some(id) => vault.point(id).await.map(|(entry, hash)| (Some(entry), Some(hash)))?,
+            // It counted when it was found to be the newest, and no tombstone since drops it.
+            Some(id) => vault.counting_point(id).await.map(|(entry, hash)| (Some(entry), Some(hash)))?,
             None => (None, None),
         };
         let since = planned.parent.map_or(planned.number, |parent| parent + 1);
