@@ -1,9 +1,13 @@
 //! A TCP proxy before a server that does to chosen requests what bad networks and bad servers do.
 
+mod fetches;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use fetches::{Fetch, Fetches};
 
 use crate::process::Must;
 
@@ -31,9 +35,16 @@ struct Rule {
 #[derive(Debug)]
 pub struct Meddler {
     address: SocketAddr,
-    rule: Arc<Mutex<Option<Rule>>>,
+    shared: Arc<Shared>,
+}
+
+/// What its connections have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    rule: Mutex<Option<Rule>>,
     /// The head lines of all requests that passed.
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Mutex<Vec<String>>,
+    fetches: Arc<Fetches>,
 }
 
 impl Meddler {
@@ -41,12 +52,12 @@ impl Meddler {
     pub fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").must("listen");
         let address = listener.local_addr().must("read a port");
-        let (rule, seen) = (Arc::default(), Arc::default());
-        let meddler = Self { address, rule: Arc::clone(&rule), seen: Arc::clone(&seen) };
+        let shared = Arc::<Shared>::default();
+        let meddler = Self { address, shared: Arc::clone(&shared) };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
-                relay(client, upstream, &rule, &seen);
+                relay(client, upstream, &shared);
             }
         });
         meddler
@@ -59,17 +70,23 @@ impl Meddler {
 
     /// Does `fault` to the next `times` requests of a method to a path that contains `path_contains`.
     pub fn meddle(&self, method: &str, path_contains: &str, fault: Fault, times: usize) {
-        *lock(&self.rule) = Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
+        *lock(&self.shared.rule) =
+            Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
     }
 
     /// How often it still would.
     pub fn left(&self) -> usize {
-        lock(&self.rule).as_ref().map_or(0, |rule| rule.times)
+        lock(&self.shared.rule).as_ref().map_or(0, |rule| rule.times)
     }
 
     /// How many requests of a method to a path that contains this have passed.
     pub fn seen(&self, method: &str, path_contains: &str) -> usize {
-        lock(&self.seen).iter().filter(|line| fits(line, method, path_contains)).count()
+        lock(&self.shared.seen).iter().filter(|line| fits(line, method, path_contains)).count()
+    }
+
+    /// The most GETs that were under way at once: asked, and not yet answered in full.
+    pub fn most_fetches(&self) -> usize {
+        self.shared.fetches.most()
     }
 }
 
@@ -88,16 +105,18 @@ fn head_line(bytes: &[u8]) -> Option<String> {
     line.ends_with(" HTTP/1.1").then(|| line.to_owned())
 }
 
-fn relay(client: TcpStream, upstream: TcpStream, rule: &Arc<Mutex<Option<Rule>>>, seen: &Arc<Mutex<Vec<String>>>) {
+fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
     let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
     let armed: Arc<Mutex<Option<Fault>>> = Arc::default();
-    let (for_requests, rule, seen) = (Arc::clone(&armed), Arc::clone(rule), Arc::clone(seen));
+    let fetch: Arc<Mutex<Option<Fetch>>> = Arc::default();
+    let (for_requests, fetched, shared) = (Arc::clone(&armed), Arc::clone(&fetch), Arc::clone(shared));
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(len @ 1..) = from_client.read(&mut buffer) {
             if let Some(line) = head_line(&buffer[..len]) {
-                *lock(&for_requests) = take(&mut lock(&rule), &line);
-                lock(&seen).push(line);
+                *lock(&for_requests) = take(&mut lock(&shared.rule), &line);
+                *lock(&fetched) = line.starts_with("GET ").then(|| Fetch::begin(&shared.fetches));
+                lock(&shared.seen).push(line);
             }
             if to_server.write_all(&buffer[..len]).is_err() {
                 break;
@@ -105,7 +124,7 @@ fn relay(client: TcpStream, upstream: TcpStream, rule: &Arc<Mutex<Option<Rule>>>
         }
         to_server.shutdown(Shutdown::Both).ok();
     });
-    thread::spawn(move || answer(client, upstream, &armed));
+    thread::spawn(move || answer(client, upstream, &armed, &fetch));
 }
 
 fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
@@ -114,10 +133,11 @@ fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
     Some(rule.fault)
 }
 
-fn answer(mut client: TcpStream, mut upstream: TcpStream, armed: &Mutex<Option<Fault>>) {
+fn answer(mut client: TcpStream, mut upstream: TcpStream, armed: &Mutex<Option<Fault>>, fetch: &Mutex<Option<Fetch>>) {
     let mut buffer = vec![0; 64 << 10];
     let mut passed = 0;
     while let Ok(len @ 1..) = upstream.read(&mut buffer) {
+        lock(fetch).take_if(|fetch| fetch.answered(&buffer[..len]));
         let fault = *lock(armed);
         let (len, goes_on) = match fault {
             None => (len, true),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cache::tool;
@@ -49,7 +50,16 @@ impl S3 {
 
     /// A server with nothing in it.
     pub fn start_with(transport: Transport) -> Self {
-        let dir = tempfile::Builder::new().prefix("remora-s3-").tempdir().must("make the S3 server's folder");
+        Self::start_below(&std::env::temp_dir(), transport)
+    }
+
+    /// A server of plain HTTP with nothing in it, its files below `folder`.
+    pub fn start_in(folder: &Path) -> Self {
+        Self::start_below(folder, Transport::Http)
+    }
+
+    fn start_below(folder: &Path, transport: Transport) -> Self {
+        let dir = tempfile::Builder::new().prefix("remora-s3-").tempdir_in(folder).must("make the S3 server's folder");
         for folder in ["data", "versions", "iam"] {
             fs::create_dir(dir.path().join(folder)).must("make the S3 server's folders");
         }
@@ -79,6 +89,11 @@ impl S3 {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.server.id()).expect("a process id fits into pid_t"))
     }
 
     /// Its URL.

@@ -22,7 +22,9 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     let mut once = |_| {
         let codecs = codec_cost(setting.disk());
         let (copied, server) = nbdcopy(&domain);
-        let Backup { wall, cpu, stored } = backup(setting, &domain);
+        let remora = Remora::init(&setting.lab);
+        let Backup { wall, cpu, stored, .. } = backup(&remora, &domain);
+        remove(&remora);
         let write = write_cost(&setting.lab.scratch("written"), setting.disk(), stored);
         let processors = (copied.cpu + server + codecs) / u32::try_from(cores()).must("count processors");
         let limit = copied.wall.max(processors) + write;
@@ -77,26 +79,29 @@ fn nbdcopy(domain: &Domain<'_>) -> (Took, Duration) {
 /// Bytes a second of one full backup.
 pub(crate) fn rate(setting: &Setting) -> f64 {
     let domain = setting.lab.domain("rate").disk(DiskSpec::holding("vda", Format::Qcow2, setting.disk())).paused();
-    DISK as f64 / backup(setting, &domain).wall.as_secs_f64()
-}
-
-/// What a backup took and stored.
-struct Backup {
-    wall: Duration,
-    /// Of remora and of its server.
-    cpu: Duration,
-    stored: u64,
-}
-
-/// Backs the disk up into a repository of its own.
-fn backup(setting: &Setting, domain: &Domain<'_>) -> Backup {
     let remora = Remora::init(&setting.lab);
+    let wall = backup(&remora, &domain).wall;
+    remove(&remora);
+    DISK as f64 / wall.as_secs_f64()
+}
+
+/// What a full backup took and stored.
+pub(crate) struct Backup {
+    pub(crate) wall: Duration,
+    /// Of remora and of QEMU.
+    pub(crate) cpu: Duration,
+    pub(crate) stored: u64,
+    pub(crate) point: String,
+}
+
+/// Backs the disk up in full.
+pub(crate) fn backup(remora: &Remora, domain: &Domain<'_>) -> Backup {
     let (qemu, before) = (domain.qemu(), cpu_of(domain.qemu()));
     let backed_up = took(&mut remora.command(["backup", domain.name(), "--quiesce", "never", "-o", "json"]));
     let cpu = backed_up.cpu + cpu_of(qemu) - before;
     let report = backed_up.json();
     assert_eq!((&report["decision"], &report["disks"][0]["read"]), (&"full".into(), &DISK.into()), "{report:#}");
     let stored = remora.json(["points"])[0]["stored"].as_u64().must("read what a point stored");
-    remove(&remora);
-    Backup { wall: backed_up.wall, cpu, stored }
+    let point = report["point"].as_str().must("read a point's name").to_owned();
+    Backup { wall: backed_up.wall, cpu, stored, point }
 }

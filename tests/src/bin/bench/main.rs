@@ -20,6 +20,7 @@ mod memory;
 mod peers;
 mod report;
 mod restore;
+mod s3;
 mod scale;
 mod setting;
 
@@ -33,13 +34,14 @@ use setting::Setting;
 type Bench = (&'static str, fn(&Setting) -> Vec<Row>);
 
 /// What can be measured, in the order of the table.
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     ("full", full::measure),
     ("incremental", incremental::measure),
     ("fragments", fragments::measure),
     ("memory", memory::measure),
     ("file", file::measure),
     ("restore", restore::measure),
+    ("s3", s3::measure),
     ("scale", scale::measure),
     ("peers", peers::measure),
 ];
