@@ -1,5 +1,7 @@
 //! Reading a point: by random access with a cache of decoded chunks, or all of it with many fetches in flight.
 
+mod windows;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,13 +22,7 @@ use crate::parent::{Known, is_zero};
 use crate::repository::Repository;
 use crate::segment::read::{Sealed, Segments};
 
-/// What a sequential reader loads at once. Divides a leaf.
-const WINDOW: u64 = 8 * 1024 * 1024;
-
-/// Windows in flight: with the fetches of each, more than 16 fetches.
-const WINDOWS: usize = 4;
-
-/// Segments fetched from at the same time for one window.
+/// Segments fetched from at the same time for one load.
 const FETCHES: usize = 16;
 
 /// Records are opened in batches of about this many bytes, so that small ones do not pay for a thread's wake-up each.
@@ -189,42 +185,6 @@ impl Reader {
         let record = self.segments.record(run.chunk).await?;
         let end = run.offset + run.range.len();
         if end <= u64::from(record.plain_len) { Ok(()) } else { Err(self.short(run)) }
-    }
-
-    /// Loads a window: its data in order, and what of it is lost.
-    async fn window(&self, disk: DiskIndex, window: ByteRange) -> Vec<Found> {
-        if window.start.is_multiple_of(LEAF_BYTES) {
-            self.map(disk).read_ahead(window.start / LEAF_BYTES).await;
-        }
-        let leaf = match self.leaf_over(disk, window).await {
-            Ok(leaf) => leaf,
-            Err(error) => return vec![Found { range: window, data: Err(error) }],
-        };
-        let runs: Vec<ChunkRun> = chunk_runs(&leaf, window).collect();
-        let loaded = self.load(runs.iter().map(|run| run.chunk)).await;
-        let missing = |run: &ChunkRun| -> Loaded { Err(Arc::new(self.short(run))) };
-        let found = |run: &ChunkRun| {
-            let chunk = loaded.get(&run.chunk).cloned().unwrap_or_else(|| missing(run));
-            Found { range: run.range, data: self.part(disk, run, &chunk) }
-        };
-        runs.iter().map(found).collect()
-    }
-
-    /// The data of a range in order, and what of it is lost, with many fetches in flight.
-    pub(crate) fn windows(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Found> {
-        if let Err(error) = self.check_range(disk, range) {
-            return stream::iter([Found { range, data: Err(error) }]).boxed();
-        }
-        let windows = stream::iter(range.split(WINDOW)).map(move |window| async move {
-            // Held until the window's last piece is taken; as much again for the sealed bytes.
-            let reserved = self.vault.options.memory.reserve(2 * WINDOW).await;
-            let found = self.window(disk, window).await;
-            stream::iter(found).map(move |found| {
-                let _held = &reserved;
-                found
-            })
-        });
-        windows.buffered(WINDOWS).flatten().boxed()
     }
 
     fn check_range(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Reading a disk's map, a node at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use remora_core::{BLOCK_SIZE, Error, Result};
@@ -11,9 +12,6 @@ use crate::names::SegmentId;
 use crate::segment::read::Segments;
 
 const NODE_CACHE: u64 = 16 * 1024 * 1024;
-
-/// How many leaves a sequential reader fetches at once.
-const READ_AHEAD: u64 = 16;
 
 /// The shape of the tree of a disk: it follows from the disk's size alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,11 +154,11 @@ impl DiskMap {
         Ok(Node::Leaf(Arc::new(leaf)))
     }
 
-    /// Loads the leaves from `index` on that are not known, several in one fetch. For readers that go on; errors
-    /// show when the leaf is asked for.
-    pub(crate) async fn read_ahead(&self, index: u64) {
+    /// Loads those of the leaves that are not known, several in one fetch. For readers that go on; errors show when the
+    /// leaf is asked for.
+    pub(crate) async fn read_ahead(&self, leaves: Range<u64>) {
         let mut wanted: Vec<(RecordRef, u16)> = Vec::new();
-        for leaf in index..(index + READ_AHEAD).min(self.shape.leaves()) {
+        for leaf in leaves {
             match self.child(0, leaf).await {
                 Ok(Child::Node(node)) if self.nodes.peek(&node).is_none() => {
                     wanted.push((node, self.shape.leaf_blocks(leaf)));
