@@ -70,10 +70,11 @@ impl Index {
         put_number(&mut out, self.records.len() as u64);
         let mut next = 0;
         for record in &self.records {
-            put_number(&mut out, u64::from(record.number - next));
+            put_number(&mut out, u64::from(record.number) - next);
             put_number(&mut out, u64::from(record.stored_len));
             put_number(&mut out, u64::from(record.plain_len) << 1 | u64::from(record.zstd));
-            next = record.number + 1;
+            // The last possible number has one behind it, too.
+            next = u64::from(record.number) + 1;
         }
         out
     }
