@@ -14,6 +14,7 @@ import sys
 
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -21,6 +22,7 @@ BLOCK = 65536
 LEAF_BLOCKS = 1024
 FANOUT = 256
 CHUNK, NODE, INDEX, DETAILS, MANIFEST, DATA_KEY, SLOT = range(1, 8)
+PART_OF_CHUNK = 11
 HEX16 = re.compile(r"[0-9a-f]{16}\Z")
 
 
@@ -210,7 +212,7 @@ class Point:
 
     def node(self, file, size, segment, number, first, blocks, level):
         """Writes the blocks from `first` that lie below a node; the disk has `blocks` in all."""
-        fields = Fields(self.vm.segment(segment).record(b"n", number))
+        fields = Fields(self.vm.segment(segment).record(b"n", number)[0])
         must(fields.take(1) == (b"I" if level else b"L"), "a node's tag")
         table = [fields.take(16) for _ in range(fields.number())]
         if level == 0:
@@ -234,7 +236,9 @@ class Point:
                 segment, number, skip = table[fields.number()], fields.number(), fields.take(1)[0]
                 at = block * BLOCK
                 length = min(count * BLOCK, size - at)
-                chunk = self.vm.segment(segment).record(b"c", number)[skip * BLOCK :][:length]
+                chunk, there = self.vm.segment(segment).record(b"c", number)
+                must(all(n in there for n in range(skip, skip + count)), "a block that is lost")
+                chunk = chunk[skip * BLOCK :][:length]
                 must(len(chunk) == length, "a chunk shorter than its run")
                 file.seek(at)
                 file.write(chunk)
@@ -242,14 +246,45 @@ class Point:
 
 
 class Segment:
+    """All generations of a segment: a record is read from the first that has it whole, or from several in parts."""
+
     def __init__(self, vm, name):
-        repository = vm.repository
-        self.repository, self.name = repository, name
-        generations = [f"{vm.path}/s/{name.hex()}" + suffix for suffix in ["", *(f".{n}" for n in range(1, 32))]]
-        there = [path for path in generations if os.path.exists(os.path.join(repository.folder, path))]
-        must(there, "a segment without an object")
-        self.data = repository.object(there[0])
-        data = self.data
+        folder = vm.repository.folder
+        paths = [f"{vm.path}/s/{name.hex()}" + suffix for suffix in ["", *(f".{n}" for n in range(1, 32))]]
+        paths = [path for path in paths if os.path.exists(os.path.join(folder, path))]
+        must(paths, "a segment without an object")
+        self.generations, self.damage = [], []
+        for path in paths:
+            try:
+                self.generations.append(Generation(vm.repository, name, vm.repository.object(path)))
+            except (Malformed, InvalidTag) as damage:
+                self.damage.append(damage)
+
+    def record(self, holds, number):
+        """A record, and which of its blocks are there."""
+        damage, parts = [*self.damage], []
+        for generation in self.generations:
+            try:
+                return generation.record(holds, number), range(16)
+            except (Malformed, InvalidTag, KeyError, zstandard.ZstdError) as error:
+                damage.append(error)
+            try:
+                parts.append(generation.part_of_chunk(holds, number))
+            except (Malformed, InvalidTag, KeyError, zstandard.ZstdError):
+                pass
+        if not parts:
+            raise damage[0]
+        chunk, there = parts[0]
+        for other, more in parts[1:]:
+            for n in more - there:
+                chunk = chunk[: n * BLOCK] + other[n * BLOCK : (n + 1) * BLOCK] + chunk[(n + 1) * BLOCK :]
+            there = there | more
+        return chunk, there
+
+
+class Generation:
+    def __init__(self, repository, name, data):
+        self.repository, self.name, self.data = repository, name, data
         must(data[:8] == b"remoraS1" and data[8:24] == name and data[-8:] == b"remoraF1", "a segment's ends")
         salt, details_len, index_len = data[-48:-16], *(int.from_bytes(data[a:a + 4], "little") for a in (-16, -12))
         index_at = len(data) - 48 - index_len
@@ -257,7 +292,7 @@ class Segment:
         must(details_at >= 24, "a footer larger than its segment")
         key = repository.keys["segment footers"]
         index = repository.open_sealed(key, salt, repository.place(INDEX, name, 0), data[index_at : len(data) - 48])
-        self.details = repository.open_sealed(key, salt, repository.place(DETAILS, name, 1), data[details_at:index_at])
+        details = repository.open_sealed(key, salt, repository.place(DETAILS, name, 1), data[details_at:index_at])
         fields = Fields(index)
         self.holds, self.salt = fields.take(1), fields.take(32)
         must(self.holds in (b"c", b"n"), "what a segment holds")
@@ -269,30 +304,45 @@ class Segment:
             number, at = number + 1, at + length
         fields.end()
         must(at == details_at, "records that do not end where the details begin")
-        if self.holds == b"c":
-            self.check_digests()
+        fields, self.details = Fields(details), {}
+        for number, (_, _, plain_len, _) in self.records.items() if self.holds == b"c" else ():
+            self.details[number] = fields.take(16), [fields.take(16) for _ in range(-(-plain_len // BLOCK))]
+        fields.end()
 
     def record(self, holds, number):
-        must(self.holds == holds, "a segment that holds something else")
-        at, length, plain_len, is_zstd = self.records[number]
         kind, key = (CHUNK, "chunks") if holds == b"c" else (NODE, "map nodes")
+        plain = self.unpack(number, self.open(holds, number, kind, key))
+        if holds == b"c":
+            identity, digests = self.details[number]
+            must(self.digests(plain) == digests, "a block's digest")
+            must(keyed(self.repository.keys["chunk ids"], b"".join(digests), 16) == identity, "a chunk's id")
+        return plain
+
+    def part_of_chunk(self, holds, number):
+        """A chunk of which some blocks are lost, and the numbers of those that are there."""
+        must(holds == b"c", "a part of something else")
+        data = self.open(holds, number, PART_OF_CHUNK, "chunks")
+        plain = self.unpack(number, data[2:])
+        there = {n for n in range(16) if int.from_bytes(data[:2], "little") >> n & 1}
+        digests = self.digests(plain)
+        must(all(digests[n] == self.details[number][1][n] for n in there), "a block's digest")
+        return plain, there
+
+    def open(self, holds, number, kind, key):
+        must(self.holds == holds, "a segment that holds something else")
+        at, length, _, _ = self.records[number]
         place = self.repository.place(kind, self.name, number)
-        sealed = self.data[at : at + length]
-        plain = self.repository.open_sealed(self.repository.keys[key], self.salt, place, sealed)
-        plain = unzstd(plain, plain_len) if is_zstd else plain
+        return self.repository.open_sealed(self.repository.keys[key], self.salt, place, self.data[at : at + length])
+
+    def unpack(self, number, data):
+        _, _, plain_len, is_zstd = self.records[number]
+        plain = unzstd(data, plain_len) if is_zstd else data
         must(len(plain) == plain_len, "a record's length")
         return plain
 
-    def check_digests(self):
-        """The details: an id for each chunk, and a digest for each of its blocks."""
-        keys, fields = self.repository.keys, Fields(self.details)
-        for number in sorted(self.records):
-            chunk, identity = self.record(b"c", number), fields.take(16)
-            blocks = [chunk[at : at + BLOCK] for at in range(0, len(chunk), BLOCK)]
-            digests = [keyed(keys["block digests"], block, 16) for block in blocks]
-            must([fields.take(16) for _ in digests] == digests, "a block's digest")
-            must(keyed(keys["chunk ids"], b"".join(digests), 16) == identity, "a chunk's id")
-        fields.end()
+    def digests(self, chunk):
+        key = self.repository.keys["block digests"]
+        return [keyed(key, chunk[at : at + BLOCK], 16) for at in range(0, len(chunk), BLOCK)]
 
 
 def level_of(blocks):

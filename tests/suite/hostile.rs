@@ -10,6 +10,7 @@ mod killed;
 mod mounts;
 mod names;
 mod output;
+mod repair;
 mod signals;
 
 use std::collections::BTreeSet;

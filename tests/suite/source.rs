@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use remora_core::point::Quiesce;
 use remora_core::ports::{
-    Bitmaps, ClaimedVm, DiskState, DiskView, OpenDisk, OpenRequest, OpenVm, Outcome, Patience, Source,
+    Bitmaps, ClaimedVm, DiskState, DiskView, OpenDisk, OpenRequest, OpenVm, Outcome, Patience, Source, Tracking,
 };
 use remora_core::{CheckpointName, DiskName, Error, Extent, ExtentState, PIECE_SIZE, RepositoryId, VmName};
 use remora_source::{LibvirtOptions, LibvirtSource};
@@ -111,7 +111,8 @@ impl Bench {
         let since =
             |disk: &DiskState| before.filter(|b| b.checkpointed.contains(&disk.name)).map(|b| b.checkpoint.clone());
         let disks = claimed.state().disks.iter().map(|d| OpenDisk { name: d.name.clone(), since: since(d) }).collect();
-        let request = OpenRequest { disks, checkpoint: self.checkpoint(), quiesce: Quiesce::Never };
+        let request =
+            OpenRequest { disks, checkpoint: self.checkpoint(), tracking: Tracking::Begins, quiesce: Quiesce::Never };
         let view = claimed.open(&request).await.unwrap();
         let mut taken = Taken { checkpoint: request.checkpoint, checkpointed: BTreeSet::new(), disks: Vec::new() };
         for disk in view.disks() {
@@ -226,7 +227,14 @@ async fn read_all(disk: &Arc<dyn DiskView>, old: Option<&[u8]>) -> (Vec<Extent>,
 /// Opens all disks in full.
 async fn open_all(claimed: &dyn ClaimedVm, checkpoint: &CheckpointName) -> Result<Box<dyn OpenVm>, Error> {
     let disks = claimed.state().disks.iter().map(|d| OpenDisk { name: d.name.clone(), since: None }).collect();
-    claimed.open(&OpenRequest { disks, checkpoint: checkpoint.clone(), quiesce: Quiesce::Never }).await
+    claimed
+        .open(&OpenRequest {
+            disks,
+            checkpoint: checkpoint.clone(),
+            tracking: Tracking::Begins,
+            quiesce: Quiesce::Never,
+        })
+        .await
 }
 
 /// Our checkpoints on a disk: those that are usable, and the reasons of those that are not.

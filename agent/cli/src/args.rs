@@ -339,7 +339,7 @@ pub(crate) struct Verify {
     /// Read this part of the data, such as 5%, each day another one: regular runs cover everything
     #[arg(long, value_name = "PERCENT", value_parser = Share::from_str)]
     pub(crate) sample: Option<Share>,
-    /// Have the next backup of each VM store again what is lost of its newest point
+    /// Store again what is lost and the running VM still has; the next backup does so with the rest of its newest point
     #[arg(long)]
     pub(crate) repair: bool,
 }

@@ -51,7 +51,8 @@ pub trait ClaimedVm: Send + Sync {
     /// The VM as it was when it was claimed.
     fn state(&self) -> &VmState;
 
-    /// Opens one consistent instant of the chosen disks and creates the checkpoint that the next increment starts from.
+    /// Opens one consistent instant of the chosen disks and, if asked to, creates the checkpoint that the next increment
+    /// starts from.
     ///
     /// On error nothing is left behind: no job, no checkpoint, no frozen guest.
     async fn open(&self, request: &OpenRequest) -> Result<Box<dyn OpenVm>>;
@@ -103,10 +104,21 @@ pub enum Bitmaps {
 pub struct OpenRequest {
     /// The chosen disks.
     pub disks: Vec<OpenDisk>,
-    /// The name of the checkpoint to create on every disk that can hold it.
+    /// The name of the checkpoint to create, and of the run: a later one knows by it what this one left.
     pub checkpoint: CheckpointName,
+    /// Whether the checkpoint is created.
+    pub tracking: Tracking,
     /// What to ask of the guest.
     pub quiesce: Quiesce,
+}
+
+/// Whether the source keeps track of what changes from the opened instant on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// The checkpoint is created on every disk that can hold it.
+    Begins,
+    /// The disks are only read: no checkpoint is created, and none touched.
+    AsBefore,
 }
 
 /// A disk to open, and since when its changes are wanted.
@@ -198,6 +210,10 @@ pub trait Mover: Send + Sync {
 
     /// Reads and authenticates everything that the point needs. Damage is in the report, not an error.
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport>;
+
+    /// Stores again what is damaged of points of a VM, as far as its disks are proven to still hold what was lost. Says of
+    /// every stretch in `damaged` what became of it, in order.
+    async fn repair(&self, damaged: &[DamagedPoint], disks: VmDisks<'_>) -> Result<Vec<Mended>>;
 }
 
 /// The points of a repository.
@@ -372,6 +388,48 @@ pub struct Damage {
     pub object: String,
     /// How it was noticed.
     pub why: String,
+}
+
+/// A point that a verification found damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedPoint {
+    /// The point.
+    pub point: PointId,
+    /// What is wrong with it.
+    pub damage: Vec<Damage>,
+}
+
+/// The disks of a VM as they are now.
+#[derive(Clone, Copy)]
+pub enum VmDisks<'a> {
+    /// Those that it has and that are wanted.
+    Open(&'a [Arc<dyn DiskView>]),
+    /// They cannot be read; the text says why.
+    NotOpen(&'a str),
+}
+
+/// A stretch of a point that was damaged, and what a repair made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The point.
+    pub point: PointId,
+    /// The disk.
+    pub disk: DiskName,
+    /// Which stretch of it.
+    pub range: ByteRange,
+    /// What it was.
+    pub effect: Effect,
+    /// What it is now.
+    pub repair: Repair,
+}
+
+/// What a repair made of a stretch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// It is sound.
+    Done,
+    /// It is as it was, and why.
+    Not(String),
 }
 
 /// Told how far a run is. Implementations are cheap and never block.

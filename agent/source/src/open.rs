@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::point::{Quiesce, Quiesced};
-use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest, OpenVm, Outcome};
+use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest, OpenVm, Outcome, Tracking};
 use remora_core::{CheckpointName, DiskName, Error, ErrorKind, Result};
 use virt::error::ErrorNumber;
 
@@ -96,12 +96,12 @@ fn choose(vm: &Vm, request: &OpenRequest) -> Result<Vec<Chosen>> {
         if chosen.iter().any(|c: &Chosen| c.name == wanted.name) {
             return Err(Error::new(ErrorKind::Invalid, format!("disk {} is chosen twice", wanted.name)));
         }
-        chosen.push(choose_disk(vm, wanted, &request.checkpoint)?);
+        chosen.push(choose_disk(vm, wanted, request)?);
     }
     Ok(chosen)
 }
 
-fn choose_disk(vm: &Vm, wanted: &OpenDisk, checkpoint: &CheckpointName) -> Result<Chosen> {
+fn choose_disk(vm: &Vm, wanted: &OpenDisk, request: &OpenRequest) -> Result<Chosen> {
     let unknown = || {
         let known: Vec<_> = vm.state.disks.iter().map(|d| d.name.to_string()).collect();
         Error::new(ErrorKind::NotFound, format!("there is no disk {} to back up", wanted.name))
@@ -109,9 +109,9 @@ fn choose_disk(vm: &Vm, wanted: &OpenDisk, checkpoint: &CheckpointName) -> Resul
     };
     let state = vm.state.disks.iter().find(|d| d.name == wanted.name).ok_or_else(unknown)?;
     let definition = vm.definition.disks.iter().find(|d| d.name == wanted.name).ok_or_else(unknown)?;
-    let checkpointed = match &state.bitmaps {
-        Bitmaps::Unable(_) => Checkpointed::No,
-        Bitmaps::Able { .. } => Checkpointed::Yes,
+    let checkpointed = match (request.tracking, &state.bitmaps) {
+        (Tracking::Begins, Bitmaps::Able { .. }) => Checkpointed::Yes,
+        (Tracking::AsBefore, _) | (_, Bitmaps::Unable(_)) => Checkpointed::No,
     };
     if let (Some(since), Checkpointed::No) = (&wanted.since, checkpointed) {
         return Err(Error::new(ErrorKind::Invalid, format!("disk {} cannot hold the checkpoint {since}", wanted.name)));
@@ -122,7 +122,7 @@ fn choose_disk(vm: &Vm, wanted: &OpenDisk, checkpoint: &CheckpointName) -> Resul
             Error::io(format!("making the folder for scratch files {}", scratch_folder.display()), source)
         })?;
     }
-    let scratch = scratch_folder.join(scratch::file_name(&vm.domain.uuid, checkpoint, &wanted.name));
+    let scratch = scratch_folder.join(scratch::file_name(&vm.domain.uuid, &request.checkpoint, &wanted.name));
     let (name, since) = (wanted.name.clone(), wanted.since.clone());
     Ok(Chosen { name, size: state.size, since, checkpointed, scratch, scratch_folder })
 }

@@ -33,6 +33,8 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use futures::{TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use object_store::PutPayload;
@@ -156,7 +158,7 @@ pub(crate) async fn collect(
             }
             Garbage::Later => done.later.add(bytes),
             Garbage::Waiting => done.waiting.add(bytes),
-            Garbage::Needed => names.extend(older_generations(&survey, &segments, *id, generations).await?),
+            Garbage::Needed => names.extend(older_generations(vault, &survey, &segments, *id, generations).await?),
         }
     }
     done.emptied = survey.emptied.len() as u64;
@@ -185,8 +187,10 @@ pub(crate) async fn collect(
     Ok(done)
 }
 
-/// The objects that a newer, complete generation of a segment replaces.
+/// The objects that a newer, complete generation of a segment replaces. It is read, for an older one may have whole what
+/// is damaged in it.
 async fn older_generations(
+    vault: &Repository,
     survey: &Survey,
     segments: &Segments,
     id: SegmentId,
@@ -196,13 +200,16 @@ async fn older_generations(
     if older.is_empty() {
         return Ok(Vec::new());
     }
-    match segments.load(id, *newest).await {
-        Ok(segment) if [&survey.live, &survey.recent].iter().all(|reach| is_complete(&segment, id, reach)) => {
-            Ok(older.iter().map(|(generation, _)| segments.generation_name(id, *generation)).collect())
-        }
+    let segment = match segments.load(id, *newest).await {
+        Ok(segment) => segment,
         // Removed by another collection, or damaged: all stay.
-        Ok(_) => Ok(Vec::new()),
-        Err(error) if DamagedObject::of(&error).is_some() => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Err(error) if DamagedObject::of(&error).is_some() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let needed: BTreeSet<u32> = survey.live.numbers(id).chain(survey.recent.numbers(id)).collect();
+    let needed: Vec<u32> = needed.into_iter().collect();
+    if !segments.are_whole(&vault.workers, &segment, &needed).await? {
+        return Ok(Vec::new());
     }
+    Ok(older.iter().map(|(generation, _)| segments.generation_name(id, *generation)).collect())
 }

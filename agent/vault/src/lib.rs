@@ -28,6 +28,7 @@ mod map;
 mod names;
 mod parent;
 mod reader;
+mod repair;
 mod repository;
 mod salvage;
 mod sample;

@@ -7,7 +7,7 @@
 //! t/<tenant>/key                         a tenant's data key, sealed
 //! t/<tenant>/<vm>/m/<sequence>           a manifest: a point, or another entry of the VM's sequence
 //! t/<tenant>/<vm>/s/<segment>            a segment
-//! t/<tenant>/<vm>/s/<segment>.<n>        the same segment without records that nothing reaches any more
+//! t/<tenant>/<vm>/s/<segment>.<n>        the same segment, stored again by a collection or a repair
 //! t/<tenant>/<vm>/w/<session>            a writer's session
 //! t/<tenant>/<vm>/kept                   until when the store keeps what the VM's points need
 //! settings/<repository>/<number>         what is set for the repository

@@ -20,6 +20,8 @@ use crate::map::node::{LEAF_BLOCKS, LEAF_BYTES, Leaf, RecordRef, Run, Target};
 use crate::names::{Folder, SegmentId};
 use crate::parent::{Known, is_zero};
 use crate::repository::Repository;
+use crate::segment::generations::Rescued;
+use crate::segment::part::Blocks;
 use crate::segment::read::{Sealed, Segments};
 
 /// Segments fetched from at the same time for one load.
@@ -28,14 +30,29 @@ const FETCHES: usize = 16;
 /// Records are opened in batches of about this many bytes, so that small ones do not pay for a thread's wake-up each.
 const BATCH: u64 = 1024 * 1024;
 
-impl Weight for Bytes {
+/// A chunk's bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    bytes: Bytes,
+    /// Of one that was repaired in part, the blocks that are there, and why the others are lost.
+    part: Option<(Blocks, Arc<Error>)>,
+}
+
+impl Weight for Chunk {
     fn weight(&self) -> u64 {
-        self.len() as u64 + 128
+        self.bytes.len() as u64 + 128
+    }
+}
+
+impl Chunk {
+    /// Its length, if nothing of it is lost.
+    pub(crate) fn whole_len(&self) -> Option<u64> {
+        self.part.is_none().then_some(self.bytes.len() as u64)
     }
 }
 
 /// A chunk, or why it cannot be read.
-pub(crate) type Loaded = Result<Bytes, Arc<Error>>;
+pub(crate) type Loaded = Result<Chunk, Arc<Error>>;
 
 /// A run of blocks as bytes of the disk, and its chunk.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +60,51 @@ pub(crate) struct ChunkRun {
     pub(crate) range: ByteRange,
     pub(crate) chunk: RecordRef,
     /// Where the range begins in the chunk.
-    offset: u64,
+    pub(crate) offset: u64,
 }
 
 impl ChunkRun {
     /// The bytes of the run. A chunk shorter than its map says is damage.
-    fn slice(&self, chunk: &Bytes) -> Option<Bytes> {
+    fn slice(&self, chunk: &Chunk) -> Option<Bytes> {
         let end = self.offset + self.range.len();
-        (end <= chunk.len() as u64).then(|| chunk.slice(self.offset as usize..end as usize))
+        (end <= chunk.bytes.len() as u64).then(|| chunk.bytes.slice(self.offset as usize..end as usize))
+    }
+
+    /// Its blocks in the chunk.
+    fn blocks(&self) -> impl Iterator<Item = usize> + use<> {
+        let end = (self.offset + self.range.len()).div_ceil(BLOCK_SIZE);
+        (self.offset / BLOCK_SIZE..end).map(|block| block as usize)
+    }
+
+    /// The run, cut where blocks of its chunk are lost.
+    pub(crate) fn cut_at_losses(self, chunk: &Loaded) -> Vec<Self> {
+        match chunk {
+            Ok(Chunk { part: Some((there, _)), .. }) => self.cut(|block| there.has(block)),
+            _ => vec![self],
+        }
+    }
+
+    /// The run, cut between blocks of which `is` says another thing.
+    pub(crate) fn cut(self, is: impl Fn(usize) -> bool) -> Vec<Self> {
+        let mut cut: Vec<Self> = Vec::new();
+        for block in self.blocks() {
+            let start = (block as u64 * BLOCK_SIZE).max(self.offset);
+            let end = ((block as u64 + 1) * BLOCK_SIZE).min(self.offset + self.range.len());
+            match cut.last_mut().filter(|last| is(last.first_block()) == is(block)) {
+                Some(last) => last.range.end = self.range.start + (end - self.offset),
+                None => cut.push(Self {
+                    range: ByteRange::at(self.range.start + (start - self.offset), end - start),
+                    offset: start,
+                    ..self
+                }),
+            }
+        }
+        cut
+    }
+
+    /// Its first block in the chunk.
+    pub(crate) fn first_block(&self) -> usize {
+        (self.offset / BLOCK_SIZE) as usize
     }
 }
 
@@ -65,7 +119,7 @@ pub(crate) struct Reader {
     point: Point,
     segments: Arc<Segments>,
     maps: Vec<DiskMap>,
-    chunks: Cache<RecordRef, Bytes>,
+    chunks: Cache<RecordRef, Chunk>,
 }
 
 impl Reader {
@@ -118,10 +172,45 @@ impl Reader {
 
     /// Loads chunks: near ones together, many at once, opened on the workers.
     pub(crate) async fn load(&self, chunks: impl IntoIterator<Item = RecordRef>) -> HashMap<RecordRef, Loaded> {
+        let mut loaded = self.load_together(chunks).await;
+        self.load_damaged_again(&mut loaded).await;
+        loaded
+    }
+
+    /// Damaged chunks, from other generations of their segments.
+    async fn load_damaged_again(&self, loaded: &mut HashMap<RecordRef, Loaded>) {
+        let mut damaged: BTreeMap<SegmentId, Vec<u32>> = BTreeMap::new();
+        for (chunk, loaded) in &*loaded {
+            if loaded.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged) {
+                damaged.entry(chunk.segment).or_default().push(chunk.number);
+            }
+        }
+        for (segment, mut numbers) in damaged {
+            numbers.sort_unstable();
+            let chunk = |number| RecordRef { segment, number };
+            match self.segments.rescue(segment, &numbers).await {
+                Ok(found) => {
+                    for (number, Rescued { bytes, there }) in found {
+                        let why = loaded.get(&chunk(number)).and_then(|loaded| loaded.as_ref().err().cloned());
+                        let part = there.zip(why);
+                        loaded.insert(chunk(number), Ok(Chunk { bytes: bytes.into(), part }));
+                    }
+                }
+                // Whether it is lost is not known.
+                Err(error) => {
+                    let error = Arc::new(error);
+                    loaded.extend(numbers.into_iter().map(|number| (chunk(number), Err(Arc::clone(&error)))));
+                }
+            }
+        }
+    }
+
+    async fn load_together(&self, chunks: impl IntoIterator<Item = RecordRef>) -> HashMap<RecordRef, Loaded> {
         let (sealed, mut loaded) = self.fetch(chunks).await;
         let opened = in_batches(sealed).into_iter().map(|batch| {
             self.vault.workers.run(move || {
-                let open = |(chunk, sealed): (RecordRef, Sealed)| (chunk, sealed.open().map(Bytes::from));
+                let whole = |bytes: Vec<u8>| Chunk { bytes: bytes.into(), part: None };
+                let open = |(chunk, sealed): (RecordRef, Sealed)| (chunk, sealed.open().map(whole));
                 batch.into_iter().map(open).collect::<Vec<_>>()
             })
         });
@@ -162,7 +251,7 @@ impl Reader {
     }
 
     /// One chunk, through the cache.
-    async fn chunk(&self, disk: DiskIndex, run: &ChunkRun) -> Result<Bytes> {
+    async fn chunk(&self, disk: DiskIndex, run: &ChunkRun) -> Result<Chunk> {
         let load = || async {
             let mut loaded = self.load([run.chunk]).await;
             loaded.remove(&run.chunk).unwrap_or_else(|| Err(Arc::new(self.short(run))))
@@ -173,6 +262,11 @@ impl Reader {
     /// The part of a chunk that a run shows.
     pub(crate) fn part(&self, disk: DiskIndex, run: &ChunkRun, chunk: &Loaded) -> Result<Bytes> {
         let chunk = chunk.as_ref().map_err(|e| self.error_at(disk, run.range, e))?;
+        if let Some((there, why)) = &chunk.part
+            && !run.blocks().all(|block| there.has(block))
+        {
+            return Err(self.error_at(disk, run.range, why));
+        }
         run.slice(chunk).ok_or_else(|| self.error_at(disk, run.range, &Arc::new(self.short(run))))
     }
 

@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     Session = 8,
     Settings = 9,
     Kept = 10,
+    PartOfChunk = 11,
 }
 
 /// Where sealed bytes belong: `remora v1`, kind, repository, tenant, object and number, each of fixed width.

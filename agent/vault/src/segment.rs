@@ -4,4 +4,6 @@
 pub(crate) mod build;
 pub(crate) mod codec;
 pub(crate) mod footer;
+pub(crate) mod generations;
+pub(crate) mod part;
 pub(crate) mod read;

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use remora_core::ports::{
-    Damage, Effect, History, LineageBreak, Listing, Mover, NewPoint, PointReader, PointWriter, Progress, VerifyReport,
+    Damage, DamagedPoint, Effect, History, LineageBreak, Listing, Mended, Mover, NewPoint, PointReader, PointWriter,
+    Progress, VerifyReport, VmDisks,
 };
 use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
@@ -23,6 +24,7 @@ use crate::location::Location;
 use crate::manifest::{Entry, Lost};
 use crate::names;
 use crate::reader::Reader;
+use crate::repair;
 use crate::repository::{Repository, VaultOptions};
 use crate::salvage::Salvage;
 use crate::sample::Depth;
@@ -262,5 +264,9 @@ impl Mover for Vault {
 
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
         self.verifier(Depth::All).point(point, progress.as_ref()).await
+    }
+
+    async fn repair(&self, damaged: &[DamagedPoint], disks: VmDisks<'_>) -> Result<Vec<Mended>> {
+        repair::repair(self, damaged, disks).await
     }
 }

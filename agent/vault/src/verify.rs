@@ -9,7 +9,7 @@ use remora_core::{ByteRange, Error, ErrorKind, PointId, Result};
 
 use crate::map::node::{Child, FANOUT, LEAF_BYTES, RecordRef};
 use crate::names::SegmentId;
-use crate::reader::{ChunkRun, Reader, chunk_runs};
+use crate::reader::{Chunk, ChunkRun, Reader, chunk_runs};
 use crate::repository::Repository;
 use crate::sample::Depth;
 use crate::store::DamagedObject;
@@ -124,19 +124,20 @@ impl Check<'_> {
         let wanted = runs.iter().map(|run| run.chunk).filter(|chunk| self.verifier.wants(*chunk));
         let loaded = self.reader.load(wanted).await;
         for run in runs {
-            let found = match loaded.get(&run.chunk) {
-                Some(chunk) => self.reader.part(disk, run, chunk).map(|_| chunk.as_ref().map_or(0, |c| c.len() as u64)),
-                None => self.reader.expect(run).await.map(|()| 0),
+            let Some(chunk) = loaded.get(&run.chunk) else {
+                if let Err(error) = self.reader.expect(run).await {
+                    step.damage.push(damage(self.reader, disk, run.range, Effect::Lost, &Arc::new(error))?);
+                }
+                continue;
             };
-            match found {
-                Ok(0) => {}
-                Ok(len) if self.verifier.wants(run.chunk) => {
+            for run in run.cut_at_losses(chunk) {
+                if let Err(error) = self.reader.part(disk, &run, chunk) {
+                    step.damage.push(damage(self.reader, disk, run.range, Effect::Lost, &Arc::new(error))?);
+                } else if let Some(len) = chunk.as_ref().ok().and_then(Chunk::whole_len)
+                    && self.verifier.wants(run.chunk)
+                {
                     self.verifier.is_sound(run.chunk);
                     step.checked += len;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    step.damage.push(damage(self.reader, disk, run.range, Effect::Lost, &Arc::new(error))?);
                 }
             }
         }

@@ -75,11 +75,11 @@ fn every_shape_is_the_documented_one() {
     assert_eq!(remora.json(["diff", one, one])[0]["ranges"], Value::Array(Vec::new()));
     assert_eq!(
         shape(&remora.json(["verify"])),
-        "[{checked int, damage [], ok bool, point text, repair_noted bool, unreadable null}]"
+        "[{checked int, damage [], not_repaired [], ok bool, point text, repair_noted bool, repaired [], unreadable null}]"
     );
     assert_eq!(ids(&remora.json(["verify", two])), [two]);
     let status = remora.json(["repo", "status"]);
-    let expected = "{bytes int, created time, format int, id text, key_slots int, objects int, points int, vms int}";
+    let expected = "{bytes int, created time, format int, id text, immutable_days null, key_slots int, locked_until null, objects int, points int, vms int}";
     assert_eq!(shape(&status), expected);
     assert_eq!((&status["points"], &status["vms"], &status["format"]), (&3.into(), &1.into(), &1.into()));
     let to = Lab::shared().scratch("contract");

@@ -1,7 +1,7 @@
 //! Which checkpoints an increment can start from, and that increments are exact.
 
 use remora_core::point::Quiesce;
-use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest};
+use remora_core::ports::{Bitmaps, OpenDisk, OpenRequest, Tracking};
 use remora_core::{DiskName, ErrorKind};
 use remora_tests::{DiskSpec, KIB, Lab, MIB};
 
@@ -19,7 +19,8 @@ async fn assert_no_increment(bench: &Bench, domain: &remora_tests::Domain<'_>, t
     }
     let before = checkpoints(domain);
     let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: Some(taken.checkpoint.clone()) }];
-    let request = OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce: Quiesce::Never };
+    let request =
+        OpenRequest { disks, checkpoint: bench.checkpoint(), tracking: Tracking::Begins, quiesce: Quiesce::Never };
     let error = claimed.open(&request).await.err().expect("libvirt refuses");
     assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
     assert_eq!(checkpoints(domain), before);

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use remora_core::point::{Quiesce, Quiesced};
-use remora_core::ports::{ClaimedVm, OpenDisk, OpenRequest, OpenVm, Outcome};
+use remora_core::ports::{ClaimedVm, OpenDisk, OpenRequest, OpenVm, Outcome, Tracking};
 use remora_core::{Error, ErrorKind};
 use remora_tests::{Agent, DiskSpec, Domain, Format, Lab, MIB, run, wait_until};
 use serde_json::json;
@@ -23,7 +23,7 @@ fn guest(name: &str, agent: Agent) -> Domain<'static> {
 /// Opens the one disk.
 async fn open(claimed: &dyn ClaimedVm, bench: &Bench, quiesce: Quiesce) -> Result<Box<dyn OpenVm>, Error> {
     let disks = vec![OpenDisk { name: "vda".parse().unwrap(), since: None }];
-    claimed.open(&OpenRequest { disks, checkpoint: bench.checkpoint(), quiesce }).await
+    claimed.open(&OpenRequest { disks, checkpoint: bench.checkpoint(), tracking: Tracking::Begins, quiesce }).await
 }
 
 /// Opens and closes; what became of the wish.

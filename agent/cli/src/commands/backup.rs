@@ -23,7 +23,8 @@ struct Made {
     reason: String,
     disks: Vec<Disk>,
     seconds: f64,
-    /// Until when nothing that the VM's points need can be deleted; null if the repository is not immutable.
+    /// Until when nothing that the VM's points need can be deleted; left out if the repository is not immutable.
+    #[serde(skip_serializing_if = "Option::is_none")]
     immutable: Option<Locked>,
 }
 
@@ -129,7 +130,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&result).unwrap(),
-            r#"{"point":"0011223344556677-1","vm":"a\nb","decision":"reread","reason":"asked for","disks":[{"name":"vda","size":3,"decision":"reread","read":2,"stored":1}],"seconds":1.5,"immutable":null}"#
+            r#"{"point":"0011223344556677-1","vm":"a\nb","decision":"reread","reason":"asked for","disks":[{"name":"vda","size":3,"decision":"reread","read":2,"stored":1}],"seconds":1.5}"#
         );
     }
 }

@@ -1,28 +1,36 @@
 //! `remora verify`
 
+mod repair;
+
 use jiff::Timestamp;
-use remora_core::ports::{Effect, Listing, Mover};
+use remora_core::point::Point;
+use remora_core::ports::{DamagedPoint, Effect, Listing, Mover, VerifyReport};
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
 use remora_vault::{Depth, Sample, Vault};
 use serde::Serialize;
 
+use self::repair::{Damaged, Left, Stretch, repair_all};
 use super::lost::Lost;
 use crate::args;
 use crate::context::Context;
 use crate::output::{bytes, print, printable};
 
-/// What was found of a point.
+/// What was found of a point, and what a repair made of it.
 #[derive(Serialize)]
 struct Verified {
     point: PointId,
-    /// Whether nothing is lost.
+    /// Whether nothing is damaged, or nothing any more.
     ok: bool,
     /// Bytes of sealed objects read and authenticated.
     checked: u64,
     /// Why nothing of the point can be read; null if its manifest can.
     unreadable: Option<String>,
     damage: Vec<Lost>,
+    /// What of the damage is sound now.
+    repaired: Vec<Stretch>,
+    /// What is not, and why.
+    not_repaired: Vec<Left>,
     /// Whether it was noted that the VM's next backup is to store what is lost again.
     repair_noted: bool,
 }
@@ -31,30 +39,34 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     let vault = context.vault().await?;
     let verifier = vault.verifier(depth(&args));
     let whole = args.point.is_none();
-    let (points, unreadable) = if let Some(point) = args.point {
-        (vec![point], Vec::new())
+    let (points, unreadable) = if let Some(point) = &args.point {
+        match vault.open(point).await {
+            Ok(reader) => (vec![reader.point().clone()], Vec::new()),
+            Err(error) if error.kind() == ErrorKind::Damaged => (Vec::new(), vec![(point.clone(), error)]),
+            Err(error) => return Err(error),
+        }
     } else {
         let Listing { points, unreadable } = vault.list(None).await?;
-        (points.into_iter().map(|point| point.id).collect(), unreadable)
+        (points, unreadable)
     };
     let shown = context.progress("verifying");
-    let (mut all, port) = (Vec::new(), shown.port());
-    for point in points {
-        let found = or_cancelled(&context.cancel, verifier.point(&point, port.as_ref())).await;
-        all.push(match found {
-            Ok(report) => Verified {
-                repair_noted: args.repair && vault.note_lost(&point, &report.damage).await?,
-                point,
-                ok: report.damage.is_empty(),
-                checked: report.checked,
-                unreadable: None,
-                damage: report.damage.into_iter().map(Lost::from).collect(),
-            },
-            Err(error) if error.kind() == ErrorKind::Damaged => lost(point, &error),
+    let (mut all, mut damaged, port) = (Vec::new(), Damaged::default(), shown.port());
+    for Point { id, vm, .. } in points {
+        match or_cancelled(&context.cancel, verifier.point(&id, port.as_ref())).await {
+            Ok(report) => {
+                all.push(verified(id.clone(), &report));
+                if !report.damage.is_empty() {
+                    damaged.entry(vm).or_default().push(DamagedPoint { point: id, damage: report.damage });
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => all.push(lost(id, &error)),
             Err(error) => return Err(error),
-        });
+        }
     }
     drop((shown, port));
+    if args.repair {
+        repair_all(context, &vault, &damaged, &mut all).await?;
+    }
     all.extend(unreadable.into_iter().map(|(point, error)| lost(point, &error)));
     print(context.format(), &all, |all| {
         if all.is_empty() { "No points yet.".into() } else { all.iter().map(text).collect() }
@@ -65,8 +77,9 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     }
     let what = format!("{} of {} points are damaged: {}", damaged.len(), all.len(), damaged.join(", "));
     Err(Error::new(ErrorKind::Damaged, what).advise(
-        "What is not named as lost still restores, with `remora restore --allow-damaged` all of it. Make a new point of \
-         the VM with `remora backup --full`.",
+        "What is not named as lost still restores, with `remora restore --allow-damaged` all of it. While the VM runs, \
+         `remora verify --repair` stores again what its disks still hold. Make a new point of the VM with `remora backup \
+         --full`.",
     ))
 }
 
@@ -83,6 +96,19 @@ async fn untampered(vault: &Vault) -> Result<()> {
     ))
 }
 
+fn verified(point: PointId, report: &VerifyReport) -> Verified {
+    Verified {
+        point,
+        ok: report.damage.is_empty(),
+        checked: report.checked,
+        unreadable: None,
+        damage: report.damage.iter().cloned().map(Lost::from).collect(),
+        repaired: Vec::new(),
+        not_repaired: Vec::new(),
+        repair_noted: false,
+    }
+}
+
 fn depth(args: &args::Verify) -> Depth {
     match args.sample {
         Some(share) => Depth::Sample(Sample::of_day(share, Timestamp::now())),
@@ -92,14 +118,18 @@ fn depth(args: &args::Verify) -> Depth {
 }
 
 fn lost(point: PointId, error: &Error) -> Verified {
-    Verified { point, ok: false, checked: 0, unreadable: Some(error.chain()), damage: Vec::new(), repair_noted: false }
+    Verified { ok: false, unreadable: Some(error.chain()), ..verified(point, &VerifyReport::default()) }
 }
 
 fn text(found: &Verified) -> String {
     if let Some(why) = &found.unreadable {
         return format!("{}  unreadable: {}\n", found.point, printable(why));
     }
-    let state = if found.ok { "sound" } else { "DAMAGED" };
+    let state = match (found.ok, found.damage.is_empty()) {
+        (true, true) => "sound",
+        (true, false) => "REPAIRED",
+        (false, _) => "DAMAGED",
+    };
     let lost = |lost: &Lost| {
         let (why, object) = (printable(&lost.why), printable(&lost.object));
         let effect = match lost.effect {
@@ -109,6 +139,6 @@ fn text(found: &Verified) -> String {
         format!("  {} bytes {}..{} {effect}: {why} ({object})\n", lost.disk, lost.start, lost.end)
     };
     let lost: String = found.damage.iter().map(lost).collect();
-    let repair = if found.repair_noted { "  the next backup will store it again\n" } else { "" };
+    let repair = repair::text(found);
     format!("{}  {state}, {} checked\n{lost}{repair}", found.point, bytes(found.checked))
 }

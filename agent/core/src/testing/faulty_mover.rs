@@ -10,8 +10,8 @@ use futures::stream::BoxStream;
 use super::Faults;
 use crate::point::Point;
 use crate::ports::{
-    DiskIndex, DiskReads, History, LineageBreak, Listing, Mover, NewPoint, Piece, PointReader, PointWriter, Progress,
-    VerifyReport,
+    DamagedPoint, DiskIndex, DiskReads, History, LineageBreak, Listing, Mended, Mover, NewPoint, Piece, PointReader,
+    PointWriter, Progress, VerifyReport, VmDisks,
 };
 use crate::{ByteRange, DiskName, Extent, PointId, RepositoryId, Result, VmName};
 
@@ -67,6 +67,10 @@ impl<M: Mover> Mover for FaultyMover<M> {
 
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
         self.faults.call("verify", self.inner.verify(point, progress)).await
+    }
+
+    async fn repair(&self, damaged: &[DamagedPoint], disks: VmDisks<'_>) -> Result<Vec<Mended>> {
+        self.faults.call("repair", self.inner.repair(damaged, disks)).await
     }
 }
 

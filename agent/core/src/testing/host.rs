@@ -10,7 +10,9 @@ use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 use crate::point::{DiskIdentity, Quiesce, Quiesced};
-use crate::ports::{Bitmaps, ClaimedVm, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, VmState};
+use crate::ports::{
+    Bitmaps, ClaimedVm, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, Tracking, VmState,
+};
 use crate::{ByteRange, CheckpointName, DiskName, Error, ErrorKind, Extent, ExtentState, RepositoryId, Result, VmName};
 
 /// Bytes that one bit of a bitmap stands for: finer than a block, so that rounding matters.
@@ -247,10 +249,10 @@ impl ClaimedVm for Claimed {
                 name: disk.name.clone(),
                 bytes: Bytes::copy_from_slice(&disk.bytes),
                 extents: disk.extents(wanted.since.as_ref()),
-                checkpointed: disk.able,
+                checkpointed: disk.able && request.tracking == Tracking::Begins,
             }));
         }
-        for disk in host.disks.iter_mut().filter(|disk| disk.able) {
+        for disk in host.disks.iter_mut().filter(|disk| disk.able && request.tracking == Tracking::Begins) {
             if request.disks.iter().any(|wanted| wanted.name == disk.name) {
                 disk.bitmaps.insert(request.checkpoint.clone(), BTreeSet::new());
             }

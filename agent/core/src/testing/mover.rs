@@ -10,8 +10,8 @@ use futures::stream::{self, BoxStream};
 
 use crate::point::{Decision, Point, PointDisk};
 use crate::ports::{
-    DiskIndex, DiskReads, History, LineageBreak, Listing, Mover, NewPoint, Piece, PointReader, PointWriter, Progress,
-    VerifyReport,
+    Damage, DamagedPoint, DiskIndex, DiskReads, History, LineageBreak, Listing, Mended, Mover, NewPoint, Piece,
+    PointReader, PointWriter, Progress, Repair, VerifyReport, VmDisks,
 };
 use crate::{
     BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, PIECE_SIZE, PointId, RepositoryId, Result,
@@ -59,6 +59,19 @@ impl FakeMover {
                 vm.points.push(Arc::new(Stored { point: newest.point.clone(), disks }));
             }
         }
+    }
+
+    fn put(&self, point: &PointId, disk: &DiskName, range: ByteRange, data: &Bytes) -> Repair {
+        let mut vms = self.lock();
+        let found = vms.values_mut().flat_map(|vm| &mut vm.points).find(|stored| stored.point.id == *point);
+        let Some(stored) = found else { return Repair::Not("no such point".into()) };
+        let Some((n, _)) = stored.point.disk(disk) else { return Repair::Not("no such disk".into()) };
+        let mut disks = stored.disks.clone();
+        let mut bytes = disks[n].to_vec();
+        bytes[range.start as usize..range.end as usize].copy_from_slice(data);
+        disks[n] = bytes.into();
+        *stored = Arc::new(Stored { point: stored.point.clone(), disks });
+        Repair::Done
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VmName, Vm>> {
@@ -135,6 +148,26 @@ impl Mover for FakeMover {
         progress.expect(size);
         progress.advance(size);
         Ok(VerifyReport { checked: size, damage: Vec::new() })
+    }
+
+    /// What the VM's disk holds is taken for what was lost.
+    async fn repair(&self, damaged: &[DamagedPoint], disks: VmDisks<'_>) -> Result<Vec<Mended>> {
+        let mut mended = Vec::new();
+        for DamagedPoint { point, damage } in damaged {
+            for Damage { disk, range, effect, .. } in damage {
+                let view = match disks {
+                    VmDisks::Open(views) => views.iter().find(|view| view.name() == disk).ok_or("no such disk"),
+                    VmDisks::NotOpen(why) => Err(why),
+                };
+                let repair = match view {
+                    Ok(view) => view.read(*range).await.map(|data| self.put(point, disk, *range, &data))?,
+                    Err(why) => Repair::Not(why.into()),
+                };
+                let (point, disk) = (point.clone(), disk.clone());
+                mended.push(Mended { point, disk, range: *range, effect: *effect, repair });
+            }
+        }
+        Ok(mended)
     }
 }
 

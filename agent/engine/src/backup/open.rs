@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use remora_core::plan::{DiskPlan, plan_opened};
 use remora_core::point::{Decision, Quiesced};
-use remora_core::ports::{OpenDisk, OpenRequest, OpenVm};
+use remora_core::ports::{OpenDisk, OpenRequest, OpenVm, Tracking};
 use remora_core::{CheckpointName, ErrorKind, Result};
 
 use super::{DiskRun, Run, broken};
@@ -47,6 +47,7 @@ impl Run<'_> {
         OpenRequest {
             disks: disks.iter().map(open).collect(),
             checkpoint: CheckpointName::random(self.mover.repository()),
+            tracking: Tracking::Begins,
             quiesce: self.request.quiesce,
         }
     }

@@ -8,7 +8,7 @@ use remora_core::Result;
 use crate::map::disk::{Root, Shape};
 use crate::map::node::{Child, FANOUT, Inner, Leaf, RecordRef, Target};
 use crate::names::SegmentId;
-use crate::segment::read::{Sealed, Segments};
+use crate::segment::read::Segments;
 use crate::wire::Malformed;
 
 /// Nodes fetched at once, and fetches in flight: some 20 MiB, if every block of a disk were mapped alone.
@@ -91,9 +91,8 @@ async fn below(
     let mut fetches = stream::iter(fetches).buffered(FETCHES);
     let mut below = Vec::new();
     while let Some(fetched) = fetches.try_next().await? {
-        for (node, index, sealed) in fetched {
+        for (node, index, bytes) in fetched {
             let damaged = |e: Malformed| segments.damaged(node.segment, e);
-            let bytes = sealed.open().map_err(|e| segments.damaged(node.segment, e))?;
             if level == 0 {
                 let leaf = Leaf::decode(&bytes, shape.leaf_blocks(index)).map_err(damaged)?;
                 for run in leaf.runs() {
@@ -115,8 +114,8 @@ async fn below(
 }
 
 /// Fetches nodes of one segment.
-async fn fetch(segments: &Segments, group: &[(RecordRef, u64)]) -> Result<Vec<(RecordRef, u64, Sealed)>> {
+async fn fetch(segments: &Segments, group: &[(RecordRef, u64)]) -> Result<Vec<(RecordRef, u64, Vec<u8>)>> {
     let numbers: Vec<u32> = group.iter().map(|(node, _)| node.number).collect();
-    let sealed = segments.fetch(group[0].0.segment, &numbers).await?;
-    Ok(group.iter().zip(sealed).map(|((node, index), sealed)| (*node, *index, sealed)).collect())
+    let nodes = segments.nodes(group[0].0.segment, &numbers).await?;
+    Ok(group.iter().zip(nodes).map(|((node, index), bytes)| (*node, *index, bytes)).collect())
 }

@@ -125,10 +125,15 @@ impl DiskMap {
         Ok(at)
     }
 
+    async fn node_bytes(&self, node: RecordRef) -> Result<Vec<u8>> {
+        let mut bytes = self.segments.nodes(node.segment, &[node.number]).await?;
+        bytes.pop().ok_or_else(|| self.segments.damaged(node.segment, "the store answered nothing"))
+    }
+
     async fn inner(&self, node: RecordRef, level: u32, index: u64) -> Result<Arc<Inner>> {
         let children = self.shape.children(level, index);
         let load = || async {
-            let bytes = self.segments.node(node).await?;
+            let bytes = self.node_bytes(node).await?;
             let inner = Inner::decode(&bytes, children).map_err(|e| self.segments.damaged(node.segment, e))?;
             Ok::<_, Error>(Node::Inner(Arc::new(inner)))
         };
@@ -142,7 +147,7 @@ impl DiskMap {
     pub(crate) async fn leaf(&self, index: u64) -> Result<Arc<Leaf>> {
         let blocks = self.shape.leaf_blocks(index);
         let Child::Node(node) = self.child(0, index).await? else { return Ok(Arc::new(Leaf::zero(blocks))) };
-        let load = || async { self.decode_leaf(node, &self.segments.node(node).await?, blocks) };
+        let load = || async { self.decode_leaf(node, &self.node_bytes(node).await?, blocks) };
         match self.nodes.get(node, load).await? {
             Node::Leaf(leaf) if leaf.runs().last().is_some_and(|run| run.end() == blocks) => Ok(leaf),
             _ => Err(self.segments.damaged(node.segment, "a node stands where a leaf of another size is wanted")),

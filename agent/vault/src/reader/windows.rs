@@ -90,8 +90,9 @@ impl Reader {
         let missing = |run: &ChunkRun| -> Loaded { Err(Arc::new(self.short(run))) };
         let found = |run: &ChunkRun| {
             let chunk = loaded.get(&run.chunk).cloned().unwrap_or_else(|| missing(run));
-            Found { range: run.range, data: self.part(disk, run, &chunk) }
+            let found = |run: ChunkRun| Found { range: run.range, data: self.part(disk, &run, &chunk) };
+            run.cut_at_losses(&chunk).into_iter().map(found).collect::<Vec<_>>()
         };
-        runs.iter().map(found).collect()
+        runs.iter().flat_map(found).collect()
     }
 }

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use object_store::PutPayload;
 use ring::aead::LessSafeKey;
 
-use crate::keys::{Digest, TenantKeys, random};
+use crate::keys::{Digest, Key, TenantKeys, random};
 use crate::map::node::RecordRef;
 use crate::names::SegmentId;
 use crate::seal::{self, Kind, Place};
 use crate::segment::codec::Packed;
 use crate::segment::footer::{self, Details, Holds, Index, Record};
+use crate::segment::part::Part;
 
 /// The length of a segment's header.
 pub(crate) const HEADER_LEN: u64 = 24;
@@ -26,6 +27,14 @@ const MAGIC: &[u8; 8] = b"remoraS1";
 /// What a segment begins with.
 pub(crate) fn header(id: SegmentId) -> Vec<u8> {
     [MAGIC.as_slice(), &id.0].concat()
+}
+
+/// What records are sealed as, and the key that theirs are derived from.
+pub(crate) fn kind_and_key(holds: Holds, keys: &TenantKeys) -> (Kind, &Key) {
+    match holds {
+        Holds::Chunks => (Kind::Chunk, &keys.chunks),
+        Holds::Nodes => (Kind::Node, &keys.nodes),
+    }
 }
 
 /// A segment that still grows. Records are numbered as they are appended.
@@ -56,10 +65,7 @@ impl Builder {
         #[cfg(test)]
         let (id, salt) =
             crate::simulation::named_by_content(holds).map_or((id, salt), |(id, salt)| (SegmentId(id), salt));
-        let (kind, key) = match holds {
-            Holds::Chunks => (Kind::Chunk, &keys.chunks),
-            Holds::Nodes => (Kind::Node, &keys.nodes),
-        };
+        let (kind, key) = kind_and_key(holds, keys);
         let header = header(id);
         Self {
             id,
@@ -111,6 +117,46 @@ impl Builder {
         self.parts.push(footer.into());
         Built { id: self.id, holds: self.index.holds, payload: self.parts.into_iter().collect(), len: self.len }
     }
+}
+
+/// A record of a segment that is sealed anew.
+pub(crate) enum Content {
+    Whole(Packed),
+    /// Of a chunk.
+    Part(Part),
+}
+
+/// A segment again with records made anew: all of them are sealed under a fresh salt, for under one salt a number seals one
+/// text only, and a record that is made anew may be compressed to other bytes than before.
+pub(crate) fn seal_anew(
+    keys: &TenantKeys,
+    place: &Place,
+    holds: Holds,
+    records: Vec<(u32, Content)>,
+    details: &[Details],
+) -> PutPayload {
+    let header = header(SegmentId(place.object));
+    let (kind, key) = kind_and_key(holds, keys);
+    let mut index = Index { holds, salt: random(), records: Vec::with_capacity(records.len()) };
+    let key = key.for_object(&index.salt);
+    let mut len = header.len() as u64;
+    let mut parts = vec![Bytes::from(header)];
+    for (number, content) in records {
+        let (kind, Packed { mut bytes, zstd, plain_len }) = match content {
+            Content::Whole(packed) => (kind, packed),
+            Content::Part(Part { there, mut packed }) => {
+                packed.bytes.splice(..0, there.to_bytes());
+                (Kind::PartOfChunk, packed)
+            }
+        };
+        seal::seal(&key, kind, &Place { number: u64::from(number), ..*place }, &mut bytes);
+        let stored_len = bytes.len() as u32;
+        index.records.push(Record { number, offset: len, stored_len, plain_len, zstd });
+        len += u64::from(stored_len);
+        parts.push(bytes.into());
+    }
+    parts.push(footer::seal(&keys.footers, place, &index, details).into());
+    parts.into_iter().collect()
 }
 
 /// A segment again with some of its records: ciphertext, numbers and salt unchanged, under a footer of its own.

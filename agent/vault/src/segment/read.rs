@@ -10,13 +10,14 @@ use ring::aead::LessSafeKey;
 
 use crate::cache::{Cache, Weight};
 use crate::keys::TenantKeys;
-use crate::map::node::RecordRef;
 use crate::names::{self, Folder, SegmentId};
 use crate::seal::{self, Kind, Place};
 use crate::segment::build::{self, HEADER_LEN};
-use crate::segment::codec;
-use crate::segment::footer::{self, Details, Holds, Index, Record, Trailer};
-use crate::store::{DamagedObject, Missing, Store};
+use crate::segment::codec::{self, Packed};
+use crate::segment::footer::{self, Details, Index, Record, Trailer};
+use crate::segment::part::{Blocks, Part};
+use crate::store::{DamagedObject, Store};
+use crate::wire::Malformed;
 
 /// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
 const TAIL_LEN: u64 = 4 * 1024;
@@ -30,15 +31,11 @@ const FETCH_LEN: u64 = 2 * 1024 * 1024;
 const INDEX_CACHE: u64 = 16 * 1024 * 1024;
 const DETAILS_CACHE: u64 = 8 * 1024 * 1024;
 
-/// Generations that are looked for, from 0 on. Each is less than half as long as the one before, and a segment is at
-/// most 4 GiB.
-pub(crate) const GENERATIONS: u32 = 32;
-
 /// A segment whose index is known.
 pub(crate) struct Segment {
-    id: SegmentId,
-    /// How often records were left out of it; part of the object's name.
-    generation: u32,
+    pub(crate) id: SegmentId,
+    /// How often it was stored again; part of the object's name.
+    pub(crate) generation: u32,
     key: LessSafeKey,
     kind: Kind,
     trailer: Trailer,
@@ -59,7 +56,7 @@ impl Weight for Arc<Vec<Details>> {
 
 /// The segments of one VM.
 pub(crate) struct Segments {
-    store: Store,
+    pub(super) store: Store,
     keys: TenantKeys,
     repository: [u8; 16],
     tenant: Folder,
@@ -80,10 +77,28 @@ pub(crate) struct Sealed {
 impl Sealed {
     /// Authenticates and unpacks. The error tells why, without naming the object.
     pub(crate) fn open(&self) -> Result<Vec<u8>, footer::BadFooter> {
+        let Packed { bytes, zstd, plain_len } = self.open_packed()?;
+        Ok(codec::unpack(bytes, zstd, plain_len)?)
+    }
+
+    /// Authenticates only.
+    pub(crate) fn open_packed(&self) -> Result<Packed, footer::BadFooter> {
+        self.open_as(self.segment.kind)
+    }
+
+    /// What is left of a chunk, if it is stored as such.
+    pub(crate) fn open_part(&self) -> Result<Part, footer::BadFooter> {
+        let mut packed = self.open_as(Kind::PartOfChunk)?;
+        let there = *packed.bytes.first_chunk().ok_or(Malformed("it is cut off"))?;
+        packed.bytes.drain(..there.len());
+        Ok(Part { there: Blocks::from_bytes(there), packed })
+    }
+
+    fn open_as(&self, kind: Kind) -> Result<Packed, footer::BadFooter> {
         let mut bytes = self.bytes.to_vec();
-        let packed_len = seal::open(&self.segment.key, self.segment.kind, &self.place, &mut bytes)?.len();
+        let packed_len = seal::open(&self.segment.key, kind, &self.place, &mut bytes)?.len();
         bytes.truncate(packed_len);
-        Ok(codec::unpack(bytes, self.record.zstd, self.record.plain_len)?)
+        Ok(Packed { bytes, zstd: self.record.zstd, plain_len: self.record.plain_len })
     }
 
     pub(crate) const fn record(&self) -> &Record {
@@ -129,22 +144,9 @@ impl Segments {
         footer::place(self.repository, self.tenant.0, segment)
     }
 
-    /// A segment with its index.
+    /// A segment with its index: the generation in use.
     pub(crate) async fn segment(&self, id: SegmentId) -> Result<Arc<Segment>> {
-        self.indexes.get(id, || self.find(id)).await
-    }
-
-    /// The oldest generation that there is: all of them hold whatever a point may still need.
-    async fn find(&self, id: SegmentId) -> Result<Arc<Segment>> {
-        let mut missing = None;
-        for generation in 0..GENERATIONS {
-            match self.load(id, generation).await {
-                Err(error) if is_missing(&error) => missing = missing.or(Some(error)),
-                found => return found,
-            }
-        }
-        let missing = missing.unwrap_or_else(|| self.damaged(id, Missing));
-        Err(self.store.explain_missing(&self.generation_name(id, 0), missing).await)
+        self.indexes.get(id, || self.first_readable(id)).await
     }
 
     /// One generation of a segment, with its index.
@@ -160,10 +162,7 @@ impl Segments {
             self.one_range(&name, trailer.index_at..trailer.index_end).await?
         };
         let index = trailer.open_index(&self.keys.footers, &self.place(id), &sealed, HEADER_LEN).map_err(damaged)?;
-        let (kind, key) = match index.holds {
-            Holds::Chunks => (Kind::Chunk, &self.keys.chunks),
-            Holds::Nodes => (Kind::Node, &self.keys.nodes),
-        };
+        let (kind, key) = build::kind_and_key(index.holds, &self.keys);
         Ok(Arc::new(Segment { id, generation, key: key.for_object(&index.salt), kind, trailer, index }))
     }
 
@@ -184,45 +183,30 @@ impl Segments {
         }
     }
 
-    /// The details of a chunk.
-    pub(crate) async fn details(&self, chunk: RecordRef) -> Result<Details> {
-        loop {
-            let segment = self.segment(chunk.segment).await?;
-            let (place, _) = segment.index.record(chunk.number).ok_or_else(|| self.no_record(chunk))?;
-            let load = || async {
-                match self.load_details(&segment).await {
-                    Ok(details) => details.ok_or(None),
-                    Err(error) => Err(Some(error)),
-                }
-            };
-            match self.details.get((segment.id, segment.generation), load).await {
-                Ok(all) => {
-                    return all.get(place).cloned().ok_or_else(|| self.damaged(chunk.segment, "it holds no chunks"));
-                }
-                Err(Some(error)) => return Err(error),
-                Err(None) => {}
+    /// The details of all chunks of a segment, through the cache; none if it went since its index was read.
+    pub(super) async fn cached_details(&self, segment: &Segment) -> Result<Option<Arc<Vec<Details>>>> {
+        let load = || async {
+            match self.load_details(segment).await {
+                Ok(details) => details.ok_or(None),
+                Err(error) => Err(Some(error)),
             }
+        };
+        match self.details.get((segment.id, segment.generation), load).await {
+            Ok(details) => Ok(Some(details)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
         }
     }
 
-    /// A record, as the index has it.
-    pub(crate) async fn record(&self, record: RecordRef) -> Result<Record> {
-        let segment = self.segment(record.segment).await?;
-        segment.index.record(record.number).map(|(_, found)| *found).ok_or_else(|| self.no_record(record))
-    }
-
-    /// Reads and checks what is not needed to read records: the header, and the details. Returns how many bytes.
-    pub(crate) async fn check_rest(&self, id: SegmentId) -> Result<u64> {
-        loop {
-            let segment = self.segment(id).await?;
-            let Some(header) = self.ranges(&segment, std::slice::from_ref(&(0..HEADER_LEN))).await? else { continue };
-            if header.concat() != build::header(id) {
-                return Err(self.damaged(id, "it does not begin with its own id"));
-            }
-            if self.load_details(&segment).await?.is_some() {
-                return Ok(HEADER_LEN + segment.trailer.details_len());
-            }
+    /// Reads and checks what is not needed to read records: the header, and the details. Returns how many bytes; none
+    /// if it went since its index was read.
+    pub(crate) async fn check_rest_of(&self, segment: &Segment) -> Result<Option<u64>> {
+        let Some(header) = self.ranges(segment, std::slice::from_ref(&(0..HEADER_LEN))).await? else { return Ok(None) };
+        if header.concat() != build::header(segment.id) {
+            return Err(self.damaged_in(segment, "it does not begin with its own id"));
         }
+        let details = self.load_details(segment).await?;
+        Ok(details.map(|_| HEADER_LEN + segment.trailer.details_len()))
     }
 
     /// The details of all chunks of a segment; none if it went since its index was read.
@@ -230,13 +214,22 @@ impl Segments {
         let (id, trailer) = (segment.id, &segment.trailer);
         let range = trailer.details_at..trailer.details_at + trailer.details_len();
         let Some(mut sealed) = self.ranges(segment, &[range]).await? else { return Ok(None) };
-        let sealed = sealed.pop().ok_or_else(|| self.damaged(id, "the store answered nothing"))?;
+        let sealed = sealed.pop().ok_or_else(|| self.damaged_in(segment, "the store answered nothing"))?;
         let opened = trailer.open_details(&self.keys.footers, &self.place(id), &sealed, &segment.index);
-        opened.map(|details| Some(Arc::new(details))).map_err(|e| self.damaged(id, e))
+        opened.map(|details| Some(Arc::new(details))).map_err(|e| self.damaged_in(segment, e))
     }
 
-    fn no_record(&self, record: RecordRef) -> Error {
-        self.damaged(record.segment, format!("it has no record {}", record.number))
+    /// Damage of one generation of a segment, named.
+    pub(crate) fn damaged_in(
+        &self,
+        segment: &Segment,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        self.store.damaged(&self.generation_name(segment.id, segment.generation), why)
+    }
+
+    pub(super) fn no_record(&self, segment: &Segment, number: u32) -> Error {
+        self.damaged_in(segment, format!("it has no record {number}"))
     }
 
     /// Fetches records of one segment, near ones together; the result is in the order of `numbers`, which ascend.
@@ -254,7 +247,7 @@ impl Segments {
         let id = segment.id;
         let record = |number: &u32| {
             let found = segment.index.record(*number).map(|(_, record)| *record);
-            found.ok_or_else(|| self.no_record(RecordRef { segment: id, number: *number }))
+            found.ok_or_else(|| self.no_record(segment, *number))
         };
         let records: Vec<Record> = numbers.iter().map(record).collect::<Result<_>>()?;
         let ranges = coalesce(&records);
@@ -272,19 +265,9 @@ impl Segments {
         }
         Ok(Some(out))
     }
-
-    /// Fetches and opens one record on this thread: for nodes, which are small.
-    pub(crate) async fn node(&self, node: RecordRef) -> Result<Vec<u8>> {
-        let mut sealed = self.fetch(node.segment, &[node.number]).await?;
-        let sealed = sealed.pop().ok_or_else(|| self.no_record(node))?;
-        if sealed.segment.index.holds != Holds::Nodes {
-            return Err(self.damaged(node.segment, "it holds no nodes"));
-        }
-        sealed.open().map_err(|e| self.damaged(node.segment, e))
-    }
 }
 
-fn is_missing(error: &Error) -> bool {
+pub(super) fn is_missing(error: &Error) -> bool {
     DamagedObject::of(error).is_some_and(DamagedObject::is_missing)
 }
 
