@@ -53,12 +53,13 @@ use locked::Obstacles;
 use reach::Reach;
 use rewrite::Rewrite;
 pub(crate) use rewrite::is_complete;
+pub(crate) use survey::end_abandoned;
 use survey::{Garbage, Survey};
 
 /// How long a dropped point stays readable, by the store's clock.
 pub(crate) const GRACE: SignedDuration = SignedDuration::from_hours(72);
 
-/// How long a session lives after its last heartbeat, by the store's clock.
+/// How long a session lives after its last heartbeat, by the store's clock. On the host of its writer it ends with that.
 pub(crate) const DEAD_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
 /// Deletes in flight.

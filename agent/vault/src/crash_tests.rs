@@ -1,22 +1,23 @@
-//! Each command is broken off at each of its operations on the store, in each way. Whatever happens: points that were
-//! committed read back byte for byte, the same command then succeeds, and after a later collection the store holds
-//! what is needed and nothing else.
+//! Each command is broken off at each of its operations on the store, in each way, in memory (as in a bucket) and in a
+//! folder. Whatever happens: points that were committed read back byte for byte, the same command then succeeds, and
+//! after a later collection the store holds what is needed and nothing else.
+
+mod copy;
+mod init;
+mod keys;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::point::Decision;
 use remora_core::ports::{DiskIndex, LineageBreak, Mover};
 use remora_core::retention::Rules;
-use remora_core::{ErrorKind, PointId, Result, VmName};
+use remora_core::{PointId, Result, VmName};
 
-use crate::store::Store;
-use crate::testing::{Fault, FaultyStore, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
-use crate::tests::secret;
+use crate::testing::{FaultyStore, assert_only_what_is_needed, back_up, begin, image, new_vault_in, over, read};
 use crate::upkeep::Kept;
-use crate::{Mode, Vault, VaultOptions};
+use crate::{Mode, Vault};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -79,6 +80,7 @@ impl Command {
 
 async fn collect(vault: &Vault) -> Result<()> {
     let (_, failed) = vault.collect(None, Mode::Run, &[]).await?;
+    vault.remove_leftovers(Mode::Run).await?;
     failed.into_iter().next().map_or(Ok(()), Err)
 }
 
@@ -90,8 +92,8 @@ fn vm() -> VmName {
 type Points = BTreeMap<PointId, Vec<u8>>;
 
 /// Three points: a full of three chunks, an increment that leaves only the first of them in use, and a small one.
-async fn three_points() -> (Vault, FaultyStore, Points) {
-    let (vault, store) = new_vault().await;
+async fn three_points(store: FaultyStore) -> (Vault, FaultyStore, Points) {
+    let vault = new_vault_in(&store).await;
     let mut points = Points::new();
     let steps: [(Vec<u64>, Vec<u64>); 3] = [
         ((0..40).collect(), vec![]),
@@ -107,8 +109,8 @@ async fn three_points() -> (Vault, FaultyStore, Points) {
 }
 
 /// What stands before the command: for a collection there is something to collect.
-async fn prepared(command: Command) -> (Vault, FaultyStore, Points) {
-    let (vault, store, mut points) = three_points().await;
+async fn prepared(command: Command, store: FaultyStore) -> (Vault, FaultyStore, Points) {
+    let (vault, store, mut points) = three_points(store).await;
     if command == Command::Collect {
         // A killed backup: its session and its segments stay.
         let writer = begin(&vault, &vm(), Decision::Full, 1 << 20, Timestamp::UNIX_EPOCH).await.unwrap();
@@ -125,18 +127,29 @@ async fn prepared(command: Command) -> (Vault, FaultyStore, Points) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_can_be_broken_off_at_every_operation() {
     for command in Command::ALL {
-        let (vault, store, points) = prepared(command).await;
-        let counted = store.fork();
-        counted.inject(usize::MAX, Fault::Fails);
-        command.run(&over(&vault, &counted), &points).await.unwrap();
-        let operations = counted.operations();
-        assert!(operations > 2, "{command:?} has {operations} operations");
-        for n in 0..operations {
-            for fault in Fault::ALL {
-                let store = store.fork();
-                store.inject(n, fault);
-                break_off(command, &vault, &store, &points, &format!("{command:?}, operation {n}: {fault:?}")).await;
-            }
+        every_operation_of(command, FaultyStore::new()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_can_be_broken_off_in_a_folder() {
+    for command in Command::ALL {
+        every_operation_of(command, FaultyStore::in_a_folder()).await;
+    }
+}
+
+async fn every_operation_of(command: Command, store: FaultyStore) {
+    let (vault, store, points) = prepared(command, store).await;
+    let counted = store.fork();
+    counted.count();
+    command.run(&over(&vault, &counted), &points).await.unwrap();
+    let operations = counted.operations();
+    assert!(operations > 2, "{command:?} has {operations} operations");
+    for n in 0..operations {
+        for fault in store.faults() {
+            let store = store.fork();
+            store.inject(n, *fault);
+            break_off(command, &vault, &store, &points, &format!("{command:?}, operation {n}: {fault:?}")).await;
         }
     }
 }
@@ -184,29 +197,5 @@ async fn check_points(command: Command, vault: &Vault, points: &Points, done: bo
     }
     if done && new.is_some() {
         assert!(listed.len() > points.len(), "{context}: the new point is missing");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn init_can_be_broken_off_at_every_operation() {
-    let at = |store: &FaultyStore| Store::over(Arc::new(store.clone()));
-    let counted = FaultyStore::new();
-    Vault::init_in(&at(&counted), &secret()).await.unwrap();
-    for n in 0..counted.operations() {
-        for fault in Fault::ALL {
-            let broken = FaultyStore::new();
-            broken.inject(n, fault);
-            let ended = broken.until_death(Vault::init_in(&at(&broken), &secret())).await;
-            let store = broken.fork();
-            let again = Vault::init_in(&at(&store), &secret()).await;
-            match (ended, again) {
-                (Some(Ok(_)), Err(error)) => assert_eq!(error.kind(), ErrorKind::Exists),
-                // Its answer was lost, or it died after its last operation: the repository is there and whole.
-                (_, Err(error)) if error.kind() == ErrorKind::Exists => {}
-                (_, again) => drop(again.unwrap_or_else(|e| panic!("operation {n}, {fault:?}: {}", e.chain()))),
-            }
-            let vault = Vault::open_in(at(&store), &secret(), VaultOptions::default()).await;
-            assert!(vault.unwrap().list(None).await.unwrap().points.is_empty());
-        }
     }
 }

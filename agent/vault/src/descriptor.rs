@@ -70,12 +70,9 @@ impl Descriptor {
         }
     }
 
-    /// Writes it; `Exists` if the place holds a repository already.
-    pub(crate) async fn create(&self, store: &Store) -> Result<()> {
-        match store.create(&Path::from(DESCRIPTOR), Bytes::from(self.encode()).into()).await? {
-            Created::Yes => Ok(()),
-            Created::NameTaken => Err(exists(store)),
-        }
+    /// Writes it, unless the place holds a repository already.
+    pub(crate) async fn create(&self, store: &Store) -> Result<Created> {
+        store.create(&Path::from(DESCRIPTOR), Bytes::from(self.encode()).into()).await
     }
 
     /// Reads the descriptor of the repository at `store`.

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::path::Path;
 use remora_core::{Error, ErrorKind, RepositoryId, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Descriptor;
 use crate::keys::{Key, RepositoryKeys, random};
 use crate::location::Location;
 use crate::names::SLOTS;
+use crate::removals;
 use crate::secret::{Passphrase, Secret};
 use crate::slot::{Effort, OpensBy, Slot};
 use crate::store::{Created, Store};
@@ -28,7 +29,11 @@ const MOST: usize = 32;
 pub struct SlotId([u8; 8]);
 
 impl SlotId {
-    fn path(self) -> Path {
+    pub(crate) fn random() -> Self {
+        Self(random())
+    }
+
+    pub(crate) fn path(self) -> Path {
         Path::from(format!("{SLOTS}/{self}.json"))
     }
 
@@ -59,6 +64,12 @@ impl FromStr for SlotId {
 impl Serialize for SlotId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -109,6 +120,12 @@ impl Keyring {
         Ok(Self { store, descriptor, key, opened_by, effort: Effort::Measured })
     }
 
+    /// The same, to which a passphrase costs no time.
+    #[cfg(test)]
+    pub(crate) fn without_effort(self) -> Self {
+        Self { effort: Effort::Least, ..self }
+    }
+
     /// The slot that opened it.
     pub const fn opened_by(&self) -> SlotId {
         self.opened_by
@@ -135,13 +152,39 @@ impl Keyring {
         Ok(slots)
     }
 
-    /// Adds a slot for another secret, and opens it to be sure. No other object changes.
+    /// Adds a slot for another secret, and opens it to be sure. No other object changes. If there is one that the secret
+    /// opens, it is that one: a call that was broken off may have stored it.
     pub async fn add(&self, secret: &Secret) -> Result<SlotId> {
+        match self.opened_with(secret, None).await? {
+            Some(id) => Ok(id),
+            None => self.create(secret).await,
+        }
+    }
+
+    /// The slot that a secret opens, if there is one beside `but`.
+    async fn opened_with(&self, secret: &Secret, but: Option<SlotId>) -> Result<Option<SlotId>> {
+        for id in ids(&self.store).await?.into_iter().filter(|id| Some(*id) != but) {
+            match read(&self.store, id).await {
+                Ok(slot) if slot.could_open(secret) => {
+                    let opened = unwrap(slot, secret, self.descriptor.id).await?;
+                    if opened.is_some_and(|key| key.as_bytes() == self.key.as_bytes()) {
+                        return Ok(Some(id));
+                    }
+                }
+                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn create(&self, secret: &Secret) -> Result<SlotId> {
         if ids(&self.store).await?.len() >= MOST {
             let what = format!("repository {} has {MOST} key slots already", self.store.place());
             return Err(Error::new(ErrorKind::Refused, what).advise("Remove one first with `remora key remove`."));
         }
-        let id = create(&self.store, &self.key, secret, self.descriptor.id, self.effort).await?;
+        let id = SlotId::random();
+        create(&self.store, id, &self.key, secret, self.descriptor.id, self.effort).await?;
         let opened = unwrap(read(&self.store, id).await?, secret, self.descriptor.id).await?;
         match opened {
             Some(key) if key.as_bytes() == self.key.as_bytes() => Ok(id),
@@ -159,29 +202,22 @@ impl Keyring {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no key slot {id}"))
                 .advise("List them with `remora key list`."));
         }
-        let own = read(&self.store, self.opened_by).await?;
-        self.remove_and_keep(id, &own).await
+        removals::remove(&self.store, id, self.opened_by).await
     }
 
-    /// Removes a slot, and puts ours back if that is gone too: somebody else may have removed it with theirs, which
-    /// this is.
-    async fn remove_and_keep(&self, id: SlotId, own: &Slot) -> Result<()> {
-        self.store.remove(&id.path()).await?;
-        if !self.store.exists(&self.opened_by.path()).await? {
-            self.store.create(&self.opened_by.path(), Bytes::from(own.encode()).into()).await?;
-        }
-        Ok(())
-    }
-
-    /// Exchanges the passphrase that opened the repository for another: adds a slot, then removes the old one. An
-    /// interrupted call leaves both, or the new one alone.
+    /// Exchanges the passphrase that opened the repository for another: adds a slot, then removes the old one. A call
+    /// that is broken off leaves the old one, both, or the new one alone; the same call again goes on.
     pub async fn change_passphrase(self, new: Passphrase) -> Result<SlotId> {
         let old = self.opened_by;
         if !matches!(read(&self.store, old).await?.opens_by, OpensBy::Passphrase(_)) {
             return Err(Error::new(ErrorKind::Refused, "the repository was opened with a key file, not a passphrase")
                 .advise("Open it with the passphrase to change, or use `remora key add` and `remora key remove`."));
         }
-        let id = self.add(&Secret::Passphrase(new)).await?;
+        let new = Secret::Passphrase(new);
+        let id = match self.opened_with(&new, Some(old)).await? {
+            Some(id) => id,
+            None => self.create(&new).await?,
+        };
         Self { opened_by: id, ..self }.remove(old).await?;
         Ok(id)
     }
@@ -195,16 +231,16 @@ impl Keyring {
 /// Adds a slot.
 pub(crate) async fn create(
     store: &Store,
+    id: SlotId,
     key: &Key,
     secret: &Secret,
     repository: RepositoryId,
     effort: Effort,
-) -> Result<SlotId> {
+) -> Result<()> {
     let (key, secret) = (key.clone(), secret.clone());
     let slot = blocking(move || Slot::wrap(&key, &secret, repository, effort)).await?;
-    let id = SlotId(random());
     match store.create(&id.path(), Bytes::from(slot.encode()).into()).await? {
-        Created::Yes => Ok(id),
+        Created::Yes => Ok(()),
         Created::NameTaken => Err(Error::new(ErrorKind::Exists, format!("key slot {id} exists already"))),
     }
 }
@@ -310,7 +346,7 @@ mod tests {
         }
 
         async fn keyring(&self, secret: &Secret) -> Result<Keyring> {
-            Ok(Keyring { effort: Effort::Least, ..Keyring::open_in(self.store(), secret).await? })
+            Ok(Keyring::open_in(self.store(), secret).await?.without_effort())
         }
 
         async fn opens(&self, secret: &Secret) -> Result<(), ErrorKind> {
@@ -360,7 +396,8 @@ mod tests {
     async fn changing_who_can_open_it_changes_slots_and_nothing_else() {
         let (bench, file) = Bench::new().await;
         let data = |objects: BTreeMap<Path, Bytes>| -> BTreeMap<Path, Bytes> {
-            objects.into_iter().filter(|(name, _)| !name.as_ref().starts_with("keys/")).collect()
+            let of_slots = |name: &Path| name.as_ref().starts_with("keys/") || name.as_ref().starts_with("removals/");
+            objects.into_iter().filter(|(name, _)| !of_slots(name)).collect()
         };
         let before = data(bench.objects().await);
         let keyring = bench.keyring(&file).await.unwrap();
@@ -385,17 +422,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_who_remove_each_others_slot_leave_one() {
+    async fn a_secret_has_one_slot_however_often_it_is_added() {
         let (bench, file) = Bench::new().await;
-        let one = bench.keyring(&file).await.unwrap();
-        let other = one.add(&passphrase("other")).await.unwrap();
-        let two = bench.keyring(&passphrase("other")).await.unwrap();
-        // Both looked before either removed.
-        let [its, own] = [read(&one.store, one.opened_by).await.unwrap(), read(&two.store, other).await.unwrap()];
-        one.remove_and_keep(other, &its).await.unwrap();
-        two.remove_and_keep(one.opened_by, &own).await.unwrap();
-        bench.opens(&passphrase("other")).await.unwrap();
-        assert_eq!(bench.opens(&file).await, Err(ErrorKind::WrongKey));
+        let keyring = bench.keyring(&file).await.unwrap();
+        for secret in [passphrase("one"), Secret::KeyFile(KeyFile::random())] {
+            assert_eq!(keyring.add(&secret).await.unwrap(), keyring.add(&secret).await.unwrap());
+        }
+        assert_eq!(keyring.add(&file).await.unwrap(), keyring.opened_by());
+        assert_eq!(keyring.slots().await.unwrap().len(), 3);
+    }
+
+    /// Also for the same one: its cost is measured anew.
+    #[tokio::test]
+    async fn a_passphrase_can_be_changed_for_itself() {
+        let (bench, file) = Bench::new().await;
+        let old = bench.keyring(&file).await.unwrap().add(&passphrase("same")).await.unwrap();
+        let keyring = bench.keyring(&passphrase("same")).await.unwrap();
+        assert_ne!(keyring.change_passphrase(Passphrase::new("same")).await.unwrap(), old);
+        bench.opens(&passphrase("same")).await.unwrap();
+        assert_eq!(bench.keyring(&file).await.unwrap().slots().await.unwrap().len(), 2);
     }
 
     #[tokio::test]

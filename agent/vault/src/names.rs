@@ -3,6 +3,8 @@
 //! ```text
 //! remora.json                            the descriptor
 //! keys/<slot>.json                       a key slot
+//! removals/<number>                      a key slot that goes
+//! init/<repository>-<slot>-<tenant>      an init announces what it stores, so that what it leaves is known for that
 //! doctor/create-only                     shows that the store honours create-only PUTs; no reader needs it
 //! t/<tenant>/key                         a tenant's data key, sealed
 //! t/<tenant>/<vm>/m/<sequence>           a manifest: a point, or another entry of the VM's sequence
@@ -34,8 +36,14 @@ pub(crate) const CREATE_ONLY_TEXT: &[u8] = b"This object shows that the store ho
 /// The folder of what `remora doctor` tries.
 pub(crate) const TRIALS: &str = "doctor";
 
+/// The folder in which inits announce themselves.
+pub(crate) const INITS: &str = "init";
+
 /// The folder of key slots.
 pub(crate) const SLOTS: &str = "keys";
+
+/// The folder of the removals of key slots.
+pub(crate) const REMOVALS: &str = "removals";
 
 /// The folder of tenants.
 pub(crate) const TENANTS: &str = "t";
@@ -141,9 +149,21 @@ pub(crate) fn segment(tenant: Folder, vm: Folder, id: SegmentId, generation: u32
     Path::from(if generation == 0 { format!("{folder}/{id}") } else { format!("{folder}/{id}.{generation}") })
 }
 
+pub(crate) fn removal(number: u64) -> Path {
+    Path::from(format!("{REMOVALS}/{number:012}"))
+}
+
 /// The segment that an object of this name is, or was.
 pub(crate) fn segment_of(object: &str) -> Option<SegmentId> {
     object.rsplit_once("/s/").and_then(|(_, file_name)| segment_name(file_name)).map(|(id, _)| id)
+}
+
+/// The tenant, VM and segment of a segment's object.
+pub(crate) fn segment_path(name: &Path) -> Option<(Folder, Folder, SegmentId)> {
+    let parts: Vec<_> = name.parts().collect();
+    let [_, tenant, vm, folder, segment] = &parts[..] else { return None };
+    let (id, _) = segment_name(segment.as_ref()).filter(|_| folder.as_ref() == "s")?;
+    Some((Folder::parse(tenant.as_ref())?, Folder::parse(vm.as_ref())?, id))
 }
 
 /// The segment and generation in a segment's file name.
@@ -189,4 +209,41 @@ pub(crate) fn session(tenant: Folder, vm: Folder, id: SessionId) -> Path {
 pub(crate) fn sequence(file_name: &str) -> Option<u64> {
     let sequence = file_name.parse().ok()?;
     (format!("{sequence:012}") == file_name).then_some(sequence)
+}
+
+/// Whether an object belongs to a trial of `remora doctor`: they lie in folders with random names.
+pub(crate) fn is_trial(name: &Path) -> bool {
+    let parts: Vec<_> = name.parts().collect();
+    let [folder, trial, _, ..] = &parts[..] else { return false };
+    folder.as_ref() == TRIALS && Folder::parse(trial.as_ref()).is_some()
+}
+
+/// Who may be storing an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// One process: the name was drawn at random.
+    One,
+    /// Any number of them at the same time.
+    Many,
+}
+
+/// Who may be storing an object of this name; none if it is not of ours.
+pub(crate) fn writers(name: &Path) -> Option<Writers> {
+    let parts: Vec<_> = name.parts().collect();
+    let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
+    match parts[..] {
+        [DESCRIPTOR | CLOCK] | [TRIALS | REMOVALS, _] | ["settings", _, _] | [TENANTS, _, _, "kept"] => {
+            Some(Writers::Many)
+        }
+        [SLOTS | INITS, _] => Some(Writers::One),
+        // Two could add one tenant at the same time; but nothing is sealed under a key that is not there yet.
+        [TENANTS, tenant, "key"] => Folder::parse(tenant).map(|_| Writers::One),
+        [TENANTS, _, _, "m", number] => sequence(number).map(|_| Writers::Many),
+        [TENANTS, _, _, "s", segment] => {
+            let (_, generation) = segment_name(segment)?;
+            Some(if generation == 0 { Writers::One } else { Writers::Many })
+        }
+        [TENANTS, _, _, "w", session] => SessionId::parse(session).map(|_| Writers::One),
+        _ => is_trial(name).then_some(Writers::One),
+    }
 }

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use crate::keys::random;
 use crate::manifest::{Entry, Manifest};
 use crate::names::{self, Folder, SessionId};
+use crate::process::Process;
 use crate::repository::{Number, Repository};
 use crate::seal::{Kind, Place, open_object, seal_object};
 use crate::sequence::Appended;
@@ -47,9 +48,23 @@ pub(crate) struct Session {
     pub(crate) began: Timestamp,
     /// How often it was stored.
     pub(crate) beat: u64,
+    /// Whose it is; none if the writer's host does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<Process>,
 }
 
 impl Session {
+    /// Whether its writer was a process of this host that is no more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_gone)
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn store_again(&self, vault: &Repository, id: SessionId) -> Result<()> {
+        let name = names::session(vault.tenant, vault.folder(&self.vm), id);
+        vault.store.replace(&name, self.seal(vault, id)?.into()).await
+    }
+
     fn seal(&self, vault: &Repository, id: SessionId) -> Result<Bytes> {
         let failed = |e| Error::new(ErrorKind::Failed, "writing a session").because(e);
         let text = serde_json::to_vec(self).map_err(|e: serde_json::Error| failed(e))?;

@@ -9,12 +9,14 @@ pub(crate) mod lenient;
 mod limits;
 mod lock;
 mod open;
+mod staging;
 mod tending;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -32,6 +34,7 @@ pub use doctor::{Finding, Need, examine};
 use open::Patience;
 
 pub(crate) use lock::{Locks, Version, What, rounded};
+pub(crate) use staging::Staged;
 pub(crate) use tending::{Deleted, Listed, Missing};
 
 /// Ranges that are fetched from a bucket at the same time. A connection each; what they hold is bounded by whoever asks.
@@ -50,6 +53,8 @@ pub(crate) struct Store {
 
 /// What the clones of a store have in common.
 struct Shared {
+    /// The folder, if it is one.
+    folder: Option<PathBuf>,
     /// Set once the store was seen to honour create-only PUTs.
     proven: OnceCell<()>,
     /// Places for ranges of buckets; a folder reads all ranges of a file in one go.
@@ -118,13 +123,18 @@ impl Store {
     }
 
     fn open_with(location: &Location, patience: Patience) -> Result<Self> {
-        let fetches = match location.place {
-            Place::Folder(_) => None,
-            Place::Bucket(_) => Some(Semaphore::new(FETCHES)),
+        let folder = match &location.place {
+            Place::Folder(folder) => Some(folder.clone()),
+            Place::Bucket(_) => None,
         };
         let open::Opened { store, locks } = open::open(location, patience)?;
-        let shared = Shared { proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
-        Ok(Self { inner: store, place: location.to_string(), shared: Arc::new(shared) })
+        Ok(Self::new(store, location.to_string(), folder, locks))
+    }
+
+    fn new(inner: Arc<dyn ObjectStore>, place: String, folder: Option<PathBuf>, locks: Option<Arc<dyn Locks>>) -> Self {
+        let fetches = folder.is_none().then(|| Semaphore::new(FETCHES));
+        let shared = Shared { folder, proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
+        Self { inner, place, shared: Arc::new(shared) }
     }
 
     /// Any store, for tests and measurements.
@@ -132,16 +142,25 @@ impl Store {
         Self::locking_over(inner, None)
     }
 
-    /// Any store that may have locks, likewise.
+    /// One that lies in a folder, for tests.
+    #[cfg(test)]
+    pub(crate) fn over_folder(inner: Arc<dyn ObjectStore>, folder: PathBuf) -> Self {
+        Self::new(inner, "test".into(), Some(folder), None)
+    }
+
+    /// Any store that may have locks, for tests and measurements.
     pub(crate) fn locking_over(inner: Arc<dyn ObjectStore>, locks: Option<Arc<dyn Locks>>) -> Self {
-        let fetches = Some(Semaphore::new(FETCHES));
-        let shared = Shared { proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
-        Self { inner, place: "test".into(), shared: Arc::new(shared) }
+        Self::new(inner, "test".into(), None, locks)
     }
 
     /// From now on, what is created is kept for so long.
     pub(crate) fn keep_new_for(&self, time: Option<SignedDuration>) {
         *self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner) = time;
+    }
+
+    /// Whether what is created is kept.
+    pub(crate) fn keeps_new(&self) -> bool {
+        self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Where it is, for messages.
@@ -197,6 +216,10 @@ impl Store {
             Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
+        if found.len() != payload.content_length() {
+            let source = format!("the store sent {} of {} bytes", found.len(), payload.content_length()).into();
+            return Err(object_store::Error::Generic { store: "remora", source });
+        }
         let mut at = 0;
         let same = payload.iter().all(|part| {
             let there = found.get(at..at + part.len());
@@ -208,7 +231,7 @@ impl Store {
 
     /// Makes sure, once a process, that the store does not replace an object by a create-only PUT: two backups at the
     /// same time could else replace one another's points. The object that shows it stays, so that it takes one request.
-    async fn prove_create_only(&self) -> Result<()> {
+    pub(crate) async fn prove_create_only(&self) -> Result<()> {
         let proven = self.shared.proven.get_or_try_init(|| async {
             let name = Path::from(names::CREATE_ONLY);
             let mut stored = 0;
@@ -291,7 +314,10 @@ impl Store {
         };
         for (range, bytes) in ranges.iter().zip(&found) {
             if bytes.len() as u64 != range.end - range.start {
-                return Err(self.damaged(name, format!("bytes {}..{} are cut off", range.start, range.end)));
+                let source = format!("the store sent {} bytes for {}..{}", bytes.len(), range.start, range.end).into();
+                return Err(self
+                    .range_error(name, ranges, object_store::Error::Generic { store: "remora", source })
+                    .await);
             }
         }
         Ok(found)
@@ -320,9 +346,14 @@ impl Store {
 
     /// Whether an object is there.
     pub(crate) async fn exists(&self, name: &Path) -> Result<bool> {
+        self.size(name).await.map(|size| size.is_some())
+    }
+
+    /// The bytes of an object; none if there is no such object.
+    pub(crate) async fn size(&self, name: &Path) -> Result<Option<u64>> {
         match self.inner.head(name).await {
-            Ok(_) => Ok(true),
-            Err(error) if is_missing(&error) => Ok(false),
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(self.error("looking for", name, error)),
         }
     }

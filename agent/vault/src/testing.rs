@@ -2,9 +2,12 @@
 
 mod bench;
 mod faulty_store;
+mod gate;
 mod locking_store;
 
-use bench::over_store;
-pub(crate) use bench::{NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
+pub(crate) use bench::{
+    NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, new_vault_in, over, over_store, read, shape,
+};
 pub(crate) use faulty_store::{Fault, FaultyStore};
+pub(crate) use gate::{Choices, Gate, Steps};
 pub(crate) use locking_store::LockingStore;

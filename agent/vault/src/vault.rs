@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::ObjectStore;
-use object_store::path::Path;
 use remora_core::ports::{
     Damage, DamagedPoint, Effect, History, LineageBreak, Listing, Mended, Mover, NewPoint, PointReader, PointWriter,
     Progress, VerifyReport, VmDisks,
@@ -15,11 +14,11 @@ use remora_core::ports::{
 use remora_core::{ByteRange, DiskName, Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
 
-use crate::descriptor::{self, Descriptor};
+use crate::descriptor;
 use crate::diff;
 use crate::immutable;
+use crate::init;
 use crate::keyring::{self, Keyring};
-use crate::keys::{Key, RepositoryKeys};
 use crate::location::Location;
 use crate::manifest::{Entry, Lost};
 use crate::names;
@@ -29,8 +28,7 @@ use crate::repository::{Repository, VaultOptions};
 use crate::salvage::Salvage;
 use crate::sample::Depth;
 use crate::secret::Secret;
-use crate::settings::{self, Immutable, Settings};
-use crate::slot::Effort;
+use crate::settings::{Immutable, Settings};
 use crate::store::{Created, Missing, Store};
 use crate::tenant::{self, Tenant};
 use crate::verify::Verifier;
@@ -90,20 +88,7 @@ impl Vault {
         secret: &Secret,
         immutable: Option<Immutable>,
     ) -> Result<RepositoryId> {
-        if store.exists(&Path::from(names::DESCRIPTOR)).await? {
-            return Err(descriptor::exists(store));
-        }
-        let id = RepositoryId::random();
-        let repository_key = Key::random();
-        let keys = RepositoryKeys::new(&repository_key);
-        if immutable.is_some() {
-            settings::prove(store).await?;
-            Settings::store(keys.settings.clone(), store, id, 1, immutable).await?;
-        }
-        tenant::create(store, &keys, id, &Tenant::default()).await?;
-        keyring::create(store, &repository_key, secret, id, Effort::Measured).await?;
-        Descriptor::new(id, Timestamp::now()).create(store).await?;
-        Ok(id)
+        init::init(store, secret, immutable).await
     }
 
     /// Opens the repository at `location` for the tenant `default`.

@@ -11,6 +11,7 @@ use remora_core::point::{Decision, Point, PointDisk};
 use remora_core::ports::{DiskIndex, DiskReads, History, NewDisk, NewPoint, PointWriter};
 use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
 
+use crate::collect::end_abandoned;
 use crate::fragments;
 use crate::keys::{Digest, TenantKeys};
 use crate::manifest::{Entry, MapEntry, PointEntry};
@@ -19,6 +20,7 @@ use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
 use crate::map::node::{RecordRef, Target};
 use crate::names::{Folder, SegmentId};
 use crate::parent::{Known, is_zero};
+use crate::process::Process;
 use crate::repository::Repository;
 use crate::segment::build::{Builder, Built};
 use crate::segment::codec;
@@ -102,6 +104,9 @@ impl AppendNode for Growing {
 impl Writer {
     pub(crate) async fn begin(vault: Arc<Repository>, new: NewPoint) -> Result<Self> {
         let vm = vault.folder(&new.vm);
+        if let Err(error) = end_abandoned(&vault, vm).await {
+            tracing::warn!(error = error.chain(), "the session of a backup that was killed here may wait for a day");
+        }
         let sequence = vault.sequence(vm).await?;
         vault.trust_settings(vm, &sequence).await?;
         let History { newest, breaks, .. } = vault.newest(vm, &sequence).await?;
@@ -114,7 +119,14 @@ impl Writer {
             return Err(session::busy(&new.vm, "had a disk restored over meanwhile"));
         }
         let parent = new.parent.as_ref().map(PointId::sequence);
-        let session = Session { vm: new.vm.clone(), parent, number: sequence.next(), began: Timestamp::now(), beat: 0 };
+        let session = Session {
+            vm: new.vm.clone(),
+            parent,
+            number: sequence.next(),
+            began: Timestamp::now(),
+            beat: 0,
+            process: Process::this(),
+        };
         let session = LiveSession::publish(Arc::clone(&vault), session).await?;
         let (number, tombstone) = (sequence.next(), sequence.tombstone_number);
         let planned = Planned { session: session.id(), parent, number, tombstone };

@@ -2,7 +2,7 @@
 
 use remora_core::{Error, Result, VmName};
 use remora_engine::or_cancelled;
-use remora_vault::{Amount, Collected, Mode};
+use remora_vault::{Amount, Collected, Leftovers, Mode};
 
 use crate::context::Context;
 use crate::output::{bytes, print, printable};
@@ -14,8 +14,20 @@ pub(super) const fn mode(dry_run: bool) -> Mode {
 pub(super) async fn run(context: &Context, vm: Option<VmName>, mode: Mode) -> Result<()> {
     let vault = context.vault().await?;
     let (collected, failed) = or_cancelled(&context.cancel, vault.collect(vm.as_ref(), mode, &[])).await?;
+    if vm.is_none() {
+        leftovers(context, or_cancelled(&context.cancel, vault.remove_leftovers(mode)).await?, mode);
+    }
     print(context.format(), &collected, |collected| text(collected, mode))?;
     first_failure(failed)
+}
+
+/// Tells of what dead processes left beside the VMs.
+fn leftovers(context: &Context, found: Leftovers, mode: Mode) {
+    if found.objects > 0 {
+        let verb = if mode == Mode::DryRun { "would be " } else { "" };
+        let size = bytes(found.bytes);
+        context.note(&format!("left by commands that were killed, {verb}removed: {} objects, {size}", found.objects));
+    }
 }
 
 /// The VMs that could not be collected, as one error.

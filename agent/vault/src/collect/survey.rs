@@ -257,7 +257,7 @@ async fn look_at_sessions(vault: &Repository, vm: Folder, mode: Mode, now: Times
         let Some(session) = vault.session(vm, id).await? else { continue };
         sessions.name.get_or_insert(session.vm.clone());
         if !is_over(vault, vm, id, &session).await? {
-            if now.duration_since(object.stored) < DEAD_AFTER {
+            if now.duration_since(object.stored) < DEAD_AFTER && !session.is_abandoned() {
                 sessions.live += 1;
                 sessions.parents.extend(session.parent);
                 continue;
@@ -272,6 +272,19 @@ async fn look_at_sessions(vault: &Repository, vm: Folder, mode: Mode, now: Times
         }
     }
     Ok(sessions)
+}
+
+/// Ends the sessions of writers that were killed on this host: what they stored need not wait for a day.
+pub(crate) async fn end_abandoned(vault: &Repository, vm: Folder) -> Result<()> {
+    for object in vault.store.listed(&names::sessions(vault.tenant, vm)).await? {
+        let Some(id) = SessionId::parse(&object.name) else { continue };
+        let Some(session) = vault.session(vm, id).await?.filter(Session::is_abandoned) else { continue };
+        if !is_over(vault, vm, id, &session).await? {
+            end_session(vault, vm, id, &session).await?;
+        }
+        vault.store.remove(&names::session(vault.tenant, vm, id)).await?;
+    }
+    Ok(())
 }
 
 /// Whether a session's writer has committed, or was ended before: a late heartbeat may have brought the object back.

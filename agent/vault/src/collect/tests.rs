@@ -11,6 +11,9 @@ use remora_core::{BLOCK_SIZE, ByteRange, ErrorKind, PointId, VmName};
 
 use super::{Collected, Mode};
 use crate::Vault;
+use crate::names::{self, SegmentId, SessionId};
+use crate::process::Process;
+use crate::session::Session;
 use crate::testing::{FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
 use crate::upkeep::Kept;
 
@@ -251,4 +254,81 @@ async fn a_gap_in_the_sequence_is_damage() {
     assert_eq!(listing.points.len(), 1);
     assert_eq!(listing.unreadable[0].0, points[0]);
     assert!(listing.unreadable[0].1.chain().contains("missing"));
+}
+
+/// Makes a backup's session that of a process, as if that had begun it and been stopped.
+async fn belongs_to(vault: &Vault, process: Option<&Process>) {
+    let vault = &vault.0;
+    let folder = vault.folder(&vm());
+    for object in vault.store.listed(&names::sessions(vault.tenant, folder)).await.unwrap() {
+        let id = SessionId::parse(&object.name).unwrap();
+        let session = vault.session(folder, id).await.unwrap().unwrap();
+        Session { process: process.cloned(), ..session }.store_again(vault, id).await.unwrap();
+    }
+}
+
+/// What is left of a backup that stored a segment: its session is that of `process`.
+async fn broken_off(vault: &Vault, process: Option<&Process>) {
+    let writer = begin(vault, &vm(), Decision::Full, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+    drop(writer);
+    belongs_to(vault, process).await;
+    let name = names::segment(vault.0.tenant, vault.0.folder(&vm()), SegmentId([9; 16]), 0);
+    vault.0.store.create(&name, bytes::Bytes::from_static(b"a segment").into()).await.unwrap();
+}
+
+/// The next backup on the host of one that was killed ends its session, and a collection then takes what it stored.
+#[tokio::test]
+async fn the_session_of_a_killed_backup_ends_with_the_next_one_on_its_host() {
+    for next in ["backup", "collection"] {
+        let (vault, store) = new_vault().await;
+        points(&vault, &[(image(0..16), vec![])]).await;
+        let before = segments(&store).await;
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        broken_off(&vault, Process::of(&child.id().to_string()).as_ref()).await;
+        assert!(segments(&store).await.len() > before.len(), "it has stored something");
+        // While it runs, nobody ends it: no backup and no collection.
+        let beside = back_up(&vault, &vm(), Decision::Incremental, &image(0..16), &[]).await.unwrap();
+        let done = collect(&vault, Mode::Run).await;
+        assert_eq!((done.sessions, done.ended, done.removed.segments), (1, 0, 0));
+        assert!(done.waiting.segments > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if next == "backup" {
+            back_up(&vault, &vm(), Decision::Incremental, &image(0..16), &[]).await.unwrap();
+            assert!(!store.objects().await.keys().any(|name| name.contains("/w/")));
+        }
+        let done = collect(&vault, Mode::Run).await;
+        assert_eq!((done.sessions, done.ended), (0, u64::from(next == "collection")));
+        assert!(done.removed.segments > 0 && done.waiting.segments == 0, "{done:?}");
+        assert_eq!(read(&vault, &beside.id).await.unwrap(), image(0..16));
+        assert_only_what_is_needed(&vault, &store, next).await;
+    }
+}
+
+/// Of a process of another host or container, and of one that told nothing of itself, nobody knows that it is gone.
+#[tokio::test]
+async fn the_session_of_another_hosts_backup_is_never_ended_before_its_time() {
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let gone = Process::of(&child.id().to_string()).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let others = [
+        Some(Process { boot: "3b2f6f3e-0000-4000-8000-000000000000".into(), ..gone.clone() }),
+        Some(Process { namespaces: "pid:[4026532999] time:[4026531834]".into(), ..gone }),
+        None,
+    ];
+    for process in others {
+        let (vault, store) = new_vault().await;
+        points(&vault, &[(image(0..16), vec![])]).await;
+        broken_off(&vault, process.as_ref()).await;
+        let held = segments(&store).await;
+        back_up(&vault, &vm(), Decision::Incremental, &image(0..16), &[]).await.unwrap();
+        store.advance(23 * HOUR);
+        let done = collect(&vault, Mode::Run).await;
+        assert_eq!((done.sessions, done.ended, done.removed.segments), (1, 0, 0), "{process:?}");
+        let there = segments(&store).await;
+        assert!(held.iter().all(|name| there.contains(name)), "{process:?}");
+        store.advance(2 * HOUR);
+        assert_eq!(collect(&vault, Mode::Run).await.ended, 1, "{process:?}");
+    }
 }

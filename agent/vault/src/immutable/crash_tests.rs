@@ -55,6 +55,7 @@ fn newest_image() -> Vec<u8> {
 }
 
 async fn collect(vault: &Vault) -> Result<()> {
+    vault.remove_leftovers(Mode::Run).await?;
     let (_, failed) = vault.collect(None, Mode::Run, &[]).await?;
     failed.into_iter().next().map_or(Ok(()), Err)
 }

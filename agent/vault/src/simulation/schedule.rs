@@ -10,7 +10,8 @@ use super::model::{Checked, Model};
 use super::store::{Answer, Objects, Request, Sent, SimStore, State, lost};
 use crate::Vault;
 use crate::collect::Mode;
-use crate::testing::over;
+use crate::store::Store;
+use crate::testing::over_store;
 
 /// More steps than any schedule needs.
 const STEPS: usize = 20_000;
@@ -85,7 +86,7 @@ impl Schedule {
         let shared = Shared { random: random.fork(), model, guests, wrong: Vec::new() };
         Self {
             world: World(Arc::new(Mutex::new(shared))),
-            vault: over(vault, &store),
+            vault: over_store(vault, at(&store)),
             store,
             deal,
             actors: Vec::new(),
@@ -130,7 +131,7 @@ impl Schedule {
 
     fn spawn(&mut self, role: Role, rounds: usize) {
         let store = SimStore { actor: Some(self.actors.len()), ..self.store.clone() };
-        let process = Process { world: self.world.clone(), vault: over(&self.vault, &store), store };
+        let process = Process { world: self.world.clone(), vault: over_store(&self.vault, at(&store)), store };
         self.note(|| format!("{} begins: {role:?}, {rounds} rounds", self.actors.len()));
         let running = tokio::spawn(process.run(role, rounds));
         self.actors.push(Actor { role, running, asleep: 0 });
@@ -297,4 +298,8 @@ fn outcome(done: &object_store::Result<Answer>) -> String {
         Err(object_store::Error::AlreadyExists { .. }) => "it is there already".into(),
         Err(error) => error.to_string(),
     }
+}
+
+fn at(store: &SimStore) -> Store {
+    Store::over(Arc::new(store.clone()))
 }

@@ -7,6 +7,7 @@ use object_store::{ObjectMeta, ObjectStoreExt, PutPayload};
 use remora_core::Result;
 
 use super::Store;
+use crate::names;
 
 /// An object as a listing tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,19 @@ impl Store {
         let mut objects: Vec<_> = objects.try_collect().await.map_err(|e| self.error("listing", folder, e))?;
         objects.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
+    }
+
+    /// All objects of `remora doctor`'s trials, with what is known of each.
+    pub(crate) async fn trials(&self) -> Result<Vec<(Path, Listed)>> {
+        let folder = Path::from(names::TRIALS);
+        let objects = self.inner.list(Some(&folder)).try_filter_map(|object| async move {
+            let Some(name) = object.location.filename().filter(|_| names::is_trial(&object.location)) else {
+                return Ok(None);
+            };
+            let listed = Listed { name: name.into(), size: object.size, stored: stored(&object) };
+            Ok(Some((object.location, listed)))
+        });
+        objects.try_collect().await.map_err(|e| self.error("listing", &folder, e))
     }
 
     /// Stores an object, whether or not there is one of that name.

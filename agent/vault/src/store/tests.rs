@@ -10,12 +10,13 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutPayload};
 use remora_core::ports::{LineageBreak, Mover};
 use remora_core::{ErrorKind, VmName};
-use remora_tests::{Fault, Meddler, S3};
+use remora_tests::{Fault as Meddling, Meddler, S3};
 
 use super::lenient::Lenient;
 use super::open::Patience;
 use super::{Access, Created, Store};
 use crate::location::Location;
+use crate::testing::{Fault, FaultyStore};
 use crate::{Passphrase, Secret, Vault, VaultOptions};
 
 /// As long as the tests may wait, and as seldom as they need it.
@@ -147,7 +148,7 @@ async fn a_put_whose_answer_is_lost_is_found_out_by_reading() {
     // Once: the client's own repetition meets the object that its first try stored. More often: it gives up.
     for (n, times) in [1, 2, 20].into_iter().enumerate() {
         let name = Path::from(format!("{name}-{n}"));
-        meddler.meddle("PUT", name.as_ref(), Fault::LoseAnswer, times);
+        meddler.meddle("PUT", name.as_ref(), Meddling::LoseAnswer, times);
         assert_eq!(store.create(&name, PutPayload::from_static(b"mine")).await.unwrap(), Created::Yes, "{times}");
         assert!(meddler.left() < times, "the proxy did nothing");
         assert_eq!(meddled.direct().get(&name, 10).await.unwrap().unwrap(), "mine");
@@ -155,7 +156,7 @@ async fn a_put_whose_answer_is_lost_is_found_out_by_reading() {
     // Another's object is not taken for ours.
     let name = Path::from("theirs");
     meddled.direct().create(&name, PutPayload::from_static(b"their")).await.unwrap();
-    meddler.meddle("PUT", name.as_ref(), Fault::LoseAnswer, 20);
+    meddler.meddle("PUT", name.as_ref(), Meddling::LoseAnswer, 20);
     assert_eq!(store.create(&name, PutPayload::from_static(b"mine")).await.unwrap(), Created::NameTaken);
     assert_eq!(meddled.direct().get(&name, 10).await.unwrap().unwrap(), "their");
 }
@@ -167,10 +168,10 @@ async fn half_an_answer_is_asked_for_again_and_never_taken_for_the_object() {
     let name = Path::from("object");
     store.create(&name, large(7)).await.unwrap();
     let whole: Vec<u8> = large(7).iter().flatten().copied().collect();
-    meddler.meddle("GET", "object", Fault::CutAnswer(5_000_000), 1);
+    meddler.meddle("GET", "object", Meddling::CutAnswer(5_000_000), 1);
     assert!(store.get(&name, u64::MAX).await.unwrap().unwrap() == whole);
     assert_eq!((meddler.left(), meddler.seen("GET", "object")), (0, 2));
-    meddler.meddle("GET", "object", Fault::CutAnswer(2_000), 100);
+    meddler.meddle("GET", "object", Meddling::CutAnswer(2_000), 100);
     for result in [
         store.get(&name, u64::MAX).await.map(|_| ()),
         store.tail(&name, 10_000).await.map(|_| ()),
@@ -189,15 +190,15 @@ async fn a_server_that_hangs_is_not_waited_for_without_end() {
     let Meddled { meddler, store, .. } = &meddled;
     let name = Path::from("object");
     store.create(&name, PutPayload::from_static(b"x")).await.unwrap();
-    meddler.meddle("GET", "object", Fault::Hang, 1);
+    meddler.meddle("GET", "object", Meddling::Hang, 1);
     assert_eq!(store.get(&name, 10).await.unwrap().unwrap(), "x", "asked for again");
-    meddler.meddle("GET", "object", Fault::Hang, 100);
+    meddler.meddle("GET", "object", Meddling::Hang, 100);
     let error = store.get(&name, 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.advice().unwrap().contains("endpoint"), "{}", error.chain());
     // A PUT that hangs after it took effect.
     let name = Path::from("put");
-    meddler.meddle("PUT", "put", Fault::Hang, 1);
+    meddler.meddle("PUT", "put", Meddling::Hang, 1);
     assert_eq!(store.create(&name, PutPayload::from_static(b"x")).await.unwrap(), Created::Yes);
 }
 
@@ -221,4 +222,29 @@ async fn a_store_that_replaces_objects_is_never_written_to() {
     let broken = LineageBreak { time: Timestamp::now(), path: "/d".into(), reason: "test".into() };
     refused(vault.record_break(&vm, broken).await.unwrap_err());
     assert_eq!(lenient().usage().await.unwrap(), objects);
+}
+
+/// A client that gives the beginning of a body for all of it: a proxy that cuts and a server that names no length.
+#[tokio::test]
+async fn a_body_that_is_too_short_is_never_taken_for_the_object() {
+    let faulty = FaultyStore::new();
+    let store = faulty.as_store();
+    let name = Path::from("object");
+    let object = PutPayload::from(vec![7; 1000]);
+    store.create(&name, object.clone()).await.unwrap();
+    let told = |result: remora_core::Result<()>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "it is not damaged: {}", error.chain());
+        assert!(error.chain().contains("the store sent"), "{}", error.chain());
+    };
+    faulty.inject(0, Fault::ShortAnswer);
+    told(store.get(&name, 1000).await.map(drop));
+    faulty.inject(0, Fault::ShortAnswer);
+    told(store.tail(&name, 100).await.map(drop));
+    faulty.inject(1, Fault::ShortAnswer);
+    told(store.ranges(&name, &[0..10, 500..600]).await.map(drop));
+    // The one object that is there is this one, whatever half of it looks like.
+    faulty.inject(1, Fault::ShortAnswer);
+    assert_eq!(store.create(&name, object.clone()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.create(&name, object).await.unwrap(), Created::Yes);
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
-use object_store::ObjectStore;
 use remora_core::point::{Decision, Point};
 use remora_core::ports::{DiskIndex, DiskReads, Mover, NewPoint, PointWriter};
 use remora_core::testing::{new_disk, new_point};
@@ -25,14 +24,18 @@ const DISK: DiskIndex = DiskIndex(0);
 /// A new repository in a new store.
 pub(crate) async fn new_vault() -> (Vault, FaultyStore) {
     let store = FaultyStore::new();
-    let at = Store::over(Arc::new(store.clone()));
-    Vault::init_in(&at, &secret()).await.unwrap();
-    (Vault::open_in(at, &secret(), VaultOptions::default()).await.unwrap(), store)
+    (new_vault_in(&store).await, store)
+}
+
+/// A new repository in a store that is empty.
+pub(crate) async fn new_vault_in(store: &FaultyStore) -> Vault {
+    Vault::init_in(&store.as_store(), &secret()).await.unwrap();
+    Vault::open_in(store.as_store(), &secret(), VaultOptions::default()).await.unwrap()
 }
 
 /// The same repository in another store, with nothing cached.
-pub(crate) fn over(vault: &Vault, store: &(impl ObjectStore + Clone)) -> Vault {
-    over_store(vault, Store::over(Arc::new(store.clone())))
+pub(crate) fn over(vault: &Vault, store: &FaultyStore) -> Vault {
+    over_store(vault, store.as_store())
 }
 
 /// The same repository in another store, which may have locks.
@@ -121,10 +124,16 @@ pub(crate) async fn read(vault: &Vault, point: &PointId) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// That the store holds the entries of each VM, empty where they were dropped, the segments that the others reach, and
-/// nothing else below the VMs.
+/// That the store holds what every repository of one key slot does, the entries of each VM, empty where they were
+/// dropped, the segments that the others reach, and nothing else.
 pub(crate) async fn assert_only_what_is_needed(vault: &Vault, store: &FaultyStore, context: &str) {
     let repository = &vault.0;
+    let tenant_key = crate::names::tenant_key(repository.tenant).to_string();
+    let beside_vms =
+        shape(store).await.into_iter().filter(|name| !name.contains("/vm/") && !name.starts_with("settings/"));
+    let usual = ["clock", "doctor/create-only", "keys/slot", "remora.json", "t/tenant/key"];
+    assert_eq!(beside_vms.collect::<Vec<_>>(), usual, "{context}");
+    assert!(store.objects().await.contains_key(&tenant_key), "{context}: the data key is another tenant's");
     for vm in repository.vms().await.unwrap() {
         let (sequence, segments) = (repository.sequence(vm).await.unwrap(), repository.segments(vm));
         assert!(sequence.gaps().is_empty(), "{context}");
@@ -160,4 +169,23 @@ pub(crate) async fn assert_only_what_is_needed(vault: &Vault, store: &FaultyStor
             "{context}: segments that are there, and segments that are needed"
         );
     }
+}
+
+/// What is in a store, without what is random in the names.
+pub(crate) async fn shape(store: &FaultyStore) -> Vec<String> {
+    let name = |name: String| {
+        let parts: Vec<&str> = name.split('/').collect();
+        match parts[..] {
+            ["keys", slot] if slot.len() == 21 => "keys/slot".into(),
+            ["init", announced] if announced.len() == 66 => "init/announced".into(),
+            ["t", tenant, "key"] if tenant.len() == 16 => "t/tenant/key".into(),
+            ["t", tenant, vm, ref rest @ ..] if tenant.len() == 16 && vm.len() == 16 => {
+                format!("t/tenant/vm/{}", rest.join("/"))
+            }
+            _ => name,
+        }
+    };
+    let mut shape: Vec<String> = store.objects().await.into_keys().map(name).collect();
+    shape.sort();
+    shape
 }

@@ -1,8 +1,9 @@
-//! A store in memory whose clock can be set on, and in which one operation goes wrong.
+//! A store in memory or in a folder whose clock can be set on, and in which one operation goes wrong.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +12,17 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
+use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tempfile::TempDir;
 use tokio::sync::Notify;
+
+use crate::store::Store;
 
 /// How the chosen operation goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,24 +31,98 @@ pub(crate) enum Fault {
     Fails,
     /// It does its work, and its answer is lost.
     AnswerLost,
+    /// It does its work, and its answer breaks off in the middle: half an object, or the first half of a listing.
+    HalfAnswer,
+    /// It does its work, and half of the object comes as if it were all of it.
+    ShortAnswer,
     /// The process dies before it takes effect.
     DiesBefore,
+    /// The process dies while it writes: what a folder has of it is half a file beside the object's name. In a bucket
+    /// there is nothing of it.
+    DiesHalfway,
+    /// The process dies after it took effect, and before a folder's client has removed the file that it wrote into.
+    DiesBeforeTidying,
     /// The process dies after it took effect.
     DiesAfter,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 4] = [Self::Fails, Self::AnswerLost, Self::DiesBefore, Self::DiesAfter];
+    /// Those that any store can have, and that are told.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Fails, Self::AnswerLost, Self::HalfAnswer, Self::DiesBefore, Self::DiesAfter];
+
+    /// Those that only a folder has.
+    const IN_A_FOLDER: [Self; 2] = [Self::DiesHalfway, Self::DiesBeforeTidying];
 
     pub(crate) const fn dies(self) -> bool {
-        matches!(self, Self::DiesBefore | Self::DiesAfter)
+        matches!(self, Self::DiesBefore | Self::DiesHalfway | Self::DiesBeforeTidying | Self::DiesAfter)
     }
+}
+
+/// Where the objects are.
+#[derive(Clone, Debug)]
+enum Medium {
+    Memory(Arc<InMemory>),
+    Folder(Arc<TempDir>, LocalFileSystem),
+}
+
+impl Medium {
+    /// An empty folder.
+    fn folder() -> Self {
+        let folder = tempfile::tempdir().expect("a folder for temporary files");
+        let client = LocalFileSystem::new_with_prefix(folder.path()).expect("it is there");
+        Self::Folder(Arc::new(folder), client)
+    }
+
+    fn client(&self) -> &dyn ObjectStore {
+        match self {
+            Self::Memory(memory) => memory.as_ref(),
+            Self::Folder(_, client) => client,
+        }
+    }
+
+    /// A copy. No file of a store is ever written to once it is there, so links are copies.
+    fn fork(&self) -> Self {
+        match self {
+            Self::Memory(memory) => Self::Memory(Arc::new(memory.fork())),
+            Self::Folder(folder, _) => {
+                let fork = Self::folder();
+                if let Self::Folder(to, _) = &fork {
+                    link_all(folder.path(), to.path()).expect("links within the folder for temporary files");
+                }
+                fork
+            }
+        }
+    }
+
+    /// The file that a folder's client writes an object into.
+    fn staging(&self, location: &Path) -> Option<PathBuf> {
+        let Self::Folder(_, client) = self else { return None };
+        let path = client.path_to_filesystem(location).expect("it is no name of a staging file");
+        std::fs::create_dir_all(path.parent().expect("it is in the folder")).expect("it can be made");
+        let named = |n: u32| PathBuf::from(format!("{}#{n}", path.display()));
+        (1..1000).map(named).find(|path| !path.exists())
+    }
+}
+
+fn link_all(from: &FilePath, to: &FilePath) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&copy)?;
+            link_all(&entry.path(), &copy)?;
+        } else {
+            std::fs::hard_link(entry.path(), &copy)?;
+        }
+    }
+    Ok(())
 }
 
 /// The store. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultyStore {
-    inner: Arc<InMemory>,
+    medium: Medium,
     state: Arc<Mutex<State>>,
     died: Arc<Notify>,
 }
@@ -60,24 +139,50 @@ struct State {
 }
 
 /// What an operation has to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Work,
-    WorkThenFail,
-    WorkThenDie,
+    WorkThen(Fault),
     Fail,
     Die,
 }
 
 impl FaultyStore {
     pub(crate) fn new() -> Self {
-        Self { inner: Arc::default(), state: Arc::default(), died: Arc::default() }
+        Self::over(Medium::Memory(Arc::default()))
+    }
+
+    /// One that lies in a folder, which is removed with it.
+    pub(crate) fn in_a_folder() -> Self {
+        Self::over(Medium::folder())
+    }
+
+    fn over(medium: Medium) -> Self {
+        Self { medium, state: Arc::default(), died: Arc::default() }
+    }
+
+    /// As the vault has it.
+    pub(crate) fn as_store(&self) -> Store {
+        let client = Arc::new(self.clone());
+        match &self.medium {
+            Medium::Memory(_) => Store::over(client),
+            Medium::Folder(folder, _) => Store::over_folder(client, folder.path().into()),
+        }
+    }
+
+    /// How an operation of it is to go wrong: in a folder only as it cannot in memory.
+    pub(crate) const fn faults(&self) -> &'static [Fault] {
+        match self.medium {
+            Medium::Memory(_) => &Fault::ALL,
+            Medium::Folder(..) => &Fault::IN_A_FOLDER,
+        }
     }
 
     /// A copy with the same objects and clock, in which nothing went wrong.
     pub(crate) fn fork(&self) -> Self {
         let State { ahead, ref stored, .. } = *self.lock();
         let state = State { ahead, stored: stored.clone(), ..State::default() };
-        Self { inner: Arc::new(self.inner.fork()), state: Arc::new(Mutex::new(state)), died: Arc::default() }
+        Self { medium: self.medium.fork(), state: Arc::new(Mutex::new(state)), died: Arc::default() }
     }
 
     /// Sets the store's clock on.
@@ -96,7 +201,13 @@ impl FaultyStore {
         (state.operations, state.fault) = (0, Some((n, fault)));
     }
 
-    /// How many operations there were since the last [`Self::inject`].
+    /// From now on, operations are counted.
+    pub(crate) fn count(&self) {
+        let mut state = self.lock();
+        (state.operations, state.fault) = (0, None);
+    }
+
+    /// How many operations there were since the last [`Self::inject`] or [`Self::count`].
     pub(crate) fn operations(&self) -> usize {
         self.lock().operations
     }
@@ -110,9 +221,14 @@ impl FaultyStore {
         }
     }
 
-    /// The names of all objects, with their lengths.
+    /// The names of all objects, with their lengths; of a folder all files, and those that no client lists, too.
     pub(crate) async fn objects(&self) -> std::collections::BTreeMap<String, u64> {
-        self.inner.list(None).map_ok(|o| (o.location.to_string(), o.size)).try_collect().await.expect("it is in memory")
+        let all = self.medium.client().list(None).map_ok(|o| (o.location.to_string(), o.size));
+        let mut all: std::collections::BTreeMap<_, _> = all.try_collect().await.expect("it is there");
+        for staged in self.as_store().staged().await.expect("the folder can be read") {
+            all.insert(format!("{} unfinished: {staged:?}", staged.object), staged.bytes);
+        }
+        all
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,26 +246,25 @@ impl FaultyStore {
         state.dead = fault.dies();
         match fault {
             Fault::Fails => Turn::Fail,
-            Fault::AnswerLost => Turn::WorkThenFail,
             Fault::DiesBefore => Turn::Die,
-            Fault::DiesAfter => Turn::WorkThenDie,
+            fault => Turn::WorkThen(fault),
         }
     }
 
+    /// An operation of which there is nothing halfway.
     pub(super) async fn take<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let failure = || Error::Generic { store: "test", source: "injected".into() };
         match self.turn() {
-            Turn::Work => work.await,
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => work.await,
             Turn::Fail => Err(failure()),
-            Turn::WorkThenFail => {
+            Turn::WorkThen(Fault::AnswerLost | Fault::HalfAnswer) => {
                 work.await.ok();
                 Err(failure())
             }
-            Turn::WorkThenDie => {
+            Turn::WorkThen(Fault::DiesHalfway) | Turn::Die => self.die().await,
+            Turn::WorkThen(_) => {
                 work.await.ok();
                 self.die().await
             }
-            Turn::Die => self.die().await,
         }
     }
 
@@ -170,16 +285,16 @@ impl FaultyStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        let stored = self.inner.put_opts(location, payload, options).await?;
-        self.note_stored(location);
-        Ok(stored)
-    }
-
-    fn note_stored(&self, location: &Path) {
+        let stored = self.medium.client().put_opts(location, payload, options).await?;
         let mut state = self.lock();
         let ahead = state.ahead;
         state.stored.insert(location.clone(), ahead);
+        Ok(stored)
     }
+}
+
+fn failure() -> Error {
+    Error::Generic { store: "test", source: "injected".into() }
 }
 
 impl fmt::Display for FaultyStore {
@@ -191,7 +306,30 @@ impl fmt::Display for FaultyStore {
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.take(self.put_unharmed(location, payload, options)).await
+        let turn = self.turn();
+        let keep = match turn {
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => {
+                return self.put_unharmed(location, payload, options).await;
+            }
+            Turn::Fail => return Err(failure()),
+            Turn::Die => return self.die().await,
+            Turn::WorkThen(Fault::AnswerLost | Fault::HalfAnswer) => {
+                self.put_unharmed(location, payload, options).await.ok();
+                return Err(failure());
+            }
+            Turn::WorkThen(Fault::DiesHalfway) => payload.content_length() / 2,
+            Turn::WorkThen(_) => payload.content_length(),
+        };
+        if let (Turn::WorkThen(Fault::DiesHalfway | Fault::DiesBeforeTidying), Some(staging)) =
+            (turn, self.medium.staging(location))
+        {
+            let bytes: Vec<u8> = payload.iter().flatten().copied().take(keep).collect();
+            std::fs::write(staging, bytes).expect("the folder can be written to");
+        }
+        if turn != Turn::WorkThen(Fault::DiesHalfway) {
+            self.put_unharmed(location, payload, options).await.ok();
+        }
+        self.die().await
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -199,13 +337,29 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let mut found = self.take(self.inner.get_opts(location, options)).await?;
-        found.meta = self.dated(found.meta);
-        Ok(found)
+        let get = async || -> Result<GetResult> {
+            let found = self.medium.client().get_opts(location, options.clone()).await?;
+            Ok(GetResult { meta: self.dated(found.meta.clone()), ..found })
+        };
+        match self.turn() {
+            Turn::WorkThen(fault @ (Fault::HalfAnswer | Fault::ShortAnswer)) if !options.head => {
+                let found = get().await?;
+                let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
+                let extensions = found.extensions.clone();
+                let whole = found.bytes().await?;
+                let half = [Ok(whole.slice(..whole.len() / 2)), Err(failure())];
+                let parts = if fault == Fault::HalfAnswer { 2 } else { 1 };
+                let payload = GetResultPayload::Stream(stream::iter(half).take(parts).boxed());
+                Ok(GetResult { payload, meta, range, attributes, extensions })
+            }
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => get().await,
+            Turn::Fail | Turn::WorkThen(Fault::AnswerLost | Fault::HalfAnswer) => Err(failure()),
+            Turn::Die | Turn::WorkThen(_) => self.die().await,
+        }
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.take(self.inner.get_ranges(location, ranges)).await
+        self.take(self.medium.client().get_ranges(location, ranges)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -215,7 +369,7 @@ impl ObjectStore for FaultyStore {
             async move {
                 let location = location?;
                 let one = stream::iter([Ok(location)]).boxed();
-                this.take(this.inner.delete_stream(one).try_collect::<Vec<_>>()).await
+                this.take(this.medium.client().delete_stream(one).try_collect::<Vec<_>>()).await
             }
         };
         let each = locations.then(delete);
@@ -225,14 +379,25 @@ impl ObjectStore for FaultyStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (this, prefix) = (self.clone(), prefix.cloned());
         let listing = async move {
-            let all: Vec<_> = this.take(this.inner.list(prefix.as_ref()).try_collect()).await?;
-            Ok::<_, Error>(stream::iter(all.into_iter().map(|meta| Ok(this.dated(meta))).collect::<Vec<_>>()))
+            let turn = this.turn();
+            match turn {
+                Turn::Work | Turn::WorkThen(Fault::HalfAnswer | Fault::ShortAnswer) => {}
+                Turn::Fail | Turn::WorkThen(Fault::AnswerLost) => return Err(failure()),
+                Turn::Die | Turn::WorkThen(_) => return this.die().await,
+            }
+            let all: Vec<_> = this.medium.client().list(prefix.as_ref()).try_collect().await?;
+            let mut all: Vec<_> = all.into_iter().map(|meta| Ok(this.dated(meta))).collect();
+            if turn == Turn::WorkThen(Fault::HalfAnswer) {
+                all.truncate(all.len() / 2);
+                all.push(Err(failure()));
+            }
+            Ok::<_, Error>(stream::iter(all))
         };
         stream::once(listing).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let mut listing = self.take(self.inner.list_with_delimiter(prefix)).await?;
+        let mut listing = self.take(self.medium.client().list_with_delimiter(prefix)).await?;
         listing.objects = listing.objects.into_iter().map(|meta| self.dated(meta)).collect();
         Ok(listing)
     }
