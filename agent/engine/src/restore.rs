@@ -27,8 +27,8 @@ const WRITES: usize = 2;
 /// The most that is zeroed at once, so that a cancellation is soon seen.
 const ZEROS: u64 = 64 * 1024 * 1024;
 
-/// Writes a disk of a point into `target`, verified, and syncs it. A file shows up under its name only when it is
-/// whole; zeros are holes in it. On a device everything that the disk spans is written or zeroed.
+/// Writes a disk of a point into `target`, verified, and gives it back to be finished: a file then shows up under its
+/// name. Zeros are holes in it; on a device everything that the disk spans is written or zeroed.
 ///
 /// If the target is a disk of a VM, the repository learns first that its bytes changed behind the hypervisor's back.
 pub async fn restore(
@@ -38,7 +38,7 @@ pub async fn restore(
     target: Target,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
-) -> Result<()> {
+) -> Result<Target> {
     let point = reader.point();
     let Some(chosen) = point.disks.get(disk.0) else {
         return Err(Error::new(ErrorKind::Invalid, format!("point {} has no disk number {}", point.id, disk.0)));
@@ -52,8 +52,7 @@ pub async fn restore(
     }
     progress.expect(size);
     let written = write_all(reader, disk, size, &target, progress.as_ref(), &cancel).await;
-    written.map_err(|e| e.within(&named))?;
-    blocking(move || target.finish()).await.map_err(|e| e.within(&named))
+    written.map(|()| target).map_err(|e| e.within(&named))
 }
 
 async fn write_all(
@@ -162,10 +161,6 @@ impl Writes {
         }
         ended
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    joined(tokio::task::spawn_blocking(work)).await
 }
 
 async fn joined<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use remora_tests::process::Must;
+
 use super::mounts::Serving;
 use super::*;
 
@@ -372,4 +374,58 @@ fn no_object_can_be_changed_unnoticed() {
     }
     protected.remora.ok(["verify"]);
     protected.assert_all_restore();
+}
+
+/// A restore of a damaged point that is killed at each call that makes something durable or names it: where there is an
+/// image, the list of what is zero in it is there too, and whole.
+#[test]
+fn no_image_with_zeros_is_ever_without_the_list_of_them() {
+    let bench = Bench::new("killed salvage");
+    let [[chunks, _], _] = bench.segments.clone();
+    flip(&chunks, len(&chunks) / 2);
+    let kept = &bench.vm.kept[0];
+    let lost = bench.lost(kept);
+    let lab = bench.vm.domain.lab();
+    let mut states = BTreeSet::new();
+    for call in ["fsync", "rename,renameat,renameat2,link,linkat,unlink,unlinkat"] {
+        for n in 1.. {
+            let folder = lab.scratch("killed salvage");
+            let target = folder.join("vda.raw");
+            let restore = bench.remora().command([
+                "restore",
+                &kept.id,
+                "--allow-damaged",
+                "--to",
+                target.to_str().unwrap(),
+                "--disk",
+                "vda",
+            ]);
+            let mut traced = std::process::Command::new("strace");
+            traced.args(["--follow-forks", "--quiet=all", "--output=/dev/null", &format!("--trace={call}")]);
+            traced.arg(format!("--inject={call}:signal=SIGKILL:when={n}"));
+            traced.arg(restore.get_program()).args(restore.get_args());
+            for (name, value) in restore.get_envs() {
+                match value {
+                    Some(value) => traced.env(name, value),
+                    None => traced.env_remove(name),
+                };
+            }
+            let ran = traced.output().must("run strace");
+            let told = fs::read(folder.join("vda.raw.lost.json")).ok();
+            let told: Option<Value> = told.and_then(|text| serde_json::from_slice(&text).ok());
+            let told: Option<Vec<_>> =
+                told.map(|told| told["lost"].as_array().unwrap().iter().map(Lost::from).collect());
+            states.insert((target.exists(), told.is_some()));
+            assert!(
+                !target.exists() || told.as_ref() == Some(&lost),
+                "{call} {n}: an image without its list: {told:?}"
+            );
+            if ran.status.code() == Some(12) {
+                assert!(n > 1, "no call of {call}: {ran:?}");
+                break;
+            }
+            assert!(ran.status.code().is_none(), "{call} {n}: {ran:?}");
+        }
+    }
+    assert_eq!(states, [(false, true), (true, true)].into(), "killed between the two, and after");
 }

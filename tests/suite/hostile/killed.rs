@@ -118,6 +118,9 @@ impl Protected<'_> {
         self.assert_restores(self.kept.last().unwrap());
         self.assert_nothing_left();
         assert_eq!(self.checkpoints().len(), 1, "those of dead runs are gone with the next point");
+        let collected = self.remora.json(["gc"])[0].clone();
+        let waits = (&collected["sessions"], &collected["ended"], &collected["waiting"]["segments"]);
+        assert_eq!(waits, (&0.into(), &0.into(), &0.into()), "the dead run's session has ended: {collected}");
     }
 
     fn change(&self, round: u64) {

@@ -61,7 +61,9 @@ impl Bench {
     /// Both readers restore these points byte for byte.
     #[track_caller]
     fn assert_both_restore(&self, kept: &[Kept]) {
-        kept.iter().for_each(|kept| self.vm.assert_restores(kept));
+        for kept in kept {
+            self.vm.assert_restores(kept);
+        }
         let hash = |path: &Path| blake3::hash(&fs::read(path).unwrap()).to_hex().to_string();
         let truth: BTreeMap<String, String> =
             kept.iter().map(|kept| (format!("{}/vda", kept.id), hash(&kept.truth))).collect();

@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context, args: args::Export) -> Result<()> {
     }
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let prepared = image.prepare(&args.to, args.format, existing).await?;
-    image.write(prepared).await?;
+    image.write(prepared).await?.finish().await?;
     drop(shown);
     let told = Disk { name: args.disk, path: args.to, format: extension(args.format), size, missing: None };
     print(context.format(), &told, text)

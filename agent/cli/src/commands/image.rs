@@ -29,6 +29,21 @@ pub(super) struct Image<'a> {
     pub(super) cancel: CancellationToken,
 }
 
+/// A disk that is written, in a target that does not show it yet.
+pub(super) struct Written {
+    target: Target,
+    named: String,
+}
+
+impl Written {
+    /// Syncs it, and lets a file appear under its name.
+    pub(super) async fn finish(self) -> Result<()> {
+        let Self { target, named } = self;
+        let finished = tokio::task::spawn_blocking(move || target.finish()).await;
+        finished.map_err(|e| Error::new(ErrorKind::Failed, &*named).because(e))?.map_err(|e| e.within(&named))
+    }
+}
+
 /// A disk and where it goes, both checked.
 pub(super) struct Prepared {
     target: Target,
@@ -51,15 +66,17 @@ impl Image<'_> {
         Ok(Prepared { target: Target::prepare(to, existing, size)?, layout })
     }
 
-    /// Writes the image into its target.
-    pub(super) async fn write(&self, prepared: Prepared) -> Result<()> {
+    /// Writes the image into its target, to be finished.
+    pub(super) async fn write(&self, prepared: Prepared) -> Result<Written> {
         let Prepared { target, layout } = prepared;
+        let point = self.reader.point();
+        let named = format!("writing disk {} of point {}", point.disks[self.disk.0].name, point.id);
         let Some(layout) = layout else {
             let (progress, cancel) = (Arc::clone(&self.progress), self.cancel.clone());
-            return restore(self.mover, self.reader.as_ref(), self.disk, target, progress, cancel).await;
+            let target = restore(self.mover, self.reader.as_ref(), self.disk, target, progress, cancel).await?;
+            return Ok(Written { target, named });
         };
-        let point = self.reader.point();
-        let named = format!("writing disk {} of point {} as qcow2", point.disks[self.disk.0].name, point.id);
+        let named = format!("{named} as qcow2");
         if target.replaces() {
             let reason = format!("an image of point {} was written there", point.id);
             record_breaks(self.mover, target.path(), &reason).await.map_err(|e| e.within(&named))?;
@@ -72,8 +89,7 @@ impl Image<'_> {
                 .advise("Free some space there, or choose a target with more."),
             _ => e.within(&named),
         })?;
-        let finished = tokio::task::spawn_blocking(move || target.finish()).await;
-        finished.map_err(|e| Error::new(ErrorKind::Failed, &*named).because(e))?.map_err(|e| e.within(&named))
+        Ok(Written { target, named })
     }
 
     /// Writes the image in order, without seeking.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use remora_core::ports::{Damage, Effect};
 use remora_core::{DiskName, Error, ErrorKind, PointId, Result};
+use remora_engine::Existing;
 use serde::Serialize;
 
 /// A stretch of a disk that rests on a damaged object.
@@ -54,23 +55,25 @@ impl LostFile {
     }
 
     /// Refuses to replace one of before, unless that is wanted; then it goes, for it would tell of other bytes.
-    pub(super) fn clear(&self, replace: bool) -> Result<()> {
+    pub(super) fn clear(&self, existing: Existing) -> Result<()> {
         if self.0.symlink_metadata().is_err() {
             return Ok(());
         }
-        if !replace {
+        if existing == Existing::Refuse {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists already", self.0.display()))
                 .advise("Choose another target, or replace both with --force."));
         }
         std::fs::remove_file(&self.0).map_err(|e| Error::io(format!("removing {}", self.0.display()), e))
     }
 
-    /// Writes it, synced.
+    /// Writes it, synced, its name too.
     pub(super) fn write(&self, point: &PointId, target: &Path, lost: &[Lost]) -> Result<()> {
         let failed = |e| Error::io(format!("writing {}", self.0.display()), e);
         let mut text = serde_json::to_vec_pretty(&Map { point, target, lost }).map_err(|e| failed(e.into()))?;
         text.push(b'\n');
         let mut file = File::create_new(&self.0).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+        let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 }

@@ -44,6 +44,15 @@ pub(super) struct Missing {
     lost_file: Option<PathBuf>,
 }
 
+impl Missing {
+    /// Removes the file: there is no image that it speaks of.
+    fn forget(&self) {
+        if let Some(Err(error)) = self.lost_file.as_ref().map(std::fs::remove_file) {
+            tracing::warn!(%error, "the list of what is lost stays without its image");
+        }
+    }
+}
+
 pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     let began = Instant::now();
     let vault = context.vault().await?;
@@ -78,7 +87,7 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
         };
         let prepared = image.prepare(&path, args.format, existing).await?;
         if args.allow_damaged {
-            LostFile::beside(&path, &args.point, &stored.name).clear(args.force)?;
+            LostFile::beside(&path, &args.point, &stored.name).clear(existing)?;
         }
         let format = extension(args.format);
         let told = Disk { name: stored.name.clone(), path, format, size: stored.size, missing: None };
@@ -86,8 +95,14 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     }
     let mut disks = Vec::new();
     for (image, prepared, disk, told) in all {
-        image.write(prepared).await?;
-        disks.push(Disk { missing: reader.missing(&args.point, disk, &told)?, ..told });
+        let written = image.write(prepared).await?;
+        // First the list, then the image: whoever finds an image with zeros for what is lost finds the list beside it.
+        let missing = reader.missing(&args.point, disk, &told)?;
+        if let Err(error) = written.finish().await {
+            missing.iter().for_each(Missing::forget);
+            return Err(error);
+        }
+        disks.push(Disk { missing, ..told });
     }
     drop(shown);
     let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;

@@ -58,7 +58,8 @@ impl Lab {
 
     async fn restore_to(&self, target: Target) -> Result<()> {
         let reader = self.mover.open(&self.point).await.unwrap();
-        restore(&self.mover, reader.as_ref(), DiskIndex(0), target, Arc::new(NoProgress), self.cancel.clone()).await
+        let (progress, cancel) = (Arc::new(NoProgress), self.cancel.clone());
+        restore(&self.mover, reader.as_ref(), DiskIndex(0), target, progress, cancel).await?.finish()
     }
 
     async fn restore(&self, existing: Existing) -> Result<()> {
