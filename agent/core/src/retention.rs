@@ -86,7 +86,8 @@ pub fn plan(points: &[Candidate], rules: &Rules, now: Timestamp) -> Vec<Verdict>
         if newer < rules.min_count {
             reasons.push("minimum count".into());
         }
-        if now.duration_since(candidate.time) < rules.min_age {
+        // Of a clock ahead of this one, a point has no age yet.
+        if now.duration_since(candidate.time).max(SignedDuration::ZERO) < rules.min_age {
             reasons.push("minimum age".into());
         }
         if let Some(until) = candidate.held.filter(|until| *until > now) {
@@ -202,6 +203,15 @@ mod tests {
         let points = candidates(&["2026-02-02T00:00:00Z", "2026-02-01T00:00:00Z"]);
         let rules = Rules { last: 1, daily: 1, min_count: 0, ..Rules::default() };
         assert_eq!(kept(&points, &rules), [(2, "last 1, daily 2026-02-01".into())]);
+    }
+
+    #[test]
+    fn a_point_of_a_clock_ahead_is_not_too_young_where_no_age_is_asked_for() {
+        let points = candidates(&["2026-03-01T00:00:01Z"]);
+        let rules = Rules { min_count: 0, ..Rules::default() };
+        assert_eq!(kept(&points, &rules), []);
+        let rules = Rules { min_age: SignedDuration::from_secs(1), ..rules };
+        assert_eq!(kept(&points, &rules), [(1, "minimum age".into())]);
     }
 
     /// Over random points and rules: a larger number in any rule keeps all that the smaller one kept.

@@ -51,12 +51,14 @@ pub(crate) async fn init(store: &Store, secret: &Secret, immutable: Option<Immut
     if store.exists(&Path::from(names::DESCRIPTOR)).await? {
         return Err(descriptor::exists(store));
     }
+    if immutable.is_some() {
+        settings::prove(store).await?;
+    }
     let (id, repository_key) = (RepositoryId::random(), Key::random());
     let (keys, tenant) = (RepositoryKeys::new(&repository_key), Tenant::default());
     let announced = Announced { repository: id, slot: SlotId::random(), tenant: tenant.folder(&keys) };
     store.create(&announced.path(), PutPayload::default()).await?;
     if immutable.is_some() {
-        settings::prove(store).await?;
         Settings::store(keys.settings.clone(), store, id, 1, immutable).await?;
     }
     tenant::create(store, &keys, id, &tenant).await?;
