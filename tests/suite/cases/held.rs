@@ -27,7 +27,8 @@ impl<'lab> Holdable<'lab> {
     /// With a disk `vda` of noise.
     #[track_caller]
     pub(super) fn new(lab: &'lab Lab, name: &str) -> Self {
-        let repository = Holding::new(1024);
+        // Room for some broken-off backups of the whole disk, too, and the points.
+        let repository = Holding::new(2048);
         let disk = DiskSpec::holding("vda", Format::Qcow2, &noise_disk(lab));
         let remora = Remora::new(lab, repository.path().join("repo"));
         remora.ok(["repo", "init"]);
