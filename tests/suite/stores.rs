@@ -148,7 +148,7 @@ fn doctor_tries_what_the_store_can_do_and_cleans_up() {
     let remora = s3.owner(Remora::new(Lab::shared(), s3.url(&s3.bucket("plain"))));
     // Before there is a repository: the one that is named is tried, and not opened.
     let report = remora.json(["doctor", s3.url("plain").as_str()]);
-    for name in ["create-only PUT", "ranged GET", "list after write", "clock", "multipart", "delete"] {
+    for name in ["create-only PUT", "ranged GET", "list after write", "clock", "multipart", "delete", "checksum"] {
         assert_eq!(check(&report, &format!("store: {name}"))["ok"], true, "{report:#}");
     }
     let lock = check(&report, "store: Object Lock");

@@ -54,6 +54,10 @@ pub enum Need {
 pub async fn examine(location: &Location) -> Result<Vec<Finding>> {
     let store = Store::open(location)?;
     let mut findings = store.examine().await?;
+    if let Some(outcome) = checksum(location, &store).await {
+        let lost = "What changes on its way to the store is noticed only when it is read: by `verify`, or a restore.";
+        findings.push(Finding { name: "store: checksum", need: Need::May, outcome: told(outcome, lost) });
+    }
     if store.locks().is_some() {
         let lost = "Whoever has the credentials can delete every backup at once.";
         let outcome = told(store.prove_locks().await, lost);
@@ -238,6 +242,24 @@ impl Trial<'_> {
         }
         Ok(format!("{removed} objects of the trials removed"))
     }
+}
+
+/// Of S3 only: tries to store an object that is another than its checksum says.
+async fn checksum(location: &Location, store: &Store) -> Option<Result<String>> {
+    let mistaken = match open::mistaken_client(location, Patience::USUAL)? {
+        Ok(mistaken) => mistaken,
+        Err(error) => return Some(Err(error)),
+    };
+    let name = Path::from(format!("{}/mistaken", trial_folder()));
+    let refused = mistaken.put(&name, PutPayload::from_static(b"x")).await.is_err();
+    Some(match store.exists(&name).await {
+        Ok(false) if refused => Ok("what does not arrive as it was sent is refused".into()),
+        Ok(_) => {
+            let removed = store.remove(&name).await;
+            removed.and(Err(lacks("an object was taken that is another than its checksum says")))
+        }
+        Err(error) => Err(error),
+    })
 }
 
 impl Store {
