@@ -113,6 +113,11 @@ impl S3 {
         self.dir.path().join("ca.pem")
     }
 
+    /// The files of its own certificate and key.
+    pub fn certificate(&self) -> [PathBuf; 2] {
+        ["cert.pem", "key.pem"].map(|name| self.dir.path().join(name))
+    }
+
     /// A file with its owner's credentials, in the form of `~/.aws/credentials`.
     pub fn credentials(&self) -> PathBuf {
         self.dir.path().join("credentials")

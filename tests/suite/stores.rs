@@ -1,5 +1,6 @@
 //! Repositories on a real S3 server, through the command line.
 
+mod identity;
 mod locked;
 mod refused;
 
