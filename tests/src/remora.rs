@@ -35,6 +35,7 @@ impl Remora {
             .with("REMORA_KEY_FILE", key)
             .with("LIBVIRT_DEFAULT_URI", lab.uri())
             .with("REMORA_RUN_DIR", lab.dir().join("remora"))
+            .with("REMORA_STATE_DIR", lab.dir().join("state"))
             .with("REMORA_CONFIG", "/dev/null") // Not the one of whoever runs the tests.
     }
 

@@ -10,6 +10,7 @@ mod killed;
 mod mounts;
 mod names;
 mod output;
+mod put_back;
 mod repair;
 mod signals;
 

@@ -70,6 +70,9 @@ pub(crate) struct Flags {
     /// The folder for locks and sockets; /run/remora if not given [env: REMORA_RUN_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// The folder where this host remembers what it saw of repositories; /var/lib/remora if not given [env: REMORA_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// How results and errors are written [env: REMORA_OUTPUT]
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<OutputFormat>,

@@ -14,6 +14,9 @@ use crate::progress::{Shown, Silence};
 use crate::secret::{self, Ask};
 use crate::settings::Settings;
 
+/// Where a host remembers what it saw, if it is not told where.
+const STATE_DIR: &str = "/var/lib/remora";
+
 /// What a command works with.
 pub(crate) struct Context {
     pub(crate) settings: Settings,
@@ -50,7 +53,13 @@ impl Context {
     /// Opens the repository.
     pub(crate) async fn vault(&self) -> Result<Vault> {
         let location = self.location()?;
-        Vault::open(&location, &self.secret(Ask::Once)?, VaultOptions::default()).await
+        Vault::open(&location, &self.secret(Ask::Once)?, self.vault_options()).await
+    }
+
+    /// How repositories are used here.
+    pub(crate) fn vault_options(&self) -> VaultOptions {
+        let state = self.settings.state_dir.clone().unwrap_or_else(|| STATE_DIR.into());
+        VaultOptions { state: Some(state), ..VaultOptions::default() }
     }
 
     /// The libvirt of this host.

@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) connect: Option<String>,
     pub(crate) scratch: Option<PathBuf>,
     pub(crate) run_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     pub(crate) output: OutputFormat,
 }
 
@@ -42,6 +43,7 @@ struct FromFile {
     connect: Option<String>,
     scratch: Option<PathBuf>,
     run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     output: Option<FileOutput>,
 }
 
@@ -86,6 +88,7 @@ impl Settings {
                 .or(file.connect),
             scratch: path(&flags.scratch, "REMORA_SCRATCH").or(file.scratch),
             run_dir: path(&flags.run_dir, "REMORA_RUN_DIR").or(file.run_dir),
+            state_dir: path(&flags.state_dir, "REMORA_STATE_DIR").or(file.state_dir),
             output: output.unwrap_or_default(),
         })
     }
@@ -174,12 +177,12 @@ impl FromFile {
         let mut file: Self = toml::from_str(&text).map_err(|error| {
             Error::new(ErrorKind::Invalid, named).because(error.to_string().trim_end().to_owned()).advise(
                 "Its keys are: repo, passphrase_file, key_file, credentials, ca_file, limit_upload, limit_download, \
-                 limit_requests, connect, scratch, run_dir, output.",
+                 limit_requests, connect, scratch, run_dir, state_dir, output.",
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.credentials, &mut file.ca_file];
-        for relative in paths.into_iter().chain([&mut file.scratch, &mut file.run_dir]).flatten() {
+        for relative in paths.into_iter().chain([&mut file.scratch, &mut file.run_dir, &mut file.state_dir]).flatten() {
             *relative = folder.join(&*relative);
         }
         if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://")) {
@@ -203,7 +206,7 @@ mod tests {
         let path = folder.path().join("config.toml");
         let text = "repo = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nlimit_upload = '1MiB'\n\
                     limit_download = '2MiB'\nlimit_requests = 3\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
-                    run_dir = 'r'\noutput = 'json'\n";
+                    run_dir = 'r'\nstate_dir = 'state'\noutput = 'json'\n";
         std::fs::write(&path, text).unwrap();
         (folder, path)
     }
@@ -234,6 +237,7 @@ mod tests {
                 connect: Some("file:///c".into()),
                 scratch: Some("/s".into()),
                 run_dir: Some(within("r")),
+                state_dir: Some(within("state")),
                 output: OutputFormat::Json,
             }
         );
@@ -250,6 +254,7 @@ mod tests {
             ("REMORA_CONNECT", "env:///c"),
             ("REMORA_SCRATCH", "/env/s"),
             ("REMORA_RUN_DIR", "/env/r"),
+            ("REMORA_STATE_DIR", "/env/state"),
             ("REMORA_OUTPUT", "text"),
         ];
         let from_env = Settings {
@@ -259,6 +264,7 @@ mod tests {
             connect: Some("env:///c".into()),
             scratch: Some("/env/s".into()),
             run_dir: Some("/env/r".into()),
+            state_dir: Some("/env/state".into()),
             output: OutputFormat::Text,
         };
         assert_eq!(Settings::gather(&Flags::default(), &environment(&variables)).unwrap(), from_env);
@@ -280,6 +286,7 @@ mod tests {
             connect: Some("flag:///c".into()),
             scratch: Some("flag-s".into()),
             run_dir: Some("flag-r".into()),
+            state_dir: Some("flag-state".into()),
             output: Some(OutputFormat::Json),
             ..Flags::default()
         };
@@ -293,6 +300,7 @@ mod tests {
                 connect: Some("flag:///c".into()),
                 scratch: Some("flag-s".into()),
                 run_dir: Some("flag-r".into()),
+                state_dir: Some("flag-state".into()),
                 output: OutputFormat::Json,
             }
         );

@@ -52,7 +52,6 @@ use crate::tombstone::Numbers;
 use locked::Obstacles;
 use reach::Reach;
 use rewrite::Rewrite;
-pub(crate) use rewrite::is_complete;
 pub(crate) use survey::end_abandoned;
 use survey::{Garbage, Survey};
 
@@ -121,7 +120,14 @@ pub struct Collected {
     pub missing: Vec<String>,
 }
 
-/// One pass over a VM. `now` is the store's time at or before its beginning; `as_if_dropped` are points that are taken
+/// What the points of a VM reach, as long as nothing is added to its sequence.
+pub(crate) struct Reached {
+    /// The first free number then.
+    pub(crate) next: u64,
+    pub(crate) reach: Reach,
+}
+
+/// One pass over a VM, and what its points reach. `now` is the store's time at or before its beginning; `as_if_dropped` are points that are taken
 /// for dropped a moment ago.
 pub(crate) async fn collect(
     vault: &Repository,
@@ -129,7 +135,7 @@ pub(crate) async fn collect(
     mode: Mode,
     now: Timestamp,
     as_if_dropped: &Numbers,
-) -> Result<Collected> {
+) -> Result<(Collected, Reached)> {
     let survey = Survey::take(vault, vm, mode, now, as_if_dropped).await?;
     let segments = vault.segments(vm);
     let mut done = Collected {
@@ -185,11 +191,10 @@ pub(crate) async fn collect(
             vault.store.replace(&name, PutPayload::default()).await?;
         }
     }
-    Ok(done)
+    Ok((done, Reached { next: survey.next, reach: survey.live }))
 }
 
-/// The objects that a newer, complete generation of a segment replaces. It is read, for an older one may have whole what
-/// is damaged in it.
+/// The objects that a newer generation of a segment replaces.
 async fn older_generations(
     vault: &Repository,
     survey: &Survey,
@@ -198,19 +203,28 @@ async fn older_generations(
     generations: &[(u32, u64)],
 ) -> Result<Vec<Path>> {
     let Some(((newest, _), older)) = generations.split_last() else { return Ok(Vec::new()) };
-    if older.is_empty() {
-        return Ok(Vec::new());
-    }
-    let segment = match segments.load(id, *newest).await {
-        Ok(segment) => segment,
-        // Removed by another collection, or damaged: all stay.
-        Err(error) if DamagedObject::of(&error).is_some() => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let needed: BTreeSet<u32> = survey.live.numbers(id).chain(survey.recent.numbers(id)).collect();
-    let needed: Vec<u32> = needed.into_iter().collect();
-    if !segments.are_whole(&vault.workers, &segment, &needed).await? {
+    let needed = survey.live.numbers(id).chain(survey.recent.numbers(id)).collect();
+    if older.is_empty() || !replaces_older(vault, segments, id, *newest, needed).await? {
         return Ok(Vec::new());
     }
     Ok(older.iter().map(|(generation, _)| segments.generation_name(id, *generation)).collect())
+}
+
+/// Whether a generation of a segment has whole all that is needed of it. It is read, for an older one may have whole what
+/// is damaged in it.
+pub(crate) async fn replaces_older(
+    vault: &Repository,
+    segments: &Segments,
+    id: SegmentId,
+    generation: u32,
+    needed: BTreeSet<u32>,
+) -> Result<bool> {
+    let segment = match segments.load(id, generation).await {
+        Ok(segment) => segment,
+        // Removed by another collection, or damaged.
+        Err(error) if DamagedObject::of(&error).is_some() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let needed: Vec<u32> = needed.into_iter().collect();
+    segments.are_whole(&vault.workers, &segment, &needed).await
 }

@@ -23,8 +23,8 @@ use object_store::path::Path;
 use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::collect::is_complete;
 use crate::collect::reach::{self, Reach};
+use crate::collect::{Reached, replaces_older};
 use crate::manifest::{Entry, Manifest, PointEntry};
 use crate::names::{self, Folder, SegmentId};
 use crate::repository::Repository;
@@ -70,13 +70,18 @@ impl Vault {
         // A wrong clock of this host costs a renewal too early or, as far as the store accepts it, minutes too late.
         match promised(&self.0, folder, &sequence, Timestamp::now()).await? {
             Some(until) => Ok(Some(Locked { until, extended: 0 })),
-            None => renew(&self.0, folder, self.0.now().await?).await,
+            None => renew(&self.0, folder, self.0.now().await?, None).await,
         }
     }
 }
 
-/// Renews what a VM's points need, if that is due.
-pub(crate) async fn renew(vault: &Repository, vm: Folder, now: Timestamp) -> Result<Option<Locked>> {
+/// Renews what a VM's points need, if that is due. What was `reached` a moment ago is not looked for again.
+pub(crate) async fn renew(
+    vault: &Repository,
+    vm: Folder,
+    now: Timestamp,
+    reached: Option<Reached>,
+) -> Result<Option<Locked>> {
     let Some(immutable) = vault.settings.immutable else { return Ok(None) };
     let sequence = vault.sequence(vm).await?;
     vault.trust_settings(vm, &sequence).await?;
@@ -89,6 +94,7 @@ pub(crate) async fn renew(vault: &Repository, vm: Folder, now: Timestamp) -> Res
         return Ok(None);
     }
     let young = time / YOUNG;
+    needs.reached = reached.filter(|reached| reached.next == sequence.next()).map(|reached| reached.reach);
     let versions = needs.versions(vault, vm, Some(now - young)).await?;
     vault.store.keep_all_until(&versions, rounded(now, time)).await?;
     let record = Record { until: now + (time - young), settings: vault.settings.number };
@@ -157,13 +163,21 @@ struct Needs {
     points: Vec<PointEntry>,
     /// The entries, and the segments that they name as their own, whose writers knew the settings of now.
     of_now: (HashSet<u64>, HashSet<SegmentId>),
+    /// What the points reach, if that is known.
+    reached: Option<Reach>,
     /// Something cannot be read: then every segment is needed.
     unreadable: bool,
 }
 
 impl Needs {
     async fn of(vault: &Repository, vm: Folder, sequence: &Sequence, numbers: Vec<u64>) -> Result<Self> {
-        let mut needs = Self { numbers: Vec::new(), points: Vec::new(), of_now: Default::default(), unreadable: false };
+        let mut needs = Self {
+            numbers: Vec::new(),
+            points: Vec::new(),
+            of_now: Default::default(),
+            reached: None,
+            unreadable: false,
+        };
         needs.numbers = numbers.into_iter().filter(|number| sequence.listed.contains_key(number)).collect();
         let read = |number| async move { (number, vault.manifest(vm, number).await) };
         let mut manifests = stream::iter(needs.numbers.clone()).map(read).buffered(MANIFEST_FETCHES);
@@ -214,12 +228,16 @@ impl Needs {
         }
         // Of a VM without a past no map is read.
         let segments = vault.segments(vm);
-        let reach = if old.is_empty() { Reach::default() } else { self.reach(&segments).await? };
+        let reach = match self.reached.take() {
+            Some(reach) => reach,
+            None if old.is_empty() => Reach::default(),
+            None => self.reach(&segments).await?,
+        };
         for (id, generations) in old {
             if self.unreadable {
                 versions.extend(generations.into_iter().map(|(_, version)| version));
             } else if reach.has_segment(id) {
-                versions.extend(worth_keeping(&segments, id, generations, &reach).await?);
+                versions.extend(worth_keeping(vault, &segments, id, generations, &reach).await?);
             }
         }
         Ok(versions)
@@ -245,20 +263,19 @@ impl Needs {
     }
 }
 
-/// The newest generation, if it has all that is needed: those before go one day.
+/// The newest generation, if it replaces those before: they go one day.
 async fn worth_keeping(
+    vault: &Repository,
     segments: &Segments,
     id: SegmentId,
     mut generations: Vec<(u32, Version)>,
     reach: &Reach,
 ) -> Result<Vec<Version>> {
     generations.sort_unstable_by_key(|(generation, _)| *generation);
-    if let [_, .., (newest, _)] = generations[..] {
-        match segments.load(id, newest).await {
-            Ok(segment) if is_complete(&segment, id, reach) => drop(generations.drain(..generations.len() - 1)),
-            Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-            _ => {}
-        }
+    if let [_, .., (newest, _)] = generations[..]
+        && replaces_older(vault, segments, id, newest, reach.numbers(id).collect()).await?
+    {
+        generations.drain(..generations.len() - 1);
     }
     Ok(generations.into_iter().map(|(_, version)| version).collect())
 }

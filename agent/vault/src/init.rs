@@ -9,7 +9,7 @@
 use jiff::Timestamp;
 use object_store::PutPayload;
 use object_store::path::Path;
-use remora_core::{RepositoryId, Result};
+use remora_core::{Error, ErrorKind, RepositoryId, Result};
 
 use crate::collect::Mode;
 use crate::descriptor::{self, Descriptor};
@@ -51,6 +51,12 @@ pub(crate) async fn init(store: &Store, secret: &Secret, immutable: Option<Immut
     if store.exists(&Path::from(names::DESCRIPTOR)).await? {
         return Err(descriptor::exists(store));
     }
+    if holds_vms(store).await? {
+        let what = format!("{} holds the points of a repository whose {} is missing", store.place(), names::DESCRIPTOR);
+        return Err(Error::new(ErrorKind::Exists, what).advise(
+            "Put that object back from a copy of the repository, and it is there again; or choose another place.",
+        ));
+    }
     if immutable.is_some() {
         settings::prove(store).await?;
     }
@@ -76,6 +82,17 @@ pub(crate) async fn init(store: &Store, secret: &Secret, immutable: Option<Immut
         tracing::warn!(error = error.chain(), "what earlier inits left stays until `remora gc` removes it");
     }
     Ok(id)
+}
+
+/// Whether there is a VM of any tenant.
+async fn holds_vms(store: &Store) -> Result<bool> {
+    for tenant in store.children(&Path::from(names::TENANTS)).await? {
+        let Some(tenant) = Folder::parse(&tenant) else { continue };
+        if store.children(&names::tenant(tenant)).await?.iter().any(|name| Folder::parse(name).is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes what inits that came to nothing have stored. One that is still at work may store its slot yet: what it

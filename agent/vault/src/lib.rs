@@ -38,6 +38,7 @@ mod salvage;
 mod sample;
 mod seal;
 mod secret;
+mod seen;
 mod segment;
 mod sequence;
 mod session;

@@ -1,28 +1,34 @@
 //! An open repository, and the entries of its VMs' sequences in it.
 
+use std::path::PathBuf;
+
 use remora_core::{Error, ErrorKind, MemoryBudget, PointId, Result, VmName};
 
 use crate::descriptor::Descriptor;
 use crate::keys::TenantKeys;
 use crate::manifest::{self, Manifest, PointEntry};
 use crate::names::{self, Folder};
+use crate::seen::Seen;
 use crate::segment::read::Segments;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::workers::Workers;
 
-/// How a vault uses memory.
+/// How a vault uses the host it runs on.
 #[derive(Clone, Debug)]
 pub struct VaultOptions {
     /// The budget that the pieces in flight of a sequential reader are taken from.
     pub memory: MemoryBudget,
     /// Bytes of decoded chunks that a point's random reader keeps.
     pub cache: u64,
+    /// The folder where the host remembers what it saw, to notice a store that was put back to an earlier state; none if
+    /// it remembers nothing.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for VaultOptions {
     fn default() -> Self {
-        Self { memory: MemoryBudget::new(96 * 1024 * 1024), cache: 32 * 1024 * 1024 }
+        Self { memory: MemoryBudget::new(96 * 1024 * 1024), cache: 32 * 1024 * 1024, state: None }
     }
 }
 
@@ -35,6 +41,7 @@ pub(crate) struct Repository {
     pub(crate) settings: Settings,
     pub(crate) workers: Workers,
     pub(crate) options: VaultOptions,
+    pub(crate) seen: Seen,
 }
 
 /// A manifest and the hash of its object.
@@ -119,6 +126,10 @@ impl Repository {
 
     pub(crate) async fn vms(&self) -> Result<Vec<Folder>> {
         let children = self.store.children(&names::tenant(self.tenant)).await?;
-        Ok(children.iter().filter_map(|name| Folder::parse(name)).collect())
+        let mut vms: Vec<_> = children.iter().filter_map(|name| Folder::parse(name)).collect();
+        vms.extend(self.seen.vms().await);
+        vms.sort_unstable();
+        vms.dedup();
+        Ok(vms)
     }
 }

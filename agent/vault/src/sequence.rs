@@ -15,7 +15,7 @@ use remora_core::{Error, ErrorKind, Result, VmName};
 use crate::manifest::{self, Entry, Manifest};
 use crate::names::{self, Folder, SegmentId, SessionId};
 use crate::repository::{Repository, Stored};
-use crate::store::{Created, Listed};
+use crate::store::{Created, Listed, Missing, PutBack};
 use crate::tombstone::Tombstone;
 
 /// How often an entry is tried at the next number. Each time somebody else got one, so this many mean that the store
@@ -33,6 +33,8 @@ pub(crate) struct Sequence {
     pub(crate) tombstone: Tombstone,
     /// The number of the settings that the writer of the newest entry knew.
     pub(crate) settings: u64,
+    /// The highest number that this host ever saw of it.
+    seen: u64,
     /// Why the newest tombstone may be another: an entry above it cannot be read.
     doubt: Option<Error>,
 }
@@ -64,7 +66,7 @@ impl Sequence {
 
     /// The numbers that an entry is missing of. Never empty without damage.
     pub(crate) fn gaps(&self) -> Vec<u64> {
-        (1..self.next()).filter(|number| !self.listed.contains_key(number)).collect()
+        (1..=self.seen).filter(|number| !self.listed.contains_key(number)).collect()
     }
 
     /// An error unless it is known which tombstone is the newest.
@@ -91,8 +93,10 @@ impl Repository {
         let objects = self.store.listed(&names::manifests(self.tenant, vm)).await?;
         let numbered = objects.into_iter().filter_map(|object| Some((names::sequence(&object.name)?, object)));
         let listed: BTreeMap<u64, Listed> = numbered.collect();
+        let last = listed.last_key_value().map_or(0, |(last, _)| *last);
+        let seen = self.seen.highest(vm, last).await;
         let mut sequence =
-            Sequence { listed, tombstone_number: 0, tombstone: Tombstone::default(), settings: 0, doubt: None };
+            Sequence { listed, tombstone_number: 0, tombstone: Tombstone::default(), settings: 0, seen, doubt: None };
         let mut below = u64::MAX;
         while let Some(number) = sequence.listed.range(..below).next_back().map(|(number, _)| *number) {
             below = number;
@@ -110,6 +114,22 @@ impl Repository {
             }
         }
         Ok(sequence)
+    }
+
+    /// What is wrong at a gap of a VM's sequence.
+    pub(crate) fn gap(&self, vm: Folder, sequence: &Sequence, number: u64) -> Error {
+        let name = names::manifest(self.tenant, vm, number);
+        match self.seen.file(vm).filter(|_| number >= sequence.next()) {
+            None => self.store.damaged(&name, Missing),
+            Some(file) => {
+                let advice = format!(
+                    "Bring back what the store has lost. If the repository was put back to an earlier state on purpose, \
+                     remove {}: what came after is lost then.",
+                    file.display()
+                );
+                self.store.damaged(&name, PutBack(file)).advise(advice)
+            }
+        }
     }
 
     /// The newest tombstone that the entry at `number` knows of: itself, or the one that it names; and the settings that
@@ -136,6 +156,10 @@ impl Repository {
         if crate::simulation::has(crate::simulation::Bug::NewestByTime) {
             return crate::simulation::newest_by_time(self, vm, sequence).await;
         }
+        if sequence.seen >= sequence.next() {
+            let error = self.gap(vm, sequence, sequence.seen);
+            tracing::warn!(error = error.chain(), "the backup goes on from an earlier point");
+        }
         let mut history = History::default();
         for number in sequence.counting().into_iter().rev() {
             match self.manifest(vm, number).await {
@@ -158,6 +182,14 @@ impl Repository {
     /// Stores an entry at a number of a VM's sequence. An unknown outcome is cleared up by looking; if that fails too,
     /// it stays unknown: `Unavailable`.
     pub(crate) async fn append(&self, vm: Folder, number: u64, manifest: &Manifest) -> Result<Appended> {
+        let appended = self.create_entry(vm, number, manifest).await?;
+        if appended == Appended::Yes {
+            self.seen.highest(vm, number).await;
+        }
+        Ok(appended)
+    }
+
+    async fn create_entry(&self, vm: Folder, number: u64, manifest: &Manifest) -> Result<Appended> {
         let name = names::manifest(self.tenant, vm, number);
         let place = manifest::place(self.descriptor.id, self.tenant, vm, number);
         let object = Bytes::from(manifest.seal(&self.keys.manifests, &place)?);

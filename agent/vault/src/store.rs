@@ -35,7 +35,7 @@ use open::Patience;
 
 pub(crate) use lock::{Locks, Version, What, rounded};
 pub(crate) use staging::Staged;
-pub(crate) use tending::{Deleted, Listed, Missing};
+pub(crate) use tending::{Deleted, Listed, Missing, PutBack};
 
 /// Ranges that are fetched from a bucket at the same time. A connection each; what they hold is bounded by whoever asks.
 const FETCHES: usize = 64;

@@ -135,9 +135,9 @@ async fn collect_and_renew(
     now: Timestamp,
     as_if_dropped: &Numbers,
 ) -> Result<Collected> {
-    let mut collected = collect(vault, vm, mode, now, as_if_dropped).await?;
+    let (mut collected, reached) = collect(vault, vm, mode, now, as_if_dropped).await?;
     if mode == Mode::Run {
-        collected.immutable = immutable::renew(vault, vm, now).await?;
+        collected.immutable = immutable::renew(vault, vm, now, Some(reached)).await?;
     }
     Ok(collected)
 }

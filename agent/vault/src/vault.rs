@@ -28,8 +28,9 @@ use crate::repository::{Repository, VaultOptions};
 use crate::salvage::Salvage;
 use crate::sample::Depth;
 use crate::secret::Secret;
+use crate::seen::Seen;
 use crate::settings::{Immutable, Settings};
-use crate::store::{Created, Missing, Store};
+use crate::store::{Created, Store};
 use crate::tenant::{self, Tenant};
 use crate::verify::Verifier;
 use crate::workers::Workers;
@@ -173,7 +174,8 @@ impl Keyring {
         })?;
         let settings = Settings::read(&store, self.keys().settings, descriptor.id).await?;
         let workers = Workers::new();
-        Ok(Vault(Arc::new(Repository { store, descriptor, tenant: folder, keys, settings, workers, options })))
+        let seen = Seen::of(options.state.as_deref(), descriptor.id, store.place());
+        Ok(Vault(Arc::new(Repository { store, descriptor, tenant: folder, keys, settings, workers, options, seen })))
     }
 
     /// Adds a tenant with a data key of its own; `Exists` if there is one of that name.
@@ -200,8 +202,7 @@ impl Mover for Vault {
         for folder in folders {
             let sequence = self.0.sequence(folder).await?;
             for number in sequence.gaps() {
-                let name = names::manifest(self.0.tenant, folder, number);
-                listing.unreadable.push((PointId::new(folder.hex(), number)?, self.0.store.damaged(&name, Missing)));
+                listing.unreadable.push((PointId::new(folder.hex(), number)?, self.0.gap(folder, &sequence, number)));
             }
             let entries = stream::iter(sequence.counting())
                 .map(|sequence| async move { (sequence, self.0.manifest(folder, sequence).await) });

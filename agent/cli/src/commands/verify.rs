@@ -71,9 +71,12 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     print(context.format(), &all, |all| {
         if all.is_empty() { "No points yet.".into() } else { all.iter().map(text).collect() }
     })?;
+    if whole {
+        untampered(&vault).await?;
+    }
     let damaged: Vec<_> = all.iter().filter(|found| !found.ok).map(|found| found.point.to_string()).collect();
     if damaged.is_empty() {
-        return if whole { untampered(&vault).await } else { Ok(()) };
+        return Ok(());
     }
     let what = format!("{} of {} points are damaged: {}", damaged.len(), all.len(), damaged.join(", "));
     Err(Error::new(ErrorKind::Damaged, what).advise(

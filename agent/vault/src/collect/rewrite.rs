@@ -8,7 +8,7 @@ use crate::names::SegmentId;
 use crate::repository::Repository;
 use crate::segment::build;
 use crate::segment::footer::Holds;
-use crate::segment::read::{Segment, Segments};
+use crate::segment::read::Segments;
 use crate::store::Created;
 
 /// What a rewrite is about.
@@ -96,9 +96,4 @@ impl Rewrite {
         let records: Vec<_> = sealed.iter().map(|sealed| (sealed.record(), sealed.stored())).collect();
         Ok(Some(build::rebuild(&vault.keys, &segments.place(self.id), &segment.index, &records, &details).into()))
     }
-}
-
-/// Whether a generation holds every record that is needed.
-pub(crate) fn is_complete(segment: &Segment, id: SegmentId, needed: &Reach) -> bool {
-    needed.numbers(id).all(|number| segment.index.record(number).is_some())
 }

@@ -39,6 +39,8 @@ pub(super) struct Survey {
     pub(super) segments: BTreeMap<SegmentId, Vec<(u32, u64)>>,
     pub(super) live_sessions: u64,
     pub(super) ended: u64,
+    /// The first free number of the VM's sequence.
+    pub(super) next: u64,
     /// What points and the parents of live sessions reach.
     pub(super) live: Reach,
     /// What only points reach that were dropped a short time ago.
@@ -79,6 +81,7 @@ impl Survey {
             segments,
             live_sessions: sessions.live,
             ended: sessions.ended,
+            next: sequence.next(),
             live: Reach::default(),
             recent: Reach::default(),
             dead: Reach::default(),
@@ -202,8 +205,8 @@ async fn whole_sequence(vault: &Repository, vm: Folder) -> Result<Sequence> {
     match sequence.gaps().first() {
         None => Ok(sequence),
         Some(gap) => {
-            let name = names::manifest(vault.tenant, vm, *gap);
-            Err(vault.store.damaged(&name, "it is missing, and with it the knowledge of what it needs"))
+            let what = "what a missing entry of a VM's sequence needs is unknown, so nothing is removed";
+            Err(vault.gap(vm, &sequence, *gap).within(what))
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Inits that are broken off, and inits at the same time.
 
+use jiff::Timestamp;
 use object_store::path::Path;
 use remora_core::point::Decision;
 use remora_core::ports::Mover;
 use remora_core::{ErrorKind, RepositoryId};
 
 use super::{DAY, collect, vm};
+use crate::collect::Mode;
+use crate::descriptor::Descriptor;
+use crate::init::clear_others;
 use crate::names::{DESCRIPTOR, INITS, SLOTS};
 use crate::testing::{FaultyStore, back_up, image, new_vault, read, shape};
 use crate::tests::secret;
@@ -32,23 +36,24 @@ async fn assert_whole(store: &FaultyStore, context: &str) {
     Vault::open_in(store.as_store(), &secret(), VaultOptions::default()).await.unwrap();
 }
 
-/// A repository whose descriptor was lost, and on which an init was then run, keeps its slot and data key: with its
-/// descriptor it is there again.
+/// No init is made over a repository whose descriptor was lost, and nobody clears away its slot and data key, though its
+/// init had been killed right after its last request but one: with its descriptor it is there again.
 #[tokio::test]
-async fn an_init_over_a_repository_without_descriptor_destroys_nothing() {
+async fn a_repository_without_descriptor_is_left_as_it_is() {
     let (vault, store) = new_vault().await;
     let point = back_up(&vault, &vm(), Decision::Full, &image(0..16), &[]).await.unwrap();
     let at = store.as_store();
     let descriptor = Path::from(DESCRIPTOR);
     let old = at.get(&descriptor, 1 << 20).await.unwrap().unwrap();
-    // As if its init had been killed right after its last request but one.
     let slot = at.children(&Path::from(SLOTS)).await.unwrap()[0].replace(".json", "");
     let announced = format!("{INITS}/{}-{slot}-{}", vault.0.descriptor.id, vault.0.tenant.hex());
     at.create(&Path::from(announced), object_store::PutPayload::default()).await.unwrap();
     at.remove(&descriptor).await.unwrap();
-    init(&store).await.unwrap();
-    store.advance(2 * DAY);
-    collect(&Vault::open_in(store.as_store(), &secret(), VaultOptions::default()).await.unwrap()).await.unwrap();
+    let refused = init(&store).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Exists);
+    assert!(refused.chain().contains("remora.json is missing"), "{}", refused.chain());
+    let other = Descriptor::new(RepositoryId::random(), Timestamp::now());
+    clear_others(&at, &other, Timestamp::MAX, Mode::Run).await.unwrap();
     at.replace(&descriptor, old.into()).await.unwrap();
     let again = Vault::open_in(store.as_store(), &secret(), VaultOptions::default()).await.unwrap();
     assert_eq!(read(&again, &point.id).await.unwrap(), image(0..16));

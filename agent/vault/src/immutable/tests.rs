@@ -91,7 +91,7 @@ impl Bench {
     /// A collection after so much time, as it sees it.
     async fn collect_after(&self, time: SignedDuration) -> Collected {
         let now = self.now().await + time;
-        collect(&self.vault.0, self.folder(), Mode::Run, now, &Numbers::default()).await.unwrap()
+        collect(&self.vault.0, self.folder(), Mode::Run, now, &Numbers::default()).await.unwrap().0
     }
 
     /// Waits until nothing of the VM is locked any more.
@@ -186,10 +186,11 @@ async fn base_segments_are_kept_for_longer_while_a_point_needs_them() {
     let puts = |bench: &Bench| bench.s3.requests("s3_PutObjectRetention");
     let (start, none) = (bench.now().await, puts(&bench));
     // Not yet due: half of the time is left.
-    let later = renew(&bench.vault.0, bench.folder(), start + SignedDuration::from_secs(300)).await.unwrap().unwrap();
+    let later =
+        renew(&bench.vault.0, bench.folder(), start + SignedDuration::from_secs(300), None).await.unwrap().unwrap();
     assert_eq!((later.extended, puts(&bench)), (0, none));
     let now = start + SignedDuration::from_secs(600);
-    let renewed = renew(&bench.vault.0, bench.folder(), now).await.unwrap().unwrap();
+    let renewed = renew(&bench.vault.0, bench.folder(), now, None).await.unwrap().unwrap();
     assert_eq!(renewed.extended as usize, puts(&bench) - none, "one request an object");
     let (extended, after) = (puts(&bench) - none, bench.segments().await);
     let target = now + SignedDuration::from_secs(1000);
@@ -212,9 +213,30 @@ async fn base_segments_are_kept_for_longer_while_a_point_needs_them() {
             || version.name == names::manifest(bench.vault.0.tenant, bench.folder(), first.sequence());
         assert!(old || bench.store().kept_until(version).await.unwrap() >= Some(target), "{}", version.name);
     }
-    let again = renew(&bench.vault.0, bench.folder(), now).await.unwrap().unwrap();
+    let again = renew(&bench.vault.0, bench.folder(), now, None).await.unwrap().unwrap();
     assert_eq!((again.until, again.extended, puts(&bench)), (renewed.until, 0, none + extended));
     assert!(read(&bench.vault, &second).await.unwrap() == image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_renews_reads_the_maps_once() {
+    let bench = Bench::new(1000).await;
+    bench.two_points().await;
+    bench.vault.renew(&vm()).await.unwrap();
+    bench.prune().await;
+    let start = bench.now().await;
+    let mut asked = Vec::new();
+    for (seconds, extends) in [(300, false), (600, true)] {
+        let before = bench.s3.requests("s3_GetObject");
+        let now = start + SignedDuration::from_secs(seconds);
+        let none = Numbers::default();
+        let (_, reached) = collect(&bench.vault.0, bench.folder(), Mode::Run, now, &none).await.unwrap();
+        let renewed = renew(&bench.vault.0, bench.folder(), now, Some(reached)).await.unwrap().unwrap();
+        assert_eq!(renewed.extended > 0, extends);
+        asked.push(bench.s3.requests("s3_GetObject") - before);
+    }
+    // The point and the tombstone.
+    assert_eq!(asked[1] - asked[0], 2, "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,7 +320,7 @@ async fn a_held_point_is_kept_until_its_time_and_giving_it_free_does_not_shorten
     assert_eq!(bench.segments().await, after);
     // A renewal that comes later does not stumble over the longer time.
     let now = bench.now().await + SignedDuration::from_secs(900);
-    assert!(renew(&bench.vault.0, bench.folder(), now).await.unwrap().unwrap().extended > 0);
+    assert!(renew(&bench.vault.0, bench.folder(), now, None).await.unwrap().unwrap().extended > 0);
     assert_eq!(bench.segments().await[&bench.own(&first, HoldsName::Chunks).await], until);
 }
 

@@ -1,6 +1,5 @@
 //! Reading a disk's map, a node at a time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use remora_core::{BLOCK_SIZE, Error, Result};
@@ -161,7 +160,7 @@ impl DiskMap {
 
     /// Loads those of the leaves that are not known, several in one fetch. For readers that go on; errors show when the
     /// leaf is asked for.
-    pub(crate) async fn read_ahead(&self, leaves: Range<u64>) {
+    pub(crate) async fn read_ahead(&self, leaves: impl IntoIterator<Item = u64, IntoIter: Send> + Send) {
         let mut wanted: Vec<(RecordRef, u16)> = Vec::new();
         for leaf in leaves {
             match self.child(0, leaf).await {

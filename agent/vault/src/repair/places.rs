@@ -1,18 +1,18 @@
 //! Where on the VM's disks chunks came from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use remora_core::ports::{DiskIndex, Mover};
 use remora_core::{ByteRange, DiskName, ErrorKind, PointId, Result};
 
-use crate::map::node::{LEAF_BYTES, RecordRef};
+use crate::map::node::{Child, LEAF_BYTES, RecordRef};
 use crate::names::SegmentId;
 use crate::reader::{Reader, chunk_runs};
 use crate::vault::Vault;
 
 /// Leaves that are fetched together.
-const LEAVES_TOGETHER: u64 = 16;
+const LEAVES_TOGETHER: usize = 16;
 
 /// Where a chunk's first block was on a disk. A chunk is what lay together there.
 pub(super) struct Place {
@@ -27,40 +27,61 @@ pub(super) async fn of(
     point: &PointId,
     segments: &BTreeSet<SegmentId>,
 ) -> Result<BTreeMap<RecordRef, Place>> {
-    let mut places = BTreeMap::new();
+    let mut search = Search { segments, leaves: HashSet::new(), places: BTreeMap::new() };
     let (entry, _) = vault.0.point(point).await?;
     for point in vault.list(Some(&entry.point.vm)).await?.points {
         let reader = Reader::open(Arc::clone(&vault.0), &point.id).await?;
-        for (n, disk) in point.disks.iter().enumerate() {
-            let leaves = disk.size.div_ceil(LEAF_BYTES);
-            for (leaf, range) in (0u64..).zip(ByteRange::new(0, disk.size).split(LEAF_BYTES)) {
-                if leaf.is_multiple_of(LEAVES_TOGETHER) {
-                    reader.map(DiskIndex(n)).read_ahead(leaf..leaves.min(leaf + LEAVES_TOGETHER)).await;
-                }
-                look(&reader, DiskIndex(n), range, segments, &mut places).await?;
-            }
+        for n in 0..point.disks.len() {
+            search.disk(&reader, DiskIndex(n)).await?;
         }
     }
-    Ok(places)
+    Ok(search.places)
 }
 
-/// Looks at one leaf.
-async fn look(
-    reader: &Reader,
-    disk: DiskIndex,
-    range: ByteRange,
-    segments: &BTreeSet<SegmentId>,
-    places: &mut BTreeMap<RecordRef, Place>,
-) -> Result<()> {
-    let leaf = match reader.map(disk).leaf(range.start / LEAF_BYTES).await {
-        Ok(leaf) => leaf,
-        Err(error) if error.kind() == ErrorKind::Damaged => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for run in chunk_runs(&leaf, range).filter(|run| segments.contains(&run.chunk.segment)) {
-        if let Some(at) = run.range.start.checked_sub(run.offset) {
-            places.entry(run.chunk).or_insert_with(|| Place { disk: reader.disk(disk).name.clone(), at });
+struct Search<'a> {
+    segments: &'a BTreeSet<SegmentId>,
+    /// The leaves that were looked at: points share most of theirs.
+    leaves: HashSet<RecordRef>,
+    places: BTreeMap<RecordRef, Place>,
+}
+
+impl Search<'_> {
+    async fn disk(&mut self, reader: &Reader, disk: DiskIndex) -> Result<()> {
+        let map = reader.map(disk);
+        let leaves = map.shape().leaves();
+        for first in (0..leaves).step_by(LEAVES_TOGETHER) {
+            let mut new = Vec::new();
+            for leaf in first..leaves.min(first + LEAVES_TOGETHER as u64) {
+                if let Some(Child::Node(node)) = unless_damaged(map.child(0, leaf).await)?
+                    && self.leaves.insert(node)
+                {
+                    new.push(leaf);
+                }
+            }
+            map.read_ahead(new.iter().copied()).await;
+            for leaf in new {
+                self.leaf(reader, disk, leaf).await?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    async fn leaf(&mut self, reader: &Reader, disk: DiskIndex, index: u64) -> Result<()> {
+        let Some(leaf) = unless_damaged(reader.map(disk).leaf(index).await)? else { return Ok(()) };
+        let start = index * LEAF_BYTES;
+        let range = ByteRange::new(start, reader.disk(disk).size.min(start + LEAF_BYTES));
+        for run in chunk_runs(&leaf, range).filter(|run| self.segments.contains(&run.chunk.segment)) {
+            if let Some(at) = run.range.start.checked_sub(run.offset) {
+                self.places.entry(run.chunk).or_insert_with(|| Place { disk: reader.disk(disk).name.clone(), at });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unless_damaged<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::Damaged => Ok(None),
+        found => found.map(Some),
+    }
 }

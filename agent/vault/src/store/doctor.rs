@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use remora_core::{Error, ErrorKind, Result};
 
+use super::open::{self, Patience};
 use super::{Locks, Store, is_taken};
 use crate::keys::random;
 use crate::location::Location;

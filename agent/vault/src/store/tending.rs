@@ -1,5 +1,7 @@
 //! What keeping a store tidy needs beside create-only writes: listing with times, replacing, removing.
 
+use std::path::PathBuf;
+
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use object_store::path::Path;
@@ -24,6 +26,14 @@ pub(crate) struct Listed {
 #[derive(Debug, thiserror::Error)]
 #[error("it is missing")]
 pub(crate) struct Missing;
+
+/// Why an entry is missing after the last one of a sequence, and where this host remembers it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is missing, and this host has seen it ({}): the store was put back to an earlier state, or does not list what it holds",
+    .0.display()
+)]
+pub(crate) struct PutBack(pub(crate) PathBuf);
 
 /// Why an object is missing that the bucket still has.
 #[derive(Debug, thiserror::Error)]

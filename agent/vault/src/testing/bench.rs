@@ -40,7 +40,7 @@ pub(crate) fn over(vault: &Vault, store: &FaultyStore) -> Vault {
 
 /// The same repository in another store, which may have locks.
 pub(crate) fn over_store(vault: &Vault, store: Store) -> Vault {
-    let Repository { descriptor, tenant, keys, settings, workers, options, .. } = &*vault.0;
+    let Repository { descriptor, tenant, keys, settings, workers, options, seen, .. } = &*vault.0;
     Vault(Arc::new(Repository {
         store,
         descriptor: descriptor.clone(),
@@ -49,6 +49,7 @@ pub(crate) fn over_store(vault: &Vault, store: Store) -> Vault {
         settings: settings.clone(),
         workers: workers.clone(),
         options: options.clone(),
+        seen: seen.clone(),
     }))
 }
 
