@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 use remora_core::{DiskName, Error, ErrorKind, Result};
-use serde::Serialize;
 
 use crate::guestfish::{Guestfish, Start, quoted};
 use crate::layout::{self, Filesystem, Layout, ROOT};
 use crate::mountpoint;
 use crate::process;
 use crate::scratch::Scratch;
+use crate::skipped::Skipped;
 use crate::views::{self, View};
 
 /// How to run the appliance.
@@ -33,15 +33,6 @@ impl Default for ApplianceOptions {
         // A cold emulated boot takes half a minute on a busy machine.
         Self { cache: None, scratch: None, memory_mib: 768, patience: Duration::from_mins(5) }
     }
-}
-
-/// Something of the guest's that is not shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Skipped {
-    /// Where it would be.
-    pub what: String,
-    /// Why it is not.
-    pub why: String,
 }
 
 /// What is needed to start.

@@ -20,7 +20,7 @@ use remora_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 use self::node::{Copier, Target};
-use crate::appliance::Skipped;
+use crate::skipped::Skipped;
 
 /// How to copy.
 #[derive(Clone, Copy, Debug, Default)]

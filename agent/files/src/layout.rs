@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use remora_core::DiskName;
 
-use crate::appliance::Skipped;
 use crate::escapes::Escapes;
+use crate::skipped::Skipped;
 
 /// What lists the block devices within the appliance. One process there: asking libguestfs device by device takes
 /// seconds under emulation (`list-filesystems` alone 8 s).

@@ -27,8 +27,10 @@ mod mountpoint;
 mod process;
 mod read_ahead;
 mod scratch;
+mod skipped;
 mod views;
 
-pub use appliance::{ApplianceOptions, Skipped};
+pub use appliance::ApplianceOptions;
 pub use copy::{Copied, CopyOptions, Existing, copy_out};
 pub use mount::{Ended, Files, Mount, MountOptions, Mounted};
+pub use skipped::Skipped;

@@ -8,11 +8,12 @@ use remora_core::ports::{PointReader, Progress};
 use remora_core::{Error, ErrorKind, Result};
 use tokio::time::{interval, timeout};
 
-use crate::appliance::{Appliance, ApplianceOptions, Boot, Skipped};
+use crate::appliance::{Appliance, ApplianceOptions, Boot};
 use crate::copy::{self, Copied, CopyOptions};
 use crate::disk_fs::file_name;
 use crate::disk_mount::DiskMount;
 use crate::mountpoint::{self, Folder};
+use crate::skipped::Skipped;
 
 /// What to mount, and how.
 #[derive(Clone, Debug, Default)]

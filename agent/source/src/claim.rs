@@ -15,24 +15,15 @@ use virt_sys as sys;
 use crate::bitmaps::{self, Checkpoint};
 use crate::connection::{CallError, DomainHandle, Repeat, USUAL};
 use crate::definition::{self, Definition};
-use crate::job::{self, JobEnd, RunningJob};
+use crate::job::{self, RunningJob};
 use crate::lock::{self, Locked, VmLock};
+use crate::options::LibvirtOptions;
 use crate::qemu::{self, BlockNode};
-use crate::source::LibvirtOptions;
+use crate::vm::Vm;
 use crate::{checkpoints, files, identity, open, raw, scratch};
 
 /// How often a busy VM is looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// What the claim and every view opened from it share.
-#[derive(Debug)]
-pub(crate) struct Vm {
-    pub(crate) domain: DomainHandle,
-    pub(crate) options: Arc<LibvirtOptions>,
-    pub(crate) definition: Definition,
-    pub(crate) state: VmState,
-    _lock: VmLock,
-}
 
 /// The port's claimed VM.
 #[derive(Debug)]
@@ -61,7 +52,7 @@ impl Claimed {
             tracing::warn!(vm = %domain.vm, disk, why, "this disk is not backed up: libvirt source reads files and block devices, qcow2 and raw");
         }
         let state = look(&domain, &definition, xml).await?;
-        Ok(Self(Arc::new(Vm { domain, options, definition, state, _lock: lock })))
+        Ok(Self(Arc::new(Vm::new(domain, options, definition, state, lock))))
     }
 }
 
@@ -104,7 +95,7 @@ async fn end_jobs(domain: &DomainHandle, deadline: Instant) -> Result<()> {
             // We hold the lock, so its run is dead.
             Some(RunningJob::Ours(checkpoint)) => {
                 tracing::info!(vm = %domain.vm, %checkpoint, "ending the job that a dead run left");
-                end_job(domain, &checkpoint).await?;
+                job::end_ours(domain, &checkpoint).await?;
                 continue;
             }
             Some(RunningJob::Foreign(what)) => what,
@@ -135,19 +126,6 @@ async fn current_job(domain: &DomainHandle) -> std::result::Result<Option<Runnin
         Ok(runs.then(|| RunningJob::Foreign("a job of libvirt (see `virsh domjobinfo`)".into())))
     };
     domain.call(USUAL, Repeat::Safe, look).await
-}
-
-/// Ends one of our jobs.
-pub(crate) async fn end_job(domain: &DomainHandle, checkpoint: &CheckpointName) -> Result<()> {
-    let name = checkpoint.clone();
-    match domain.call(USUAL, Repeat::Safe, move |domain| job::end(domain, &name)).await {
-        Ok(JobEnd::Ended) => Ok(()),
-        Ok(JobEnd::StillRuns) => {
-            Err(Error::new(ErrorKind::Unavailable, format!("the backup job of checkpoint {checkpoint} does not end"))
-                .advise("Look at `virsh domjobinfo`; `virsh domjobabort` ends it by hand."))
-        }
-        Err(error) => Err(error.while_doing(format_args!("ending the backup job of checkpoint {checkpoint}"))),
-    }
 }
 
 fn scratch_folders(options: &LibvirtOptions, definition: &Definition) -> Vec<PathBuf> {

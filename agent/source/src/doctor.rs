@@ -106,7 +106,7 @@ fn dotted(version: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::LibvirtOptions;
+    use crate::options::LibvirtOptions;
 
     fn source(uri: &str, run_dir: &std::path::Path) -> LibvirtSource {
         let options =

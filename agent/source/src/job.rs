@@ -4,11 +4,12 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use remora_core::{CheckpointName, DiskName};
+use remora_core::{CheckpointName, DiskName, ErrorKind};
 use roxmltree::Document;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 
+use crate::connection::{DomainHandle, Repeat, USUAL};
 use crate::raw;
 
 /// How long the end of an aborted job may take.
@@ -106,6 +107,20 @@ pub(crate) fn end(domain: &Domain, checkpoint: &CheckpointName) -> Result<JobEnd
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(JobEnd::Ended)
+}
+
+/// Ends one of our jobs, as [`end`] does, in the words of a run.
+pub(crate) async fn end_ours(domain: &DomainHandle, checkpoint: &CheckpointName) -> remora_core::Result<()> {
+    let name = checkpoint.clone();
+    match domain.call(USUAL, Repeat::Safe, move |domain| end(domain, &name)).await {
+        Ok(JobEnd::Ended) => Ok(()),
+        Ok(JobEnd::StillRuns) => Err(remora_core::Error::new(
+            ErrorKind::Unavailable,
+            format!("the backup job of checkpoint {checkpoint} does not end"),
+        )
+        .advise("Look at `virsh domjobinfo`; `virsh domjobabort` ends it by hand.")),
+        Err(error) => Err(error.while_doing(format_args!("ending the backup job of checkpoint {checkpoint}"))),
+    }
 }
 
 #[cfg(test)]

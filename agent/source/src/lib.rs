@@ -3,8 +3,9 @@
 //! [`LibvirtSource`] implements the source ports of `remora-core` over libvirt's backup jobs in pull mode; the disks are
 //! read through `remora-nbd`. Depends on `core` and `nbd` only.
 //!
-//! Start reading at `source.rs` (claim), then `open.rs` (freeze, begin, thaw) and `view.rs` (read, confirm, close). Beside
-//! every open view runs a [`watchdog`], a process of its own that thaws the guest and ends the job if ours dies.
+//! Start reading at `source.rs` (claim), then `open.rs`, `own_job.rs` (freeze, begin, thaw) and `view.rs` (read, confirm,
+//! close). Beside every open view runs a [`watchdog`], a process of its own that thaws the guest and ends the job if ours
+//! dies.
 //! `unsafe` stands in `raw.rs` alone: the calls of libvirt that the `virt` crate does not wrap.
 
 mod backup_xml;
@@ -21,6 +22,8 @@ mod identity;
 mod job;
 mod lock;
 mod open;
+mod options;
+mod own_job;
 mod qemu;
 mod quiesce;
 mod raw;
@@ -28,7 +31,9 @@ mod scratch;
 mod source;
 mod state;
 mod view;
+mod vm;
 pub mod watchdog;
 
 pub use doctor::Check;
-pub use source::{LibvirtOptions, LibvirtSource};
+pub use options::LibvirtOptions;
+pub use source::LibvirtSource;

@@ -1,7 +1,6 @@
 //! The source: which libvirt, and the claim of one of its VMs.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,40 +11,7 @@ use virt::domain::Domain;
 
 use crate::claim::Claimed;
 use crate::connection::{DomainHandle, Libvirt, Repeat, USUAL};
-
-/// Where locks and sockets lie unless told otherwise.
-const DEFAULT_RUN_DIR: &str = "/run/remora";
-
-/// How to reach libvirt, and where a run may put its files.
-#[derive(Clone, Debug)]
-pub struct LibvirtOptions {
-    /// The URI of a libvirt on this host; else `LIBVIRT_DEFAULT_URI` as virsh reads it, else `qemu:///system`.
-    pub connect: Option<String>,
-    /// The folder for scratch files, where QEMU keeps the old bytes of what the guest overwrites during a backup. It
-    /// should have as much room as the disks are large, and QEMU's user must be able to reach it. Without it they lie
-    /// beside each disk's image, and for disks that are block devices in `/var/lib/remora/scratch`.
-    pub scratch: Option<PathBuf>,
-    /// The folder for locks and sockets; `/run/remora` by default. QEMU's user must be able to pass through it: it is
-    /// made with mode 0711, and in it for each VM a folder of mode 0700 that belongs to the user that its QEMU runs as.
-    /// Where `AppArmor` confines QEMU, `/etc/apparmor.d/local/abstractions/libvirt-qemu` must allow it:
-    /// `/run/remora/** rwk,`. The path must be short: a unix socket's has at most 107 bytes.
-    pub run_dir: PathBuf,
-    /// The command that runs [`crate::watchdog::main`], such as `/proc/self/exe watchdog`.
-    pub watchdog: Vec<OsString>,
-}
-
-impl LibvirtOptions {
-    /// The usual places, with `watchdog` as the watchdog's command.
-    pub fn new(watchdog: Vec<OsString>) -> Self {
-        Self { connect: None, scratch: None, run_dir: DEFAULT_RUN_DIR.into(), watchdog }
-    }
-
-    fn uri(&self) -> String {
-        let environment = || std::env::var("LIBVIRT_DEFAULT_URI").ok();
-        let given = self.connect.clone().into_iter().chain(environment());
-        given.into_iter().find(|uri| !uri.is_empty()).unwrap_or_else(|| "qemu:///system".into())
-    }
-}
+use crate::options::LibvirtOptions;
 
 /// The VMs of a libvirt on this host.
 #[derive(Debug)]

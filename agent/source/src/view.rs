@@ -18,7 +18,7 @@ use crate::backup_xml::Checkpointed;
 use crate::connection::{DomainHandle, Repeat, USUAL};
 use crate::extents::{self, ALLOCATION, dirty_context};
 use crate::job::{self, RunningJob, export_name};
-use crate::open::{Chosen, Job};
+use crate::own_job::{Chosen, Job};
 use crate::state::{Broken, JobState};
 
 /// How long QEMU may take for one answer; a guest that keeps its storage busy makes it slow.

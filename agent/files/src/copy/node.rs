@@ -17,7 +17,7 @@ use remora_core::ports::Progress;
 use remora_core::{Error, ErrorKind, LineageId, Result};
 
 use super::{Copied, CopyOptions, Existing, contents};
-use crate::appliance::Skipped;
+use crate::skipped::Skipped;
 
 /// Folders in one another; each costs two open files.
 const DEEPEST: usize = 200;
