@@ -48,11 +48,17 @@ setup-kopia:
 	        GOBIN='$(tools)/bin' go install -mod=mod -tags nohtmlui github.com/kopia/kopia; \
 	    fi
 
-# Leaves the programs in target/release of the checkout, wherever they are built.
+# Leaves the programs in target/release of the checkout, wherever they are built; with the lists of their sources, by
+# which the tests know a program that is too old.
 build: setup
 	cargo build --locked --release --workspace
 	@mkdir -p target/release
-	@if ! [ '$(built)' -ef target/release ]; then cp --preserve=timestamps '$(built)/remora' target/release/; fi
+	@if ! [ '$(built)' -ef target/release ]; then \
+	    find '$(built)' -maxdepth 1 -type f -executable | while read -r program; do \
+	        ! [ -f "$$program.d" ] || \
+	            cp --preserve=timestamps --remove-destination "$$program" "$$program.d" target/release/; \
+	    done; \
+	fi
 
 demo: build
 	'$(built)/demo'
