@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod short;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,8 +45,13 @@ impl Server {
     }
 
     fn nbdkit(arguments: &[&str]) -> Self {
+        Self::nbdkit_of(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// The same, with files in `dir`.
+    fn nbdkit_of(dir: TempDir, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        Self::start("nbdkit", tempfile::tempdir().unwrap(), |socket| {
+        Self::start("nbdkit", dir, |socket| {
             [vec!["-f".into(), "-U".into(), socket.display().to_string()], arguments].concat()
         })
     }
