@@ -74,8 +74,13 @@ impl Remora {
 
     /// The repository's place, as it was given.
     pub fn repository(&self) -> PathBuf {
-        let found = self.variables.iter().find(|(name, _)| name == "REMORA_REPO");
-        found.map(|(_, value)| value.into()).must("find REMORA_REPO: it was taken away")
+        self.variable("REMORA_REPO")
+    }
+
+    /// The path in an environment variable.
+    pub fn variable(&self, name: &str) -> PathBuf {
+        let found = self.variables.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.into()).must(format_args!("find {name}: it was not set, or taken away"))
     }
 
     /// The command, not yet started. It sees no `REMORA_*` of ours but those that were set.

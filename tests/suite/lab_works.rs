@@ -120,7 +120,7 @@ fn disks_come_and_change_their_size() {
 
 #[test]
 fn names_may_be_odd() {
-    for name in ["with spaces", "ünïcode ✓", "-dash", "7", "a'b\"c<d>&e"] {
+    for name in ["with spaces", "ünïcode ✓", "-dash", "7", "a'b\"c<d>&e", "two\nlines"] {
         let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", MIB)).paused();
         assert_eq!(domain.virsh("domname", &[]), name);
         domain.write("vda", 1, 0, 512);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod build;
 mod cases;
 mod changed_only;
 mod copies;
@@ -11,6 +12,7 @@ mod hostile;
 mod keys;
 mod lab_works;
 mod layouts;
+mod settings;
 mod source;
 mod stores;
 mod terminal;

@@ -1,19 +1,25 @@
-//! At a terminal: the passphrase is asked for, and progress is a bar that tells rate and time left.
+//! At a terminal: the passphrase is asked for and never shown, and progress is a bar that tells rate and time left.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use remora_tests::{DiskSpec, Lab, MIB, Remora, content};
+use nix::unistd::Pid;
+use remora_tests::{DiskSpec, Lab, MIB, Remora, content, run, wait_until};
 
-/// Runs a command at a terminal (util-linux' `script` makes one). Types each line when its question has been asked.
-/// Gives the exit code and all that the terminal showed.
+use crate::hostile::children;
+
+/// Runs a command at a terminal (util-linux' `script` makes one) that shows what is typed unless it is told not to. Types
+/// each line when its question has been asked and typing is not shown any more. Gives the exit code and all that the
+/// terminal showed.
 #[track_caller]
 fn at_a_terminal(remora: &Remora, args: &[&str], answers: &[(&str, &str)]) -> (i32, String) {
     let command = remora.command(args);
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let line = words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
     let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--flush", "--echo", "never", "--command", &line, "/dev/null"]);
+    script.args(["--quiet", "--return", "--flush", "--echo", "always", "--command", &line, "/dev/null"]);
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => script.env(name, value),
@@ -31,6 +37,7 @@ fn at_a_terminal(remora: &Remora, args: &[&str], answers: &[(&str, &str)]) -> (i
             assert!(count > 0, "{question:?} is not asked: {}", String::from_utf8_lossy(&shown));
             shown.extend_from_slice(&some[..count]);
         }
+        wait_until("the terminal shows what is typed", Duration::from_secs(20), || !shows_typing(&running));
         writeln!(keys, "{answer}").unwrap();
     }
     screen.read_to_end(&mut shown).unwrap();
@@ -38,21 +45,38 @@ fn at_a_terminal(remora: &Remora, args: &[&str], answers: &[(&str, &str)]) -> (i
     (code, String::from_utf8(shown).unwrap())
 }
 
+/// Whether the terminal that `script` made shows what is typed.
+fn shows_typing(script: &Child) -> bool {
+    let command = children(Pid::from_raw(script.id().try_into().unwrap()))[0];
+    let terminal = fs::read_link(format!("/proc/{command}/fd/0")).unwrap();
+    let settings = run(Command::new("stty").arg("-F").arg(terminal).arg("-a")).ok();
+    !settings.text().split_whitespace().any(|setting| setting == "-echo")
+}
+
 #[test]
-fn a_passphrase_is_asked_for_and_a_new_one_twice() {
+fn a_passphrase_is_asked_for_and_never_shown() {
     let lab = Lab::shared();
     let remora = Remora::new(lab, lab.scratch("asked").join("repo")).without("REMORA_KEY_FILE");
     let twice = |one, other| [("Passphrase of the repository: ", one), ("Once more: ", other)];
     let (code, shown) = at_a_terminal(&remora, &["repo", "init"], &twice("typed in secret", "typed in secrte"));
     assert_eq!(code, 2, "{shown}");
-    assert!(shown.contains("the two passphrases differ"), "{shown}");
+    assert!(shown.contains("the two passphrases differ") && !shown.contains("typed in"), "{shown}");
     let (code, shown) = at_a_terminal(&remora, &["repo", "init"], &twice("typed in secret", "typed in secret"));
     assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains("typed in"), "{shown}");
     for (typed, code) in [("typed in secret", 0), ("typed in vain", 5), ("", 2)] {
         let (ended, shown) = at_a_terminal(&remora, &["points"], &[("Passphrase of the repository: ", typed)]);
         assert_eq!(ended, code, "{shown}");
+        assert!(!shown.contains("typed in"), "{shown}");
     }
-    remora.with("REMORA_PASSPHRASE", "typed in secret").ok(["points"]);
+    // Nor a new one, with which the old one is exchanged.
+    let of_a_new = [("New passphrase of the repository: ", "typed in anew"), ("Once more: ", "typed in anew")];
+    let old = remora.clone().with("REMORA_PASSPHRASE", "typed in secret");
+    let (code, shown) = at_a_terminal(&old, &["key", "change-passphrase"], &of_a_new);
+    assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains("typed in"), "{shown}");
+    old.fails(["points"], 5, "passphrase");
+    remora.with("REMORA_PASSPHRASE", "typed in anew").ok(["points"]);
 }
 
 #[test]

@@ -46,8 +46,14 @@ impl<'lab> DomainBuilder<'lab> {
         let images: Vec<Image> = self.disks.iter().map(|disk| disk.create(&dir)).collect();
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").must("make a UUID").trim().to_owned();
         let file = dir.join("domain.xml");
-        fs::write(&file, self.xml(&uuid, &images, &dir)).must("write a domain's definition");
+        // libvirt defines no domain whose name has several lines, but takes one that is renamed so.
+        let two_lines = self.name.contains('\n');
+        let name = if two_lines { &uuid } else { &self.name };
+        fs::write(&file, self.xml(name, &uuid, &images, &dir)).must("write a domain's definition");
         self.lab.virsh(&["define".as_ref(), file.as_os_str()]);
+        if two_lines {
+            self.lab.virsh(&["domrename", "--domain", &uuid, "--new-name", &self.name]);
+        }
         Domain { lab: self.lab, name: self.name, uuid, dir, images: Mutex::new(images), copies: AtomicU32::new(0) }
     }
 
@@ -68,7 +74,7 @@ impl<'lab> DomainBuilder<'lab> {
         domain
     }
 
-    fn xml(&self, uuid: &str, images: &[Image], dir: &Path) -> String {
+    fn xml(&self, name: &str, uuid: &str, images: &[Image], dir: &Path) -> String {
         let (memory, boot) = match self.guest {
             None => (64, String::new()),
             Some(agent) => (192, boot_xml(agent)),
@@ -95,7 +101,7 @@ impl<'lab> DomainBuilder<'lab> {
 <seclabel type='none'/>
 </domain>
 ",
-            name = escape(&self.name),
+            name = escape(name),
             console = escape(&*console(dir).to_string_lossy()),
         )
     }

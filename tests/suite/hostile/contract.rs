@@ -1,5 +1,9 @@
 //! The JSON that scripts rely on: every key with its type, and no other.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use super::mounts::Serving;
 use super::*;
 
 /// A value's shape: its type, and for an object its keys with theirs, in order of their names.
@@ -87,6 +91,53 @@ fn every_shape_is_the_documented_one() {
     assert_eq!(shape(&restored), "{disks [{format text, name text, path text, size int}], point text, seconds float}");
     assert_eq!(restored["disks"][0]["path"], to.join("vda.raw").to_str().unwrap());
     protected.assert_all_restore();
+}
+
+#[test]
+fn the_shapes_of_what_is_not_daily_are_the_documented_ones_too() {
+    let mut protected = Protected::new("contract, rarely", 2 * MIB);
+    let id = protected.back_up(&[])["point"].as_str().unwrap().to_owned();
+    let (remora, scratch) = (&protected.remora, Lab::shared().scratch("contract"));
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+
+    let made = Remora::new(Lab::shared(), path("another")).json(["repo", "init"]);
+    assert_eq!(shape(&made), "{id text, immutable_days null, repo text}");
+    let to = path("vda.qcow2");
+    let exported = remora.json(["export", &id, "--disk", "vda", "--format", "qcow2", "--to", &to]);
+    assert_eq!(shape(&exported), "{format text, name text, path text, size int}");
+    let copied = remora.json(["copy", "--to", &path("another")]);
+    assert_eq!(
+        shape(&copied),
+        "{copied [{decision text, from text, point text, read int, stored int}], damaged [], there int}"
+    );
+    let held = remora.json(["hold", &id, "--until", "2100-01-01T00:00:00Z"]);
+    assert_eq!(held, serde_json::json!({"point": id, "until": "2100-01-01T00:00:00Z"}));
+    let amount = "{bytes int, segments int}";
+    let collected = format!(
+        "[{{emptied int, ended int, folder text, immutable null, later {amount}, locked {amount}, locked_until null, \
+         missing [], removed {amount}, rewritten {amount}, sessions int, vm text, waiting {amount}}}]"
+    );
+    assert_eq!(shape(&remora.json(["gc"])), collected);
+    let points = "[{fate text, point text, reason text, time time, vm text}]";
+    let pruned = remora.json(["prune", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(shape(&pruned), format!("{{collected {collected}, dry_run bool, points {points}}}"));
+
+    let doctor = remora.json(["doctor"]);
+    assert_eq!(doctor["ok"], true, "{doctor:#}");
+    for check in doctor["checks"].as_array().unwrap() {
+        let shape = shape(check).replace("advice null", "advice text").replace("detail time", "detail text");
+        assert_eq!(shape, "{advice text, detail text, name text, ok bool, optional bool}", "{check}");
+    }
+
+    let mut command = remora.command(["mount", &id, &path("mounted"), "--disks-only", "-o", "json"]);
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let serving = Serving { process, folder: scratch.join("mounted") };
+    let ready: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(ready, serde_json::json!({"ready": true, "disks": path("mounted/disks"), "files": null}));
+    assert_same(&serving.disk(), &protected.kept[0].truth);
+    serving.end(Signal::SIGTERM);
 }
 
 #[test]

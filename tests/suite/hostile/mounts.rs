@@ -139,6 +139,8 @@ fn a_tree_is_copied_with_modes_times_links_and_holes() {
     let from = format!("{}:/vda", report["point"].as_str().unwrap());
     let copied = remora.json(["cp", &from, to.to_str().unwrap()]);
     assert_eq!((&copied["to"], &copied["failed"]), (&to.to_str().unwrap().into(), &Value::Array(Vec::new())));
+    let keys: Vec<_> = copied.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["bytes", "failed", "files", "folders", "links", "skipped", "to"]);
     prepared.filesystems[0].assert_at(&to, Holes::MustBeThere);
     assert!(!is_mounted(&temporary), "the mount of the copy is gone");
     assert_eq!(list(&temporary).iter().filter(|name| name.starts_with("remora-")).count(), 0);
