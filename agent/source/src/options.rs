@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use remora_core::{Error, ErrorKind, Result};
+
 /// Where locks and sockets lie unless told otherwise.
 const DEFAULT_RUN_DIR: &str = "/run/remora";
 
@@ -28,6 +30,21 @@ impl LibvirtOptions {
     /// The usual places, with `watchdog` as the watchdog's command.
     pub fn new(watchdog: Vec<OsString>) -> Self {
         Self { connect: None, scratch: None, run_dir: DEFAULT_RUN_DIR.into(), watchdog }
+    }
+
+    /// libvirt's schema takes no path with a line break, a tab or the like, and its own words for that help nobody.
+    pub(crate) fn check_paths(&self) -> Result<()> {
+        for (folder, what) in [(self.scratch.as_ref(), "scratch folder"), (Some(&self.run_dir), "run folder")] {
+            let Some(folder) = folder else { continue };
+            if folder.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_control) {
+                let named =
+                    format!("libvirt cannot use the {what} {}: its name has control characters", folder.display());
+                return Err(
+                    Error::new(ErrorKind::Invalid, named).advise("Choose a folder whose path is one line of text.")
+                );
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn uri(&self) -> String {

@@ -28,6 +28,7 @@ impl LibvirtSource {
             return Err(Error::new(ErrorKind::Unsupported, format!("{uri} is a libvirt on another host"))
                 .advise("Run remora on the host that runs the VM."));
         }
+        options.check_paths()?;
         Ok(Self { libvirt: Arc::new(Libvirt::new(uri)), options: Arc::new(options) })
     }
 

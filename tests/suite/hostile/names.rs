@@ -81,6 +81,10 @@ fn folders_may_have_strange_names() {
     fs::create_dir_all(&scratch).unwrap();
     let remora = Remora::new(lab, at("repository")).with("REMORA_RUN_DIR", &run_dir).with("REMORA_SCRATCH", &scratch);
     remora.ok(["repo", "init"]);
+    for (variable, what) in [("REMORA_RUN_DIR", "run folder"), ("REMORA_SCRATCH", "scratch folder")] {
+        let refused = remora.clone().with(variable, folder.join("of libvirt")).run(["backup", domain.name()]);
+        assert_refused(&refused, 2, &[what, "two\\nlines", "one line of text"]);
+    }
     let first = remora.json(["backup", domain.name()]);
     assert_eq!(first["decision"], "full");
     // Not in a file: the filesystem stays as it is.
