@@ -88,11 +88,17 @@ pub(crate) async fn init(store: &Store, secret: &Secret, immutable: Option<Immut
 async fn holds_vms(store: &Store) -> Result<bool> {
     for tenant in store.children(&Path::from(names::TENANTS)).await? {
         let Some(tenant) = Folder::parse(&tenant) else { continue };
-        if store.children(&names::tenant(tenant)).await?.iter().any(|name| Folder::parse(name).is_some()) {
+        if has_vms(store, tenant).await? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a tenant has a VM: then there was a repository once, whose descriptor was lost and may be put back.
+async fn has_vms(store: &Store, tenant: Folder) -> Result<bool> {
+    let children = store.children(&names::tenant(tenant)).await?;
+    Ok(children.iter().any(|name| Folder::parse(name).is_some()))
 }
 
 /// Removes what inits that came to nothing have stored. One that is still at work may store its slot yet: what it
@@ -107,8 +113,8 @@ pub(crate) async fn clear_others(
     for object in store.listed(&Path::from(INITS)).await? {
         let Some(announced) = Announced::parse(&object.name) else { continue };
         let ours = announced.repository == descriptor.id;
-        // Nobody tries to remove what the store keeps.
-        if !ours && (store.keeps_new() || announced.came_to_something(store).await?) {
+        // Nobody tries to remove what the store keeps, nor what a repository needs.
+        if !ours && (store.keeps_new() || has_vms(store, announced.tenant).await?) {
             continue;
         }
         if !ours {
@@ -130,13 +136,6 @@ pub(crate) async fn clear_others(
 }
 
 impl Announced {
-    /// Whether there are VMs below its tenant: then it was a repository once, whose descriptor was lost and may be put
-    /// back, and nothing of it goes.
-    async fn came_to_something(self, store: &Store) -> Result<bool> {
-        let children = store.children(&names::tenant(self.tenant)).await?;
-        Ok(children.iter().any(|name| Folder::parse(name).is_some()))
-    }
-
     fn objects(self) -> [Path; 2] {
         [self.slot.path(), names::tenant_key(self.tenant)]
     }

@@ -207,7 +207,7 @@ pub(crate) fn session(tenant: Folder, vm: Folder, id: SessionId) -> Path {
 
 /// The sequence number in a manifest's file name.
 pub(crate) fn sequence(file_name: &str) -> Option<u64> {
-    let sequence = file_name.parse().ok()?;
+    let sequence = file_name.parse().ok().filter(|number| *number < u64::MAX)?; // There is always a next one.
     (format!("{sequence:012}") == file_name).then_some(sequence)
 }
 

@@ -66,6 +66,7 @@ async fn remember(path: &Path, number: u64) -> Result<()> {
 mod tests {
     use std::sync::Arc;
 
+    use object_store::{ObjectStore, ObjectStoreExt};
     use remora_core::point::Decision;
     use remora_core::ports::Mover;
     use remora_core::{ErrorKind, VmName};
@@ -73,8 +74,10 @@ mod tests {
     use super::Seen;
     use crate::Vault;
     use crate::collect::Mode;
+    use crate::names;
     use crate::repository::Repository;
     use crate::testing::{FaultyStore, back_up, image, new_vault, over};
+    use crate::vault::GAPS_TOLD;
 
     fn vm() -> VmName {
         VmName::new("a VM").unwrap()
@@ -124,6 +127,20 @@ mod tests {
         back_up_seed(&back, 50).await;
         assert_eq!(wrong(&back).await, []);
         assert!(back.collect(None, Mode::Run, &[]).await.unwrap().1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_an_absurd_number_is_damage_and_no_endless_work() {
+        let ((vault, store), state) = (new_vault().await, tempfile::tempdir().unwrap());
+        let host = on_host(&vault, &store, &state);
+        back_up_seed(&host, 10).await;
+        for number in [u64::MAX - 1, u64::MAX] {
+            let name = names::manifest(host.0.tenant, host.0.folder(&vm()), number);
+            (&store as &dyn ObjectStore).put(&name, "not an entry".into()).await.unwrap();
+            let listing = host.list(None).await.unwrap();
+            assert_eq!((listing.points.len(), listing.unreadable.len()), (1, GAPS_TOLD + 1));
+            assert!(!host.collect(None, Mode::Run, &[]).await.unwrap().1.is_empty());
+        }
     }
 
     #[tokio::test]

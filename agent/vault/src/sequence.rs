@@ -64,9 +64,10 @@ impl Sequence {
         self.listed.keys().copied().filter(|number| self.counts(*number)).collect()
     }
 
-    /// The numbers that an entry is missing of. Never empty without damage.
-    pub(crate) fn gaps(&self) -> Vec<u64> {
-        (1..=self.seen).filter(|number| !self.listed.contains_key(number)).collect()
+    /// The numbers that an entry is missing of; none without damage. They may be very many: a hostile store can list an
+    /// entry of any number.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = u64> {
+        (1..=self.seen).filter(|number| !self.listed.contains_key(number))
     }
 
     /// An error unless it is known which tombstone is the newest.

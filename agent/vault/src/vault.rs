@@ -36,6 +36,8 @@ use crate::verify::Verifier;
 use crate::workers::Workers;
 use crate::writer::Writer;
 
+/// How many missing entries of a VM are told.
+pub(crate) const GAPS_TOLD: usize = 1000;
 /// How many manifests are read at once.
 pub(crate) const MANIFEST_FETCHES: usize = 16;
 
@@ -201,7 +203,7 @@ impl Mover for Vault {
         let mut listing = Listing::default();
         for folder in folders {
             let sequence = self.0.sequence(folder).await?;
-            for number in sequence.gaps() {
+            for number in sequence.gaps().take(GAPS_TOLD) {
                 listing.unreadable.push((PointId::new(folder.hex(), number)?, self.0.gap(folder, &sequence, number)));
             }
             let entries = stream::iter(sequence.counting())

@@ -202,11 +202,12 @@ impl Survey {
 async fn whole_sequence(vault: &Repository, vm: Folder) -> Result<Sequence> {
     let sequence = vault.sequence(vm).await?;
     sequence.certain()?;
-    match sequence.gaps().first() {
+    let gap = sequence.gaps().next();
+    match gap {
         None => Ok(sequence),
         Some(gap) => {
             let what = "what a missing entry of a VM's sequence needs is unknown, so nothing is removed";
-            Err(vault.gap(vm, &sequence, *gap).within(what))
+            Err(vault.gap(vm, &sequence, gap).within(what))
         }
     }
 }
