@@ -4,6 +4,8 @@
 
 mod short;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use remora_nbd::{Client, ConnectOptions, NbdError};
 use tempfile::TempDir;
 
 const MIB: usize = 1024 * 1024;
+const PIECE: usize = 65536;
 
 /// A real server on a unix socket; ends with the test.
 struct Server {
@@ -74,7 +77,12 @@ fn pattern(len: usize) -> Vec<u8> {
 fn qemu_nbd(content: &[u8]) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("disk.raw");
-    std::fs::write(&image, content).unwrap();
+    let disk = File::create(&image).unwrap();
+    disk.set_len(content.len() as u64).unwrap();
+    // Zeros are holes.
+    for (n, piece) in content.chunks(PIECE).enumerate().filter(|(_, piece)| piece.iter().any(|byte| *byte != 0)) {
+        disk.write_all_at(piece, (n * PIECE) as u64).unwrap();
+    }
     Server::start("qemu-nbd", dir, |socket| {
         let path = |p: &Path| p.display().to_string();
         ["-r", "-t", "-f", "raw", "-x", "disk", "-k", &path(socket), &path(&image)].map(Into::into).to_vec()

@@ -1,7 +1,6 @@
 //! Reads that give less than was asked for. nbdkit has no filter that makes them, and the protocol no way to tell them
 //! but an error; so the storage below a real nbdkit is cut short, and so is what it sends.
 
-use std::fs::File;
 use std::io::Read;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -71,7 +70,10 @@ impl Relay {
         std::thread::spawn(move || {
             let (mut client, _) = listener.accept().unwrap();
             let (mut asks, mut asked) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut asks, &mut asked).ok());
+            std::thread::spawn(move || {
+                std::io::copy(&mut asks, &mut asked).ok();
+                asked.shutdown(Shutdown::Both).ok();
+            });
             let mut answers = upstream.by_ref().take(limit);
             let mut buffer = vec![0; 65536];
             while let Ok(len @ 1..) = answers.read(&mut buffer) {
@@ -120,4 +122,27 @@ async fn an_answer_that_breaks_off_anywhere_ends_the_connection_and_gives_no_dat
     }
     let relay = Relay::before(&server, handshake + answer);
     assert!(relay.connect().await.unwrap().read(AT, LEN as u32).await.unwrap() == whole);
+}
+
+/// QEMU answers a read of data, a hole and data in three chunks. Wherever it hangs up, nothing of it is taken.
+#[tokio::test]
+async fn an_answer_in_several_chunks_that_breaks_off_gives_no_data() {
+    let mut content = pattern(3 * PIECE);
+    content[PIECE..2 * PIECE].fill(0);
+    let server = qemu_nbd(&content);
+    let read = async |relay: &Relay| {
+        let client = Client::connect_unix(&relay.socket, export("disk")).await.unwrap();
+        let handshake = relay.passed.load(Ordering::SeqCst);
+        (handshake, client.read(0, content.len() as u32).await)
+    };
+    let relay = Relay::before(&server, u64::MAX);
+    let (handshake, whole) = read(&relay).await;
+    assert!(whole.unwrap() == content);
+    let answer = relay.passed.load(Ordering::SeqCst) - handshake;
+    assert!(answer < 3 * PIECE as u64, "the hole was sent as data: {answer}");
+    let in_last = answer - PIECE as u64 + 1;
+    for cut in [1, 40, PIECE as u64, answer - PIECE as u64 - 10, in_last, answer - PIECE as u64 / 2, answer - 1] {
+        let (_, read) = read(&Relay::before(&server, handshake + cut)).await;
+        assert!(matches!(read, Err(NbdError::Disconnected(_))), "{cut} of {answer} bytes: it was taken");
+    }
 }

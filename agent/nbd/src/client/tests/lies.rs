@@ -66,6 +66,24 @@ async fn no_lie_about_a_read_gives_data() {
     assert_eq!(client.read(4096, 4096).await.unwrap()[..], [5; 4096], "the truth, out of order");
 }
 
+/// Whoever hangs up in the middle of the last chunk has sent its head, which says that the answer is whole.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_gives_no_data_in_whatever_order_it_came() {
+    for [first, last] in [[4096, 6144], [6144, 4096]] {
+        for missing in [1, 1000, 2048] {
+            let (client, mut server) = connected(ConnectOptions::default()).await;
+            let answer = async move {
+                let handle = server.request().await;
+                let whole = [data(handle, Yes, first, 2048), data(handle, No, last, 2048)].concat();
+                server.send(&whole[..whole.len() - missing]).await;
+            };
+            let (read, ()) = tokio::join!(client.read(4096, 4096), answer);
+            let read = read.map(|bytes| bytes.len());
+            assert!(matches!(read, Err(NbdError::Disconnected(_))), "{first} first, without {missing}: {read:?}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_truth_in_sectors_is_believed_in_any_order() {
     let client = client_of(|h| {
