@@ -166,6 +166,8 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the definitions of remora's resources on Kubernetes, for `kubectl apply --server-side -f -`
+    Crds,
     /// Watches over a backup; started by `remora backup` itself
     #[command(hide = true)]
     Watchdog,

@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Prune(args) => prune::run(context, args).await,
         Command::Gc { vm, dry_run } => gc::run(context, vm, gc::mode(dry_run)).await,
         Command::Hold(args) => hold::run(context, args).await,
-        Command::Completions { .. } | Command::Watchdog => {
+        Command::Completions { .. } | Command::Crds | Command::Watchdog => {
             Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))
         }
     }

@@ -36,6 +36,7 @@ pub(crate) fn run() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "remora", &mut script);
             end(write_out(&String::from_utf8_lossy(&script)), OutputFormat::Text)
         }
+        Command::Crds => end(write_out(&remora_kube::crds::yaml()), OutputFormat::Text),
         command => {
             let early = output_of(&cli.flags, &environment).ok().flatten().unwrap_or_default();
             match Settings::gather(&cli.flags, &environment) {

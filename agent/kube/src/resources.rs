@@ -1,0 +1,20 @@
+//! The resources of the group `remora.dev`: what users ask for and what the agents and the controller answer.
+//!
+//! All have conditions in the usual form. Times are RFC 3339, sizes are bytes.
+
+#![allow(clippy::duplicated_attributes, reason = "the derive takes a list of columns and rules as one attribute each")]
+
+mod agent_node;
+mod backup_run;
+mod references;
+mod repository;
+mod restore_run;
+
+pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability};
+pub use backup_run::{BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec};
+pub use references::{RepositoryReference, SecretKeyReference, SecretReference};
+pub use repository::{Repository, RepositorySpec, RepositoryStatus};
+pub use restore_run::{DiskTarget, RestoreRun, RestoreRunSpec, RestoreRunStatus, VirtualMachineTarget};
+
+/// The group of the resources.
+pub const GROUP: &str = "remora.dev";

@@ -1,0 +1,53 @@
+//! What the agent of a node can do.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One node's agent, named as the node. Written by that agent alone.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "remora.dev",
+    version = "v1alpha1",
+    kind = "AgentNode",
+    status = "AgentNodeStatus",
+    derive = "PartialEq",
+    shortname = "anode",
+    category = "remora",
+    doc = "The agent of one node: its version, what it can do, and what keeps it from more.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentNodeSpec {}
+
+/// What is known of a node's agent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentNodeStatus {
+    /// `Ready`: backups can run on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The version of remora.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What was tried on this node, as `remora doctor` does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub capabilities: Vec<Capability>,
+}
+
+/// One thing that an agent needs of its node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capability {
+    /// Its name, such as `fuse` or `changed-block-tracking`.
+    pub name: String,
+    /// Whether it is there.
+    pub available: bool,
+    /// What was found, and what to do where it is missing.
+    pub message: String,
+}

@@ -1,0 +1,173 @@
+//! One backup of one VM.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::RepositoryReference;
+
+/// One backup of one virtual machine of the same namespace. The agent on the node where the machine runs claims it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[kube(
+    group = "remora.dev",
+    version = "v1alpha1",
+    kind = "BackupRun",
+    namespaced,
+    status = "BackupRunStatus",
+    derive = "PartialEq",
+    shortname = "brun",
+    category = "remora",
+    doc = "One backup of one virtual machine.",
+    selectable = ".spec.virtualMachine",
+    printcolumn(name = "VM", type_ = "string", json_path = ".spec.virtualMachine"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].reason"),
+    printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),
+    printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percent"),
+    printcolumn(name = "Read", type_ = "integer", json_path = ".status.readBytes", priority = "1"),
+    printcolumn(name = "Stored", type_ = "integer", json_path = ".status.storedBytes", priority = "1"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = "1"),
+    printcolumn(name = "Point", type_ = "string", json_path = ".status.point", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.virtualMachine == oldSelf.virtualMachine && self.repository == oldSelf.repository && self.mode == oldSelf.mode && self.quiesce == oldSelf.quiesce && self.scratch == oldSelf.scratch && self.deadline == oldSelf.deadline").message("only cancel can be changed: create another BackupRun"),
+    validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)").message("a cancelled run stays cancelled: create another BackupRun")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupRunSpec {
+    /// The name of the `VirtualMachine` of KubeVirt.
+    #[schemars(length(min = 1, max = 253))]
+    pub virtual_machine: String,
+    /// Where the point goes.
+    pub repository: RepositoryReference,
+    /// How much to read.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What to ask of the guest agent.
+    #[serde(default)]
+    pub quiesce: Quiesce,
+    /// The volume that keeps the old bytes of what the guest overwrites meanwhile.
+    #[serde(default)]
+    pub scratch: ScratchSpec,
+    /// The run fails after this long, counted from its creation; such as `90m` or `4h`.
+    #[serde(default = "four_hours")]
+    #[schemars(length(max = 32), regex(pattern = r"^([0-9]{1,5}(s|m|h))+$"))]
+    pub deadline: String,
+    /// Ends the run without a point. So does deleting it.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+fn four_hours() -> String {
+    "4h".into()
+}
+
+/// How much of the disks to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Mode {
+    /// The cheapest that is safe: what changed since the newest point, or more where there is any doubt.
+    #[default]
+    Auto,
+    /// Read all, and store what differs from the newest point.
+    Reread,
+    /// Read and store all.
+    Full,
+}
+
+/// Whether the guest's filesystems are frozen for the instant of the backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Quiesce {
+    /// Frozen where the guest agent does it; else the point is crash-consistent and says so.
+    #[default]
+    Preferred,
+    /// Frozen, or the run fails.
+    Required,
+    /// Not asked for.
+    Never,
+}
+
+/// The scratch volume of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScratchSpec {
+    /// The `StorageClass` of the volume, which is as large as the disks together; the cluster's default where left
+    /// empty. Choose one that allocates thinly.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub storage_class_name: String,
+}
+
+/// What is known of a run.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupRunStatus {
+    /// The generation of the spec that this status tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Claimed`: an agent works on it. `Complete`: True with the point listed; False with the reason while it runs or
+    /// when it failed. `Failed`: True when it ended without a point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The node whose agent claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The UID of the agent's pod that claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Changed by the agent at least every 30 seconds while it works. Compare it with what was seen before, not with a
+    /// clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<i64>,
+    /// When the work began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended, with a point or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// The point's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<String>,
+    /// `full`, `incremental` or `reread`: the costliest of the disks'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Bytes to read, as far as known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<i64>,
+    /// Bytes read so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_bytes: Option<i64>,
+    /// Bytes stored so far, compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<i64>,
+    /// Read of total, 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<i32>,
+    /// The disks of the point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub disks: Vec<DiskResult>,
+}
+
+/// What became of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskResult {
+    /// The volume's name in the virtual machine.
+    pub name: String,
+    /// Its size in bytes.
+    pub size_bytes: i64,
+    /// `full`, `incremental` or `reread`.
+    pub decision: String,
+    /// Why.
+    pub reason: String,
+    /// Bytes read of it.
+    pub read_bytes: i64,
+    /// Bytes stored of it, compressed.
+    pub stored_bytes: i64,
+}
