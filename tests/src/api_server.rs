@@ -1,0 +1,235 @@
+//! A real API server of Kubernetes with its etcd: objects are stored, validated and refused, and nobody acts on them.
+
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cache::tool;
+use crate::process::{Must, run_with_input, wait_until};
+
+/// How long it may take to start on a busy machine.
+const START: Duration = Duration::from_mins(5);
+
+/// How much later than itself what it serves of a definition may be there.
+const SERVED: Duration = Duration::from_mins(1);
+
+/// Of the servers' own ports: below those that connections take, one of which could otherwise be where a server wants to
+/// listen a second later.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+const ACCEPT_JSON: &str = "Accept: application/json";
+const ACCEPT_TABLE: &str = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io";
+const SEND_OBJECT: &str = "Content-Type: application/json";
+const SEND_MERGE: &str = "Content-Type: application/merge-patch+json";
+const SEND_APPLY: &str = "Content-Type: application/apply-patch+yaml";
+
+/// An API server. It ends with its etcd when it is dropped or when the test process ends, however that happens.
+pub struct ApiServer {
+    dir: PathBuf,
+    port: u16,
+    servers: Child,
+    input: Option<ChildStdin>,
+    namespaces: AtomicU32,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status of HTTP.
+    pub code: u16,
+    /// The object, or why there is none.
+    pub body: Value,
+}
+
+impl ApiServer {
+    /// The one of this process, started when it is first asked for.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<ApiServer> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts one with nothing in it.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("remora-api-").tempdir().must("make the API server's folder");
+        let tools = ["kube-apiserver", "etcd"].map(|name| tool(name, "setup-apiserver"));
+        let ports = free_ports();
+        // What it starts removes it: also when this process is killed.
+        let dir = dir.keep();
+        let mut servers = Command::new(sources().join("serve"))
+            .arg(&dir)
+            .arg(tools[0].parent().must("find the tools' folder"))
+            .args(ports.map(|port| port.to_string()))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .process_group(0) // A Ctrl-C is not for it.
+            .spawn()
+            .must("start the API server");
+        let input = servers.stdin.take();
+        let server = Self { dir, port: ports[0], servers, input, namespaces: AtomicU32::new(0) };
+        wait_until(Log(&server.dir), START, || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).is_ok()
+                && server.try_send("GET", "/readyz", ACCEPT_JSON, "").is_some_and(|answer| answer.code == 200)
+        });
+        server
+    }
+
+    /// The certificate of its CA.
+    fn certificate(&self) -> PathBuf {
+        self.dir.join("apiserver.crt")
+    }
+
+    /// A new namespace.
+    #[track_caller]
+    pub fn namespace(&self) -> String {
+        let name = format!("test-{}", self.namespaces.fetch_add(1, Ordering::Relaxed));
+        self.make_namespace(&name);
+        name
+    }
+
+    /// A namespace of that name.
+    #[track_caller]
+    pub fn make_namespace(&self, name: &str) {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.create("/api/v1/namespaces", &object).ok();
+    }
+
+    /// Applies definitions of resources; they are served when it returns.
+    #[track_caller]
+    pub fn define(&self, definitions: &str) {
+        for path in self.apply_all(DEFINITIONS, definitions) {
+            wait_until(format_args!("{path} is not served"), SERVED, || {
+                condition(&self.get(&path), "Established").is_some_and(|condition| condition["status"] == "True")
+            });
+        }
+    }
+
+    /// An object or a list.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        self.send("GET", path, ACCEPT_JSON, "").ok()
+    }
+
+    /// A list as `kubectl get` shows it: its columns' names, and the cells of its rows.
+    #[track_caller]
+    pub fn table(&self, path: &str) -> Value {
+        self.send("GET", path, ACCEPT_TABLE, "").ok()
+    }
+
+    /// Creates an object in a list, as strictly as `kubectl create`: a field that is not known is an error.
+    #[track_caller]
+    pub fn create(&self, list: &str, object: &Value) -> Answer {
+        self.send("POST", &format!("{list}?fieldValidation=Strict"), SEND_OBJECT, &object.to_string())
+    }
+
+    /// Merges fields into an object.
+    #[track_caller]
+    pub fn merge(&self, path: &str, fields: &Value) -> Answer {
+        let path = format!("{path}?fieldValidation=Strict");
+        self.send("PATCH", &path, SEND_MERGE, &fields.to_string())
+    }
+
+    /// Makes fields of an object what `owner` says, in JSON or YAML, and leaves those of others alone.
+    #[track_caller]
+    pub fn apply(&self, path: &str, owner: &str, object: &str) -> Answer {
+        let path = format!("{path}?fieldManager={owner}&fieldValidation=Strict");
+        self.send("PATCH", &path, SEND_APPLY, object)
+    }
+
+    /// Applies a stream of YAML to a list, as `kubectl apply --server-side` does; gives the objects' paths.
+    #[track_caller]
+    pub fn apply_all(&self, list: &str, stream: &str) -> Vec<String> {
+        let objects = stream.split("---\n").filter(|text| text.contains("\nkind: "));
+        let applied = objects.map(|object| {
+            let name = object.split("\n  name: ").nth(1).and_then(|rest| rest.lines().next());
+            let path = format!("{list}/{}", name.must("find the name of an object"));
+            self.apply(&path, "tests", object).ok();
+            path
+        });
+        applied.collect()
+    }
+
+    #[track_caller]
+    fn send(&self, method: &str, path: &str, header: &str, body: &str) -> Answer {
+        self.try_send(method, path, header, body).must(format_args!("have an answer to {method} {path}"))
+    }
+
+    /// None if there was no answer.
+    fn try_send(&self, method: &str, path: &str, header: &str, body: &str) -> Option<Answer> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", "--request", method]);
+        curl.arg("--cacert").arg(self.certificate());
+        curl.args(["--header", "Authorization: Bearer owner", "--header", header]);
+        if !body.is_empty() {
+            curl.args(["--data-binary", "@-"]);
+        }
+        let ran = run_with_input(curl.arg(format!("https://127.0.0.1:{}{path}", self.port)), body.as_bytes());
+        let (body, code) = ran.text().rsplit_once('\n').filter(|_| ran.status.success())?;
+        let body = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+        Some(Answer { code: code.parse().ok()?, body })
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        self.servers.wait().ok();
+    }
+}
+
+impl Answer {
+    /// The object; a panic with the reason if there is none.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert!(self.code < 300, "{}: {:#}", self.code, self.body);
+        self.body
+    }
+
+    /// Why it was refused; a panic if it was not.
+    #[track_caller]
+    pub fn refused(self) -> String {
+        assert!((400..500).contains(&self.code), "wanted a refusal: {}: {:#}", self.code, self.body);
+        self.body["message"].as_str().must("find the reason of a refusal").to_owned()
+    }
+}
+
+/// Where the definitions of resources are.
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A condition of an object.
+fn condition(object: &Value, kind: &str) -> Option<Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind).cloned()
+}
+
+/// The log of a server that did not start, read when it is told.
+struct Log<'a>(&'a Path);
+
+impl fmt::Display for Log<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let log = fs::read_to_string(self.0.join("apiserver.log")).unwrap_or_default();
+        let last: Vec<_> = log.lines().rev().take(5).collect();
+        write!(f, "the API server does not start: {last:#?}")
+    }
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/apiserver")
+}
+
+/// Three different ports at which nobody listens.
+fn free_ports() -> [u16; 3] {
+    // Held together, so that they differ.
+    let held = [(); 3].map(|()| {
+        let mut tries =
+            std::iter::repeat_with(|| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)))).take(100);
+        tries.find_map(Result::ok).must("find a free port")
+    });
+    held.map(|listener| listener.local_addr().must("read a port").port())
+}
