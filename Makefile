@@ -14,6 +14,8 @@ export PATH := $(tools)/bin:$(PATH)
 
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 600
+# What components are built for.
+guests := wasm32-unknown-unknown
 CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
@@ -33,8 +35,10 @@ help:
 	@echo 'make fuzz    fuzz each parser for FUZZ_SECONDS=$(FUZZ_SECONDS) (needs the nightly toolchain and cargo-fuzz)'
 	@echo 'make setup   only install the packages that the others need'
 
+# The built-in policies are components: agent/plugins/build.rs builds them for this target.
 setup:
 	@tests/install-packages
+	@rustup target list --installed | grep --quiet --line-regexp $(guests) || rustup target add $(guests)
 
 # The S3 server of the tests. Needs Go 1.21 or later, which fetches the version that it is written for.
 setup-s3:
@@ -87,8 +91,12 @@ bench: build setup-s3 setup-kopia
 
 lint: setup setup-deny
 	cargo fmt --all --check
+	cargo fmt --all --check --manifest-path policies/Cargo.toml
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
+	    --target-dir '$(built)/policies' -- -D warnings
 	cargo deny --locked --workspace check bans licenses sources
+	cargo deny --locked --manifest-path policies/Cargo.toml --config deny.toml --workspace check bans licenses sources
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --release --workspace --no-deps
 
 # Unoptimised: it runs for a second and takes minutes to build.

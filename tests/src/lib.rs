@@ -8,6 +8,7 @@
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.
 
 mod age;
+pub mod agent;
 pub mod api_server;
 mod cache;
 mod capabilities;
@@ -30,6 +31,7 @@ pub mod small;
 pub mod truth;
 
 pub use age::age;
+pub use agent::RemoraAgent;
 pub use api_server::{Answer, ApiServer};
 pub use cache::tool;
 pub use domain::{Domain, DomainBuilder};

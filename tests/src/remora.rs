@@ -1,11 +1,12 @@
 //! Running `remora` as a user does: its built binary, with its environment set for this one child.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -85,7 +86,7 @@ impl Remora {
 
     /// The command, not yet started. It sees no `REMORA_*` of ours but those that were set.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(program("remora"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("REMORA_") {
                 command.env_remove(name);
@@ -132,22 +133,25 @@ impl Remora {
     }
 }
 
-/// The binary to test: `REMORA_BIN`, or the one of this build beside the test's own.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(given) = std::env::var_os("REMORA_BIN") {
-            return given.into();
-        }
-        let own = std::env::current_exe().must("find this program");
-        let folders = own.ancestors().skip(1).take(2); // Tests lie in `deps`, programs beside it.
-        let found = folders.map(|folder| folder.join("remora")).find(|path| path.is_file());
-        let binary = found.must(format_args!("find the program remora near {}: run `make build`", own.display()));
-        if let Err(newer) = assert_fresh(&binary) {
-            panic!("{} is older than {newer}: run `make build` (or set REMORA_BIN)", binary.display());
-        }
-        binary
-    })
+/// A program to test: the one of this build beside the test's own; for `remora`, `REMORA_BIN` goes before it.
+pub(crate) fn program(name: &str) -> PathBuf {
+    static CHECKED: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    if let Some(given) = std::env::var_os("REMORA_BIN").filter(|_| name == "remora") {
+        return given.into();
+    }
+    let mut checked = CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = checked.get(name) {
+        return known.clone();
+    }
+    let own = std::env::current_exe().must("find this program");
+    let folders = own.ancestors().skip(1).take(2); // Tests lie in `deps`, programs beside it.
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    let binary = found.must(format_args!("find the program {name} near {}: run `make build`", own.display()));
+    if let Err(newer) = assert_fresh(&binary) {
+        panic!("{} is older than {newer}: run `make build` (or set REMORA_BIN)", binary.display());
+    }
+    checked.insert(name.to_owned(), binary.clone());
+    binary
 }
 
 /// The first of a binary's sources (cargo lists them beside it) that is newer than it.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod agent;
 mod build;
 mod cases;
 mod changed_only;

@@ -3,6 +3,7 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
 mod backup;
+mod policy;
 mod read;
 mod repository;
 mod upkeep;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use remora_core::{PointId, VmName};
 
 pub(crate) use self::backup::Backup;
+pub(crate) use self::policy::{ActionArg, Explain, PolicyCommand};
 pub(crate) use self::read::{Cp, Diff, Export, ImageFormat, Mount, Restore};
 pub(crate) use self::repository::{Copy, KeyCommand, RepoCommand};
 pub(crate) use self::upkeep::{Hold, Prune, Verify};
@@ -161,6 +163,11 @@ pub(crate) enum Command {
     },
     /// Hold a point against every rule of `remora prune`
     Hold(Hold),
+    /// Try policies before they are in force: their documents, golden cases, and what they would decide
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Print the completion script of a shell
     Completions {
         /// The shell

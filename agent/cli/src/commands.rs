@@ -13,6 +13,7 @@ mod key;
 mod lost;
 mod mount;
 mod points;
+mod policy;
 mod prune;
 mod renew;
 mod repo;
@@ -44,6 +45,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Verify(args) => verify::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
         Command::Gc { vm, dry_run } => gc::run(context, vm, gc::mode(dry_run)).await,
+        Command::Policy { command } => policy::run(context, command).await,
         Command::Hold(args) => hold::run(context, args).await,
         Command::Completions { .. } | Command::Crds | Command::Watchdog => {
             Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))

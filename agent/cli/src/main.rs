@@ -16,6 +16,6 @@ mod secret;
 mod settings;
 mod size;
 
-fn main() -> std::process::ExitCode {
-    run::run()
+fn main() {
+    remora_source::leave(run::run())
 }

@@ -1,6 +1,6 @@
 //! A run of the command: from the arguments to the exit code.
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::{CommandFactory, Parser};
 use remora_core::{Error, ErrorKind, Result};
@@ -19,8 +19,8 @@ use crate::settings::{Settings, output_of};
 /// Threads that may block at once: reading and writing files, hashing, compressing.
 const BLOCKING_THREADS: usize = 24;
 
-/// Everything.
-pub(crate) fn run() -> ExitCode {
+/// Everything; the exit code.
+pub(crate) fn run() -> u8 {
     // First of all, while there is one thread only.
     let environment = Environment::take();
     memory::tune_allocator();
@@ -53,18 +53,18 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn end(result: Result<()>, format: OutputFormat) -> ExitCode {
+fn end(result: Result<()>, format: OutputFormat) -> u8 {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             say(&render(&error, format));
-            ExitCode::from(exit_code(error.kind()))
+            exit_code(error.kind())
         }
     }
 }
 
 /// Bad usage, or help. clap says it well for people; scripts that ask for JSON get JSON.
-fn usage(error: &clap::Error, environment: &Environment) -> ExitCode {
+fn usage(error: &clap::Error, environment: &Environment) -> u8 {
     let wants_json = std::env::args().any(|arg| matches!(arg.as_str(), "-ojson" | "--output=json"))
         || std::env::args().zip(std::env::args().skip(1)).any(|(a, b)| (a == "-o" || a == "--output") && b == "json")
         || output_of(&Flags::default(), environment).is_ok_and(|format| format == Some(OutputFormat::Json));
@@ -72,10 +72,10 @@ fn usage(error: &clap::Error, environment: &Environment) -> ExitCode {
         let text = error.render().to_string();
         let error = Error::new(ErrorKind::Invalid, text.trim_end().trim_start_matches("error: "));
         say(&render(&error, OutputFormat::Json));
-        return ExitCode::from(USAGE);
+        return USAGE;
     }
-    error.print().ok();
-    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+    error.print().and_then(|()| std::io::stdout().flush()).ok();
+    if error.use_stderr() { USAGE } else { 0 }
 }
 
 fn in_runtime(context: Context, command: Command) -> Result<()> {
@@ -117,7 +117,7 @@ async fn cancel_on_signal(cancel: CancellationToken) {
         if first {
             cancel.cancel();
         } else {
-            std::process::exit(exit_code(ErrorKind::Cancelled).into());
+            remora_source::leave(exit_code(ErrorKind::Cancelled));
         }
     }
 }

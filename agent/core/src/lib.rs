@@ -10,6 +10,7 @@ pub mod extent;
 pub mod name;
 pub mod plan;
 pub mod point;
+pub mod policy;
 pub mod ports;
 pub mod range;
 pub mod retention;

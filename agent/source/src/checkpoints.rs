@@ -99,10 +99,10 @@ async fn remove_forgotten(
 fn remove_now(domain: &Domain, name: &str) -> std::result::Result<Removed, virt::error::Error> {
     match raw::delete_checkpoint(domain, name, Delete::Whole) {
         Ok(()) => Ok(Removed::Yes),
-        Err(error) if error.code().is(ErrorNumber::NoDomainCheckpoint) => Ok(Removed::Yes),
+        Err(error) if error.code() == ErrorNumber::NoDomainCheckpoint => Ok(Removed::Yes),
         Err(_) if !domain.is_active()? => Ok(Removed::Later),
         // "bitmap 'x' not found in backing chain of 'vda'": it died with QEMU; there is nothing more to remove.
-        Err(error) if error.code().is(ErrorNumber::InternalError) && error.message().contains("not found") => {
+        Err(error) if error.code() == ErrorNumber::InternalError && error.message().contains("not found") => {
             raw::delete_checkpoint(domain, name, Delete::MetadataOnly).map(|()| Removed::Yes)
         }
         Err(error) => Err(error),

@@ -39,7 +39,7 @@ impl Claimed {
             };
         let lock = take_lock(&domain, &options, deadline).await?;
         end_jobs(&domain, deadline).await?;
-        let xml = domain.call(USUAL, Repeat::Safe, |d| d.xml_desc(0)).await;
+        let xml = domain.call(USUAL, Repeat::Safe, |d| d.get_xml_desc(0)).await;
         let xml = xml.map_err(|error| error.while_doing("reading its definition"))?;
         let definition = definition::parse(&xml)?;
         files::remove_left_behind(&options.run_dir, &domain.uuid, &scratch_folders(&options, &definition));
@@ -121,7 +121,7 @@ async fn current_job(domain: &DomainHandle) -> std::result::Result<Option<Runnin
         if !domain.is_active()? {
             return Ok(None);
         }
-        let kind = sys::virDomainJobType::try_from(domain.job_info()?.r#type).unwrap_or(sys::VIR_DOMAIN_JOB_NONE);
+        let kind = sys::virDomainJobType::try_from(domain.get_job_info()?.r#type).unwrap_or(sys::VIR_DOMAIN_JOB_NONE);
         let runs = matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED);
         Ok(runs.then(|| RunningJob::Foreign("a job of libvirt (see `virsh domjobinfo`)".into())))
     };

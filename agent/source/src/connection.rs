@@ -102,9 +102,25 @@ impl CallError {
 
     fn of(error: &virt::error::Error, connection: Option<&Connect>) -> Self {
         let alive = connection.is_some_and(|c| c.is_alive().unwrap_or(false));
-        let broke = error.domain().is(ErrorDomain::Rpc) && !error.code().is(ErrorNumber::NoSupport);
-        let cause = if alive && !broke { Cause::Said(error.code().known()) } else { Cause::Lost };
+        let broke = error.domain() == ErrorDomain::Rpc && error.code() != ErrorNumber::NoSupport;
+        let cause = if alive && !broke {
+            Cause::Said(Some(error.code()).filter(|number| *number != ErrorNumber::Last))
+        } else {
+            Cause::Lost
+        };
         Self { message: error.message().to_owned(), cause }
+    }
+}
+
+/// A reference to a connection, given back when it is dropped: virt 0.4 counts references and leaves that to its user.
+#[derive(Clone, Debug)]
+struct Counted(Connect);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.close() {
+            tracing::debug!(%error, "giving a connection back");
+        }
     }
 }
 
@@ -113,7 +129,7 @@ impl CallError {
 pub(crate) struct Libvirt {
     uri: String,
     /// Shared with the threads that calls run in; empty until first used and after a loss.
-    slot: Arc<Mutex<Option<Connect>>>,
+    slot: Arc<Mutex<Option<Counted>>>,
     /// After the first success a refused connection means a restart, and is worth trying again.
     was_connected: AtomicBool,
 }
@@ -187,7 +203,7 @@ impl Drop for Libvirt {
 }
 
 fn with_connection<T>(
-    slot: &Mutex<Option<Connect>>,
+    slot: &Mutex<Option<Counted>>,
     uri: &str,
     work: &(impl Fn(&Connect) -> Result<T, virt::error::Error> + ?Sized),
 ) -> Result<T, CallError> {
@@ -196,9 +212,10 @@ fn with_connection<T>(
         connection
     } else {
         let new = Connect::open(Some(uri)).map_err(|error| CallError::of(&error, None))?;
+        let new = Counted(new);
         slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(new).clone()
     };
-    work(&connection).map_err(|error| CallError::of(&error, Some(&connection)))
+    work(&connection.0).map_err(|error| CallError::of(&error, Some(&connection.0)))
 }
 
 /// One domain of a libvirt.
@@ -218,7 +235,7 @@ impl DomainHandle {
         work: impl Fn(&Domain) -> Result<T, virt::error::Error> + Send + Sync + 'static,
     ) -> Result<T, CallError> {
         let uuid = self.uuid.clone();
-        let work = move |connection: &Connect| work(&connection.lookup_domain_by_uuid_string(&uuid)?);
+        let work = move |connection: &Connect| work(&Domain::lookup_by_uuid_string(connection, &uuid)?);
         self.libvirt.call(limit, repeat, work).await
     }
 
@@ -242,14 +259,33 @@ mod tests {
         let error = call.await.unwrap_err();
         assert!(!error.is_answer());
         assert_eq!(error.while_doing("waiting").kind(), ErrorKind::Unavailable);
-        libvirt.call(USUAL, Repeat::Never, Connect::lib_version).await.expect("a new connection is made");
+        libvirt.call(USUAL, Repeat::Never, Connect::get_lib_version).await.expect("a new connection is made");
+    }
+
+    #[test]
+    fn every_reference_to_a_connection_is_given_back() {
+        let slot = Mutex::default();
+        let with =
+            |work: &dyn Fn(&Connect) -> Result<(), virt::error::Error>| with_connection(&slot, "test:///default", work);
+        let ours = Mutex::default();
+        with(&|connection| {
+            *ours.lock().unwrap() = Some(connection.clone());
+            Ok(())
+        })
+        .unwrap();
+        with(&|connection| Domain::lookup_by_name(connection, "test")?.get_xml_desc(0).map(drop)).unwrap();
+        with(&|connection| connection.list_all_domains(0).map(drop)).unwrap();
+        with(&|connection| Domain::lookup_by_name(connection, "no such").map(drop)).unwrap_err();
+        drop(slot.lock().unwrap().take());
+        // libvirt says how it is with the connection: 0 if this was the last reference, 1 if there are more.
+        assert_eq!(ours.lock().unwrap().take().unwrap().close(), Ok(0));
     }
 
     #[tokio::test]
     async fn a_libvirt_that_is_not_there_is_unavailable_at_once() {
         let libvirt = Libvirt::new("qemu+unix:///system?socket=/nonexistent/libvirt-sock".into());
         let start = Instant::now();
-        let error = libvirt.call(USUAL, Repeat::Safe, Connect::lib_version).await.unwrap_err();
+        let error = libvirt.call(USUAL, Repeat::Safe, Connect::get_lib_version).await.unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(5));
         let error = error.while_doing("connecting");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -259,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn what_libvirt_says_keeps_its_number() {
         let libvirt = Libvirt::new("test:///default".into());
-        let error = libvirt.call(USUAL, Repeat::Safe, |c| c.lookup_domain_by_name("no such")).await.unwrap_err();
+        let error = libvirt.call(USUAL, Repeat::Safe, |c| Domain::lookup_by_name(c, "no such")).await.unwrap_err();
         assert_eq!(error.number(), Some(ErrorNumber::NoDomain));
         assert_eq!(error.while_doing("looking").kind(), ErrorKind::NotFound);
     }

@@ -28,11 +28,11 @@ pub struct Check {
 impl LibvirtSource {
     /// Looks whether backups can work here. Never fails: what cannot be found out is a check that is not good.
     pub async fn doctor(&self) -> Vec<Check> {
-        let version = self.ask(|c| Ok(dotted(c.lib_version()?))).await;
+        let version = self.ask(|c| Ok(dotted(c.get_lib_version()?))).await;
         let reached = version.is_ok();
         let mut checks = vec![self.check("libvirt", version.map(|v| format!("{v} at {}", self.uri())))];
         if reached {
-            let qemu = self.ask(|c| Ok(dotted(c.hyp_version()?))).await;
+            let qemu = self.ask(|c| Ok(dotted(c.get_hyp_version()?))).await;
             checks.push(self.check("QEMU", qemu));
             checks.push(self.backup_jobs().await);
         }
@@ -57,7 +57,7 @@ impl LibvirtSource {
     /// libvirt says `<backup supported='yes'/>` from 7.2 on, with a QEMU from 4.2 on.
     async fn backup_jobs(&self) -> Check {
         let name = "incremental backup";
-        match self.ask(|c| c.domain_capabilities(None, None, None, None, 0)).await {
+        match self.ask(|c| c.get_domain_capabilities(None, None, None, None, 0)).await {
             Ok(xml) if backup_supported(&xml) => {
                 Check { name, ok: true, detail: "libvirt and QEMU can do it".into(), advice: None }
             }

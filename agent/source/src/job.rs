@@ -72,9 +72,9 @@ fn checkpoint_of(export: &str, disk: &str) -> Option<CheckpointName> {
 pub(crate) fn running(domain: &Domain) -> Result<Option<RunningJob>, Error> {
     match raw::backup_xml(domain) {
         Ok(xml) => Ok(Some(RunningJob::parse(&xml))),
-        Err(error) if error.code().is(ErrorNumber::NoDomainBackup) => Ok(None),
+        Err(error) if error.code() == ErrorNumber::NoDomainBackup => Ok(None),
         // A domain that is off runs no job.
-        Err(error) if error.code().is(ErrorNumber::OperationInvalid) => Ok(None),
+        Err(error) if error.code() == ErrorNumber::OperationInvalid => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -96,7 +96,7 @@ pub(crate) fn end(domain: &Domain, checkpoint: &CheckpointName) -> Result<JobEnd
     }
     match raw::abort_job(domain) {
         // It ended between the two calls.
-        Err(error) if error.code().is(ErrorNumber::OperationInvalid) => {}
+        Err(error) if error.code() == ErrorNumber::OperationInvalid => {}
         result => result?,
     }
     let start = Instant::now();

@@ -19,6 +19,7 @@ mod extents;
 mod files;
 mod guard;
 mod identity;
+mod inventory;
 mod job;
 mod lock;
 mod open;
@@ -35,5 +36,7 @@ mod vm;
 pub mod watchdog;
 
 pub use doctor::Check;
+pub use inventory::Found;
 pub use options::LibvirtOptions;
+pub use raw::leave;
 pub use source::LibvirtSource;

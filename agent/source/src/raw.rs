@@ -1,5 +1,5 @@
 //! The calls of libvirt that the `virt` crate lacks, or whose wrappers there ignore failure and then read memory that
-//! was never written (`Domain::block_info`, `Domain::state` of virt 0.5). The only `unsafe` of this crate.
+//! was never written (`Domain::block_info`, `Domain::state` of virt). The only `unsafe` of this crate.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -31,10 +31,23 @@ pub(crate) enum Delete {
     MetadataOnly,
 }
 
+/// Ends this process at once, as it is; what is to be seen of it must have been flushed. Threads may still be inside
+/// libvirt (one that hangs is left to itself, a connection is closed in the background), and an ordinary exit lets the C
+/// libraries clean up what those threads use.
+pub fn leave(code: u8) -> ! {
+    // SAFETY: it takes a number and does not return; nothing of this process is used any more.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// A text for libvirt. Names and XML hold no NUL byte; should one, libvirt's last error stands for it, or an unknown one.
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::last_error())
+}
+
 /// Starts a backup job, and creates a checkpoint at the same instant if its XML is given.
 pub(crate) fn backup_begin(domain: &Domain, backup: &str, checkpoint: Option<&str>) -> Result<()> {
-    let backup = CString::new(backup)?;
-    let checkpoint = checkpoint.map(CString::new).transpose()?;
+    let backup = c_string(backup)?;
+    let checkpoint = checkpoint.map(c_string).transpose()?;
     let checkpoint = checkpoint.as_ref().map_or(ptr::null(), |text| text.as_ptr());
     // SAFETY: `domain` holds a reference for the whole call; both texts end with NUL and outlive it.
     done(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), backup.as_ptr(), checkpoint, 0) })
@@ -67,7 +80,7 @@ pub(crate) fn checkpoints(domain: &Domain) -> Result<Vec<RawCheckpoint>> {
 
 /// Deletes a checkpoint.
 pub(crate) fn delete_checkpoint(domain: &Domain, name: &str, delete: Delete) -> Result<()> {
-    let name = CString::new(name)?;
+    let name = c_string(name)?;
     // SAFETY: `domain` holds a reference; the name outlives the call.
     let checkpoint = unsafe { sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0) };
     if checkpoint.is_null() {
@@ -105,7 +118,7 @@ pub(crate) fn set_agent_timeout(domain: &Domain, seconds: Option<u16>) -> Result
 
 /// The size of a disk in bytes, as the guest sees it.
 pub(crate) fn disk_size(domain: &Domain, target: &str) -> Result<u64> {
-    let target = CString::new(target)?;
+    let target = c_string(target)?;
     let mut info = MaybeUninit::<sys::virDomainBlockInfo>::zeroed();
     // SAFETY: `domain` holds a reference, the name outlives the call, `info` has the type that libvirt fills.
     done(unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), info.as_mut_ptr(), 0) })?;

@@ -40,7 +40,7 @@ impl LibvirtSource {
     /// The names of all VMs, sorted; those that are shut off too.
     pub async fn vms(&self) -> Result<Vec<VmName>> {
         let list = |connection: &Connect| {
-            connection.list_all_domains(0)?.iter().map(Domain::name).collect::<std::result::Result<Vec<_>, _>>()
+            connection.list_all_domains(0)?.iter().map(Domain::get_name).collect::<std::result::Result<Vec<_>, _>>()
         };
         let names = self.libvirt.call(USUAL, Repeat::Safe, list).await;
         let names = names.map_err(|error| error.while_doing(format_args!("listing the VMs of {}", self.uri())))?;
@@ -52,7 +52,7 @@ impl LibvirtSource {
     /// The domain of that name.
     async fn find(&self, vm: &VmName) -> Result<DomainHandle> {
         let name = vm.clone();
-        let lookup = move |connection: &Connect| connection.lookup_domain_by_name(name.as_str())?.uuid_string();
+        let lookup = move |connection: &Connect| Domain::lookup_by_name(connection, name.as_str())?.get_uuid_string();
         match self.libvirt.call(USUAL, Repeat::Safe, lookup).await {
             Ok(uuid) => Ok(DomainHandle { libvirt: Arc::clone(&self.libvirt), vm: vm.clone(), uuid }),
             Err(error) => {

@@ -11,7 +11,6 @@
 //! It is told about the job, and then about each step, by lines on its standard input, and answers with lines of JSON.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,14 +98,14 @@ pub(crate) enum Event {
 }
 
 /// The whole life of a watchdog process. Standard input and output belong to the run that started it.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     // Away from the terminal: Ctrl-C and Ctrl-Z are for the run. Fails only if that is so already.
     nix::unistd::setsid().ok();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             say(&error);
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let result = runtime.block_on(async {
@@ -120,10 +119,10 @@ pub fn main() -> ExitCode {
     // The thread that reads standard input may never end.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             say(&error);
-            ExitCode::FAILURE
+            1
         }
     }
 }

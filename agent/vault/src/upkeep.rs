@@ -4,7 +4,8 @@ use futures::TryStreamExt;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use object_store::path::Path;
-use remora_core::retention::{Candidate, Fate, Rules, Verdict, plan};
+use remora_core::policy::Retention;
+use remora_core::retention::{Candidate, Fate, Verdict};
 use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use serde::Serialize;
 
@@ -69,7 +70,7 @@ impl Vault {
 
     /// Drops the points that no rule keeps, of one VM or of all: a tombstone for each VM. Their bytes go with later
     /// collections. The rules are asked with the store's time, for a host's clock may be wrong.
-    pub async fn prune(&self, vm: Option<&VmName>, rules: &Rules, mode: Mode) -> Result<Vec<Pruned>> {
+    pub async fn prune(&self, vm: Option<&VmName>, rules: &dyn Retention, mode: Mode) -> Result<Vec<Pruned>> {
         let vault = &self.0;
         let now = vault.now().await?;
         let mut all = Vec::new();
@@ -154,7 +155,7 @@ impl Repository {
 async fn prune_one(
     vault: &Repository,
     vm: Folder,
-    rules: &Rules,
+    rules: &dyn Retention,
     mode: Mode,
     now: Timestamp,
 ) -> Result<Option<Pruned>> {
@@ -162,7 +163,7 @@ async fn prune_one(
     loop {
         let sequence = vault.sequence(vm).await?;
         let Some((name, candidates)) = candidates(vault, vm, &sequence).await? else { return Ok(None) };
-        let verdicts = plan(&candidates, rules, now);
+        let verdicts = rules.judge(&name, &candidates, now).await?;
         let mut tombstone = sequence.next_tombstone();
         let dropped = verdicts.iter().filter(|verdict| verdict.fate == Fate::Drop);
         let dropped: Vec<u64> = dropped.map(|verdict| verdict.point.sequence()).collect();

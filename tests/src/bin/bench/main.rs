@@ -18,6 +18,7 @@ mod incremental;
 mod measure;
 mod memory;
 mod peers;
+mod plugins;
 mod report;
 mod restore;
 mod s3;
@@ -34,7 +35,7 @@ use setting::Setting;
 type Bench = (&'static str, fn(&Setting) -> Vec<Row>);
 
 /// What can be measured, in the order of the table.
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     ("full", full::measure),
     ("incremental", incremental::measure),
     ("fragments", fragments::measure),
@@ -43,6 +44,7 @@ const BENCHES: [Bench; 9] = [
     ("restore", restore::measure),
     ("s3", s3::measure),
     ("scale", scale::measure),
+    ("plugins", plugins::measure),
     ("peers", peers::measure),
 ];
 

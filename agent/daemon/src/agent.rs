@@ -1,0 +1,190 @@
+//! The loop: what is due is started, so many at once, one a VM; what has ended is written down.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use remora_core::{Error, ErrorKind, Result, VmName};
+use remora_plugins::set::Generation;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{Charge, Ledger};
+use crate::metrics::{Metrics, OfPolicy, OfRun, OfVm, RunOutcome};
+use crate::plan::{Job, Planner, Power, Vm};
+use crate::work::{Done, Due, Keepers, Soundness, Tools};
+
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often libvirt is asked which VMs there are.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// The agent's state.
+pub(crate) struct Agent {
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) policies: watch::Receiver<Arc<Generation>>,
+    pub(crate) ledger: Ledger,
+    pub(crate) parallel: usize,
+    pub(crate) cancel: CancellationToken,
+    planner: Planner,
+    vms: Vec<Vm>,
+    looked: Option<tokio::time::Instant>,
+    /// VMs that a run is at work on.
+    busy: HashSet<VmName>,
+    running: JoinSet<Ended>,
+}
+
+/// A run that has ended.
+struct Ended {
+    charge: Charge,
+    begun: Timestamp,
+    result: Result<Done>,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        tools: Arc<Tools>,
+        metrics: Arc<Metrics>,
+        policies: watch::Receiver<Arc<Generation>>,
+        ledger: Ledger,
+        parallel: usize,
+    ) -> Self {
+        let cancel = tools.cancel.clone();
+        let (planner, vms, looked, busy) = (Planner::default(), Vec::new(), None, HashSet::new());
+        Self { tools, metrics, policies, ledger, parallel, cancel, planner, vms, looked, busy, running: JoinSet::new() }
+    }
+
+    /// Works until it is told to stop; then lets runs end cleanly.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let cancel = self.cancel.clone();
+        while !cancel.is_cancelled() {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = self.look() => {}
+            }
+            self.start_what_is_due().await;
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                _ = ticks.tick() => {}
+                Ok(()) = self.policies.changed() => {}
+                Some(ended) = self.running.join_next() => self.note(ended),
+            }
+        }
+        // The same token stops the runs: each gives its job back and leaves no trace.
+        while let Some(ended) = self.running.join_next().await {
+            self.note(ended);
+        }
+        self.ledger.save()
+    }
+
+    /// Looks which VMs there are. While libvirt does not answer, those of before are there.
+    async fn look(&mut self) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return;
+        }
+        match self.tools.source.inventory().await {
+            Ok(found) => {
+                let power = |running| if running { Power::On } else { Power::Off };
+                self.vms = found.into_iter().map(|vm| Vm { power: power(vm.running), facts: vm.facts }).collect();
+                self.looked = Some(tokio::time::Instant::now());
+            }
+            Err(error) => tracing::warn!(error = error.chain(), "the VMs of this host are not known anew"),
+        }
+    }
+
+    async fn start_what_is_due(&mut self) {
+        let generation = Arc::clone(&self.policies.borrow_and_update());
+        let now = Timestamp::now();
+        let (jobs, failures) = self.planner.due(&generation, &self.vms, &mut self.ledger, now).await;
+        for (policy, kind, error) in failures {
+            tracing::error!(policy, error = error.chain(), "{kind} failed; what it last answered stays");
+            self.metrics.policy_failures.get_or_create(&OfPolicy { policy, decides: kind.to_string() }).inc();
+        }
+        let mut waiting = 0;
+        for job in jobs {
+            if self.running.len() < self.parallel && !self.busy.contains(&job.vm.name) {
+                self.start(job, &generation, now);
+            } else {
+                waiting += 1;
+            }
+        }
+        self.metrics.running.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+        self.metrics.waiting.set(waiting);
+    }
+
+    fn start(&mut self, job: Job, generation: &Generation, now: Timestamp) {
+        let selects = |policy: &str| self.planner.selects(&Charge { policy: policy.into(), vm: job.vm.name.clone() });
+        let keepers = Keepers::of(generation, &job, &self.tools.repositories, selects);
+        let verified = self.ledger.entry(&job.charge, now).verified;
+        let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
+        let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
+        tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), "a run begins");
+        self.busy.insert(job.vm.name.clone());
+        let tools = Arc::clone(&self.tools);
+        self.running.spawn(async move {
+            let result = tools.run(&job, keepers, verify).await;
+            Ended { charge: job.charge, begun: now, result }
+        });
+    }
+
+    /// Writes down how a run ended.
+    fn note(&mut self, ended: std::result::Result<Ended, tokio::task::JoinError>) {
+        let Ended { charge, begun, result } = match ended {
+            Ok(ended) => ended,
+            Err(died) => {
+                // Which one is not known: nobody is kept from a next run.
+                tracing::error!(%died, "a run died");
+                self.busy.clear();
+                return;
+            }
+        };
+        self.busy.remove(&charge.vm);
+        let of_vm = OfVm { policy: charge.policy.clone(), vm: charge.vm.as_str().into() };
+        let written = match result {
+            Ok(done) => {
+                self.count(&charge, &of_vm, &done);
+                let verified = done.verified;
+                let written = self.ledger.succeeded(&charge, begun, done.run);
+                verified.map_or(Ok(()), |_| self.ledger.verified(&charge, Timestamp::now())).and(written)
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled && self.cancel.is_cancelled() => Ok(()),
+            Err(error) => {
+                tell(&charge, &error, "a run failed");
+                self.runs(&charge, RunOutcome::Failed);
+                self.ledger.failed(&charge, begun, Timestamp::now())
+            }
+        };
+        if let Err(error) = written {
+            tracing::error!(error = error.chain(), "what was done may be done again after a restart");
+        }
+    }
+
+    fn count(&self, charge: &Charge, of_vm: &OfVm, done: &Done) {
+        tracing::info!(policy = charge.policy, vm = charge.vm.as_str(), read = done.run.changed, "a point was made");
+        for problem in &done.problems {
+            tell(charge, problem, "the point is there, but");
+        }
+        self.runs(charge, RunOutcome::Succeeded);
+        self.metrics.last_point.get_or_create(of_vm).set(done.run.time.as_duration().as_secs_f64());
+        self.metrics.stored.get_or_create(of_vm).inc_by(done.stored);
+        self.metrics.dropped.get_or_create(of_vm).inc_by(done.dropped as u64);
+        if let Some(soundness) = done.verified {
+            self.metrics.damaged.get_or_create(of_vm).set(i64::from(soundness == Soundness::Damaged));
+        }
+    }
+
+    fn runs(&self, charge: &Charge, outcome: RunOutcome) {
+        self.metrics.runs.get_or_create(&OfRun { policy: charge.policy.clone(), outcome }).inc();
+    }
+}
+
+fn tell(charge: &Charge, error: &Error, what: &str) {
+    let advice = error.advice().unwrap_or_default();
+    tracing::error!(policy = charge.policy, vm = charge.vm.as_str(), error = error.chain(), advice, "{what}");
+}

@@ -1,0 +1,158 @@
+//! Metrics, all with the prefix `remora_`. docs/policies.md lists them; a test compares.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use remora_plugins::set::Generation;
+
+/// A VM under a policy. There are as many as the host has VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfVm {
+    pub(crate) policy: String,
+    pub(crate) vm: String,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfRun {
+    pub(crate) policy: String,
+    pub(crate) outcome: RunOutcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum RunOutcome {
+    Succeeded,
+    Failed,
+}
+
+/// A call of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfPolicy {
+    pub(crate) policy: String,
+    pub(crate) decides: String,
+}
+
+/// A file of the policy folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfFile {
+    pub(crate) file: String,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) registry: Registry,
+    pub(crate) runs: Family<OfRun, Counter>,
+    pub(crate) last_point: Family<OfVm, Seconds>,
+    pub(crate) stored: Family<OfVm, Counter>,
+    pub(crate) dropped: Family<OfVm, Counter>,
+    pub(crate) damaged: Family<OfVm, Gauge>,
+    pub(crate) running: Gauge,
+    pub(crate) waiting: Gauge,
+    pub(crate) policy_failures: Family<OfPolicy, Counter>,
+    generation: Gauge,
+    broken: Family<OfFile, Gauge>,
+    stale_since: Family<OfFile, Seconds>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("remora"),
+            runs: Family::default(),
+            last_point: Family::default(),
+            stored: Family::default(),
+            dropped: Family::default(),
+            damaged: Family::default(),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            policy_failures: Family::default(),
+            generation: Gauge::default(),
+            broken: Family::default(),
+            stale_since: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let all = &mut self.registry;
+        all.register("runs", "Runs that have ended", self.runs.clone());
+        let help = "The instant that the newest point shows, since 1970";
+        all.register_with_unit("last_point_timestamp", help, Unit::Seconds, self.last_point.clone());
+        all.register_with_unit("stored", "What runs have added to repositories", Unit::Bytes, self.stored.clone());
+        all.register("points_dropped", "Points that retention has dropped", self.dropped.clone());
+        all.register("newest_point_damaged", "1 if the last verification found damage", self.damaged.clone());
+        all.register("runs_in_progress", "Runs that are at work", self.running.clone());
+        all.register("runs_waiting", "Runs that are due and wait for their turn", self.waiting.clone());
+        all.register("policy_failures", "Calls of policies that failed", self.policy_failures.clone());
+        all.register("policy_generation", "The generation of policies in force", self.generation.clone());
+        all.register("policy_broken", "1 if the file on disk is not in force", self.broken.clone());
+        let help = "Since when another version than the one on disk is in force, since 1970; 0 if none is";
+        all.register_with_unit("policy_stale_since_timestamp", help, Unit::Seconds, self.stale_since.clone());
+    }
+
+    /// Notes what is in force.
+    pub(crate) fn policies(&self, generation: &Generation) {
+        self.generation.set(i64::try_from(generation.number).unwrap_or(i64::MAX));
+        self.broken.clear();
+        self.stale_since.clear();
+        for file in &generation.files {
+            let of = OfFile { file: file.file.clone() };
+            self.broken.get_or_create(&of).set(i64::from(file.broken.is_some()));
+            let since = file.stale_since().filter(|_| file.active.is_some());
+            self.stale_since.get_or_create(&of).set(since.map_or(0.0, |since| since.as_duration().as_secs_f64()));
+        }
+    }
+
+    /// As Prometheus reads them.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_lists_every_metric_and_no_other() {
+        let metrics = Metrics::new();
+        // A family is told of once it has a member.
+        let of_vm = OfVm { policy: "p".into(), vm: "v".into() };
+        drop(metrics.runs.get_or_create(&OfRun { policy: "p".into(), outcome: RunOutcome::Failed }));
+        drop(metrics.last_point.get_or_create(&of_vm));
+        drop(metrics.stored.get_or_create(&of_vm));
+        drop(metrics.dropped.get_or_create(&of_vm));
+        drop(metrics.damaged.get_or_create(&of_vm));
+        drop(metrics.policy_failures.get_or_create(&OfPolicy { policy: "p".into(), decides: "select".into() }));
+        drop(metrics.broken.get_or_create(&OfFile { file: "f".into() }));
+        drop(metrics.stale_since.get_or_create(&OfFile { file: "f".into() }));
+        let text = metrics.text().unwrap();
+        let guide = include_str!("../../../docs/policies.md");
+        let mut names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        for name in &mut names {
+            *name = name.split(' ').next().unwrap();
+        }
+        assert!(names.len() > 8, "{text}");
+        let mut listed: Vec<_> = guide
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|n| n.starts_with("remora_"))
+            .collect();
+        let bare = |name: &str| name.trim_end_matches("_total").to_owned();
+        let (mut names, mut listed): (Vec<_>, Vec<_>) =
+            (names.drain(..).map(bare).collect(), listed.drain(..).map(bare).collect());
+        names.sort();
+        listed.sort();
+        assert_eq!(listed, names);
+    }
+}

@@ -1,0 +1,234 @@
+//! Which runs are due: from what policies say, what the ledger remembers, and the time. Policies that fail are as if they
+//! had said again what they said last.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use remora_core::policy::{Due, Question, Schedule, Select, VmFacts};
+use remora_core::{Error, VmName};
+use remora_plugins::Kind;
+use remora_plugins::set::{BackupPolicy, Generation};
+
+use crate::ledger::{Charge, Entry, Ledger};
+
+/// A VM of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vm {
+    pub(crate) facts: VmFacts,
+    pub(crate) power: Power,
+}
+
+/// Whether a VM runs: one that does not cannot be backed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Power {
+    On,
+    Off,
+}
+
+/// A policy that failed is not asked again for so long, unless it changes.
+const REST: Duration = Duration::from_mins(1);
+
+/// No two runs are closer by the answer that a policy gave before it failed: that may have been "at once".
+const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
+
+/// Whether a policy selects a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selects {
+    Yes,
+    No,
+    /// It did not answer.
+    Unknown,
+}
+
+/// A run that is due.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) charge: Charge,
+    pub(crate) vm: VmFacts,
+    pub(crate) policy: Arc<BackupPolicy>,
+    /// When it was to start: those that have waited longest go first.
+    pub(crate) start: Timestamp,
+}
+
+/// A policy that failed, in what, and why.
+pub(crate) type Failure = (String, Kind, Error);
+
+/// What was answered last.
+#[derive(Debug, Default)]
+pub(crate) struct Planner {
+    /// By policy, the VMs that it selects, or selected when it last answered.
+    selected: HashMap<String, HashSet<VmName>>,
+    /// Policies that failed, in what, and when they are asked again.
+    failed: HashMap<(String, Kind), Timestamp>,
+    answers: HashMap<Charge, Answer>,
+    /// Of which generation and VMs the selection is.
+    selected_from: Option<(u64, Vec<Vm>)>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    generation: u64,
+    after: Timestamp,
+    due: Due,
+}
+
+impl Answer {
+    /// When the run after what is settled starts. A policy that has not answered since is taken to mean the same time again
+    /// as there was between the last two.
+    fn start(&self, settled: Timestamp) -> Option<Timestamp> {
+        let start = self.due.start?;
+        if self.after == settled {
+            return Some(start);
+        }
+        settled.checked_add(start.duration_since(self.after).max(SHORTEST)).ok()
+    }
+}
+
+impl Planner {
+    /// The runs that are due, those that have waited longest first.
+    pub(crate) async fn due(
+        &mut self,
+        generation: &Generation,
+        vms: &[Vm],
+        ledger: &mut Ledger,
+        now: Timestamp,
+    ) -> (Vec<Job>, Vec<Failure>) {
+        let mut failures = self.select(generation, vms, now).await;
+        let mut jobs = Vec::new();
+        for (policy, _) in generation.backups() {
+            let Some(selected) = self.selected.get(&policy.name) else { continue };
+            let chosen: Vec<_> = vms.iter().filter(|vm| selected.contains(&vm.facts.name)).collect();
+            let charges: Vec<_> =
+                chosen.iter().map(|vm| Charge { policy: policy.name.clone(), vm: vm.facts.name.clone() }).collect();
+            let entries: Vec<Entry> = charges.iter().map(|charge| ledger.entry(charge, now).clone()).collect();
+            let facts: Vec<_> = chosen.iter().map(|vm| &vm.facts).collect();
+            if self.is_asked(&policy.name, Kind::Schedule, now) {
+                let asked = self.ask(generation.number, policy, &facts, &charges, &entries, now).await;
+                self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
+            }
+            for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
+                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.settled));
+                let start = answered.into_iter().chain(entry.retry).min();
+                if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
+                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), start });
+                }
+            }
+        }
+        jobs.sort_by(|a, b| (a.start, &a.charge).cmp(&(b.start, &b.charge)));
+        (jobs, failures)
+    }
+
+    /// Whether a policy selects a VM.
+    pub(crate) fn selects(&self, charge: &Charge) -> Selects {
+        let answered = !self.failed.contains_key(&(charge.policy.clone(), Kind::Select));
+        match self.selected.get(&charge.policy).filter(|_| answered) {
+            Some(vms) if vms.contains(&charge.vm) => Selects::Yes,
+            Some(_) => Selects::No,
+            None => Selects::Unknown,
+        }
+    }
+
+    /// Whether a policy is asked now: one that failed rests, for it may take its whole second again, and others wait.
+    fn is_asked(&self, policy: &str, kind: Kind, now: Timestamp) -> bool {
+        self.failed.get(&(policy.to_owned(), kind)).is_none_or(|again| *again <= now)
+    }
+
+    fn note(&mut self, policy: &str, kind: Kind, error: Option<Error>, now: Timestamp, failures: &mut Vec<Failure>) {
+        let key = (policy.to_owned(), kind);
+        match error {
+            Some(error) => {
+                self.failed.insert(key, now + REST);
+                failures.push((policy.to_owned(), kind, error));
+            }
+            None => drop(self.failed.remove(&key)),
+        }
+    }
+
+    /// Asks which VMs are selected, if policies or VMs have changed, and those who did not answer.
+    async fn select(&mut self, generation: &Generation, vms: &[Vm], now: Timestamp) -> Vec<Failure> {
+        let known = self.selected_from.as_ref();
+        if known.is_none_or(|(number, _)| *number != generation.number) {
+            self.failed.clear();
+        }
+        let new = known.is_none_or(|(number, known)| *number != generation.number || known != vms);
+        if !new && self.failed.is_empty() {
+            return Vec::new();
+        }
+        let mut failures = Vec::new();
+        let facts: Vec<_> = vms.iter().map(|vm| vm.facts.clone()).collect();
+        for (policy, _) in generation.backups() {
+            let failed = self.failed.contains_key(&(policy.name.clone(), Kind::Select));
+            if !(new || failed) || !self.is_asked(&policy.name, Kind::Select, now) {
+                continue;
+            }
+            let answered = policy.select.select(&facts).await;
+            if let Ok(answers) = &answered {
+                let chosen = facts.iter().zip(answers).filter(|(_, answer)| answer.selected);
+                self.selected.insert(policy.name.clone(), chosen.map(|(vm, _)| vm.name.clone()).collect());
+            }
+            self.note(&policy.name, Kind::Select, answered.err(), now, &mut failures);
+        }
+        if !new {
+            return failures;
+        }
+        let there: HashSet<_> = generation.backups().map(|(policy, _)| policy.name.as_str()).collect();
+        self.selected.retain(|name, _| there.contains(name.as_str()));
+        self.answers.retain(|charge, _| there.contains(charge.policy.as_str()));
+        self.selected_from = Some((generation.number, vms.to_vec()));
+        failures
+    }
+
+    /// Asks when the next runs are due, where that is not known, or may have changed: one that would start now is asked
+    /// about again, since it may have waited into a blackout.
+    async fn ask(
+        &mut self,
+        generation: u64,
+        policy: &BackupPolicy,
+        vms: &[&VmFacts],
+        charges: &[Charge],
+        entries: &[Entry],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let all = vms.iter().zip(charges).zip(entries);
+        let open = all.filter(|((_, charge), entry)| match self.answers.get(charge) {
+            Some(answer) if answer.generation == generation && answer.after == entry.settled => {
+                answer.due.start.is_some_and(|start| start <= now)
+            }
+            _ => true,
+        });
+        let (asked, questions): (Vec<_>, Vec<_>) = open
+            .map(|((vm, charge), entry)| {
+                let question = Question {
+                    vm: (*vm).clone(),
+                    now,
+                    after: entry.settled.min(now),
+                    seed: seed(charge),
+                    runs: entry.runs.clone(),
+                };
+                ((charge, entry.settled), question)
+            })
+            .unzip();
+        if questions.is_empty() {
+            return Ok(());
+        }
+        let answers = policy.schedule.next(&questions).await?;
+        for ((charge, after), due) in asked.into_iter().zip(answers) {
+            self.answers.insert(charge.clone(), Answer { generation, after, due });
+        }
+        Ok(())
+    }
+}
+
+/// The same for a VM under a policy, on every host and in every version.
+fn seed(charge: &Charge) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(charge.policy.as_bytes()).update(&[0]).update(charge.vm.as_str().as_bytes());
+    let mut seed = [0; 8];
+    hasher.finalize_xof().fill(&mut seed);
+    u64::from_le_bytes(seed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use std::path::Path;
+
+use remora_core::policy::PastRun;
+use remora_plugins::set::Snapshot;
+use remora_plugins::{Host, HostOptions};
+
+use super::*;
+
+const NIGHTLY: &str = "\
+kind: BackupPolicy
+name: nightly
+select:    {module: builtin:labels, settings: {matchLabels: {backup: nightly}}}
+schedule:  {module: builtin:cron, settings: {cron: 0 2 * * *, blackout: [{from: 08:00, to: 18:00}]}}
+";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn generation(host: &Host, folder: &Path, before: &Generation, text: &str) -> Generation {
+    std::fs::write(folder.join("nightly.yaml"), text).unwrap();
+    before.next(host, &Snapshot::read(folder).unwrap(), at("2026-01-01T00:00:00Z"))
+}
+
+fn vms(count: usize) -> Vec<Vm> {
+    let vm = |n| {
+        let mut facts = VmFacts::named(VmName::new(format!("vm-{n:04}")).unwrap());
+        facts.labels.insert("backup".into(), if n % 2 == 0 { "nightly" } else { "never" }.into());
+        Vm { facts, power: Power::On }
+    };
+    (0..count).map(vm).collect()
+}
+
+struct Lab {
+    folder: tempfile::TempDir,
+    host: Host,
+    ledger: Ledger,
+    planner: Planner,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&folder.path().join("state")).unwrap();
+        let host = Host::new(&HostOptions::default()).unwrap();
+        Self { folder, host, ledger, planner: Planner::default() }
+    }
+
+    fn generation(&self, before: &Generation, text: &str) -> Generation {
+        generation(&self.host, self.folder.path(), before, text)
+    }
+
+    async fn due(&mut self, generation: &Generation, vms: &[Vm], now: &str) -> Vec<Job> {
+        let (jobs, failures) = self.planner.due(generation, vms, &mut self.ledger, at(now)).await;
+        assert!(failures.is_empty(), "{failures:?}");
+        jobs
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_due_once_and_what_was_missed_is_made_up_for_once() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(3);
+    assert!(lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await.is_empty());
+    assert!(lab.due(&generation, &vms, "2026-01-11T01:59:59Z").await.is_empty());
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0000", "vm-0002"]);
+    let run = |time: &str| PastRun { time: at(time), changed: 1, size: 2, seconds: 3 };
+    lab.ledger.succeeded(&jobs[0].charge, at("2026-01-11T02:00:05Z"), run("2026-01-11T02:00:06Z")).unwrap();
+    // Three days without the agent: one run each, and then none until the next night.
+    let jobs = lab.due(&generation, &vms, "2026-01-14T07:00:00Z").await;
+    assert_eq!(jobs.len(), 2);
+    for job in &jobs {
+        lab.ledger.succeeded(&job.charge, at("2026-01-14T07:00:01Z"), run("2026-01-14T07:00:02Z")).unwrap();
+    }
+    assert!(lab.due(&generation, &vms, "2026-01-15T01:59:00Z").await.is_empty());
+    assert_eq!(lab.due(&generation, &vms, "2026-01-15T02:00:00Z").await.len(), 2);
+}
+
+#[tokio::test]
+async fn one_that_had_to_wait_into_a_blackout_waits_until_its_end() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    assert_eq!(lab.due(&generation, &vms, "2026-01-11T07:59:00Z").await.len(), 1);
+    assert!(lab.due(&generation, &vms, "2026-01-11T08:00:00Z").await.is_empty());
+    assert_eq!(lab.due(&generation, &vms, "2026-01-11T18:00:00Z").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_vm_that_is_off_is_backed_up_when_it_runs_again() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let mut vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    vms[0].power = Power::Off;
+    assert!(lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await.is_empty());
+    vms[0].power = Power::On;
+    assert_eq!(lab.due(&generation, &vms, "2026-01-11T05:00:00Z").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_run_is_tried_again_before_the_next_night() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    let begun = at("2026-01-11T02:00:00Z");
+    lab.ledger.failed(&jobs[0].charge, begun, begun).unwrap();
+    assert!(lab.due(&generation, &vms, "2026-01-11T02:04:59Z").await.is_empty());
+    assert_eq!(lab.due(&generation, &vms, "2026-01-11T02:05:00Z").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_changed_policy_is_asked_anew_and_a_removed_one_runs_nothing() {
+    let mut lab = Lab::new();
+    let first = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(2);
+    lab.due(&first, &vms, "2026-01-10T12:00:00Z").await;
+    let second =
+        lab.generation(&first, &NIGHTLY.replace("0 2", "30 1").replace("{backup: nightly}", "{backup: never}"));
+    // Selected anew, so from now on.
+    assert!(lab.due(&second, &vms, "2026-01-11T01:00:00Z").await.is_empty());
+    let jobs = lab.due(&second, &vms, "2026-01-11T01:30:00Z").await;
+    assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0001"]);
+    std::fs::remove_file(lab.folder.path().join("nightly.yaml")).unwrap();
+    let third = second.next(&lab.host, &Snapshot::read(lab.folder.path()).unwrap(), at("2026-01-11T01:31:00Z"));
+    assert!(lab.due(&third, &vms, "2026-01-12T12:00:00Z").await.is_empty());
+}
+
+/// A schedule that fails keeps the pace that it had, and does not start the same run again and again.
+#[test]
+fn a_schedule_that_fails_keeps_its_pace() {
+    let answer = |after: &str, start: Option<&str>| Answer {
+        generation: 1,
+        after: at(after),
+        due: Due { start: start.map(at), reason: String::new() },
+    };
+    let nightly = answer("2026-01-10T02:00:00Z", Some("2026-01-11T02:00:00Z"));
+    assert_eq!(nightly.start(at("2026-01-10T02:00:00Z")), Some(at("2026-01-11T02:00:00Z")));
+    assert_eq!(nightly.start(at("2026-01-11T02:00:03Z")), Some(at("2026-01-12T02:00:03Z")));
+    let at_once = answer("2026-01-10T02:00:00Z", Some("2026-01-10T02:00:00Z"));
+    assert_eq!(at_once.start(at("2026-01-10T02:00:07Z")), Some(at("2026-01-10T03:00:07Z")));
+    assert_eq!(answer("2026-01-10T02:00:00Z", None).start(at("2026-01-11T02:00:00Z")), None);
+}
+
+/// A fleet under one policy, after a night without the agent: all are due, in one order, and nothing is asked twice.
+#[tokio::test]
+async fn a_fleet_is_planned_in_order() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), &NIGHTLY.replace("* * *,", "* * *, jitter: 30m,"));
+    let vms = vms(5_000);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T06:00:00Z").await;
+    assert_eq!(jobs.len(), 2_500);
+    assert!(jobs.is_sorted_by_key(|job| job.start));
+    let spread = jobs[2_499].start.duration_since(jobs[0].start).as_mins();
+    assert!((25..=30).contains(&spread), "{spread} min");
+}

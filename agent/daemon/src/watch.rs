@@ -1,0 +1,149 @@
+//! Keeps the policies in force: watches their folder, and puts the next generation in place when it changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use remora_core::{Error, ErrorKind, Result};
+use remora_plugins::Host;
+use remora_plugins::set::{Generation, Kept, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// A change is often several: the swap of a `ConfigMap` makes and removes folders too. So long nothing must happen.
+const SETTLED: Duration = Duration::from_millis(300);
+
+/// But a folder that never rests is read all the same.
+const AT_MOST: Duration = Duration::from_secs(1);
+
+/// The folder is looked at so often whatever is told of it: a mount that is replaced takes its watch with it.
+const POLL: Duration = Duration::from_secs(30);
+
+/// The folder of policies and what is in force of it.
+pub(crate) struct Policies {
+    folder: PathBuf,
+    host: Host,
+    kept: Kept,
+    metrics: Arc<Metrics>,
+    current: watch::Sender<Arc<Generation>>,
+    read: Option<Snapshot>,
+}
+
+impl Policies {
+    /// Loads the folder for the first time.
+    pub(crate) async fn open(folder: PathBuf, host: Host, kept: Kept, metrics: Arc<Metrics>) -> Result<Self> {
+        let (current, _) = watch::channel(Arc::new(Generation::default()));
+        let mut policies = Self { folder, host, kept, metrics, current, read: None };
+        policies.reload().await?;
+        Ok(policies)
+    }
+
+    /// What is in force, now and from then on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Generation>> {
+        self.current.subscribe()
+    }
+
+    /// Follows the folder until `cancel`.
+    pub(crate) async fn keep(mut self, cancel: CancellationToken) {
+        // Watched before it is read: nothing can slip through between.
+        let (mut changes, mut watcher) = watched(&self.folder);
+        loop {
+            if let Err(error) = self.reload().await {
+                self.lost(error);
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = settled(&mut changes) => {}
+                () = tokio::time::sleep(POLL) => {
+                    // Watched anew: the folder may be another one under the same name.
+                    drop(watcher.take());
+                    (changes, watcher) = watched(&self.folder);
+                }
+            }
+        }
+    }
+
+    /// Reads the folder, and puts the next generation in place if anything in it is new.
+    async fn reload(&mut self) -> Result<()> {
+        let (folder, host, kept) = (self.folder.clone(), self.host.clone(), self.kept.clone());
+        let (read, before) = (self.read.clone(), Arc::clone(&self.current.borrow()));
+        let work = move || -> Result<Option<(Snapshot, Generation)>> {
+            let snapshot = Snapshot::read(&folder)?;
+            if read.is_some_and(|read| read.digest == snapshot.digest) {
+                return Ok(None);
+            }
+            let generation = before.next_kept(&host, &snapshot, &kept, Timestamp::now());
+            Ok(Some((snapshot, generation)))
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let done = done.map_err(|died| Error::new(ErrorKind::Failed, "loading the policies").because(died))?;
+        if let Some((snapshot, generation)) = done? {
+            tell(&generation);
+            self.read = Some(snapshot);
+            self.put(generation);
+        }
+        Ok(())
+    }
+
+    /// The folder cannot be read: what was in force stays, and grows stale.
+    fn lost(&mut self, error: Error) {
+        tracing::error!(error = error.chain(), "the policies cannot be read; what was in force stays");
+        // It was so already if nothing had been read.
+        if self.read.take().is_some() {
+            let generation = self.current.borrow().unreadable(error, Timestamp::now());
+            self.put(generation);
+        }
+    }
+
+    fn put(&self, generation: Generation) {
+        self.metrics.policies(&generation);
+        self.current.send_replace(Arc::new(generation));
+    }
+}
+
+/// What of the new generation is not as it should be.
+fn tell(generation: &Generation) {
+    for (file, error) in generation.broken() {
+        let advice = error.advice().unwrap_or_default();
+        let kept = if file.active.is_some() { "its last good version stays" } else { "it has no good version" };
+        tracing::error!(file = file.file, error = error.chain(), advice, "a policy is broken; {kept}");
+    }
+    let good = generation.files.len() - generation.broken().count();
+    tracing::info!(generation = generation.number, good, "policies are in force");
+}
+
+/// The folder itself, not what is below: a watch of a file in a mounted `ConfigMap` reports its first swap only.
+fn watched(folder: &Path) -> (mpsc::Receiver<()>, Option<RecommendedWatcher>) {
+    let (sender, changes) = mpsc::channel(1);
+    let notice = move |event: notify::Result<Event>| {
+        // Reading the folder opens it: that is no change.
+        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+            // One that waits already stands for this one too.
+            sender.try_send(()).ok();
+        }
+    };
+    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
+        watcher.watch(folder, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => (changes, Some(watcher)),
+        Err(error) => {
+            tracing::warn!(%error, "the policy folder cannot be watched; it is read every {} s", POLL.as_secs());
+            (changes, None)
+        }
+    }
+}
+
+/// Waits for a change, and then until nothing has changed for a while.
+async fn settled(changes: &mut mpsc::Receiver<()>) {
+    if changes.recv().await.is_none() {
+        return std::future::pending().await;
+    }
+    let rest = async { while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {} };
+    tokio::time::timeout(AT_MOST, rest).await.ok();
+}

@@ -1,0 +1,162 @@
+//! Decisions on files, made of what all access policies say: one that denies is enough to deny, and one must allow. No
+//! policy, a failed one, a stale one, an obligation that this host does not know: all mean no.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use remora_core::policy::{Access, Authorize, Decision, Effect};
+use serde::Serialize;
+
+use crate::documents::Mode;
+use crate::host::Digest;
+use crate::set::{AccessBinding, AccessPolicy, Generation};
+
+/// What becomes of a request.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Whether it may be done.
+    pub allowed: bool,
+    /// A short name for why, which the one who asks is shown.
+    pub code: String,
+    /// The generation that decided.
+    pub generation: u64,
+    /// What each policy said.
+    pub said: Vec<Said>,
+}
+
+/// What one policy said of a request.
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// The document.
+    pub policy: String,
+    /// The module, as the document names it.
+    pub module: String,
+    /// The SHA-256 of the module.
+    pub digest: Digest,
+    /// The SHA-256 of the settings.
+    pub settings: Digest,
+    /// Whether its word counts.
+    pub mode: Mode,
+    /// What it said; a failure is a denial.
+    pub effect: Effect,
+    /// The short name of why.
+    pub code: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What this host can do along with an allowed request: nothing but log it, which it always does.
+const OBLIGATIONS: [&str; 1] = ["audit"];
+
+impl Generation {
+    /// Decides on requests, all by this generation. Blocks for as long as the policies take.
+    pub fn authorize(&self, requests: &[Access], now: Timestamp) -> Vec<Outcome> {
+        let mut said: Vec<Vec<Said>> = vec![Vec::new(); requests.len()];
+        for (policy, stale_since) in self.accesses() {
+            for binding in &policy.bindings {
+                let answers = ask(policy, binding, stale_since, requests, now);
+                for (said, answer) in said.iter_mut().zip(answers) {
+                    said.push(answer);
+                }
+            }
+        }
+        // A file that was broken from the first may have been meant to deny.
+        let unknown = self.files.iter().find(|file| file.active.is_none() && file.mentions_access);
+        let unknown = unknown.map(|file| file.file.as_str());
+        let outcome = |(request, said): (&Access, Vec<Said>)| {
+            let outcome = combine(said, unknown, self.number);
+            log(request, &outcome);
+            outcome
+        };
+        requests.iter().zip(said).map(outcome).collect()
+    }
+}
+
+/// What a policy says of each request.
+fn ask(
+    policy: &AccessPolicy,
+    binding: &AccessBinding,
+    stale_since: Option<Timestamp>,
+    requests: &[Access],
+    now: Timestamp,
+) -> Vec<Said> {
+    let say = |effect, code: &str, reason: String| Said {
+        policy: policy.name.clone(),
+        module: binding.module.clone(),
+        digest: binding.policy.digest(),
+        settings: binding.policy.settings_hash(),
+        mode: binding.mode,
+        effect,
+        code: code.into(),
+        reason,
+    };
+    let all = |code: &str, reason: &str| vec![say(Effect::Deny, code, reason.to_owned()); requests.len()];
+    if let Some(since) = stale_since {
+        let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        if age > policy.max_staleness {
+            return all("stale-policy", &format!("its newer version has been broken since {since}"));
+        }
+    }
+    let started = Instant::now();
+    match binding.policy.authorize(requests) {
+        Ok(decisions) => decisions.into_iter().map(checked).map(|d| say(d.effect, &d.code, d.reason)).collect(),
+        Err(error) => {
+            let took = started.elapsed();
+            tracing::error!(
+                policy = policy.name,
+                module = binding.module,
+                ?took,
+                error = error.chain(),
+                "a policy failed"
+            );
+            all("policy-failed", &error.chain())
+        }
+    }
+}
+
+/// A decision with an obligation that must be met, and that this host does not know, is a denial.
+fn checked(decision: Decision) -> Decision {
+    let unknown = |id: &str| !OBLIGATIONS.contains(&id);
+    match decision.obligations.iter().find(|obligation| obligation.required && unknown(&obligation.id)) {
+        Some(obligation) if decision.effect == Effect::Allow => Decision {
+            effect: Effect::Deny,
+            code: "unknown-obligation".into(),
+            reason: format!("it obliges the host to {:?}, which this host does not know", obligation.id),
+            ..decision
+        },
+        _ => decision,
+    }
+}
+
+/// Deny overrides; silence denies.
+fn combine(said: Vec<Said>, unknown: Option<&str>, generation: u64) -> Outcome {
+    let counts = |effect| said.iter().find(move |said: &&Said| said.mode == Mode::Enforce && said.effect == effect);
+    let (allowed, code) = match (counts(Effect::Deny), unknown, counts(Effect::Allow)) {
+        (Some(denied), ..) => (false, denied.code.clone()),
+        (None, Some(_), _) => (false, "broken-policy".into()),
+        (None, None, Some(allowed)) => (true, allowed.code.clone()),
+        (None, None, None) => (false, "nothing-allows".into()),
+    };
+    Outcome { allowed, code, generation, said }
+}
+
+/// One line for each decision, and for each policy's word what is needed to hold it to account.
+fn log(request: &Access, outcome: &Outcome) {
+    if !tracing::enabled!(target: "remora::decision", tracing::Level::INFO) {
+        return;
+    }
+    let said: Vec<_> = outcome.said.iter().map(|said| serde_json::to_string(said).unwrap_or_default()).collect();
+    tracing::info!(
+        target: "remora::decision",
+        allowed = outcome.allowed,
+        code = outcome.code,
+        generation = outcome.generation,
+        user = request.subject.user,
+        action = request.action.name(),
+        vm = request.vm.name.as_str(),
+        point = request.point,
+        path = %String::from_utf8_lossy(&request.path),
+        said = %format_args!("[{}]", said.join(",")),
+        "decision"
+    );
+}

@@ -1,0 +1,273 @@
+//! From YAML to documents.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, SpanRelativeTo};
+use remora_core::point::Quiesce;
+use remora_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_saphyr::Spanned;
+
+use super::node::Node;
+use crate::reference::ModuleRef;
+
+use super::{AccessDocument, BackupDocument, Binding, Document, Mode, Settings, Use};
+
+/// A document is at most so long: a `ConfigMap` holds no more.
+const LONGEST: usize = 1 << 20;
+
+/// How long the last good version of an access policy decides unless the document says otherwise.
+const MAX_STALENESS: Duration = Duration::from_hours(24);
+
+/// The first look at a document.
+#[derive(Deserialize)]
+struct AnyDocument {
+    kind: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct BackupYaml {
+    #[serde(rename = "kind")]
+    _kind: String,
+    name: Spanned<String>,
+    select: UseYaml,
+    schedule: UseYaml,
+    retention: Option<UseYaml>,
+    target: Option<TargetYaml>,
+    #[serde(default)]
+    quiesce: Quiesce,
+    verify: Option<VerifyYaml>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetYaml {
+    repository: Option<String>,
+    mover: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerifyYaml {
+    every: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct AccessYaml {
+    #[serde(rename = "kind")]
+    _kind: String,
+    name: Spanned<String>,
+    authorize: Spanned<Vec<BindingYaml>>,
+    max_staleness: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UseYaml {
+    module: Spanned<String>,
+    settings: Option<Spanned<Node>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BindingYaml {
+    module: Spanned<String>,
+    settings: Option<Spanned<Node>>,
+    #[serde(default)]
+    mode: Mode,
+}
+
+/// Reads the document of a file; `file` is what errors call it.
+pub fn parse(file: &str, text: &str) -> Result<Document> {
+    let at = At { file };
+    if text.len() > LONGEST {
+        return Err(at.error(None, "it is longer than 1 MiB"));
+    }
+    let any: AnyDocument = at.yaml(text)?;
+    match any.kind.value.as_str() {
+        "BackupPolicy" => at.backup(at.yaml(text)?).map(|document| Document::Backup(Box::new(document))),
+        "AccessPolicy" => at.access(at.yaml(text)?).map(Document::Access),
+        other => Err(at
+            .error(Some(any.kind.referenced.line()), format!("kind: there is no document of kind {other:?}"))
+            .advise("Use BackupPolicy or AccessPolicy.")),
+    }
+}
+
+/// Where errors are.
+struct At<'a> {
+    file: &'a str,
+}
+
+impl At<'_> {
+    fn error(&self, line: Option<u64>, what: impl std::fmt::Display) -> Error {
+        let place = match line {
+            Some(line) => format!("{}, line {line}: {what}", self.file),
+            None => format!("{}: {what}", self.file),
+        };
+        Error::new(ErrorKind::Invalid, place)
+    }
+
+    fn yaml<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
+        serde_saphyr::from_str(text).map_err(|error| {
+            let line = error.location().map(|location| location.line());
+            // The error's own text names the place again, and shows a picture of it.
+            let plain = error.without_snippet().to_string();
+            let plain = plain.lines().next().unwrap_or_default();
+            self.error(line, plain).advise("docs/policies.md lists the fields of each kind of document.")
+        })
+    }
+
+    fn backup(&self, yaml: BackupYaml) -> Result<BackupDocument> {
+        let verify_every = yaml.verify.map(|verify| self.length("verify.every", &verify.every)).transpose()?;
+        if let Some(mover) = yaml.target.as_ref().and_then(|target| target.mover.as_ref())
+            && mover.value != "vault"
+        {
+            let line = Some(mover.referenced.line());
+            return Err(self
+                .error(line, format!("target.mover: there is no mover {:?}", mover.value))
+                .advise("This remora has `vault` alone."));
+        }
+        Ok(BackupDocument {
+            name: self.name(yaml.name)?,
+            select: self.uses("select", &yaml.select.module, yaml.select.settings)?,
+            schedule: self.uses("schedule", &yaml.schedule.module, yaml.schedule.settings)?,
+            retention: yaml.retention.map(|uses| self.uses("retention", &uses.module, uses.settings)).transpose()?,
+            repository: yaml.target.and_then(|target| target.repository),
+            quiesce: yaml.quiesce,
+            verify_every,
+        })
+    }
+
+    fn access(&self, yaml: AccessYaml) -> Result<AccessDocument> {
+        let max_staleness = match &yaml.max_staleness {
+            Some(text) => self.length("maxStaleness", text)?,
+            None => MAX_STALENESS,
+        };
+        let line = yaml.authorize.referenced.line();
+        let binding = |binding: BindingYaml| {
+            let uses = self.uses("authorize", &binding.module, binding.settings)?;
+            Ok(Binding { uses, mode: binding.mode })
+        };
+        let authorize: Vec<_> = yaml.authorize.value.into_iter().map(binding).collect::<Result<_>>()?;
+        if authorize.is_empty() {
+            return Err(self
+                .error(Some(line), "authorize: it names no policy")
+                .advise("Delete the document to have none."));
+        }
+        Ok(AccessDocument { name: self.name(yaml.name)?, authorize, max_staleness })
+    }
+
+    fn uses(&self, field: &str, module: &Spanned<String>, settings: Option<Spanned<Node>>) -> Result<Use> {
+        let line = module.referenced.line();
+        let reference = module.value.parse::<ModuleRef>().map_err(|error| {
+            let placed = self.error(Some(line), format!("{field}.module: {error}"));
+            let placed = Error::new(error.kind(), placed.to_string());
+            match error.advice() {
+                Some(advice) => placed.advise(advice),
+                None => placed,
+            }
+        })?;
+        Ok(Use { module: reference, line, settings: settings.map(Settings::new).unwrap_or_default() })
+    }
+
+    /// A name is shown, logged and a label of metrics: so it is short and plain.
+    fn name(&self, name: Spanned<String>) -> Result<String> {
+        let plain = name.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if name.value.is_empty() || name.value.len() > 63 || !plain {
+            let line = Some(name.referenced.line());
+            return Err(self
+                .error(line, format!("name: {:?} is no name", name.value))
+                .advise("Use letters, digits, '-', '_' and '.', at most 63."));
+        }
+        Ok(name.value)
+    }
+
+    fn length(&self, field: &str, text: &Spanned<String>) -> Result<Duration> {
+        let parsed = || {
+            let span: jiff::Span = text.value.parse().ok()?;
+            let length: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+            Duration::try_from(length).ok().filter(|length| !length.is_zero())
+        };
+        parsed().ok_or_else(|| {
+            self.error(Some(text.referenced.line()), format!("{field}: {:?} is no length of time", text.value))
+                .advise("Write it as 90s, 30m, 12h or 7d.")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NIGHTLY: &str = "\
+kind: BackupPolicy
+name: nightly
+select:    {module: builtin:labels, settings: {matchLabels: {backup: nightly}}}
+schedule:
+  module: builtin:cron
+  settings:
+    cron: 15 2 * * *
+    timezone: Europe/Prague
+    blackout:
+      - {days: [mon], from: 08:00, to: 18:00}
+retention: {module: builtin:gfs, settings: {last: 3, daily: 7}}
+target:    {repository: offsite, mover: vault}
+quiesce:   required
+verify:    {every: 7d}
+";
+
+    #[test]
+    fn a_backup_policy_is_read_with_the_lines_of_its_settings() {
+        let Document::Backup(document) = parse("nightly.yaml", NIGHTLY).unwrap() else { panic!("another kind") };
+        assert_eq!((document.name.as_str(), document.quiesce), ("nightly", Quiesce::Required));
+        assert_eq!(document.verify_every, Some(Duration::from_hours(7 * 24)));
+        assert_eq!(document.select.settings.json(), r#"{"matchLabels":{"backup":"nightly"}}"#);
+        let schedule = &document.schedule.settings;
+        let json: serde_json::Value = serde_json::from_str(&schedule.json()).unwrap();
+        assert_eq!(json["blackout"][0]["from"], "08:00");
+        assert_eq!(schedule.line("/cron"), Some(7));
+        assert_eq!(schedule.line("/blackout/0/to"), Some(10));
+        // What is not there stands where it should be.
+        assert_eq!(schedule.line("/timezone/nonsense"), Some(8));
+        assert_eq!(schedule.line("/jitter"), schedule.line(""));
+    }
+
+    #[test]
+    fn an_access_policy_has_modes() {
+        let text = "kind: AccessPolicy\nname: files\nauthorize:\n- {module: builtin:owners}\n\
+                    - {module: builtin:paths, settings: {denyPaths: [/srv/hr/**]}, mode: shadow}\nmaxStaleness: 1h\n";
+        let Document::Access(document) = parse("access.yaml", text).unwrap() else { panic!("another kind") };
+        let modes: Vec<_> = document.authorize.iter().map(|binding| binding.mode).collect();
+        assert_eq!(modes, [Mode::Enforce, Mode::Shadow]);
+        assert_eq!(document.authorize[0].uses.settings.json(), "{}");
+        assert_eq!(document.max_staleness, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn every_error_names_the_file_and_the_line() {
+        let table = [
+            ("kind: Backup\n", 1, "BackupPolicy or AccessPolicy"),
+            (
+                "kind: BackupPolicy\nname: a b\nselect: {module: builtin:labels}\nschedule: {module: builtin:cron}\n",
+                2,
+                "63",
+            ),
+            (&NIGHTLY.replace("builtin:cron", "builtin:corn"), 5, "cron"),
+            (&NIGHTLY.replace("builtin:cron", "oci://x/y@sha256:00"), 5, "file:NAME"),
+            (&NIGHTLY.replace("quiesce:", "quiet:"), 13, "policies.md"),
+            (&NIGHTLY.replace("required", "perhaps"), 13, "policies.md"),
+            (&NIGHTLY.replace("7d", "often"), 14, "7d"),
+            (&NIGHTLY.replace("mover: vault", "mover: acme"), 12, "vault"),
+            ("kind: AccessPolicy\nname: files\nauthorize: []\n", 3, "Delete"),
+            ("kind: AccessPolicy\nname: [\n", 2, "policies.md"),
+        ];
+        for (text, line, advice) in table {
+            let error = parse("x.yaml", text).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("x.yaml, line {line}: ")), "{error} ({text})");
+            assert!(error.advice().is_some_and(|said| said.contains(advice)), "{error}: {:?}", error.advice());
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The host: one engine, the modules that it has compiled, and instances of them with limits.
+
+mod bindings;
+mod cache;
+mod engine;
+mod errors;
+mod instance;
+mod interface;
+mod module;
+
+pub use engine::{Host, HostOptions};
+pub use errors::{FieldError, Refused};
+pub use interface::Kind;
+pub use module::Digest;
+
+pub(crate) use bindings::{authorize, retention, schedule, select};
+pub(crate) use instance::{Configured, Reuse};
+pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
+pub(crate) use module::{Module, ModuleBytes};

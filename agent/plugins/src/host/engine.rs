@@ -1,0 +1,119 @@
+//! The one engine, its clock, and what it has compiled.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use remora_core::{Error, ErrorKind, Result};
+use wasmtime::{Config, Engine, PoolingAllocationConfig};
+
+use super::cache::Cache;
+use super::module::{Digest, Module, ModuleBytes};
+
+/// The engine's clock ticks so often; deadlines are rounded up to it.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// More instances than this at once are refused. Each has 4 GiB of address space, and memory only for what it touches.
+const INSTANCES: u32 = 1_000;
+
+/// The largest memory that any component gets; what a policy gets is less, see `instance.rs`.
+const LARGEST_MEMORY: usize = 256 << 20;
+
+/// Nesting deeper than this traps.
+const WASM_STACK: usize = 512 << 10;
+
+/// A component's file may be at most so large: an interpreter with a program in it has some 20 MiB.
+pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
+
+/// Where a host may put its files.
+#[derive(Clone, Debug, Default)]
+pub struct HostOptions {
+    /// The private folder for compiled code, made with mode 0700; nothing is kept if none.
+    pub cache: Option<PathBuf>,
+}
+
+/// Runs components. There is one in a process; it is cheap to clone.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    cache: Option<Cache>,
+    /// What somebody still uses is compiled once.
+    modules: Mutex<HashMap<Digest, Weak<Module>>>,
+}
+
+impl Host {
+    /// An engine with a clock of its own, a thread that ends with it.
+    pub fn new(options: &HostOptions) -> Result<Self> {
+        let failed = |error: wasmtime::Error| {
+            Error::new(ErrorKind::Failed, "starting the WebAssembly engine").because(format!("{error:#}"))
+        };
+        let engine = Engine::new(&config()).map_err(failed)?;
+        let clock = engine.weak();
+        let tick = move || {
+            while let Some(engine) = clock.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        };
+        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(tick);
+        thread.map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
+        let cache = options.cache.as_deref().map(|folder| Cache::open(folder, &engine)).transpose()?;
+        Ok(Self(Arc::new(Inner { engine, cache, modules: Mutex::default() })))
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Checks and compiles a component, or takes what is compiled of it already. Takes the time that compiling takes.
+    pub(crate) fn module(&self, component: &ModuleBytes<'_>) -> Result<Arc<Module>> {
+        if let Some(known) = self.known(&component.digest) {
+            return Ok(known);
+        }
+        let module = Arc::new(Module::load(&self.0.engine, self.0.cache.as_ref(), component)?);
+        let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        modules.retain(|_, module| module.strong_count() > 0);
+        modules.insert(component.digest, Arc::downgrade(&module));
+        Ok(module)
+    }
+
+    fn known(&self, digest: &Digest) -> Option<Arc<Module>> {
+        self.0.modules.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(INSTANCES * 4)
+        .total_memories(INSTANCES)
+        .total_tables(INSTANCES * 4)
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(1)
+        .max_tables_per_component(16)
+        .max_memory_size(LARGEST_MEMORY)
+        .table_elements(20_000);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(pool)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        // Equal arguments give equal answers, on every machine.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        // Only traps' places in the source would need it, and it is a third of what is kept of a module.
+        .generate_address_map(false);
+    config
+}

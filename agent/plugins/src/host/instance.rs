@@ -1,0 +1,182 @@
+//! Instances: a component with its settings, called within limits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use remora_core::{Error, ErrorKind};
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+
+use super::engine::TICK;
+use super::errors::{Refused, failed_call};
+use super::interface::Interface;
+use super::module::{Digest, Module};
+
+/// What a policy's linear memory may grow to.
+const MEMORY: usize = 64 << 20;
+
+/// What all that a component hands to the host in one call may take there.
+const HANDED_OVER: usize = 8 << 20;
+
+/// An instance is used so often, then a new one takes its place: what leaks or creeps in goes with it.
+const CALLS_OF_AN_INSTANCE: u32 = 10_000;
+
+/// So many instances wait to be used again.
+const WAITING_INSTANCES: usize = 4;
+
+/// What the host keeps beside an instance.
+pub(crate) struct Guest {
+    limits: StoreLimits,
+}
+
+/// What a component told of itself, by name.
+type Facts = Vec<(String, String)>;
+
+/// Whether a call may be made in an instance that was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// A new instance: nothing can be left of earlier calls.
+    Never,
+    /// Any that is ready: much quicker.
+    Ready,
+}
+
+/// A component with its settings.
+pub(crate) struct Configured<I: Interface> {
+    engine: Engine,
+    module: Arc<Module>,
+    pre: I::Pre,
+    settings: String,
+    settings_hash: Digest,
+    facts: Facts,
+    deadline: Duration,
+    ready: Mutex<Vec<Running<I>>>,
+}
+
+/// An instance that has its settings.
+struct Running<I: Interface> {
+    store: Store<Guest>,
+    world: I::World,
+    calls: u32,
+}
+
+impl<I: Interface> Configured<I> {
+    /// Instantiates the component and gives it its settings.
+    pub(crate) fn new(
+        engine: &Engine,
+        module: Arc<Module>,
+        settings: String,
+        deadline: Duration,
+    ) -> Result<Self, Refused> {
+        if !module.kinds().contains(&I::KIND) {
+            let exported: Vec<_> = module.kinds().iter().map(|kind| kind.export()).collect();
+            let error = Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.export()))
+                .because(format!("it exports {}", exported.join(", ")))
+                .advise(format!("Name a module that decides on {}.", I::KIND));
+            return Err(error.into());
+        }
+        let pre = I::find(module.linked().clone());
+        let pre =
+            pre.map_err(|e| Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")))?;
+        let settings_hash = Digest::of(settings.as_bytes());
+        let ready = Mutex::default();
+        let engine = engine.clone();
+        let mut made = Self { engine, module, pre, settings, settings_hash, facts: Vec::new(), deadline, ready };
+        // Not kept: most policies are asked in a new instance each time, and there is room for so many only.
+        (_, made.facts) = made.start()?;
+        Ok(made)
+    }
+
+    /// The component.
+    pub(crate) fn digest(&self) -> Digest {
+        self.module.digest()
+    }
+
+    /// The settings, as JSON.
+    pub(crate) fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    /// The digest of the settings.
+    pub(crate) fn settings_hash(&self) -> Digest {
+        self.settings_hash
+    }
+
+    /// What the component told of itself.
+    pub(crate) fn facts(&self) -> &[(String, String)] {
+        &self.facts
+    }
+
+    /// How long a call may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Calls it. The instance of a failed call is never used again.
+    pub(crate) fn call<T>(
+        &self,
+        reuse: Reuse,
+        doing: &str,
+        work: impl FnOnce(&I::World, &mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> Result<T, Error> {
+        let mut running = match self.take(reuse) {
+            Some(running) => running,
+            None => match self.start() {
+                Ok((running, _)) => running,
+                Err(Refused::Because(error)) => return Err(error),
+                Err(Refused::Settings(_)) => {
+                    return Err(Error::new(ErrorKind::Failed, "it took its settings before and does not now"));
+                }
+            },
+        };
+        running.store.set_epoch_deadline(ticks(self.deadline));
+        let answer = work(&running.world, &mut running.store).map_err(|e| failed_call(&e, doing, self.deadline))?;
+        running.calls += 1;
+        if reuse == Reuse::Ready {
+            self.give_back(running);
+        }
+        Ok(answer)
+    }
+
+    fn take(&self, reuse: Reuse) -> Option<Running<I>> {
+        match reuse {
+            Reuse::Never => None,
+            Reuse::Ready => self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop(),
+        }
+    }
+
+    fn give_back(&self, running: Running<I>) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.calls < CALLS_OF_AN_INSTANCE && ready.len() < WAITING_INSTANCES {
+            ready.push(running);
+        }
+    }
+
+    /// A new instance that has its settings, and what it told of itself.
+    fn start(&self) -> Result<(Running<I>, Facts), Refused> {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(MEMORY)
+            .table_elements(20_000)
+            .instances(64)
+            .tables(16)
+            .memories(1)
+            .trap_on_grow_failure(true)
+            .build();
+        let mut store = Store::new(&self.engine, Guest { limits });
+        store.limiter(|guest| &mut guest.limits);
+        store.set_hostcall_fuel(HANDED_OVER);
+        store.set_epoch_deadline(ticks(self.deadline.max(STARTING)));
+        let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, self.deadline.max(STARTING));
+        let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it"))?;
+        let configured = I::configure(&world, &mut store, &self.settings).map_err(|e| failed(e, "`configure`"))?;
+        let facts = configured.map_err(Refused::Settings)?;
+        Ok((Running { store, world, calls: 0 }, facts))
+    }
+}
+
+/// How long an instance may take to start and to read its settings, though its calls be shorter.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// A deadline in ticks of the engine's clock: the one that is running counts for nothing.
+fn ticks(deadline: Duration) -> u64 {
+    u64::try_from(deadline.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).saturating_add(1)
+}

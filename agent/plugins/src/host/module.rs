@@ -1,0 +1,172 @@
+//! A compiled component: what it is, and what it may be.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use remora_core::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use wasmtime::Engine;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre, Linker};
+
+use super::cache::Cache;
+use super::engine::LARGEST_COMPONENT;
+use super::instance::Guest;
+use super::interface::Kind;
+
+/// The SHA-256 of a component's file, or of settings.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{self}")
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut bytes = [0; 32];
+        match hex::decode_to_slice(&text, &mut bytes) {
+            Ok(()) => Ok(Self(bytes)),
+            Err(_) => Err(format!("{text:?} is no SHA-256: 64 hexadecimal digits are wanted")),
+        }
+    }
+}
+
+/// A component's file.
+pub(crate) struct ModuleBytes<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> From<&'a [u8]> for ModuleBytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { digest: Digest::of(bytes), bytes: Cow::Borrowed(bytes) }
+    }
+}
+
+/// A compiled component, linked to what policies get: nothing.
+pub(crate) struct Module {
+    digest: Digest,
+    linked: InstancePre<Guest>,
+    kinds: Vec<Kind>,
+}
+
+impl Module {
+    pub(crate) fn load(engine: &Engine, cache: Option<&Cache>, component: &ModuleBytes<'_>) -> Result<Self> {
+        let (digest, bytes) = (component.digest, &*component.bytes);
+        check_form(bytes)?;
+        let known = cache.and_then(|cache| cache.get(engine, &digest));
+        let component = known.map_or_else(|| compile(engine, cache, &digest, bytes), Ok)?;
+        let kinds = check_world(engine, &component)?;
+        let linked = Linker::new(engine).instantiate_pre(&component);
+        let linked =
+            linked.map_err(|e| Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")))?;
+        Ok(Self { digest, linked, kinds })
+    }
+
+    /// The SHA-256 of its file.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Which interfaces it exports.
+    pub(crate) fn kinds(&self) -> &[Kind] {
+        &self.kinds
+    }
+
+    pub(crate) fn linked(&self) -> &InstancePre<Guest> {
+        &self.linked
+    }
+}
+
+fn compile(engine: &Engine, cache: Option<&Cache>, digest: &Digest, bytes: &[u8]) -> Result<Component> {
+    let component = Component::from_binary(engine, bytes)
+        .map_err(|e| Error::new(ErrorKind::Invalid, "it is no valid component").because(format!("{e:#}")))?;
+    if let Some(cache) = cache {
+        cache.put(digest, &component);
+    }
+    Ok(component)
+}
+
+/// Whether the bytes are a component at all; a core module and compiled code are told apart, for those who mix them up.
+fn check_form(bytes: &[u8]) -> Result<()> {
+    let invalid = |what: &str, advice: &str| Err(Error::new(ErrorKind::Invalid, what).advise(advice));
+    if bytes.len() > LARGEST_COMPONENT {
+        return invalid("the component is larger than 64 MiB", "Build it without debug information.");
+    }
+    // The magic number is followed by a version and a layer: https://github.com/WebAssembly/component-model, Binary.md
+    match bytes {
+        [0, b'a', b's', b'm', _, _, 1, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', _, _, 0, 0, ..] => invalid(
+            "it is a core module, not a component",
+            "Make a component of it: `wasm-tools component new`, or see docs/plugins.md.",
+        ),
+        [0x7f, b'E', b'L', b'F', ..] => invalid(
+            "it is compiled code, which is never taken from outside",
+            "Name the component itself (.wasm), not what wasmtime compiled of it (.cwasm).",
+        ),
+        _ => invalid("it is no WebAssembly component", "Name a file that begins with the bytes \\0asm."),
+    }
+}
+
+/// A policy imports nothing, and exports interfaces that this host knows.
+fn check_world(engine: &Engine, component: &Component) -> Result<Vec<Kind>> {
+    let world = component.component_type();
+    let imports: Vec<_> = world.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    if !imports.is_empty() {
+        return Err(Error::new(ErrorKind::Refused, "a policy imports nothing")
+            .because(format!("it imports {}", imports.join(", ")))
+            .advise(
+                "Build it without a standard library that asks for an operating system: for Rust, for the target \
+             wasm32-unknown-unknown.",
+            ));
+    }
+    let exports: Vec<_> = world
+        .exports(engine)
+        .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_)))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let kinds: Vec<_> = Kind::ALL.into_iter().filter(|kind| exports.iter().any(|name| name == kind.export())).collect();
+    if kinds.is_empty() {
+        let wanted = Kind::ALL.map(Kind::export).join(", ");
+        let newer = exports.iter().any(|name| name.starts_with("remora:policy/"));
+        let error = Error::new(ErrorKind::Unsupported, "it exports no interface that this remora knows")
+            .because(format!("it exports {}", if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
+        return Err(error.advise(if newer {
+            format!("It is for another version of remora, which knows {wanted}: update one of the two.")
+        } else {
+            format!("A policy exports one of {wanted}.")
+        }));
+    }
+    Ok(kinds)
+}

@@ -1,0 +1,18 @@
+//! The host of WebAssembly components, and the policies made of them.
+//!
+//! Depends on `remora-core` for the ports and on wasmtime; no other crate of the product knows wasmtime. Start reading at
+//! [`documents`] (what administrators write), then [`set`] (one generation of loaded policies, and how the next is made) and
+//! `host/` (an engine, modules, instances and their limits). What components see is in `wit/`. `unsafe` stands in
+//! `host/cache.rs` alone: native code that this agent compiled is taken back from its private folder.
+
+pub mod cases;
+pub mod decide;
+pub mod documents;
+mod host;
+mod policies;
+mod reference;
+pub mod set;
+
+pub use host::{Digest, FieldError, Host, HostOptions, Kind, Refused};
+pub use policies::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
+pub use reference::{ModuleRef, builtins};

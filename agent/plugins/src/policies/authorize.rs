@@ -1,0 +1,101 @@
+//! Who may do what with the files of a point.
+
+use remora_core::Result;
+use remora_core::policy::{Access, Approval, Authorize, Decision, Effect, Obligation};
+
+use super::{BATCH, policy, reason, same_length, translate};
+use crate::host::authorize::exports::remora::policy::authorize as wit;
+use crate::host::{Authorizing, Reuse};
+
+policy! {
+    /// A component that decides on files.
+    AuthorizePolicy, Authorizing, super::QUICK
+}
+
+impl AuthorizePolicy {
+    fn canary(&self) -> Result<()> {
+        let at = jiff::Timestamp::from_second(1_767_225_600).expect("it is a time of 2026");
+        let nobody = remora_core::policy::Subject { user: "canary".into(), groups: Vec::new(), grants: Vec::new() };
+        self.authorize(&[Access {
+            subject: nobody,
+            action: remora_core::policy::Action::Read,
+            vm: translate::nobody(),
+            point: "0000000000000000-1".into(),
+            point_time: at,
+            path: b"/canary".to_vec(),
+            now: at,
+            approvals: Vec::new(),
+        }])
+        .map(|_| ())
+    }
+
+    /// Decides in a new instance: what a warm one says must be the same.
+    pub fn authorize_fresh(&self, requests: &[Access]) -> Result<Vec<Decision>> {
+        self.ask(Reuse::Never, requests)
+    }
+
+    fn ask(&self, reuse: Reuse, requests: &[Access]) -> Result<Vec<Decision>> {
+        let requests: Vec<_> = requests.iter().map(request).collect();
+        let decisions = self.0.call(reuse, "`authorize`", |world, store| {
+            world.remora_policy_authorize().call_authorize(store, &requests)
+        })?;
+        same_length(requests.len(), decisions.len())?;
+        Ok(decisions.into_iter().map(decision).collect())
+    }
+}
+
+impl Authorize for AuthorizePolicy {
+    fn authorize(&self, requests: &[Access]) -> Result<Vec<Decision>> {
+        if requests.len() <= BATCH {
+            return self.ask(Reuse::Ready, requests);
+        }
+        let batches = requests.chunks(BATCH).map(|batch| self.ask(Reuse::Ready, batch));
+        Ok(batches.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+}
+
+fn request(access: &Access) -> wit::Request {
+    wit::Request {
+        subject: wit::Subject {
+            user: access.subject.user.clone(),
+            groups: access.subject.groups.clone(),
+            grants: access.subject.grants.clone(),
+        },
+        action: access.action.name().into(),
+        vm: translate::authorize::vm(&access.vm),
+        point: access.point.clone(),
+        point_time: translate::seconds(access.point_time),
+        path: access.path.clone(),
+        now: translate::seconds(access.now),
+        approvals: access.approvals.iter().filter(|approval| approval.expires > access.now).map(approval).collect(),
+        details: Vec::new(),
+    }
+}
+
+fn approval(approval: &Approval) -> wit::Approval {
+    wit::Approval {
+        user: approval.user.clone(),
+        groups: approval.groups.clone(),
+        granted: translate::seconds(approval.granted),
+        expires: translate::seconds(approval.expires),
+    }
+}
+
+fn decision(decision: wit::Decision) -> Decision {
+    let obligation = |obligation: wit::Obligation| Obligation {
+        id: obligation.id,
+        params: obligation.params.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+        required: obligation.required,
+    };
+    Decision {
+        effect: match decision.effect {
+            wit::Effect::Allow => Effect::Allow,
+            wit::Effect::Deny => Effect::Deny,
+            wit::Effect::Abstain => Effect::Abstain,
+        },
+        code: reason(decision.code),
+        reason: reason(decision.reason),
+        obligations: decision.obligations.into_iter().map(obligation).collect(),
+        cache_ttl_ms: decision.cache_ttl_ms,
+    }
+}

@@ -1,0 +1,95 @@
+//! Last good versions on disk, so that an agent that starts while a document is broken still has one.
+//!
+//! A folder for each document, named as its file: the document, and beside it the modules that it took from files, under the
+//! names that it calls them. Built-in modules come from the agent itself.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use remora_core::{Error, Result};
+
+use crate::documents;
+use crate::reference::ModuleRef;
+
+/// The document's name in its folder; no module is called so, for theirs end in `.wasm`.
+const DOCUMENT: &str = "document.yaml";
+
+/// Where last good versions are kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    folder: PathBuf,
+}
+
+/// One of them.
+pub(super) struct KeptVersion {
+    pub(super) folder: PathBuf,
+    pub(super) text: String,
+    /// When it was kept: it was in force then, and may have been later.
+    pub(super) time: Timestamp,
+}
+
+impl Kept {
+    /// In a folder, made with its first version.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// What is kept of a document.
+    pub(super) fn get(&self, file: &str) -> Option<KeptVersion> {
+        let folder = self.folder.join(file);
+        let text = fs::read_to_string(folder.join(DOCUMENT)).ok()?;
+        let time = fs::metadata(folder.join(DOCUMENT)).and_then(|about| about.modified()).ok()?;
+        Some(KeptVersion { folder, text, time: time.try_into().ok()? })
+    }
+
+    /// Keeps a version that is good, with the modules that it names in `from`.
+    pub(super) fn put(&self, file: &str, text: &str, from: &Path) {
+        let failed = |error: io::Error| {
+            let error =
+                Error::io(format!("keeping the last good version of {file} in {}", self.folder.display()), error);
+            tracing::warn!(error = error.chain(), "an agent that starts while it is broken will not have it");
+        };
+        if let Err(error) = self.store(file, text, from) {
+            failed(error);
+        }
+    }
+
+    fn store(&self, file: &str, text: &str, from: &Path) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder)?;
+        for module in modules(file, text).unwrap_or_default() {
+            fs::copy(from.join(&module), new.path().join(&module))?;
+        }
+        fs::write(new.path().join(DOCUMENT), text)?;
+        let place = self.folder.join(file);
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(new.keep(), place)
+    }
+
+    /// Forgets documents that are gone.
+    pub(super) fn only<'a>(&self, files: impl Iterator<Item = &'a str>) {
+        let files: Vec<_> = files.collect();
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let gone = entry.file_name().to_str().is_none_or(|name| !files.contains(&name));
+            if gone && let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(folder = %entry.path().display(), %error, "a policy that is gone is still kept");
+            }
+        }
+    }
+}
+
+/// The modules that a document takes from files.
+fn modules(file: &str, text: &str) -> Result<Vec<String>> {
+    let document = documents::parse(file, text)?;
+    let name = |module: &ModuleRef| match module {
+        ModuleRef::File(name) => Some(name.clone()),
+        ModuleRef::Builtin(_) => None,
+    };
+    Ok(document.uses().into_iter().filter_map(|uses| name(&uses.module)).collect())
+}

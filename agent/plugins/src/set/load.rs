@@ -1,0 +1,248 @@
+//! From documents to the next generation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use remora_core::{Error, ErrorKind, Result};
+
+use super::{AccessBinding, AccessPolicy, Active, BackupPolicy, Generation, Kept, ModuleInForce, PolicyFile, Snapshot};
+use crate::documents::{self, AccessDocument, BackupDocument, Document, Use};
+use crate::host::{Digest, Host, Module, Refused};
+use crate::reference::ModuleRef;
+use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
+
+pub(super) fn next(
+    before: &Generation,
+    host: &Host,
+    snapshot: &Snapshot,
+    kept: Option<&Kept>,
+    now: Timestamp,
+) -> Generation {
+    let mut names: BTreeMap<(bool, String), String> = BTreeMap::new();
+    let mut files = Vec::new();
+    for (file, text) in &snapshot.documents {
+        let earlier = before.files.iter().find(|earlier| earlier.file == *file);
+        let loaded = match earlier.and_then(|earlier| unchanged(earlier, text, snapshot)) {
+            Some(same) => Ok(same),
+            None => load(host, &snapshot.folder, file, text, earlier.and_then(|earlier| earlier.active.as_ref())),
+        };
+        let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
+        let mut settled = settle(file, text, loaded, earlier, now);
+        if let Some(kept) = kept {
+            keep_or_revive(host, kept, snapshot, &mut settled, earlier);
+        }
+        files.push(Arc::new(settled));
+    }
+    if let Some(kept) = kept {
+        kept.only(snapshot.documents.keys().map(String::as_str));
+    }
+    Generation { number: before.number + 1, files }
+}
+
+/// What a file stands for once it is loaded.
+struct Loaded {
+    active: Active,
+    /// The modules that it has from files.
+    modules: Vec<(String, Digest)>,
+}
+
+/// What a file stood for, if nothing of it has changed: in a folder of hundreds only what changed takes time.
+fn unchanged(earlier: &PolicyFile, text: &str, snapshot: &Snapshot) -> Option<Loaded> {
+    let same = |(name, digest): &(String, Digest)| snapshot.modules.get(name) == Some(digest);
+    if earlier.broken.is_some() || earlier.text != Digest::of(text.as_bytes()) || !earlier.modules.iter().all(same) {
+        return None;
+    }
+    Some(Loaded { active: earlier.active.clone()?, modules: earlier.modules.clone() })
+}
+
+/// Keeps what is good and new; takes what is kept for what is broken from the start.
+fn keep_or_revive(
+    host: &Host,
+    kept: &Kept,
+    snapshot: &Snapshot,
+    settled: &mut PolicyFile,
+    earlier: Option<&Arc<PolicyFile>>,
+) {
+    let file = settled.file.clone();
+    if settled.broken.is_none() {
+        if earlier.is_none_or(|earlier| earlier.broken.is_some() || !same_version(earlier, settled)) {
+            kept.put(&file, &snapshot.documents[&file], &snapshot.folder);
+        }
+    } else if settled.active.is_none()
+        && earlier.is_none()
+        && let Some(version) = kept.get(&file)
+    {
+        match load(host, &version.folder, &file, &version.text, None) {
+            Ok(loaded) => (settled.active, settled.since) = (Some(loaded.active), version.time),
+            Err(error) => tracing::warn!(file, error = error.chain(), "its last good version is not good any more"),
+        }
+    }
+}
+
+/// Whether text and modules are equal.
+fn same_version(a: &PolicyFile, b: &PolicyFile) -> bool {
+    let digests = |file: &PolicyFile| -> Vec<_> {
+        file.active.iter().flat_map(Active::modules).map(|module| (module.digest, module.settings)).collect()
+    };
+    a.text == b.text && digests(a) == digests(b)
+}
+
+/// What a file stands for now.
+fn settle(
+    file: &str,
+    text: &str,
+    loaded: Result<Loaded>,
+    earlier: Option<&Arc<PolicyFile>>,
+    now: Timestamp,
+) -> PolicyFile {
+    let mentions_access = text.contains("AccessPolicy");
+    let text = Digest::of(text.as_bytes());
+    let (active, modules, broken) = match loaded {
+        Ok(Loaded { active, modules }) => (Some(active), modules, None),
+        Err(error) => (earlier.and_then(|earlier| earlier.active.clone()), Vec::new(), Some(Arc::new(error))),
+    };
+    // A version that is as broken as the one before it makes nothing younger.
+    let same = earlier.filter(|earlier| earlier.broken.is_some() == broken.is_some());
+    let since = match same {
+        Some(earlier) if broken.is_some() || earlier.text == text => earlier.since,
+        _ => now,
+    };
+    PolicyFile { file: file.into(), text, modules, mentions_access, active, broken, since }
+}
+
+/// No two files may define the same policy.
+fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Loaded) -> Result<Loaded> {
+    let active = &loaded.active;
+    let key = (matches!(active, Active::Backup(_)), active.name().to_owned());
+    if let Some(other) = names.get(&key) {
+        return Err(Error::new(
+            ErrorKind::Exists,
+            format!("{file}: the policy {} is defined in {other} too", active.name()),
+        )
+        .advise("Give one of them another name."));
+    }
+    names.insert(key, file.into());
+    Ok(loaded)
+}
+
+fn load(host: &Host, folder: &Path, file: &str, text: &str, earlier: Option<&Active>) -> Result<Loaded> {
+    let loading = Loading { host, folder, file };
+    let document = documents::parse(file, text)?;
+    let references: Vec<_> = document.uses().into_iter().map(|uses| uses.module.clone()).collect();
+    let active = match document {
+        Document::Backup(document) => {
+            let earlier = match earlier {
+                Some(Active::Backup(policy)) => Some(&**policy),
+                _ => None,
+            };
+            Active::Backup(Arc::new(loading.backup(*document, earlier)?))
+        }
+        Document::Access(document) => {
+            let earlier = match earlier {
+                Some(Active::Access(policy)) => Some(&**policy),
+                _ => None,
+            };
+            Active::Access(Arc::new(loading.access(document, earlier)?))
+        }
+    };
+    let file_of = |(reference, module): (ModuleRef, ModuleInForce)| match reference {
+        ModuleRef::File(name) => Some((name, module.digest)),
+        ModuleRef::Builtin(_) => None,
+    };
+    let modules = references.into_iter().zip(active.modules()).filter_map(file_of).collect();
+    Ok(Loaded { active, modules })
+}
+
+/// One document on its way.
+struct Loading<'a> {
+    host: &'a Host,
+    folder: &'a Path,
+    file: &'a str,
+}
+
+/// A policy that need not be made anew if its component and its settings are the same.
+trait Reusable: Clone {
+    const FIELD: &'static str;
+    fn is(&self, component: Digest, settings: Digest) -> bool;
+    fn make(host: &Host, module: Arc<Module>, settings: &str) -> Result<Self, Refused>;
+}
+
+macro_rules! reusable {
+    ($($policy:ident: $field:literal),*) => {$(
+        impl Reusable for $policy {
+            const FIELD: &'static str = $field;
+
+            fn is(&self, component: Digest, settings: Digest) -> bool {
+                self.digest() == component && self.settings_hash() == settings
+            }
+
+            fn make(host: &Host, module: Arc<Module>, settings: &str) -> Result<Self, Refused> {
+                Self::of(host, module, settings)
+            }
+        }
+    )*};
+}
+reusable!(SelectPolicy: "select", SchedulePolicy: "schedule", RetentionPolicy: "retention", AuthorizePolicy: "authorize");
+
+impl Loading<'_> {
+    fn backup(&self, document: BackupDocument, earlier: Option<&BackupPolicy>) -> Result<BackupPolicy> {
+        let retention = |uses| self.policy(uses, earlier.and_then(|earlier| earlier.retention.as_ref()));
+        Ok(BackupPolicy {
+            select: self.policy(&document.select, earlier.map(|earlier| &earlier.select))?,
+            schedule: self.policy(&document.schedule, earlier.map(|earlier| &earlier.schedule))?,
+            retention: document.retention.as_ref().map(retention).transpose()?,
+            name: document.name,
+            repository: document.repository,
+            quiesce: document.quiesce,
+            verify_every: document.verify_every,
+        })
+    }
+
+    fn access(&self, document: AccessDocument, earlier: Option<&AccessPolicy>) -> Result<AccessPolicy> {
+        let bindings = document.authorize.iter().enumerate().map(|(n, binding)| {
+            let earlier = earlier.and_then(|earlier| earlier.bindings.get(n)).map(|binding| &binding.policy);
+            let policy = self.policy(&binding.uses, earlier)?;
+            Ok(AccessBinding { module: binding.uses.module.to_string(), policy, mode: binding.mode })
+        });
+        let bindings = bindings.collect::<Result<_>>()?;
+        Ok(AccessPolicy { name: document.name, bindings, max_staleness: document.max_staleness })
+    }
+
+    /// The earlier policy if nothing changed, else a new one.
+    fn policy<P: Reusable>(&self, uses: &Use, earlier: Option<&P>) -> Result<P> {
+        let settings = uses.settings.json();
+        let component = uses.module.read(self.folder).map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
+        let hash = Digest::of(settings.as_bytes());
+        if let Some(earlier) = earlier.filter(|earlier| earlier.is(component.digest, hash)) {
+            return Ok(earlier.clone());
+        }
+        let module = self.host.module(&component).map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
+        P::make(self.host, module, &settings).map_err(|refused| match refused {
+            Refused::Because(error) => self.placed(uses.line, P::FIELD, uses, error),
+            Refused::Settings(errors) => self.refused_settings::<P>(uses, &errors),
+        })
+    }
+
+    fn placed(&self, line: u64, field: &str, uses: &Use, error: Error) -> Error {
+        error.within(format!("{}, line {line}: {field}: {}", self.file, uses.module))
+    }
+
+    /// All that a component says of its settings, each where it was written.
+    fn refused_settings<P: Reusable>(&self, uses: &Use, errors: &[crate::host::FieldError]) -> Error {
+        let lines: Vec<_> = errors
+            .iter()
+            .map(|error| {
+                let line = uses.settings.line(&error.path).unwrap_or(uses.line);
+                let field = error.path.replace('/', ".");
+                let message: String = error.message.chars().filter(|c| !c.is_control()).take(500).collect();
+                format!("{}, line {line}: {}.settings{field}: {message}", self.file, P::FIELD)
+            })
+            .take(20)
+            .collect();
+        let what = if lines.is_empty() { format!("{}: its settings are refused", self.file) } else { lines.join("; ") };
+        Error::new(ErrorKind::Invalid, what)
+            .advise(format!("docs/policies.md lists the settings of the built-in modules; this is {}.", uses.module))
+    }
+}

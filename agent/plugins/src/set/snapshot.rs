@@ -1,0 +1,93 @@
+//! The files of a policy folder at one instant.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use remora_core::{Error, ErrorKind, Result};
+
+use crate::host::Digest;
+
+/// A mounted `ConfigMap` is a folder with a link of this name to the folder that holds the files. An update swaps the link.
+const DATA: &str = "..data";
+
+/// So often a swap may come in between: more is no swap.
+const TRIES: usize = 5;
+
+/// The documents of a folder, and where the modules lie that they name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The folder that was read: of a mounted `ConfigMap`, the one behind the link.
+    pub folder: PathBuf,
+    /// The documents, by file name.
+    pub documents: BTreeMap<String, String>,
+    /// The digests of the modules beside them, by file name.
+    pub modules: BTreeMap<String, Digest>,
+    /// What tells a change of any file, documents and modules alike.
+    pub digest: Digest,
+}
+
+impl Snapshot {
+    /// Reads `folder`: every `*.yaml` and `*.yml` in it is a document, every `*.wasm` a module. All of it comes from one
+    /// version of a mounted `ConfigMap`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            // Resolved once: what is read then is one version, whatever happens to the link meanwhile.
+            let real = match fs::read_link(folder.join(DATA)) {
+                Ok(target) => folder.join(target),
+                Err(_) => folder.to_owned(),
+            };
+            match read(&real) {
+                Ok(snapshot) => return Ok(snapshot),
+                // The version, or a file, was removed while it was read: there is a newer one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+                Err(error) => {
+                    return Err(Error::io(format!("reading the policy folder {}", folder.display()), error)
+                        .advise("Make the folder, or name another one with --config."));
+                }
+            }
+        }
+    }
+
+    /// Reads one document, with the modules beside it.
+    pub fn of_file(file: &Path) -> Result<Self> {
+        let named = || format!("reading the policy {}", file.display());
+        let text = fs::read_to_string(file).map_err(|e| Error::io(named(), e))?;
+        let name = file.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{}: it has no name", named())))?;
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(Self {
+            folder: parent.unwrap_or(Path::new(".")).into(),
+            digest: Digest::of(text.as_bytes()),
+            documents: BTreeMap::from([(name.to_owned(), text)]),
+            modules: BTreeMap::new(),
+        })
+    }
+}
+
+fn read(folder: &Path) -> io::Result<Snapshot> {
+    let (mut documents, mut modules, mut all) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
+            continue;
+        };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("yaml" | "yml") => {
+                let bytes = fs::read(&path)?;
+                all.insert(name.to_owned(), Digest::of(&bytes));
+                documents.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
+            }
+            Some("wasm") => {
+                let digest = Digest::of(&fs::read(&path)?);
+                all.insert(name.to_owned(), digest);
+                modules.insert(name.to_owned(), digest);
+            }
+            _ => {}
+        }
+    }
+    let sum: Vec<_> = all.iter().map(|(name, digest)| format!("{digest} {name}\n")).collect();
+    Ok(Snapshot { folder: folder.into(), documents, modules, digest: Digest::of(sum.concat().as_bytes()) })
+}

@@ -1,0 +1,20 @@
+//! The production host, with the real built-in components and with hostile ones.
+
+#![allow(clippy::unwrap_used, reason = "these are tests throughout")]
+
+#[path = "real/builtins.rs"]
+mod builtins;
+#[path = "real/components.rs"]
+mod components;
+#[path = "real/denied.rs"]
+mod denied;
+#[path = "real/fleet.rs"]
+mod fleet;
+#[path = "real/folder.rs"]
+mod folder;
+#[path = "real/frozen.rs"]
+mod frozen;
+#[path = "real/refused.rs"]
+mod refused;
+#[path = "real/zoo.rs"]
+mod zoo;

@@ -1,0 +1,66 @@
+//! Components for tests, made of text: a core module, and a world of `wit/policy`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use remora_plugins::{Host, HostOptions};
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::{Resolve, WorldId};
+
+/// A host that keeps nothing.
+pub(crate) fn host() -> Host {
+    Host::new(&HostOptions::default()).unwrap()
+}
+
+/// The folder `wit` of the repository.
+pub(crate) fn wit() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit")
+}
+
+/// A world of the policies.
+pub(crate) fn world(name: &str) -> (Resolve, WorldId) {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(wit().join("policy/0.1.0")).unwrap();
+    let world = resolve.select_world(&[package], Some(name)).unwrap();
+    (resolve, world)
+}
+
+/// A component of a core module.
+pub(crate) fn component(module: &[u8], resolve: &Resolve, world: WorldId) -> Vec<u8> {
+    let mut module = module.to_vec();
+    wit_component::embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
+}
+
+/// A selector of which `configure`, `select` and what lies beside them are given as text. `0` is the address of zeros: an
+/// empty list, or "these settings are fine".
+pub(crate) fn selector(configure: &str, select: &str, beside: &str) -> Vec<u8> {
+    policy("selector", "select", configure, select, beside)
+}
+
+/// An authorizer that takes any settings, and whose `authorize` is given as text.
+pub(crate) fn authorizer(authorize: &str) -> Vec<u8> {
+    policy("authorizer", "authorize", "(i32.const 0)", authorize, "")
+}
+
+/// The function of each interface is named as the interface.
+fn policy(of: &str, call: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+            (memory (export "memory") 2)
+            (global $next (mut i32) (i32.const 4096))
+            (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+                (global.set $next (i32.add (local.get $at) (local.get 3)))
+                (local.get $at))
+            {beside}
+            (func (export "remora:policy/{call}@0.1.0#configure") (param i32 i32) (result i32) {configure})
+            (func (export "remora:policy/{call}@0.1.0#{call}") (param i32 i32) (result i32) {answer}))"#
+    );
+    let (resolve, world) = world(of);
+    component(&wat::parse_str(text).unwrap(), &resolve, world)
+}
+
+/// What no call may take, whatever a component does: its deadline, and room for a busy machine.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(30);

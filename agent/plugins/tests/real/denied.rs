@@ -1,0 +1,64 @@
+//! An access policy that fails denies, whatever the others say.
+
+use std::fs;
+
+use remora_plugins::set::Generation;
+
+use super::components::{authorizer, host};
+use super::folder::{code, errors, next, now};
+
+/// Abstains from the first, harmless question of a load, and then does what is given. The user's name is the first field of a
+/// request: the length of the canary's is 6.
+fn late(authorize: &str) -> Vec<u8> {
+    authorizer(&format!(
+        "(i32.store (i32.const 64) (i32.const 128))
+         (i32.store (i32.const 68) (i32.const 1))
+         (if (i32.eq (i32.load offset=4 (local.get 0)) (i32.const 6)) (then
+            (i32.store8 (i32.const 128) (i32.const 2))
+            (return (i32.const 64))))
+         {authorize}"
+    ))
+}
+
+#[test]
+fn every_failure_of_an_access_policy_denies() {
+    // One decision, which allows.
+    let allow = "(i32.store8 (i32.const 128) (i32.const 0))";
+    // With one obligation, `x`; whether it is required is its last field.
+    let obliges = |required: u8| {
+        format!(
+            "{allow} (i32.store (i32.const 148) (i32.const 200)) (i32.store (i32.const 152) (i32.const 1))
+             (i32.store8 (i32.const 300) (i32.const 120))
+             (i32.store (i32.const 200) (i32.const 300)) (i32.store (i32.const 204) (i32.const 1))
+             (i32.store8 (i32.const 216) (i32.const {required})) (i32.const 64)"
+        )
+    };
+    let table = [
+        ("it abstains", "(i32.store8 (i32.const 128) (i32.const 2)) (i32.const 64)".to_owned(), (true, "owner")),
+        ("it allows", format!("{allow} (i32.const 64)"), (true, "owner")),
+        ("an obligation that need not be known", obliges(0), (true, "owner")),
+        ("an obligation that must be known", obliges(1), (false, "unknown-obligation")),
+        ("it denies", "(i32.store8 (i32.const 128) (i32.const 1)) (i32.const 64)".into(), (false, "")),
+        ("it traps", "unreachable".into(), (false, "policy-failed")),
+        ("it does not end", "(loop $for_ever (br $for_ever)) (i32.const 64)".into(), (false, "policy-failed")),
+        ("it answers nothing", "(i32.const 0)".into(), (false, "policy-failed")),
+        (
+            "an effect that there is not",
+            "(i32.store8 (i32.const 128) (i32.const 9)) (i32.const 64)".into(),
+            (false, "policy-failed"),
+        ),
+    ];
+    let host = host();
+    for (name, authorize, (allowed, said)) in table {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("late.wasm"), late(&authorize)).unwrap();
+        let document = "kind: AccessPolicy\nname: files\nauthorize:\n\
+                        - {module: builtin:owners, settings: {users: [root]}}\n- {module: file:late.wasm}\n";
+        fs::write(folder.path().join("access.yaml"), document).unwrap();
+        let generation = next(&Generation::default(), &host, folder.path(), now());
+        assert_eq!(errors(&generation), [""; 0], "{name}");
+        for _ in 0..2 {
+            assert_eq!(code(&generation, "root", "/x", now()), (allowed, said.into()), "{name}");
+        }
+    }
+}

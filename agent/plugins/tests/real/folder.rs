@@ -1,0 +1,354 @@
+//! A folder of policies, from one generation to the next.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use remora_core::policy::{Access, Action, Select, Subject, VmFacts};
+use remora_core::{Error, ErrorKind, VmName};
+use remora_plugins::set::{Generation, Kept, Snapshot};
+use remora_plugins::{Host, HostOptions, builtins, cases};
+
+use super::components::{host, selector};
+
+const NIGHTLY: &str = "\
+kind: BackupPolicy
+name: nightly
+select:    {module: builtin:labels, settings: {names: ['db-*']}}
+schedule:  {module: builtin:cron, settings: {cron: 15 2 * * *}}
+retention: {module: builtin:gfs, settings: {daily: 7}}
+";
+
+const ACCESS: &str = "\
+kind: AccessPolicy
+name: files
+maxStaleness: 1h
+authorize:
+- {module: builtin:owners, settings: {users: [root]}}
+- {module: builtin:paths, settings: {denyPaths: [/srv/hr/**]}}
+- {module: builtin:paths, settings: {denyPaths: [/**]}, mode: shadow}
+";
+
+pub(crate) fn now() -> Timestamp {
+    "2026-01-02T00:00:00Z".parse().unwrap()
+}
+
+pub(crate) fn next(before: &Generation, host: &Host, folder: &Path, now: Timestamp) -> Generation {
+    before.next(host, &Snapshot::read(folder).unwrap(), now)
+}
+
+fn request(user: &str, path: &str) -> Access {
+    Access {
+        subject: Subject { user: user.into(), groups: Vec::new(), grants: Vec::new() },
+        action: Action::Read,
+        vm: VmFacts::named(VmName::new("vm").unwrap()),
+        point: "0123456789abcdef-1".into(),
+        point_time: now(),
+        path: path.as_bytes().to_vec(),
+        now: now(),
+        approvals: Vec::new(),
+    }
+}
+
+pub(crate) fn code(generation: &Generation, user: &str, path: &str, now: Timestamp) -> (bool, String) {
+    let outcome = generation.authorize(&[request(user, path)], now).remove(0);
+    (outcome.allowed, outcome.code)
+}
+
+pub(crate) fn errors(generation: &Generation) -> Vec<String> {
+    generation.broken().map(|(_, error)| error.chain()).collect()
+}
+
+#[test]
+fn deny_overrides_shadow_is_not_enforced_and_silence_denies() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let none = next(&Generation::default(), &host, folder.path(), now());
+    assert_eq!(code(&none, "root", "/root/etc/passwd", now()), (false, "nothing-allows".into()));
+    fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
+    let generation = next(&none, &host, folder.path(), now());
+    assert_eq!(errors(&generation), [""; 0]);
+    assert_eq!(code(&generation, "root", "/root/etc/passwd", now()), (true, "owner".into()));
+    assert_eq!(code(&generation, "root", "/root/srv/hr/pay", now()), (false, "path-denied".into()));
+    assert_eq!(code(&generation, "eve", "/root/etc/passwd", now()), (false, "nothing-allows".into()));
+    // What was said is on record, the shadow's word too.
+    let outcome = generation.authorize(&[request("root", "/root/etc/passwd")], now()).remove(0);
+    let modes: Vec<_> = outcome.said.iter().map(|said| (said.module.as_str(), said.code.as_str())).collect();
+    assert_eq!(modes, [("builtin:owners", "owner"), ("builtin:paths", "no-rule"), ("builtin:paths", "path-denied")]);
+    assert_eq!(outcome.generation, 2);
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_its_last_good_version_and_hinders_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let nightly = folder.path().join("nightly.yaml");
+    fs::write(&nightly, NIGHTLY).unwrap();
+    fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
+    let good = next(&Generation::default(), &host, folder.path(), now());
+    let minute = SignedDuration::from_mins(1);
+
+    // Both settings that are wrong are told, each on its line; the neighbour changes all the same.
+    let broken = NIGHTLY.replace("names: ['db-*']", "names: ['db-{'], matchExpressions: [{key: a, operator: In}]");
+    fs::write(&nightly, &broken).unwrap();
+    fs::write(folder.path().join("access.yaml"), ACCESS.replace("[root]", "[admin]")).unwrap();
+    let stale = next(&good, &host, folder.path(), now() + minute);
+    let told = errors(&stale);
+    assert!(told[0].contains("nightly.yaml, line 3: select.settings.names.0"), "{told:?}");
+    assert!(told[0].contains("select.settings.matchExpressions.0.values"), "{told:?}");
+    assert!(code(&stale, "admin", "/x", now()).0);
+    let (policy, since) = stale.backups().next().unwrap();
+    assert_eq!(since, Some(now() + minute));
+    let vms = ["db-1", "web-1"].map(|name| VmFacts::named(VmName::new(name).unwrap()));
+    let answers = policy.select.select(&vms).await.unwrap();
+    assert_eq!(answers.iter().map(|answer| answer.selected).collect::<Vec<_>>(), [true, false]);
+
+    // As broken later: no younger. Repaired: in force again. Gone: gone.
+    let still = next(&stale, &host, folder.path(), now() + minute * 2);
+    assert_eq!(still.backups().next().unwrap().1, Some(now() + minute));
+    fs::write(&nightly, NIGHTLY.replace("db-*", "web-*")).unwrap();
+    let repaired = next(&still, &host, folder.path(), now() + minute * 3);
+    assert_eq!((errors(&repaired).len(), repaired.backups().next().unwrap().1), (0, None));
+    assert!(!repaired.backups().next().unwrap().0.select.select(&vms).await.unwrap()[0].selected);
+    fs::remove_file(&nightly).unwrap();
+    assert_eq!(next(&repaired, &host, folder.path(), now()).backups().count(), 0);
+}
+
+#[test]
+fn a_stale_access_policy_denies_after_its_time_and_one_that_was_never_good_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let file = folder.path().join("access.yaml");
+    fs::write(&file, ACCESS).unwrap();
+    let good = next(&Generation::default(), &host, folder.path(), now());
+    fs::write(&file, ACCESS.replace("maxStaleness", "maxstaleness")).unwrap();
+    let stale = next(&good, &host, folder.path(), now());
+    let hour = SignedDuration::from_hours(1);
+    assert!(code(&stale, "root", "/x", now() + hour).0);
+    assert_eq!(code(&stale, "root", "/x", now() + hour + hour), (false, "stale-policy".into()));
+    // A second policy that never was good: it may have been meant to deny.
+    fs::write(&file, ACCESS).unwrap();
+    fs::write(folder.path().join("more.yaml"), ACCESS.replace("name: files", "name: more").replace("paths", "path"))
+        .unwrap();
+    let half = next(&good, &host, folder.path(), now());
+    assert_eq!(code(&half, "root", "/x", now()), (false, "broken-policy".into()));
+    // A broken backup policy denies nobody anything.
+    fs::write(folder.path().join("more.yaml"), "kind: BackupPolicy\nname: x\n").unwrap();
+    assert!(code(&next(&good, &host, folder.path(), now()), "root", "/x", now()).0);
+}
+
+#[test]
+fn what_is_in_force_grows_stale_while_the_folder_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let hour = SignedDuration::from_hours(1);
+    let good = next(&Generation::default(), &host, folder.path(), now() - hour);
+    let lost = good.unreadable(Error::new(ErrorKind::Failed, "the disk is gone"), now());
+    assert_eq!(lost.number, good.number + 1);
+    assert_eq!(lost.backups().next().unwrap().1, Some(now()));
+    assert!(code(&lost, "root", "/x", now() + hour).0);
+    assert_eq!(code(&lost, "root", "/x", now() + hour + hour), (false, "stale-policy".into()));
+    let found = next(&lost, &host, folder.path(), now() + hour);
+    assert_eq!((errors(&found).len(), found.backups().next().unwrap().1), (0, None));
+    assert!(code(&found, "root", "/x", now() + hour + hour).0);
+}
+
+#[test]
+fn two_files_with_one_policy_are_told_and_the_first_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["a.yaml", "b.yaml"] {
+        fs::write(folder.path().join(file), NIGHTLY).unwrap();
+    }
+    let generation = next(&Generation::default(), &host(), folder.path(), now());
+    assert_eq!(generation.backups().count(), 1);
+    assert!(errors(&generation)[0].contains("defined in a.yaml too"), "{:?}", errors(&generation));
+}
+
+/// A mounted `ConfigMap`: files are links into a folder behind the link `..data`, which is swapped.
+#[test]
+fn the_swap_of_a_config_map_is_one_step() {
+    let mount = tempfile::tempdir().unwrap();
+    let version = |name: &str, text: &str| {
+        let folder = mount.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("nightly.yaml"), text).unwrap();
+        symlink(name, mount.path().join("..data_tmp")).unwrap();
+        fs::rename(mount.path().join("..data_tmp"), mount.path().join("..data")).unwrap();
+    };
+    version("..2026_01_01", NIGHTLY);
+    symlink("..data/nightly.yaml", mount.path().join("nightly.yaml")).unwrap();
+    let before = Snapshot::read(mount.path()).unwrap();
+    version("..2026_01_02", &NIGHTLY.replace("db-*", "web-*"));
+    let after = Snapshot::read(mount.path()).unwrap();
+    assert_eq!(before.folder, mount.path().join("..2026_01_01"));
+    assert_eq!(after.folder, mount.path().join("..2026_01_02"));
+    assert_ne!(before.digest, after.digest);
+    assert_eq!(after.documents.len(), 1);
+    assert!(after.documents["nightly.yaml"].contains("web-*"));
+    fs::remove_dir_all(mount.path().join("..2026_01_02")).unwrap();
+    assert_eq!(Snapshot::read(mount.path()).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_module_in_a_file_is_taken_and_its_change_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, labels) = builtins().find(|(name, _)| *name == "labels").unwrap();
+    let module = folder.path().join("mine.wasm");
+    fs::write(&module, labels).unwrap();
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY.replace("builtin:labels", "file:mine.wasm")).unwrap();
+    let host = host();
+    let first = Snapshot::read(folder.path()).unwrap();
+    let good = Generation::default().next(&host, &first, now());
+    assert_eq!(errors(&good), [""; 0]);
+    fs::write(&module, selector("(i32.const 0)", "(i32.const 0)", "")).unwrap();
+    let second = Snapshot::read(folder.path()).unwrap();
+    assert_ne!(first.digest, second.digest);
+    let stale = good.next(&host, &second, now());
+    let told = errors(&stale).remove(0);
+    assert!(told.contains("nightly.yaml, line 3: select: file:mine.wasm: asked a first question"), "{told}");
+    fs::remove_file(&module).unwrap();
+    let told = errors(&next(&stale, &host, folder.path(), now())).remove(0);
+    assert!(told.contains("reading the module mine.wasm"), "{told}");
+}
+
+/// Whoever asks during a reload gets one generation's answer, and no request is dropped.
+#[test]
+fn reloads_under_load_mix_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host();
+    let access = |user: &str| {
+        let text = ACCESS.replace("[root]", &format!("[{user}]"));
+        fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let deny = format!(
+            "kind: AccessPolicy\nname: b\nauthorize: [{{module: builtin:paths, settings: {{denyPaths: ['/of/{}/**']}}}}]\n",
+            if user == "even" { "odd" } else { "even" }
+        );
+        fs::write(folder.path().join("b.yaml"), deny).unwrap();
+    };
+    access("even");
+    let current = Arc::new(std::sync::RwLock::new(Arc::new(next(&Generation::default(), &host, folder.path(), now()))));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asking = std::thread::spawn({
+        let (current, done) = (Arc::clone(&current), Arc::clone(&done));
+        move || {
+            let mut asked = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || asked < 100 {
+                let generation = Arc::clone(&current.read().unwrap());
+                // Each generation allows its own user everything but the other's folder: a mixture would allow or deny both.
+                let requests = ["even", "odd"].map(|user| request(user, &format!("/of/{user}/x")));
+                let allowed: Vec<_> = generation.authorize(&requests, now()).iter().map(|o| o.allowed).collect();
+                let even = generation.number % 2 == 1;
+                assert_eq!(allowed, [even, !even], "generation {}", generation.number);
+                asked += 1;
+            }
+            asked
+        }
+    });
+    for n in 2..40 {
+        access(if n % 2 == 1 { "even" } else { "odd" });
+        let before = Arc::clone(&current.read().unwrap());
+        let generation = next(&before, &host, folder.path(), now());
+        assert_eq!(errors(&generation), [""; 0]);
+        *current.write().unwrap() = Arc::new(generation);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(asking.join().unwrap() >= 100);
+}
+
+#[test]
+fn compiled_code_is_kept_in_a_private_folder_only_and_damage_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let options = HostOptions { cache: Some(cache.clone()) };
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let load = || next(&Generation::default(), &Host::new(&options).unwrap(), folder.path(), now());
+    assert_eq!(errors(&load()), [""; 0]);
+    let kept: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kept.len(), 3);
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    // What lies there is used: with the code of another component in its place, its exports are missing. So each file is
+    // known by its digest, and only what has it is run.
+    for path in &kept {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(errors(&load()), [""; 0]);
+    fs::write(&kept[0], b"").unwrap();
+    assert_eq!(errors(&load()), [""; 0]);
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(Host::new(&options).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn golden_cases_say_what_was_answered_instead() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
+    let text = "\
+kind: PolicyTest
+policies: [nightly.yaml, access.yaml]
+cases:
+- {name: database, select: {policy: nightly, vm: {name: db-1}, expect: {selected: true}}}
+- {name: web, select: {policy: nightly, vm: {name: web-1}, expect: {selected: true}}}
+- name: tonight
+  schedule: {policy: nightly, vm: {name: db-1}, after: 2026-01-10T12:00:00Z, expect: {start: 2026-01-11T02:15:00Z}}
+- name: two days
+  retention:
+    policy: nightly
+    vm: {name: db-1}
+    now: 2026-01-03T00:00:00Z
+    points: [2026-01-01T01:00:00Z, 2026-01-01T02:00:00Z, 2026-01-02T02:00:00Z]
+    expect: {keep: [2026-01-01T02:00:00Z, 2026-01-02T02:00:00Z]}
+- name: pay
+  authorize:
+    {subject: {user: root}, action: read, vm: {name: db-1}, path: /srv/hr/pay, now: 2026-01-03T00:00:00Z,
+     expect: {allowed: false, code: path-denied}}
+";
+    let file = folder.path().join("cases.yaml");
+    fs::write(&file, text).unwrap();
+    let results = cases::run(&host(), &file).await.unwrap();
+    let failed: Vec<_> = results.iter().filter_map(|result| result.failed.as_deref()).collect();
+    assert_eq!(results.len(), 5);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].starts_with("expected selected: true, got selected: false"), "{failed:?}");
+    fs::write(&file, text.replace("policy: nightly, vm: {name: web-1}", "policy: nightli, vm: {name: web-1}")).unwrap();
+    let error = cases::run(&host(), &file).await.unwrap_err();
+    assert!(error.to_string().contains("case \"web\""), "{error}");
+}
+
+/// The agent is restarted while a document is broken: what was good before, with its module, is in force.
+#[tokio::test]
+async fn last_good_versions_outlive_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let kept = Kept::new(kept.path().join("kept"));
+    let (_, labels) = builtins().find(|(name, _)| *name == "labels").unwrap();
+    fs::write(folder.path().join("mine.wasm"), labels).unwrap();
+    let nightly = folder.path().join("nightly.yaml");
+    fs::write(&nightly, NIGHTLY.replace("builtin:labels", "file:mine.wasm")).unwrap();
+    let host = host();
+    let restarted = |host: &Host, now| {
+        let none = Generation::default();
+        none.next_kept(host, &Snapshot::read(folder.path()).unwrap(), &kept, now)
+    };
+    assert_eq!(errors(&restarted(&host, now())), [""; 0]);
+    fs::write(&nightly, "kind: BackupPolicy\n").unwrap();
+    fs::remove_file(folder.path().join("mine.wasm")).unwrap();
+    let generation = restarted(&host, Timestamp::now());
+    assert_eq!(errors(&generation).len(), 1);
+    let (policy, since) = generation.backups().next().unwrap();
+    assert!(since.is_some());
+    let vm = VmFacts::named(VmName::new("db-1").unwrap());
+    assert!(policy.select.select(&[vm]).await.unwrap()[0].selected);
+    // What is removed is not kept.
+    fs::remove_file(&nightly).unwrap();
+    restarted(&host, Timestamp::now());
+    fs::write(&nightly, "kind: BackupPolicy\n").unwrap();
+    assert_eq!(restarted(&host, Timestamp::now()).backups().count(), 0);
+}
