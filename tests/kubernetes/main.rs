@@ -7,6 +7,7 @@ mod described;
 mod repository;
 mod restore_run;
 mod status;
+mod tenancy;
 
 use std::fs;
 use std::path::Path;

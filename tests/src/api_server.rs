@@ -136,6 +136,12 @@ impl ApiServer {
         self.send("PATCH", &path, SEND_MERGE, &fields.to_string())
     }
 
+    /// Deletes an object; one with finalizers stays until they are gone.
+    #[track_caller]
+    pub fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, ACCEPT_JSON, "")
+    }
+
     /// Makes fields of an object what `owner` says, in JSON or YAML, and leaves those of others alone.
     #[track_caller]
     pub fn apply(&self, path: &str, owner: &str, object: &str) -> Answer {
