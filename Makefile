@@ -38,7 +38,7 @@ help:
 # The built-in policies are components: agent/plugins/build.rs builds them for this target.
 setup:
 	@tests/install-packages
-	@rustup target list --installed | grep --quiet --line-regexp $(guests) || rustup target add $(guests)
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(guests)" ] || rustup target add $(guests)
 
 # The S3 server of the tests. Needs Go 1.21 or later, which fetches the version that it is written for.
 setup-s3:
