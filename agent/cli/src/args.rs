@@ -24,9 +24,10 @@ use crate::size::Size;
 
 /// Backs up libvirt VMs by their changed blocks, and gives disks and files back.
 ///
-/// Each option below "Settings" can also come from the environment (REMORA_REPO, REMORA_PASSPHRASE_FILE, …) or from a
-/// TOML file (--config, else ~/.config/remora/config.toml, else /etc/remora/config.toml); the command line goes first,
-/// then the environment, then the file. What opens the repository is a key file or a passphrase: from --key-file or
+/// The options below "Settings" can also come from the environment (REMORA_REPO, REMORA_PASSPHRASE_FILE, …: each names
+/// its variable) or from a TOML file (--config, else ~/.config/remora/config.toml, else /etc/remora/config.toml); but the
+/// file cannot name itself, and --verbose and --quiet are of the command line alone. The command line goes first, then the
+/// environment, then the file. What opens the repository is a key file or a passphrase: from --key-file or
 /// --passphrase-file, else REMORA_KEY_FILE, REMORA_PASSPHRASE, REMORA_PASSPHRASE_FILE, else the file's key_file or
 /// passphrase_file, else a prompt, and never from the command line itself.
 #[derive(Debug, Parser)]
