@@ -7,7 +7,7 @@ mod damage;
 mod full;
 mod input;
 mod killed;
-mod mounts;
+pub(crate) mod mounts;
 mod names;
 mod output;
 mod put_back;
