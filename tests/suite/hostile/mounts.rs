@@ -7,6 +7,7 @@ use remora_tests::Layout;
 use remora_tests::files::Holes;
 
 use super::*;
+use crate::documented::the_documented;
 
 /// A `remora mount` that serves.
 pub(crate) struct Serving {
@@ -149,6 +150,7 @@ fn a_tree_is_copied_with_modes_times_links_and_holes() {
     let from = format!("{}:/vda", report["point"].as_str().unwrap());
     let copied = remora.json(["cp", &from, to.to_str().unwrap()]);
     assert_eq!((&copied["to"], &copied["failed"]), (&to.to_str().unwrap().into(), &Value::Array(Vec::new())));
+    the_documented("remora cp POINT:/path DEST").assert_of(&copied);
     let keys: Vec<_> = copied.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["bytes", "failed", "files", "folders", "links", "skipped", "to"]);
     prepared.filesystems[0].assert_at(&to, Holes::MustBeThere);
