@@ -193,7 +193,9 @@ impl Shape {
             (Self::Any, _) | (Self::Null, Value::Null) => {}
             (Self::Words(words), Value::String(word)) if words.contains(word) => {}
             (Self::List(shape), Value::Array(items)) => {
-                items.iter().for_each(|item| shape.compare(&format!("{place}[]"), item, wrong));
+                for item in items {
+                    shape.compare(&format!("{place}[]"), item, wrong);
+                }
             }
             (Self::Fields(shapes), Value::Object(fields)) => {
                 let names: BTreeSet<_> = shapes.iter().map(|(name, _)| name).collect();

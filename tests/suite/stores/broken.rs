@@ -64,7 +64,9 @@ impl Meddled {
         let listed = self.vm.remora.json(["points"]);
         let listed: Vec<_> = listed.as_array().unwrap().iter().map(|point| point["point"].as_str().unwrap()).collect();
         assert_eq!(listed, kept.iter().map(Kept::point).collect::<Vec<_>>());
-        kept.iter().for_each(|kept| self.vm.assert_restores(kept));
+        for kept in kept {
+            self.vm.assert_restores(kept);
+        }
         self.vm.remora.ok(["verify"]);
     }
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::{Depth, Sample, Share};
 
-/// The disk's MiBs, each a chunk of its own.
+/// The disk's size in MiB, each of which is a chunk of its own.
 const CHUNKS: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
