@@ -1,0 +1,5 @@
+//! What must hold on a real cluster with a real KubeVirt.
+
+#![allow(clippy::unwrap_used, reason = "these are tests throughout")]
+
+mod lab_works;
