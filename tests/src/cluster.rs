@@ -40,10 +40,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The one of this process, started when it is first asked for.
+    /// The one of this process, started when it is first asked for. With `REMORA_TEST_CLUSTER` set to the folder of one
+    /// that runs already (`target/release/cluster` starts it), it is that: for trying tests out.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| {
+            std::env::var_os("REMORA_TEST_CLUSTER").map_or_else(Self::start, |dir| Self::of(dir.as_ref()))
+        })
+    }
+
+    fn of(dir: &Path) -> Self {
+        let [kubernetes] = built(&["kubernetes"]);
+        Self::new(Node::of(dir), &kubernetes)
+    }
+
+    fn new(node: Node, kubernetes: &Path) -> Self {
+        Self { node, kubectl: kubernetes.join("kubectl"), namespaces: AtomicU32::new(0), guest: Mutex::new(None) }
     }
 
     /// Starts one and waits until KubeVirt is deployed.
@@ -51,8 +63,7 @@ impl Cluster {
         assert!(nix::unistd::geteuid().is_root(), "a cluster needs root: its node is made of namespaces");
         let [kubernetes, kubevirt, images] = built(&[]);
         let node = Node::start(&kubernetes.join("kube"), &images.join("containerd"));
-        let (namespaces, guest) = (AtomicU32::new(0), Mutex::new(None));
-        let cluster = Self { node, kubectl: kubernetes.join("kubectl"), namespaces, guest };
+        let cluster = Self::new(node, &kubernetes);
         cluster.wait_for_node();
         cluster.deploy_kubevirt(&kubevirt.join("manifests.json"));
         cluster
@@ -102,7 +113,8 @@ impl Cluster {
     /// A new namespace.
     #[track_caller]
     pub fn namespace(&self, prefix: &str) -> String {
-        let name = format!("{prefix}-{}", self.namespaces.fetch_add(1, Ordering::Relaxed));
+        let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}-{}-{number}", std::process::id());
         self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
         name
     }
@@ -123,7 +135,8 @@ impl Cluster {
             let text = std::fs::read(sources().join("manifests").join(file)).must(format_args!("read {file}"));
             run_with_input(self.kubectl_command().args(["apply", "--filename", "-"]), &text).ok();
         }
-        let deployed = |kubevirt: Option<&serde_json::Value>| kubevirt.is_some_and(|one| one["status"]["phase"] == "Deployed");
+        let deployed =
+            |kubevirt: Option<&serde_json::Value>| kubevirt.is_some_and(|one| one["status"]["phase"] == "Deployed");
         self.wait_for("kubevirt", "kubevirt", "kubevirt", "KubeVirt is not deployed", DEPLOY, deployed);
     }
 }

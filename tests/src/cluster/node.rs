@@ -22,7 +22,8 @@ pub(super) struct Node {
     dir: PathBuf,
     number: u8,
     process: String,
-    keeper: Child,
+    /// None if another process keeps it.
+    keeper: Option<Child>,
     input: Option<ChildStdin>,
 }
 
@@ -31,7 +32,8 @@ impl Node {
     pub(super) fn start(kube: &Path, images: &Path) -> Self {
         let root = std::env::var_os("REMORA_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         // What it starts removes it: also when this process is killed.
-        let dir = tempfile::Builder::new().prefix("remora-cluster-").tempdir_in(root).must("make the node's folder").keep();
+        let dir =
+            tempfile::Builder::new().prefix("remora-cluster-").tempdir_in(root).must("make the node's folder").keep();
         let number = free_number();
         let mut keeper = Command::new(sources().join("node/serve"))
             .arg(&dir)
@@ -50,7 +52,16 @@ impl Node {
             process = fs::read_to_string(dir.join("node.pid")).unwrap_or_default().trim().to_owned();
             !process.is_empty()
         });
-        Self { dir, number, process, keeper, input }
+        Self { dir, number, process, keeper: Some(keeper), input }
+    }
+
+    /// One that another process keeps, by its folder.
+    pub(super) fn of(dir: &Path) -> Self {
+        let read = |name: &str| {
+            fs::read_to_string(dir.join(name)).must(format_args!("read {name} of a node")).trim().to_owned()
+        };
+        let number = read("number").parse().must("read the number of a node");
+        Self { dir: dir.to_owned(), number, process: read("node.pid"), keeper: None, input: None }
     }
 
     /// Its folder: state, keys, logs.
@@ -74,7 +85,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.input.take());
-        self.keeper.wait().ok();
+        if let Some(mut keeper) = self.keeper.take() {
+            keeper.wait().ok();
+        }
     }
 }
 

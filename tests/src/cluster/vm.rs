@@ -98,7 +98,8 @@ impl<'cluster> VmBuilder<'cluster> {
         let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
         file.set_len(disk.size).must("make a disk's image");
         if disk.content == Content::Ext4 {
-            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image)).ok();
+            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))
+                .ok();
         }
         run(Command::new("chown").arg(format!("{QEMU}:{QEMU}")).arg(&image)).ok();
     }
@@ -194,7 +195,9 @@ impl<'cluster> Vm<'cluster> {
         let ready = |instance: Option<&Value>| {
             instance.is_some_and(|instance| {
                 let tracks = instance["status"]["changedBlockTracking"]["state"] == "Enabled";
-                instance["status"]["phase"] == "Running" && is(instance, "AgentConnected", "True") && (tracks || !tracked)
+                instance["status"]["phase"] == "Running"
+                    && is(instance, "AgentConnected", "True")
+                    && (tracks || !tracked)
             })
         };
         self.cluster.wait_for("vmi", &self.namespace, &self.name, "the virtual machine does not run", START, ready);
@@ -215,7 +218,9 @@ impl<'cluster> Vm<'cluster> {
     /// Does something while the guest writes nothing: its file systems can be read only.
     pub fn still<T>(&self, work: impl FnOnce() -> T) -> T {
         let remount = |how: &str| {
-            self.guest().sh(&format!("sync; for m in /mnt/*; do mountpoint -q $m && mount -o remount,{how} $m || :; done"));
+            let each = format!("mount -o remount,{how} \"$dir\" || exit 1");
+            let all = format!("while read -r _ dir _; do case $dir in /mnt/*) {each} ;; esac; done < /proc/mounts");
+            self.guest().sh(&format!("sync; {all}; sync"));
         };
         remount("ro");
         let done = work();
