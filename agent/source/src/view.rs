@@ -68,6 +68,15 @@ impl OpenVm for View {
         &self.views
     }
 
+    fn checkpoint(&self) -> CheckpointName {
+        self.job().checkpoint.clone()
+    }
+
+    fn no_increment(&self) -> Option<&str> {
+        // libvirt refuses a job whose increments it cannot have.
+        None
+    }
+
     fn time(&self) -> Timestamp {
         self.time
     }
