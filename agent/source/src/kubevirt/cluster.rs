@@ -26,7 +26,7 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     async fn begin(&self, wish: &BackupWish) -> Result<()>;
 
     /// What has become of a backup. Waits until that differs from `seen`; the caller has the deadline, and may drop
-    /// the future at any time.
+    /// the future at any time. `Cancelled` once the run is to end: nothing else interrupts the wait for a job.
     async fn progress(&self, backup: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress>;
 
     /// The job that the VMI says is running or has run last (`status.changedBlockTracking.backupStatus`), read now and
@@ -157,10 +157,14 @@ pub enum Freeze {
 /// What has become of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupProgress {
-    /// Its job does not run yet. The text says what it waits for, where that is known: a condition's message, another
-    /// backup that has to end first, the last event.
+    /// Its `VirtualMachineBackup` is not made yet. The text says what for: another backup of this VM that has to end
+    /// first, the scratch PVC.
+    Queued(String),
+    /// KubeVirt has it, and its job does not run yet: also when KubeVirt tries in vain to start it. The text says what is
+    /// known: the condition's message, the last event.
     Waiting(String),
-    /// Its job runs: KubeVirt has started it and the VMI's `backupStatus` names it, its checkpoint and its volumes.
+    /// Its job runs: the backup has a `status.type` (before that the launcher may still fail to start it), and the VMI's
+    /// `backupStatus` names it, its checkpoint and its volumes.
     Running(RunningBackup),
     /// It failed, or cannot be made (`Failed` condition, or the controller's `Prepared` = False). For people.
     Failed {
