@@ -1,4 +1,4 @@
-//! Sources of consistent views of a VM: libvirt domains.
+//! Sources of consistent views of a VM: libvirt domains, and VMs of KubeVirt.
 //!
 //! [`LibvirtSource`] implements the source ports of `remora-core` over libvirt's backup jobs in pull mode; the disks are
 //! read through `remora-nbd`. Depends on `core` and `nbd` only.

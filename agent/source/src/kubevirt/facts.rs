@@ -83,4 +83,55 @@ pub(super) fn runs(facts: &VmFacts) -> Result<&InstanceFacts> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use remora_core::{RepositoryId, VmName};
+
+    use super::*;
+    use crate::kubevirt::LauncherUser;
+
+    fn facts(latest: Option<&str>, covered: &[&str]) -> VmFacts {
+        let volume = |name: &str| VolumeFacts {
+            name: name.into(),
+            claim: format!("{name}-claim"),
+            claim_uid: format!("{name}-uid"),
+            mode: VolumeMode::Block,
+            capacity: 1 << 30,
+        };
+        let volumes = covered.iter().map(|name| (*name).to_owned()).collect();
+        VmFacts {
+            vm: VmName::new("ns/vm").unwrap(),
+            uid: "u".into(),
+            instance: Some(InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu }),
+            tracking: ChangedBlockTracking::Enabled,
+            volumes: vec![volume("a"), volume("b")],
+            left_out: Vec::new(),
+            latest: latest.map(|name| LatestCheckpoint { name: name.into(), volumes }),
+            definition: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn only_a_checkpoint_of_ours_that_covers_all_disks_is_usable() {
+        let backup = CheckpointName::random(RepositoryId::random()).as_backup();
+        let ours = format!("{backup}-2026-03-01_00-00-00");
+        for (latest, covered, usable, broken) in [
+            (None, &["a", "b"][..], 0, 0),
+            (Some("somebodys-2026-03-01_00-00-00"), &["a", "b"], 0, 0),
+            (Some(&ours), &["a", "b"], 1, 0),
+            (Some(&ours), &["a"], 0, 1),
+            (Some(&ours), &["a", "b", "gone"], 1, 0),
+        ] {
+            let Bitmaps::Able { usable: u, broken: b } = bitmaps(&facts(latest, covered)) else { panic!("able") };
+            assert_eq!((u.len(), b.len()), (usable, broken), "{latest:?} {covered:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_its_pvc_below_an_overlay() {
+        let state = state(&facts(None, &[]));
+        let identity = &state.disks[1].identity;
+        assert_eq!((identity.path.as_str(), identity.inode.as_deref()), ("ns/b-claim", Some("b-uid")));
+        assert_eq!(identity.data_file.as_deref(), Some("block b-uid"));
+        assert_eq!(state.disks[1].size, DiskSize::About(1 << 30));
+    }
+}

@@ -169,6 +169,3 @@ fn is_of_pod(cgroups: &str, pod: &str) -> bool {
         uid.is_some_and(|uid| uid.replace('_', "-") == pod)
     })
 }
-
-#[cfg(test)]
-mod tests;

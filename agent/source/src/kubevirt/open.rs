@@ -40,10 +40,7 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
             .advise("Repair the point by a new backup of the VM instead."));
     }
     let chosen = choose(vm, request)?;
-    // An increment of all disks or of none.
-    let since = request.disks.iter().map(|disk| disk.since.as_ref()).collect::<Option<Vec<_>>>();
-    let since =
-        since.and_then(|all| all.first().copied().filter(|first| all.iter().all(|each| each == first)).cloned());
+    let (since, no_increment) = common_since(request);
     let wish = BackupWish {
         backup: request.checkpoint.as_backup(),
         depth: if since.is_some() { Depth::SinceLatest } else { Depth::Full },
@@ -51,7 +48,7 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
     };
     let opened = async {
         let started = attempt::start(vm, &wish, request.quiesce).await?;
-        connect(vm, &chosen, started, since.as_ref()).await
+        connect(vm, &chosen, started, since, no_increment).await
     };
     match opened.await {
         Ok(view) => Ok(view),
@@ -60,6 +57,21 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
                 tracing::warn!(vm = %vm.facts.vm, error = second.chain(), "cannot clean up after a failed start");
             }
             Err(error)
+        }
+    }
+}
+
+/// The checkpoint that all disks are to be incremental from; if only some are to be, none is, and why.
+fn common_since(request: &OpenRequest) -> (Option<&CheckpointName>, Option<String>) {
+    let first = request.disks.iter().find_map(|disk| disk.since.as_ref());
+    match request.disks.iter().find(|disk| disk.since.as_ref() != first) {
+        None => (first, None),
+        Some(other) => {
+            let why = format!(
+                "disk {} is no increment from the same checkpoint, and KubeVirt makes increments of all disks or of none",
+                other.name
+            );
+            (None, Some(why))
         }
     }
 }
@@ -84,6 +96,7 @@ async fn connect(
     chosen: &[Chosen<'_>],
     started: Started,
     since: Option<&CheckpointName>,
+    mut no_increment: Option<String>,
 ) -> Result<View> {
     if let Some(missing) = chosen.iter().find(|c| !started.running.volumes.contains(&c.volume.name)) {
         return Err(Error::new(
@@ -93,14 +106,11 @@ async fn connect(
         .advise("Restart the VM, so that changed-block tracking begins on all its disks."));
     }
     let mut connection = Some(first_connection(vm).await?);
-    let no_increment = match since {
-        Some(since) => {
-            let latest = vm.cluster.latest_checkpoint().await;
-            let latest = latest.map_err(|error| error.within("asking KubeVirt's tracker for its checkpoint"))?;
-            attempt::no_increment(&started.running, since, latest.as_deref())
-        }
-        None => None,
-    };
+    if let Some(since) = since {
+        let latest = vm.cluster.latest_checkpoint().await;
+        let latest = latest.map_err(|error| error.within("asking KubeVirt's tracker for its checkpoint"))?;
+        no_increment = attempt::no_increment(&started.running, since, latest.as_deref());
+    }
     let told = since.is_some() && no_increment.is_none() && started.running.kind == BackupKind::Incremental;
     let job = Arc::new(KubevirtJob::new(vm, &started));
     let (mut disks, mut server) = (Vec::new(), None);
@@ -121,7 +131,7 @@ async fn connect(
         return Err(error);
     }
     let source = Source { vm: Arc::clone(vm), job, no_increment, server };
-    Ok(View::new(source, started, disks))
+    Ok(View::new(source, started, disks).await)
 }
 
 /// The socket is there when the job runs, or very soon.
@@ -131,7 +141,7 @@ async fn first_connection(vm: &Vm) -> Result<Connected> {
         match vm.launcher.connect(NBD).await {
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable)
-                    && start.elapsed() < SOCKET_APPEARS =>
+                    && start.elapsed() < SOCKET_APPEARS.min(vm.options.start_within) =>
             {
                 sleep(LOOK_EVERY).await;
             }

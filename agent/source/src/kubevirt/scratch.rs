@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use remora_core::ErrorKind;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::job::KubevirtJob;
 use super::launcher::Launcher;
@@ -18,6 +18,9 @@ use crate::state::Broken;
 
 /// How often its room is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a filesystem may take to tell its room at the start.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Watches a scratch PVC until it is dropped.
 pub(super) struct ScratchWatch(JoinHandle<()>);
@@ -32,17 +35,22 @@ struct Watched {
     launcher: Launcher,
     /// The attached volume's name in the launcher.
     volume: String,
-    /// The most that the scratch files can grow to: the disks' sizes together.
-    at_most: u64,
+    room: Volume,
     job: Arc<KubevirtJob>,
     disks: Vec<Arc<Disk>>,
 }
 
 impl ScratchWatch {
-    pub(super) fn start(vm: &Vm, volume: String, job: &Arc<KubevirtJob>, disks: &[Arc<Disk>]) -> Self {
-        let at_most = vm.facts.volumes.iter().map(|volume| volume.capacity).fold(0, u64::saturating_add);
+    /// Looks once, and goes on until it is dropped; none if its room cannot be seen from here.
+    pub(super) async fn start(vm: &Vm, volume: &str, job: &Arc<KubevirtJob>, disks: &[Arc<Disk>]) -> Option<Self> {
         let (launcher, job, disks) = (vm.launcher.clone(), Arc::clone(job), disks.to_vec());
-        Self(tokio::spawn(Watched { launcher, volume, at_most, job, disks }.watch()))
+        let looked = timeout(ANSWER, free(&launcher, volume)).await;
+        let free_before = looked.unwrap_or_else(|_| Err("its filesystem does not answer".into())).inspect_err(|error| {
+            tracing::warn!(vm = %vm.facts.vm, volume, error, "the scratch PVC's room cannot be seen, so it is not watched");
+        });
+        let at_most = vm.facts.volumes.iter().map(|volume| volume.capacity).fold(0, u64::saturating_add);
+        let room = Volume { folder: launcher.folder().into(), free_before: free_before.ok()?, at_most };
+        Some(Self(tokio::spawn(Watched { launcher, volume: volume.to_owned(), room, job, disks }.watch())))
     }
 }
 
@@ -50,40 +58,14 @@ impl Watched {
     async fn watch(self) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut before, mut warned): (Option<Volume>, bool) = (None, false);
         loop {
             ticks.tick().await;
-            let free = match self.free().await {
-                Ok(free) => free,
-                Err(error) if !warned => {
-                    warned = true;
-                    tracing::warn!(
-                        volume = self.volume,
-                        error,
-                        "the scratch PVC's room cannot be seen, so it is not watched"
-                    );
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            let volume = before.get_or_insert_with(|| Volume {
-                folder: self.launcher.folder().into(),
-                free_before: free,
-                at_most: self.at_most,
-            });
-            if volume.must_stop(free) {
-                return self.stop(volume.free_before, free).await;
+            match free(&self.launcher, &self.volume).await {
+                Ok(free) if self.room.must_stop(free) => return self.stop(self.room.free_before, free).await,
+                Ok(_) => {}
+                // Its mount goes with the job.
+                Err(error) => tracing::debug!(volume = self.volume, error, "the scratch PVC's room cannot be seen"),
             }
-        }
-    }
-
-    async fn free(&self) -> Result<u64, String> {
-        let (launcher, volume) = (self.launcher.clone(), self.volume.clone());
-        // A PVC may be on a server that does not answer.
-        match spawn_blocking(move || launcher.free(&volume)).await {
-            Ok(Ok(free)) => Ok(free),
-            Ok(Err(error)) => Err(error.chain()),
-            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -106,5 +88,15 @@ impl Watched {
             }
         };
         tokio::join!(end, disconnect);
+    }
+}
+
+/// Bytes free on the attached volume of that name. Hangs, with one thread, as long as the PVC's server does.
+async fn free(launcher: &Launcher, volume: &str) -> Result<u64, String> {
+    let (launcher, volume) = (launcher.clone(), volume.to_owned());
+    match spawn_blocking(move || launcher.free(&volume)).await {
+        Ok(Ok(free)) => Ok(free),
+        Ok(Err(error)) => Err(error.chain()),
+        Err(error) => Err(error.to_string()),
     }
 }

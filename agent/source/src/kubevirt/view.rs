@@ -38,15 +38,17 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(source: Source, started: Started, disks: Vec<Arc<Disk>>) -> Self {
+    pub(super) async fn new(source: Source, started: Started, disks: Vec<Arc<Disk>>) -> Self {
         let process = source.server.and_then(|pid| process::instance(&source.vm.options.proc, pid));
         let instance = process.map(|process| format!("vmi {} {process}", source.vm.instance.uid));
         let views = disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn DiskView>).collect();
-        let scratch =
-            started.running.scratch.map(|volume| ScratchWatch::start(&source.vm, volume, &source.job, &disks));
-        if scratch.is_none() {
-            tracing::warn!(vm = %source.vm.facts.vm, "where the scratch PVC is attached is not known, so it is not watched");
-        }
+        let scratch = match &started.running.scratch {
+            Some(volume) => ScratchWatch::start(&source.vm, volume, &source.job, &disks).await,
+            None => {
+                tracing::warn!(vm = %source.vm.facts.vm, "where the scratch PVC is attached is not known, so it is not watched");
+                None
+            }
+        };
         let Started { checkpoint, time, quiesced, .. } = started;
         Self { source, checkpoint, time, quiesced, instance, disks, views, scratch, closed: false }
     }
