@@ -21,6 +21,7 @@ mod guard;
 mod identity;
 mod inventory;
 mod job;
+pub mod kubevirt;
 mod lock;
 mod open;
 mod options;
