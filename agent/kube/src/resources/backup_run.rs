@@ -107,8 +107,9 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Assigned`: the controller found the machine's node, or says why not yet. `Claimed`: that node's agent works on it.
-    /// `Prepared`: what the attempt needs of KubeVirt was made, or why it could not be. `Complete`: True with the point
-    /// listed; False with the reason while it runs or when it failed. `Failed`: True when it ended without a point.
+    /// `Prepared`: what the attempt needs of KubeVirt was made; Unknown while that waits; False when it cannot be.
+    /// `Complete`: True with the point listed; False with the reason while it runs or when it failed. `Failed`: True when
+    /// it ended without a point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -125,6 +126,9 @@ pub struct BackupRunStatus {
     /// What the agent wants of KubeVirt. The controller makes it, and removes what is no longer wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
+    /// The number of the attempt that `Prepared` tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_attempt: Option<i32>,
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
