@@ -1,5 +1,7 @@
 //! Conditions in the usual form.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -31,25 +33,25 @@ pub struct Says {
     /// Whether it holds.
     pub truth: Truth,
     /// Why, in one word of capitals and small letters.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Why, and what to do: sentences.
     pub message: String,
 }
 
 impl Says {
     /// That it holds.
-    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { truth: Truth::True, reason, message: message.into() }
+    pub fn yes(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { truth: Truth::True, reason: reason.into(), message: message.into() }
     }
 
     /// That it does not.
-    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { truth: Truth::False, reason, message: message.into() }
+    pub fn no(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { truth: Truth::False, reason: reason.into(), message: message.into() }
     }
 
     /// That it may yet.
-    pub fn not_yet(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { truth: Truth::Unknown, reason, message: message.into() }
+    pub fn not_yet(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { truth: Truth::Unknown, reason: reason.into(), message: message.into() }
     }
 
     /// As a condition of an object that has `earlier` ones: since when changes with whether it holds only.
@@ -58,7 +60,7 @@ impl Says {
         Condition {
             type_: kind.into(),
             status: self.truth.as_str().into(),
-            reason: self.reason.into(),
+            reason: self.reason.clone().into_owned(),
             message: shortened(&self.message),
             observed_generation: generation,
             last_transition_time: same.map_or(Time(now), |one| one.last_transition_time.clone()),

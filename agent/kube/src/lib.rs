@@ -5,7 +5,9 @@
 //! done about it). [`crds`] prints what `deploy/base/crds.yaml` holds.
 
 pub mod conditions;
+pub mod controller;
 pub mod crds;
+pub mod keys;
 pub mod kubevirt;
 pub mod node;
 // The derive of the schemas repeats each struct, public, in a scope of its own.
