@@ -27,7 +27,11 @@ impl<W: Worker> Work<W> {
                 tokio::time::sleep(LOOK).await;
             };
             let found = tokio::select! {
-                found = self.worker.committed(&self.desk.order, &previous) => found?,
+                found = self.worker.committed(&self.desk.order, &previous) => match found {
+                    // No keys are given for what is to end.
+                    Err(_) if self.cancel.is_cancelled() => None,
+                    found => found?,
+                },
                 () = given_up => None,
             };
             if let Some(point) = found {
