@@ -41,8 +41,9 @@ fn the_conditions_of_both_versions_are_understood() {
 
 #[test]
 fn disks_are_eligible_and_other_volumes_and_devices_are_not() {
+    let disks = ["a", "b", "c", "d", "e"].map(|name| json!({"name": name}));
     let spec: VirtualMachineInstanceSpec = serde_json::from_value(json!({
-        "domain": {"devices": {"disks": ["a", "b", "c", "d", "e"].map(|name| json!({"name": name}))}},
+        "domain": {"devices": {"disks": disks}},
         "volumes": [
             {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
             {"name": "b", "dataVolume": {"name": "root"}},

@@ -41,6 +41,8 @@ fn log(args: &Args) {
 
 #[tokio::main]
 async fn in_runtime(args: Args) -> Result<()> {
+    // The one of this process; nobody was first.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let cancel = CancellationToken::new();
     stop_on_signal(&cancel)?;
     let client = kube::Client::try_default().await.map_err(|error| {
