@@ -81,8 +81,18 @@ impl ApiServer {
         server
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The token of who may do anything.
+    pub const fn token(&self) -> &'static str {
+        "owner"
+    }
+
     /// The certificate of its CA.
-    fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.dir.join("apiserver.crt")
     }
 
