@@ -2,4 +2,5 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod backup_runs;
 mod lab_works;

@@ -7,6 +7,7 @@ mod image;
 mod node;
 mod objects;
 mod pods;
+mod product;
 mod pull;
 mod vm;
 
@@ -24,6 +25,7 @@ use crate::process::{Must, run, run_with_input};
 use node::Node;
 pub use objects::{condition, is};
 pub use pods::Pod;
+pub use product::{NAMESPACE, Product, is_true};
 pub use pull::Pull;
 pub use vm::{Vm, VmBuilder};
 
