@@ -4,6 +4,7 @@
 
 mod backup_run;
 mod described;
+mod node;
 mod repository;
 mod restore_run;
 mod status;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cache::tool;
+use crate::cluster::built;
 use crate::process::{Must, run_with_input, wait_until};
 
 /// How long it may take to start on a busy machine.
@@ -59,13 +59,13 @@ impl ApiServer {
     /// Starts one with nothing in it.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("remora-api-").tempdir().must("make the API server's folder");
-        let tools = ["kube-apiserver", "etcd"].map(|name| tool(name, "setup-apiserver"));
+        let [tools] = built(&["kubernetes"]);
         let ports = free_ports();
         // What it starts removes it: also when this process is killed.
         let dir = dir.keep();
         let mut servers = Command::new(sources().join("serve"))
             .arg(&dir)
-            .arg(tools[0].parent().must("find the tools' folder"))
+            .arg(&tools)
             .args(ports.map(|port| port.to_string()))
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -81,8 +81,18 @@ impl ApiServer {
         server
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The token of who may do anything.
+    pub const fn token(&self) -> &'static str {
+        "owner"
+    }
+
     /// The certificate of its CA.
-    fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.dir.join("apiserver.crt")
     }
 
@@ -226,7 +236,7 @@ impl fmt::Display for Log<'_> {
 }
 
 fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/apiserver")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes")
 }
 
 /// Three different ports at which nobody listens.

@@ -74,6 +74,7 @@ impl Settings {
                     .map(|s| s.0),
                 requests: parsed(flags.limit_requests, environment, "REMORA_LIMIT_REQUESTS")?.or(file.limit_requests),
             },
+            ..Access::default()
         };
         let output = output_of(flags, environment)?.or(file.output.map(|output| match output {
             FileOutput::Text => OutputFormat::Text,
@@ -219,7 +220,7 @@ mod tests {
             download: NonZeroU64::new(download << 20),
             requests: NonZeroU64::new(requests),
         };
-        Access { credentials: Some(credentials.into()), ca_file: Some(ca_file.into()), limits }
+        Access { credentials: Some(credentials.into()), ca_file: Some(ca_file.into()), limits, ..Access::default() }
     }
 
     #[test]
