@@ -24,6 +24,8 @@ use crate::web::{self, Health};
 
 /// Works until `cancel`.
 pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()> {
+    // The one of this process; nobody was first.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let client = Client::try_default().await.map_err(|error| {
         Error::new(ErrorKind::Unavailable, "there is no API server to speak with")
             .because(error)

@@ -1,10 +1,11 @@
 //! An API server that is away, breaks watches off, or has forgotten.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
 use super::scene::{Scene, soon};
+use super::shim::Shim;
 use super::worker::{Act, Played};
 
 #[test]
@@ -28,19 +29,15 @@ fn a_run_goes_on_while_the_api_server_is_away_and_its_end_is_told_later() {
 #[test]
 fn watches_that_break_off_or_are_too_old_lose_nothing() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
-    let agent = scene.agent("agent", played.clone());
-    agent.shim.short_watches.store(true, Ordering::SeqCst);
-    // The first watch, of before, lasts minutes: it is not waited for.
-    let mut agent = agent;
-    scene.stop(&mut agent);
-    let agent = scene.agent("again", played.clone());
-    agent.shim.short_watches.store(true, Ordering::SeqCst);
-    soon("a watch has broken off", || agent.shim.count("watch=true") > 2);
+    let shim = Shim { short_watches: AtomicBool::new(true), ..Shim::default() };
+    let agent = scene.agent_through(shim, "agent", played.clone());
+    let lists = || agent.shim.requests().iter().filter(|one| one.contains("/backupruns?") && one.contains("limit=")).count();
+    soon("a watch has broken off", || agent.shim.count("/backupruns?&watch=true") > 2);
+    assert_eq!(lists(), 1);
     scene.assigned("run", &json!({}));
     soon("the run is begun", || played.begun() == ["run"]);
-    let lists = agent.shim.count("GET /apis/remora.dev/v1alpha1/backupruns?&");
     agent.shim.too_old.store(1, Ordering::SeqCst);
-    soon("it has listed anew", || agent.shim.count("GET /apis/remora.dev/v1alpha1/backupruns?&") > lists + 1);
+    soon("it has listed anew", || lists() == 2);
     scene.runs.change("run", &json!({"cancel": true})).ok();
     scene.becomes("run", "Failed", "True", "Cancelled");
     scene.assigned("next", &json!({}));

@@ -100,20 +100,26 @@ impl Scene {
         format!("/api/v1/namespaces/{}/pods", self.namespace)
     }
 
-    /// The UIDs of all pods of agents on this node, seen as the agents see them.
+    /// An agent with a pod of its own, that does any number of runs at once.
     pub(super) fn agent<W: Worker>(&self, pod: &str, worker: W) -> AgentAtWork {
-        self.agent_of(pod, self.pod(pod), worker, usize::MAX)
+        self.agent_through(Shim::default(), pod, worker)
+    }
+
+    pub(super) fn agent_through<W: Worker>(&self, shim: Shim, pod: &str, worker: W) -> AgentAtWork {
+        self.start(Arc::new(shim), pod, self.pod(pod), worker, usize::MAX)
     }
 
     /// An agent with a pod that is there already, or was.
     pub(super) fn agent_of<W: Worker>(&self, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
-        let shim = Arc::new(Shim::default());
+        self.start(Arc::new(Shim::default()), pod, uid, worker, parallel)
+    }
+
+    fn start<W: Worker>(&self, shim: Arc<Shim>, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
         let client = {
             let _inside = self.runtime.enter();
             shim.client(self.api())
         };
         let me = Me { node: self.node.clone(), namespace: self.namespace.clone(), pod: pod.into(), uid };
-        let parallel = parallel.min(1000);
         let second = Duration::from_secs(1);
         let pace = Pace { parallel, heartbeat: second, look_again: second, capabilities: second };
         let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));

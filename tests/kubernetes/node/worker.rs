@@ -11,7 +11,7 @@ use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, Reposit
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::Capability;
 use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze};
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What is made of a run.
@@ -32,14 +32,26 @@ pub(super) enum Act {
 #[derive(Clone, Default)]
 pub(super) struct Played(Arc<Play>);
 
-#[derive(Default)]
 struct Play {
     act: Mutex<Act>,
     begun: Mutex<Vec<String>>,
     cancelled: Mutex<Vec<String>>,
-    told: Notify,
+    told: Semaphore,
     committed: Mutex<BTreeMap<String, Point>>,
     asked: Mutex<Vec<String>>,
+}
+
+impl Default for Play {
+    fn default() -> Self {
+        Self {
+            act: Mutex::default(),
+            begun: Mutex::default(),
+            cancelled: Mutex::default(),
+            told: Semaphore::new(0),
+            committed: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
 }
 
 impl Played {
@@ -71,7 +83,7 @@ impl Played {
 
     /// Lets one run that waits make its point.
     pub(super) fn release(&self) {
-        self.0.told.notify_one();
+        self.0.told.add_permits(1);
     }
 
     /// Notes that an attempt has committed a point.
@@ -91,13 +103,18 @@ impl Played {
         desk.meter().expect(1000);
         desk.meter().advance(400);
         let cancelled = tokio::select! {
-            () = self.0.told.notified() => false,
+            told = self.0.told.acquire() => {
+                told.unwrap().forget();
+                false
+            }
             () = cancel.cancelled() => true,
         };
+        if cancelled {
+            self.0.cancelled.lock().unwrap().push(order.name.clone());
+        }
         let outcome = if cancelled { Outcome::Abandoned } else { Outcome::Stored };
         cluster.end(&wish.backup, outcome).await?;
         if cancelled {
-            self.0.cancelled.lock().unwrap().push(order.name.clone());
             return Err(Error::new(ErrorKind::Cancelled, "cancelled").into());
         }
         Ok(())

@@ -33,6 +33,15 @@ pub(super) struct Record {
     pub(super) said: Said,
 }
 
+/// A run that is this agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ours {
+    /// It has ended, or was given back, by a write whose answer was lost.
+    AsSaid,
+    /// It goes on.
+    Otherwise,
+}
+
 /// Why a status was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unwritten {
@@ -96,7 +105,10 @@ impl Record {
                     self.version = run.resource_version().unwrap_or_default();
                     return Ok(());
                 }
-                Err(Refused::Conflict) => self.look().await?,
+                Err(Refused::Conflict) => match self.look().await? {
+                    Ours::AsSaid => return Ok(()),
+                    Ours::Otherwise => {}
+                },
                 Err(Refused::NotFound) => return Err(Lost::Gone.into()),
                 Err(Refused::Other(error)) => return Err(Unwritten::Later(error)),
             }
@@ -126,18 +138,18 @@ impl Record {
     }
 
     /// Reads the run again: whether it is still ours, and its version.
-    pub(super) async fn look(&mut self) -> Result<(), Unwritten> {
+    pub(super) async fn look(&mut self) -> Result<Ours, Unwritten> {
         let run = tokio::time::timeout(REQUEST, self.api.get_opt(&self.name)).await;
         let run = run.map_err(|late| Unwritten::Later(late.into()))?.map_err(|e| Unwritten::Later(e.into()))?;
         let run = run.filter(|run| run.uid().as_deref() == Some(&self.uid)).ok_or(Lost::Gone)?;
-        if agent(&run) != Some(&self.me) && !self.said_so(&run) {
-            return Err(Lost::Taken.into());
-        }
-        if is_over(&run) && !self.said_so(&run) {
-            return Err(Lost::Over.into());
-        }
         self.version = run.resource_version().unwrap_or_default();
-        Ok(())
+        let (ours, over) = (agent(&run) == Some(&self.me), is_over(&run));
+        match (ours, over) {
+            (true, false) => Ok(Ours::Otherwise),
+            _ if self.said_so(&run) => Ok(Ours::AsSaid),
+            (_, true) => Err(Lost::Over.into()),
+            (false, false) => Err(Lost::Taken.into()),
+        }
     }
 
     /// Whether the run ended, or was given back, by a write of ours whose answer was lost.

@@ -115,6 +115,16 @@ fn from_now(time: Timestamp) -> Instant {
 impl<W: Worker> Driven<W> {
     async fn drive(mut self) -> Outcome {
         let cancel = self.run.desk.cancel.clone();
+        // Not begun at all if that is known from the start.
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        self.early = match (is_cancelled(&self.run.run), late) {
+            (true, _) => Some(Early::Cancelled),
+            (false, true) => Some(Early::DeadlineExceeded),
+            (false, false) => None,
+        };
+        if self.early.is_some() {
+            cancel.cancel();
+        }
         let work = Work { worker: Arc::clone(&self.run.worker), desk: self.run.desk.clone(), cancel: cancel.clone() };
         let mut work = tokio::spawn(work.all(self.run.record.attempt()));
         let result = loop {
@@ -243,7 +253,7 @@ async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record) 
             }
             // A watch may lose it for other reasons: only the API server knows.
             Seen::Gone => match record.look().await {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(Unwritten::Lost(lost)) => return Early::Lost(lost),
                 Err(Unwritten::Later(_)) => {
                     tokio::time::sleep(BACKOFF.1).await;

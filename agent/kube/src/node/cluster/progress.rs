@@ -127,3 +127,6 @@ pub(super) fn job_facts(instance: Option<&VirtualMachineInstance>) -> JobFacts {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

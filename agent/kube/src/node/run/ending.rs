@@ -19,12 +19,12 @@ const LAST_WORDS: Duration = Duration::from_secs(15);
 impl<W: Worker> Driven<W> {
     /// Writes how the run ended.
     pub(super) async fn end(mut self, result: Result<Done, Failure>) -> Outcome {
-        let result = self.or_committed(result).await;
         if let Some(Early::Lost(lost)) = self.early {
             let made = result.ok().map(|done| done.point.id.to_string());
             tracing::warn!(run = self.run.desk.order.full_name(), made, "{lost}: nothing is written of it any more");
             return Outcome::Lost;
         }
+        let result = self.or_committed(result).await;
         if self.early == Some(Early::Stopping) && result.is_err() {
             return self.give_back().await;
         }
