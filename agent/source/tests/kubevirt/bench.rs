@@ -108,6 +108,7 @@ impl Bench {
             proc: node.proc(),
             start_within: Duration::from_secs(3),
             answer_within: Duration::from_secs(20),
+            retirer: crate::retirer(),
         };
         let (vault, repository) = new_vault().await;
         Self { node, domain, cluster, vault, options, vm: VmName::new(vm).unwrap(), _repository: repository }

@@ -60,6 +60,7 @@ impl Trap {
             proc: self.node.proc(),
             start_within: Duration::from_secs(2),
             answer_within: Duration::from_secs(2),
+            retirer: Vec::new(),
         };
         let source = KubevirtSource::new(Arc::clone(&self.cluster) as _, options);
         let request = BackupRequest {
