@@ -8,12 +8,8 @@ const LENGTH: usize = 26;
 /// The characters of `bytes`.
 pub(crate) fn encode(bytes: &[u8; 16]) -> String {
     let number = u128::from_be_bytes(*bytes);
-    let digit = |n: usize| {
-        let shift = 123_i32 - 5 * n as i32;
-        let five = if shift >= 0 { number >> shift } else { number << -shift };
-        char::from(ALPHABET[(five & 31) as usize])
-    };
-    (0..LENGTH).map(digit).collect()
+    let five = |n: usize| if n + 1 < LENGTH { number >> (123 - 5 * n) } else { number << 2 };
+    (0..LENGTH).map(|n| char::from(ALPHABET[(five(n) & 31) as usize])).collect()
 }
 
 /// The bytes of what [`encode`] gave; nothing else.

@@ -18,6 +18,7 @@ mod scratch;
 mod source;
 mod view;
 
+pub use checkpoints::retire_main;
 pub use cluster::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
     LatestCheckpoint, LauncherUser, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,

@@ -53,7 +53,7 @@ pub struct VmFacts {
     pub instance: Option<InstanceFacts>,
     /// Whether KubeVirt tracks its changes.
     pub tracking: ChangedBlockTracking,
-    /// The volumes of its disks that are PVCs or DataVolumes, in the VMI's order.
+    /// The volumes of its disks that are PVCs or `DataVolumes`, in the VMI's order.
     pub volumes: Vec<VolumeFacts>,
     /// The names of the other disks' volumes, and why they are not backed up.
     pub left_out: Vec<(String, String)>,

@@ -83,11 +83,12 @@ impl KubevirtJob {
             return Some((format!("the backup job ended: {how}"), again));
         }
         match &facts.checkpoint {
+            None => Some(("the VM's job names no checkpoint any more".into(), again)),
             Some(checkpoint) if *checkpoint != self.checkpoint => Some((
                 format!("the VM's job made the checkpoint {checkpoint:?} instead of {:?}", self.checkpoint),
                 again,
             )),
-            _ => None,
+            Some(_) => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where the node's pods and processes are to be found, and how long things may take.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,10 +26,13 @@ pub struct KubevirtOptions {
     pub start_within: Duration,
     /// How long the launcher's QEMU may take for one answer.
     pub answer_within: Duration,
+    /// The command that runs [`crate::kubevirt::retire_main`], such as `/proc/self/exe retire`; an argument is added.
+    pub retirer: Vec<OsString>,
 }
 
-impl Default for KubevirtOptions {
-    fn default() -> Self {
-        Self { pods: PODS.into(), proc: PROC.into(), start_within: START, answer_within: ANSWER }
+impl KubevirtOptions {
+    /// The usual places and times, with `retirer` as the command that removes old checkpoints.
+    pub fn new(retirer: Vec<OsString>) -> Self {
+        Self { pods: PODS.into(), proc: PROC.into(), start_within: START, answer_within: ANSWER, retirer }
     }
 }

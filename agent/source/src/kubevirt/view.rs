@@ -42,12 +42,11 @@ impl View {
         let process = source.server.and_then(|pid| process::instance(&source.vm.options.proc, pid));
         let instance = process.map(|process| format!("vmi {} {process}", source.vm.instance.uid));
         let views = disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn DiskView>).collect();
-        let scratch = match &started.running.scratch {
-            Some(volume) => ScratchWatch::start(&source.vm, volume, &source.job, &disks).await,
-            None => {
-                tracing::warn!(vm = %source.vm.facts.vm, "where the scratch PVC is attached is not known, so it is not watched");
-                None
-            }
+        let scratch = if let Some(volume) = &started.running.scratch {
+            ScratchWatch::start(&source.vm, volume, &source.job, &disks).await
+        } else {
+            tracing::warn!(vm = %source.vm.facts.vm, "where the scratch PVC is attached is not known, so it is not watched");
+            None
         };
         let Started { checkpoint, time, quiesced, .. } = started;
         Self { source, checkpoint, time, quiesced, instance, disks, views, scratch, closed: false }

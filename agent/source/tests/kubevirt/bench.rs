@@ -16,7 +16,7 @@ use remora_core::ports::{DiskIndex, Mover, NoProgress, Patience, Progress};
 use remora_core::{ByteRange, DiskName, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
 use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
-use remora_tests::{DiskSpec, Domain, Lab, MIB, run};
+use remora_tests::{DiskSpec, Domain, DomainBuilder, Lab, MIB, run};
 use remora_vault::{KeyFile, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +73,7 @@ impl Hypervisor for LibvirtVm {
         });
         self.domain.virsh("backup-begin", &[&files[0], &files[1]]);
         self.node.adopt(self.domain.qemu().as_raw().unsigned_abs());
-        self.node.move_in(&socket, &self.node.nbd_socket());
+        self.node.move_in();
     }
 
     fn stop(&self) {
@@ -90,7 +90,7 @@ impl Bench {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (lab, name) = (Lab::shared(), format!("vm{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let disks = DISKS.map(|(_, target, size)| DiskSpec::overlay(target, size));
-        let builder = disks.into_iter().fold(lab.domain(&format!("tenant_{name}")), |builder, disk| builder.disk(disk));
+        let builder = disks.into_iter().fold(lab.domain(&format!("tenant_{name}")), DomainBuilder::disk);
         let domain = Arc::new(builder.paused());
         domain.write_all("vda", &[(1, 0, 3 * MIB), (2, 20 * MIB + 512, MIB)]);
         domain.write("vdb", 3, MIB, MIB);
@@ -108,6 +108,7 @@ impl Bench {
             proc: node.proc(),
             start_within: Duration::from_secs(3),
             answer_within: Duration::from_secs(20),
+            retirer: crate::retirer(),
         };
         let (vault, repository) = new_vault().await;
         Self { node, domain, cluster, vault, options, vm: VmName::new(vm).unwrap(), _repository: repository }

@@ -146,7 +146,9 @@ impl FakeCluster {
         if let Some(backup) = &mut state.backup {
             backup.ended = Some(how.into());
             let checkpoint = backup.running.take().map(|running| running.checkpoint);
-            checkpoint.into_iter().for_each(|checkpoint| state.advance(checkpoint));
+            if let Some(checkpoint) = checkpoint {
+                state.advance(checkpoint);
+            }
         }
         drop(state);
         self.changed.notify_waiters();

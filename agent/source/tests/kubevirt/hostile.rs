@@ -50,7 +50,7 @@ impl Trap {
         let trap = Self::new();
         serve(&trap.node.short_path(), lie);
         trap.node.adopt(std::process::id());
-        trap.node.move_in(&trap.node.short_path(), &trap.node.nbd_socket());
+        trap.node.move_in();
         trap
     }
 
@@ -60,6 +60,7 @@ impl Trap {
             proc: self.node.proc(),
             start_within: Duration::from_secs(2),
             answer_within: Duration::from_secs(2),
+            retirer: Vec::new(),
         };
         let source = KubevirtSource::new(Arc::clone(&self.cluster) as _, options);
         let request = BackupRequest {
@@ -139,7 +140,7 @@ fn what_is_no_socket_is_not_opened() {
     trap.assert_refused(ErrorKind::NotFound, "backup-nbd-sock of launcher pod 3c0a2b1c");
     // A socket that a process left behind.
     drop(UnixListener::bind(trap.node.short_path()).unwrap());
-    trap.node.move_in(&trap.node.short_path(), &trap.node.nbd_socket());
+    trap.node.move_in();
     trap.assert_refused(ErrorKind::Unavailable, "does not answer");
 }
 
@@ -215,7 +216,7 @@ fn another_process_that_answers_for_the_second_disk_is_noticed() {
         bench.cluster.state().on_latest = Some(Box::new(move || {
             serve(&node.short_path(), Lie::None(8 * MIB));
             node.adopt(std::process::id());
-            node.move_in(&node.short_path(), &node.nbd_socket());
+            node.move_in();
         }));
         let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
         let own = std::process::id();
@@ -226,7 +227,7 @@ fn another_process_that_answers_for_the_second_disk_is_noticed() {
 #[test]
 fn a_launchers_libvirt_that_cannot_be_had_costs_a_note_and_no_run() {
     wait_for(async {
-        let bench = Bench::new().await;
+        let mut bench = Bench::new().await;
         bench.run().await;
         let socket = bench.node.volume("libvirt-runtime").join("virtqemud-sock");
         fs::rename(&socket, socket.with_file_name("real")).unwrap();
@@ -236,6 +237,11 @@ fn a_launchers_libvirt_that_cannot_be_had_costs_a_note_and_no_run() {
         assert!(next.notes[0].contains("a symbolic link stands on the way"), "{:?}", next.notes);
         assert_eq!(bench.checkpoints().len(), 2);
         fs::rename(socket.with_file_name("real"), &socket).unwrap();
+        let retirer =
+            std::mem::replace(&mut bench.options.retirer, vec!["sh".into(), "-c".into(), "echo no >&2; exit 3".into()]);
+        let next = bench.run().await;
+        assert!(next.notes[0].contains("it failed: no (exit status: 3)"), "{:?}", next.notes);
+        bench.options.retirer = retirer;
         let next = bench.run().await;
         assert_eq!((next.notes.len(), bench.checkpoints().len()), (0, 1), "{:?}", next.notes);
         bench.assert_is_now(&next.point);

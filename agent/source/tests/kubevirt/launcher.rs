@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use remora_tests::Lab;
 
@@ -47,9 +47,10 @@ impl Node {
         self.dir.join("s")
     }
 
-    /// Moves a socket into its place, as if its process had made it there in a mount namespace of its own.
-    pub(crate) fn move_in(&self, socket: &Path, place: &Path) {
-        fs::rename(socket, place).unwrap();
+    /// Moves a socket from its short path to where a launcher's is, as if its process had made it there in a mount
+    /// namespace of its own.
+    pub(crate) fn move_in(&self) {
+        fs::rename(self.short_path(), self.nbd_socket()).unwrap();
     }
 
     /// Says that a process is of the pod. (The tests cannot make cgroups everywhere.)
