@@ -13,6 +13,7 @@ pub mod api_server;
 mod cache;
 mod capabilities;
 pub mod content;
+mod controller;
 pub mod domain;
 pub mod files;
 pub mod guest;
@@ -32,7 +33,8 @@ pub mod truth;
 
 pub use age::age;
 pub use agent::RemoraAgent;
-pub use api_server::{Answer, ApiServer};
+pub use api_server::{Answer, ApiServer, condition};
+pub use controller::{Controller, KeyAnswer};
 pub use cache::tool;
 pub use domain::{Domain, DomainBuilder};
 pub use guest::{Agent, Guest};
