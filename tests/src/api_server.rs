@@ -60,7 +60,7 @@ impl ApiServer {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("remora-api-").tempdir().must("make the API server's folder");
         let tools = ["kube-apiserver", "etcd"].map(|name| tool(name, "setup-apiserver"));
-        let ports = free_ports();
+        let ports = free_ports::<3>();
         // What it starts removes it: also when this process is killed.
         let dir = dir.keep();
         let mut servers = Command::new(sources().join("serve"))
