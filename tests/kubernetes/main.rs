@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
 mod backup_run;
+mod controller;
 mod described;
 mod node;
 mod repository;

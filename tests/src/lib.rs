@@ -14,6 +14,7 @@ mod cache;
 mod capabilities;
 pub mod cluster;
 pub mod content;
+mod controller;
 pub mod domain;
 pub mod files;
 pub mod guest;
@@ -33,7 +34,8 @@ pub mod truth;
 
 pub use age::age;
 pub use agent::RemoraAgent;
-pub use api_server::{Answer, ApiServer};
+pub use api_server::{Answer, ApiServer, condition};
+pub use controller::{Controller, KeyAnswer};
 pub use cache::tool;
 pub use cluster::Cluster;
 pub use domain::{Domain, DomainBuilder};

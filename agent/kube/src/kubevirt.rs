@@ -106,6 +106,12 @@ pub struct Disk {
     /// The name of the volume that it shows.
     #[serde(default)]
     pub name: String,
+    /// Of a CD drive.
+    #[serde(default)]
+    pub cdrom: Option<serde_json::Value>,
+    /// Of a device that is passed through.
+    #[serde(default)]
+    pub lun: Option<serde_json::Value>,
 }
 
 /// What a disk is made of. One of the fields beside the name is there; those of the kinds that are never backed up are

@@ -32,7 +32,7 @@ impl Shim {
         let mut config = Config::new(server.url().parse().unwrap());
         config.root_cert_file = Some(server.certificate());
         config.default_retry = false;
-        config.auth_info = AuthInfo { token: Some(server.token().to_owned().into()), ..AuthInfo::default() };
+        config.auth_info = AuthInfo { token: Some(server.owner_token().to_owned().into()), ..AuthInfo::default() };
         let inner = Client::try_from(config).unwrap();
         let shim = Arc::clone(self);
         let service = tower::service_fn(move |request| {

@@ -51,7 +51,9 @@ pub(super) async fn observe(client: &Client, settings: &Settings, run: BackupRun
         None => reader.without_backups().await?,
         Some(_) => reader.machine(&observed.run).await?,
     };
-    if let Some(node) = observed.run.status.as_ref().and_then(|status| status.node.clone()).or_else(|| node(&observed)) {
+    // Of a run that is claimed those where it was claimed, wherever the machine is now.
+    let holders = observed.run.status.as_ref().filter(|status| status.agent.is_some()).and_then(|one| one.node.clone());
+    if let Some(node) = holders.or_else(|| node(&observed)) {
         observed.agents = reader.agents(&node).await?;
     }
     observed.others = reader.others(&observed.run).await?;
