@@ -4,8 +4,8 @@
 //! storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and [`plan`]
 //! (how a backup run decides between a full, an incremental and a reread).
 
-pub mod base32;
-mod budget;
+mod base32;
+pub mod budget;
 pub mod error;
 pub mod extent;
 pub mod name;
