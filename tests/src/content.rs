@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -85,10 +86,15 @@ pub fn mixed(number: u64, len: usize) -> Vec<u8> {
 pub fn make_disk(path: &Path, size: u64, data: u64) {
     let file = File::create(path).must("make a disk");
     file.set_len(size).must("size a disk");
+    for (number, stretch) in (0..).zip(stretches(size, data)) {
+        let bytes = mixed(number, STRETCH as usize);
+        file.write_all_at(&bytes, stretch.start).must("fill a disk");
+    }
+}
+
+/// Where [`make_disk`] puts the data.
+pub fn stretches(size: u64, data: u64) -> impl Iterator<Item = Range<u64>> {
     let stretches = data / STRETCH;
     let distance = size / stretches / MIB * MIB;
-    for number in 0..stretches {
-        let bytes = mixed(number, STRETCH as usize);
-        file.write_all_at(&bytes, number * distance).must("fill a disk");
-    }
+    (0..stretches).map(move |number| number * distance..number * distance + STRETCH)
 }

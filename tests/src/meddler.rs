@@ -4,8 +4,10 @@ mod fetches;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use fetches::{Fetch, Fetches};
 
@@ -20,6 +22,12 @@ pub enum Fault {
     CutAnswer(usize),
     /// No answer ever comes.
     Hang,
+    /// The server hears of it so much later.
+    Delay(Duration),
+    /// The server hears nothing of it, nor of anything else until [`Meddler::come_back`]: it is down, just then.
+    GoDown,
+    /// The server did what was asked, nobody hears of it, and then it is down as with [`Fault::GoDown`].
+    LoseAnswerAndGoDown,
 }
 
 /// Which requests it is done to, and how often.
@@ -41,6 +49,8 @@ pub struct Meddler {
 /// What its connections have in common.
 #[derive(Debug, Default)]
 struct Shared {
+    /// Whether it is as if there were no server.
+    down: AtomicBool,
     rule: Mutex<Option<Rule>>,
     /// The head lines of all requests that passed.
     seen: Mutex<Vec<String>>,
@@ -56,6 +66,9 @@ impl Meddler {
         let meddler = Self { address, shared: Arc::clone(&shared) };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                if shared.down.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
                 relay(client, upstream, &shared);
             }
@@ -72,6 +85,17 @@ impl Meddler {
     pub fn meddle(&self, method: &str, path_contains: &str, fault: Fault, times: usize) {
         *lock(&self.shared.rule) =
             Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
+    }
+
+    /// Lets everything through again.
+    pub fn come_back(&self) {
+        *lock(&self.shared.rule) = None;
+        self.shared.down.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a request made it go down.
+    pub fn is_down(&self) -> bool {
+        self.shared.down.load(Ordering::Relaxed)
     }
 
     /// How often it still would.
@@ -109,14 +133,26 @@ fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
     let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
     let armed: Arc<Mutex<Option<Fault>>> = Arc::default();
     let fetch: Arc<Mutex<Option<Fetch>>> = Arc::default();
-    let (for_requests, fetched, shared) = (Arc::clone(&armed), Arc::clone(&fetch), Arc::clone(shared));
+    let (for_requests, fetched, of_requests) = (Arc::clone(&armed), Arc::clone(&fetch), Arc::clone(shared));
+    let shared = Arc::clone(shared);
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(len @ 1..) = from_client.read(&mut buffer) {
             if let Some(line) = head_line(&buffer[..len]) {
-                *lock(&for_requests) = take(&mut lock(&shared.rule), &line);
-                *lock(&fetched) = line.starts_with("GET ").then(|| Fetch::begin(&shared.fetches));
-                lock(&shared.seen).push(line);
+                let fault = take(&mut lock(&of_requests.rule), &line);
+                match fault {
+                    Some(Fault::GoDown) => of_requests.down.store(true, Ordering::Relaxed),
+                    Some(Fault::Delay(time)) => thread::sleep(time),
+                    _ => {}
+                }
+                *lock(&for_requests) = fault;
+                *lock(&fetched) = line.starts_with("GET ").then(|| Fetch::begin(&of_requests.fetches));
+                lock(&of_requests.seen).push(line);
+            }
+            // Not what is under way of another connection's request either.
+            if of_requests.down.load(Ordering::Relaxed) {
+                from_client.shutdown(Shutdown::Both).ok();
+                break;
             }
             if to_server.write_all(&buffer[..len]).is_err() {
                 break;
@@ -124,7 +160,7 @@ fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
         }
         to_server.shutdown(Shutdown::Both).ok();
     });
-    thread::spawn(move || answer(client, upstream, &armed, &fetch));
+    thread::spawn(move || answer(client, upstream, &armed, &fetch, &shared.down));
 }
 
 fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
@@ -133,15 +169,25 @@ fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
     Some(rule.fault)
 }
 
-fn answer(mut client: TcpStream, mut upstream: TcpStream, armed: &Mutex<Option<Fault>>, fetch: &Mutex<Option<Fetch>>) {
+fn answer(
+    mut client: TcpStream,
+    mut upstream: TcpStream,
+    armed: &Mutex<Option<Fault>>,
+    fetch: &Mutex<Option<Fetch>>,
+    down: &AtomicBool,
+) {
     let mut buffer = vec![0; 64 << 10];
     let mut passed = 0;
     while let Ok(len @ 1..) = upstream.read(&mut buffer) {
         lock(fetch).take_if(|fetch| fetch.answered(&buffer[..len]));
         let fault = *lock(armed);
+        if fault == Some(Fault::LoseAnswerAndGoDown) {
+            down.store(true, Ordering::Relaxed);
+        }
         let (len, goes_on) = match fault {
-            None => (len, true),
-            Some(Fault::LoseAnswer) => (0, false),
+            _ if down.load(Ordering::Relaxed) => (0, false),
+            None | Some(Fault::Delay(_) | Fault::GoDown) => (len, true),
+            Some(Fault::LoseAnswer | Fault::LoseAnswerAndGoDown) => (0, false),
             Some(Fault::CutAnswer(at)) => (len.min(at - passed), passed + len < at),
             Some(Fault::Hang) => (0, true),
         };

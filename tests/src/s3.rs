@@ -216,6 +216,11 @@ impl S3 {
         log.lines().filter(|line| line.split_whitespace().any(|word| word == operation)).count()
     }
 
+    /// How many requests it has answered.
+    pub fn all_requests(&self) -> usize {
+        fs::read_to_string(self.dir.path().join("access.log")).must("read the S3 server's access log").lines().count()
+    }
+
     /// `remora` with the credentials of the server's owner.
     #[must_use]
     pub fn owner(&self, remora: Remora) -> Remora {
@@ -263,6 +268,8 @@ fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
     command.args(["--pdeathsig", "KILL"]).arg(binary());
     command.args(["--port", &address.to_string(), "--region", "us-east-1", "--quiet", "--keep-alive"]);
     command.arg("--iam-dir").arg(dir.join("iam")).arg("--access-log").arg(dir.join("access.log"));
+    // A bucket is in the path, or before this name in the host's.
+    command.args(["--virtual-domain", "localhost"]);
     if transport == Transport::Https {
         command.arg("--cert").arg(dir.join("cert.pem")).arg("--key").arg(dir.join("key.pem"));
     }

@@ -7,7 +7,7 @@ mod damage;
 mod full;
 mod input;
 mod killed;
-mod mounts;
+pub(crate) mod mounts;
 mod names;
 mod output;
 mod put_back;
@@ -28,6 +28,10 @@ use serde_json::Value;
 
 /// How long anything may take that is only waited for.
 const SOON: Duration = Duration::from_mins(1);
+
+/// How long a watchdog may take to clean up: the job of a run that died just before it asked libvirt for it could still
+/// appear, and is waited for during a whole minute.
+const CLEANED_UP: Duration = Duration::from_mins(3);
 
 /// What [`Protected::left_behind`] calls the folder for sockets.
 const SOCKETS: &str = "a folder for sockets";

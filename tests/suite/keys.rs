@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use remora_tests::{Lab, PASSPHRASE, Remora};
 use serde_json::Value;
 
+use crate::documented::the_documented;
+
 /// A key file, or a file with a passphrase.
 fn file(name: &str, text: &str) -> PathBuf {
     let path = Lab::shared().scratch(name).join("file");
@@ -32,14 +34,18 @@ fn passphrases_and_key_files_come_and_go_and_one_always_opens() {
     let remora = Remora::init_with_passphrase(lab);
     let key = lab.scratch("generated").join("key");
     let key_text = key.to_str().unwrap();
-    assert_eq!(remora.json(["key", "generate", key_text])["path"], key_text);
+    let generated = remora.json(["key", "generate", key_text]);
+    the_documented("remora key generate FILE").assert_of(&generated);
+    assert_eq!(generated["path"], key_text);
     remora.fails(["key", "generate", key_text], 4, "key");
     assert_eq!(opens_with_key(&remora, &key), 5);
 
     let added = remora.json(["key", "add", "--new-key-file", key_text]);
+    the_documented("remora key change-passphrase").assert_of(&added);
     assert!(added["added"].is_string() && added["removed"].is_null(), "{added}");
     assert_eq!(opens_with_key(&remora, &key), 0);
     let slots = remora.json(["key", "list"]);
+    the_documented("remora key list").assert_of(&slots);
     assert_eq!(kinds(&slots), [("passphrase", true), ("key-file", false)], "{slots:#}");
     for slot in slots.as_array().unwrap() {
         let keys: Vec<_> = slot.as_object().unwrap().keys().collect();

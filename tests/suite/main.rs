@@ -7,6 +7,7 @@ mod build;
 mod cases;
 mod changed_only;
 mod copies;
+mod documented;
 mod format;
 mod guest_works;
 mod hostile;

@@ -1,17 +1,21 @@
 //! Repositories on a real S3 server, through the command line.
 
+mod broken;
 mod identity;
 mod locked;
 mod refused;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use remora_tests::files::random_bytes;
+use remora_tests::s3::{KEY, SECRET};
 use remora_tests::truth::assert_same;
 use remora_tests::{DiskSpec, Domain, Lab, MIB, Meddler, Remora, S3, Transport};
 use serde_json::Value;
@@ -77,12 +81,18 @@ impl Protected {
 
     /// The files that hold the repository's segments.
     fn segments(&self) -> Vec<PathBuf> {
+        self.objects("s")
+    }
+
+    /// The files that hold the objects in folders of this name.
+    fn objects(&self, folder: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         walk(&self.s3.files("backups"), &mut |path| {
-            if path.parent().and_then(Path::file_name).is_some_and(|name| name == "s") {
+            if path.parent().and_then(Path::file_name).is_some_and(|name| name == folder) {
                 found.push(path.to_owned());
             }
         });
+        found.sort_unstable();
         found
     }
 }
@@ -184,4 +194,85 @@ fn a_proxy_is_used_where_the_environment_names_one() {
     let seen = proxy.seen("GET", "remora.json");
     remora.with("NO_PROXY", "127.0.0.1").ok(["points"]);
     assert_eq!(proxy.seen("GET", "remora.json"), seen);
+}
+
+/// The files of a mounted Secret, as Kubernetes lays them out to exchange them at once.
+fn secret(files: &[(&str, &str)]) -> PathBuf {
+    let folder = Lab::shared().scratch("secret");
+    let version = folder.join("..2026_01_02_03_04_05.0123456789");
+    fs::create_dir(&version).unwrap();
+    symlink(version.file_name().unwrap(), folder.join("..data")).unwrap();
+    for (name, text) in files {
+        fs::write(version.join(name), text).unwrap();
+        symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn the_files_of_a_kubernetes_secret_are_credentials() {
+    let s3 = S3::start();
+    let remora = Remora::new(Lab::shared(), s3.url(&s3.bucket("backups")));
+    let in_one = format!("[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n");
+    let right = [
+        secret(&[("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)]),
+        secret(&[("AWS_ACCESS_KEY_ID", &format!("{KEY}\n")), ("AWS_SECRET_ACCESS_KEY", &format!("{SECRET}\n"))]),
+        secret(&[("cloud", &in_one)]),
+    ];
+    for (folder, command) in right.iter().zip([&["repo", "init"][..], &["points"], &["points"]]) {
+        // What happens to be in the environment is not mixed in.
+        remora.clone().with("AWS_ACCESS_KEY_ID", "nobody").with("REMORA_CREDENTIALS", folder).ok(command);
+        remora.ok([&["repo", "status", "--credentials"], &[folder.to_str().unwrap()][..]].concat());
+    }
+    let wrong = [
+        (secret(&[("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", "wrong")]), 9, "SignatureDoesNotMatch"),
+        (secret(&[("cloud", &in_one.replace(SECRET, "wrong"))]), 9, "SignatureDoesNotMatch"),
+        (secret(&[("username", KEY), ("password", SECRET)]), 2, "AWS_ACCESS_KEY_ID"),
+    ];
+    for (folder, code, says) in wrong {
+        s3.owner(remora.clone()).with("REMORA_CREDENTIALS", &folder).fails(["points"], code, says);
+    }
+}
+
+#[test]
+fn a_bucket_is_found_in_the_path_and_in_the_hosts_name() {
+    let s3 = S3::start();
+    let bucket = s3.bucket("backups");
+    // Names below localhost are not known everywhere; a proxy is told the name, and need not look it up.
+    let proxy = Meddler::before(s3.address());
+    let port = s3.address().port();
+    let endpoint = format!("http://localhost:{port}");
+    let url = |style: &str| format!("s3://{bucket}/a/repository?endpoint={endpoint}&region=us-east-1{style}");
+    let remora = s3.owner(Remora::new(Lab::shared(), url("&path-style=false")));
+    let remora = remora.with("HTTP_PROXY", format!("http://{}", proxy.address())).with("NO_PROXY", "");
+    let by_name = format!("http://backups.localhost:{port}/a/repository/remora.json");
+    let by_path = format!("http://localhost:{port}/backups/a/repository/remora.json");
+    remora.ok(["repo", "init"]);
+    assert!(proxy.seen("PUT", &by_name) > 0);
+    assert_eq!(proxy.seen("PUT", "/backups/"), 0);
+    assert!(s3.files("backups").join("a/repository/remora.json").is_file());
+    // It is the same repository by either way; with an endpoint, the path is what is taken if nothing is said.
+    remora.ok(["points"]);
+    assert_eq!((proxy.seen("GET", &by_name) > 0, proxy.seen("GET", &by_path)), (true, 0));
+    for style in ["", "&path-style=true"] {
+        let (names, paths) = (proxy.seen("GET", &by_name), proxy.seen("GET", &by_path));
+        remora.clone().with("REMORA_REPO", url(style)).ok(["points"]);
+        assert_eq!(proxy.seen("GET", &by_name), names, "{style:?}");
+        assert!(proxy.seen("GET", &by_path) > paths, "{style:?}");
+    }
+}
+
+#[test]
+fn no_more_requests_are_made_each_second_than_allowed() {
+    const ALLOWED: u32 = 1;
+    let vm = Protected::new("on s3 slowly");
+    vm.domain.write_bytes("vda", 0, &random_bytes("slowly", 1 << 20));
+    let before = vm.s3.all_requests();
+    let start = Instant::now();
+    vm.back_up(&["--limit-requests", &ALLOWED.to_string()]);
+    let (took, requests) = (start.elapsed(), vm.s3.all_requests() - before);
+    // The first one goes at once.
+    let least = Duration::from_secs(1) * u32::try_from(requests - 1).unwrap() / ALLOWED;
+    assert!(requests > 10, "{requests}: too few to tell");
+    assert!(took >= least, "{requests} requests took {took:?}, at least {least:?} were asked for");
 }

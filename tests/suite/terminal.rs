@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use remora_tests::{DiskSpec, Lab, MIB, Remora, content, run, wait_until};
@@ -137,6 +137,15 @@ fn progress(line: &str, doing: &str) -> (u32, String, String) {
     (percent.strip_suffix(" %").unwrap().parse().unwrap(), done.to_owned(), all.to_owned())
 }
 
+#[track_caller]
+fn took_at_least<T>(least: Duration, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let done = work();
+    let took = start.elapsed();
+    assert!(took >= least, "it took {took:?}, a limit asks for {least:?} at least");
+    done
+}
+
 #[test]
 fn progress_without_a_terminal_is_plain_lines_unless_nobody_wants_them() {
     let lab = Lab::shared();
@@ -149,9 +158,14 @@ fn progress_without_a_terminal_is_plain_lines_unless_nobody_wants_them() {
     let restore = |to: &str, quiet: &[&str]| {
         let to = folder.join(to);
         let args = ["restore", &id, "--limit-download", "24MiB", "--to", to.to_str().unwrap()];
-        remora.ok([&args[..], quiet].concat())
+        // A fetch of a MiB waits until all that came before it have had their time.
+        took_at_least(Duration::from_secs(10), || remora.ok([&args[..], quiet].concat()))
     };
-    let backup = || remora.ok(["backup", "lined", "--quiesce=never", "--full", "--limit-upload", "16MiB"]);
+    let backup = || {
+        let args = ["backup", "lined", "--quiesce=never", "--full", "--limit-upload", "16MiB"];
+        // So do objects: the manifest, the last one, for all segments.
+        took_at_least(Duration::from_secs(15), || remora.ok(args))
+    };
     let (restored, backed_up, silent) = thread::scope(|scope| {
         let audible = (scope.spawn(|| restore("audible", &[])), scope.spawn(backup));
         let silent = [&["--quiet"][..], &["-o", "json"]];

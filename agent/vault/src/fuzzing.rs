@@ -16,8 +16,9 @@ use crate::reader::chunk_runs;
 use crate::seal::{Kind, Place, seal, seal_object};
 use crate::secret::{KeyFile, Secret};
 use crate::segment::build::{Builder, HEADER_LEN};
-use crate::segment::codec;
+use crate::segment::codec::{self, Packed};
 use crate::segment::footer::{self, Holds, Index, Trailer};
+use crate::segment::part::{Blocks, Part};
 use crate::slot::{Effort, Slot};
 use crate::tenant::Tenant;
 
@@ -124,6 +125,25 @@ pub fn chunk(bytes: &[u8]) {
     }
 }
 
+/// A part of a chunk behind the authentication, in the same form as [`chunk`].
+pub fn part(bytes: &[u8]) {
+    let Some(([zstd, len @ ..], packed)) = bytes.split_first_chunk::<5>() else { return };
+    let plain_len = u32::from_le_bytes(*len) % (CHUNK_BLOCKS * BLOCK_SIZE + 1) as u32;
+    let Ok(part) = Part::decode(Packed { bytes: packed.to_vec(), zstd: zstd & 1 == 1, plain_len }) else { return };
+    assert_eq!(part.there.to_bytes(), packed[..2]);
+    if let Ok(plain) = codec::unpack(part.packed.bytes, part.packed.zstd, plain_len) {
+        assert_eq!(plain.len(), plain_len as usize);
+        // What it has fills a chunk of that length, and nothing beyond.
+        let (mut have, mut whole) = (Blocks::default(), vec![0; plain.len()]);
+        have.fill(&mut whole, part.there, &plain);
+        let blocks = plain.chunks(BLOCK_SIZE as usize).zip(whole.chunks(BLOCK_SIZE as usize)).enumerate();
+        for (n, (from, to)) in blocks {
+            assert_eq!(have.has(n), part.there.has(n));
+            assert!(if have.has(n) { from == to } else { to.iter().all(|byte| *byte == 0) });
+        }
+    }
+}
+
 /// The names of objects that a store lists, and the names that people give.
 pub fn name(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -156,6 +176,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("vault_slot", "passphrase", Slot::forged(PASSPHRASE_SLOT.as_bytes()).expect("it is one").encode()),
         ("vault_slot", "key-file", key_slot.encode()),
         ("vault_manifest", "break", packed(BREAK)),
+        ("vault_manifest", "lost", packed(LOST)),
         ("vault_manifest", "point", packed(POINT)),
         ("vault_manifest", "tombstone", packed(TOMBSTONE)),
         ("vault_node", "leaf", [&9_u16.to_le_bytes()[..], &leaf().encode()].concat()),
@@ -164,6 +185,8 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("vault_footer", "index-and-details", index_and_details()),
         ("vault_chunk", "compressed", chunk(1, &compressed)),
         ("vault_chunk", "raw", chunk(0, &text)),
+        ("vault_part", "compressed", chunk(1, &[&[5, 0], &compressed[..]].concat())),
+        ("vault_part", "raw", chunk(0, &[&[1, 0], &text[..]].concat())),
         ("vault_name", "manifest", b"000000000042".to_vec()),
         ("vault_name", "segment", b"000102030405060708090a0b0c0d0e0f.3".to_vec()),
         ("vault_name", "folder", b"0011223344556677".to_vec()),
@@ -175,6 +198,9 @@ const PASSPHRASE_SLOT: &str = r#"{"created":"1970-01-01T00:00:00Z","opens_by":{"
 
 const BREAK: &str = r#"{"vm":"a","written":"1970-01-01T00:00:00Z","session":"00000000000000000000000000000000","tombstone":0,
 "entry":{"break":{"time":"1970-01-01T00:00:00Z","path":"/d","reason":"r"}}}"#;
+
+const LOST: &str = r#"{"vm":"a","written":"1970-01-01T00:00:00Z","session":"00000000000000000000000000000000","tombstone":0,
+"entry":{"lost":{"time":"1970-01-01T00:00:00Z","segments":["0102030405060708090a0b0c0d0e0f10"]}}}"#;
 
 const TOMBSTONE: &str = r#"{"vm":"a","written":"1970-01-01T00:00:00Z","session":"00000000000000000000000000000000",
 "tombstone":2,"entry":{"tombstone":{"dropped":[[1,2],[5,9]],"ended":["0102030405060708090a0b0c0d0e0f10"],

@@ -53,7 +53,7 @@ pub struct Locked {
 
 /// The record of a renewal.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     until: Timestamp,
     /// The number of the settings that it was made under.
     settings: u64,

@@ -29,7 +29,7 @@ const LIMIT: u64 = 64 * 1024;
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Removal {
+pub(crate) struct Removal {
     removes: SlotId,
     keeps: SlotId,
     /// The hexadecimal BLAKE3 of both, a newline after each: a flipped bit must not name another slot.

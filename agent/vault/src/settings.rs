@@ -69,7 +69,7 @@ impl fmt::Display for Immutable {
 
 /// Settings as they are stored.
 #[derive(Debug, Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     /// When, by the writer's clock: for people.
     written: Timestamp,
     /// Seconds; null for none.

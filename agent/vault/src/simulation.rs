@@ -85,7 +85,9 @@ fn chosen_seeds() -> Option<Range<u64>> {
 
 #[test]
 fn whatever_the_order_every_point_restores_and_nothing_comes_back_or_leaks() {
-    if let Some(seed) = first_wrong(chosen_seeds().unwrap_or(SEEDS), None) {
+    let seeds = chosen_seeds().unwrap_or(SEEDS);
+    println!("schedules of the seeds {seeds:?}; REMORA_SIMULATION_SEEDS chooses others");
+    if let Some(seed) = first_wrong(seeds, None) {
         let (found, trace) = run(&repository(), seed, None, true);
         panic!("{}\nschedule {seed} finds: {}", trace.join("\n"), found.unwrap_err());
     }

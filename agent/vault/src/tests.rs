@@ -1,6 +1,8 @@
 //! The vault as a whole against a model: whatever was written, every point reads back as it was, and damage is noticed.
 
 mod damage;
+mod frozen;
+mod samples;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,6 @@
-//! Makes a small repository with everything in it that the format knows, and keeps what each point must restore to.
+//! Makes a small repository with what the format knows, and keeps what each point must restore to. Not in it: settings and
+//! locks, which only a bucket has (`stores/locked.rs`), and parts of chunks, which only a repair makes (`hostile/repair.rs`);
+//! the second reader reads those there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +9,10 @@ use std::path::Path;
 use bytes::Bytes;
 use jiff::Timestamp;
 use remora_core::point::Decision;
-use remora_core::ports::{DiskIndex, DiskReads, LineageBreak, Mover};
+use remora_core::ports::{Damage, DiskIndex, DiskReads, Effect, LineageBreak, Mover};
 use remora_core::retention::Rules;
 use remora_core::testing::{new_disk, new_point};
-use remora_core::{BLOCK_SIZE, ByteRange, PIECE_SIZE, VmName};
+use remora_core::{BLOCK_SIZE, ByteRange, DiskName, PIECE_SIZE, VmName};
 use remora_tests::remora::{KEY_FILE, PASSPHRASE};
 use remora_tests::{age, content};
 use remora_vault::{Kept, KeyFile, Keyring, Mode, Passphrase, Secret, Tenant, Vault, VaultOptions};
@@ -29,6 +31,8 @@ pub(crate) async fn make(folder: &Path) -> Truth {
     Vault::init(&location, &passphrase, None).await.unwrap();
     let keyring = Keyring::open(&location, &passphrase).await.unwrap();
     keyring.add(&Secret::KeyFile(KeyFile::new(&KEY_FILE).unwrap())).await.unwrap();
+    let removed = keyring.add(&Secret::KeyFile(KeyFile::random())).await.unwrap();
+    keyring.remove(removed).await.unwrap();
     let vault = keyring.vault(&Tenant::default(), VaultOptions::default()).await.unwrap();
     let mut truth = Truth::new();
     for name in ["web", "a VM\nwith a name of ünusual bytes"] {
@@ -44,6 +48,9 @@ pub(crate) async fn make(folder: &Path) -> Truth {
         vm.hold_the_first_and_drop_the_second(&mut truth).await;
         vm.change(4, 2);
         vm.store(Decision::Incremental, &mut truth).await;
+        vm.note_a_segment_as_lost(folder).await;
+        vm.change(5, 2);
+        vm.store(Decision::Reread, &mut truth).await;
     }
     age(folder);
     let (collected, failed) = vault.collect(None, Mode::Run, &[]).await.unwrap();
@@ -95,6 +102,22 @@ impl<'a> Vm<'a> {
         self.vault.hold(&points[0].id, Kept::Until("2100-01-01T00:00:00Z".parse().unwrap())).await.unwrap();
         self.vault.prune(Some(&self.name), &Rules::default(), Mode::Run).await.unwrap();
         truth.retain(|name, _| !name.starts_with(&format!("{}/", points[1].id)));
+    }
+
+    /// One that is sound: the next point keeps off it all the same.
+    async fn note_a_segment_as_lost(&self, repository: &Path) {
+        let newest = self.vault.history(&self.name).await.unwrap().newest.unwrap().id;
+        let tenant = fs::read_dir(repository.join("t")).unwrap().next().unwrap().unwrap().path();
+        let segments = fs::read_dir(tenant.join(newest.vm()).join("s")).unwrap();
+        let segment = segments.map(|segment| segment.unwrap().path()).min().unwrap();
+        let damage = Damage {
+            disk: DiskName::new("vda").unwrap(),
+            range: ByteRange::new(0, BLOCK_SIZE),
+            effect: Effect::Lost,
+            object: segment.strip_prefix(repository).unwrap().to_str().unwrap().into(),
+            why: "this is a test".into(),
+        };
+        assert!(self.vault.note_lost(&newest, &[damage]).await.unwrap());
     }
 
     async fn store(&self, decision: Decision, truth: &mut Truth) {

@@ -86,7 +86,7 @@ impl Protected<'_> {
         backup.kill().unwrap();
         backup.wait().unwrap();
         if victims == Victims::Backup {
-            wait_until(format_args!("the watchdog does not clean up after {sign:?}"), SOON, || {
+            wait_until(format_args!("the watchdog does not clean up after {sign:?}"), CLEANED_UP, || {
                 self.harmful_left().is_empty() && watchdogs.iter().all(|watchdog| is_gone(*watchdog))
             });
         }
@@ -218,7 +218,7 @@ fn a_guest_is_not_left_frozen_by_a_killed_backup() {
         backup.kill().unwrap();
         backup.wait().unwrap();
         wait_until("the guest stays frozen", Duration::from_secs(20), || !guest.frozen());
-        wait_until("the watchdog does not clean up", SOON, || protected.harmful_left().is_empty());
+        wait_until("the watchdog does not clean up", CLEANED_UP, || protected.harmful_left().is_empty());
         assert_eq!(guest.sh(&format!("echo {round} > /file && cat /file")).trim(), round.to_string());
     }
     let report = protected.remora.json(["backup", protected.domain.name(), "--quiesce", "required"]);

@@ -7,19 +7,30 @@ use remora_tests::Layout;
 use remora_tests::files::Holes;
 
 use super::*;
+use crate::documented::the_documented;
 
 /// A `remora mount` that serves.
-pub(super) struct Serving {
+pub(crate) struct Serving {
     pub(super) process: Child,
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Serving {
     /// Mounts the disks of a point and waits until they are served.
     #[track_caller]
     pub(super) fn disks(remora: &Remora, point: &str, folder: &Path) -> Self {
-        let folder_text = folder.to_str().unwrap();
-        let mut command = remora.command(["mount", point, folder_text, "--disks-only"]);
+        Self::start(remora, point, folder, &["--disks-only"])
+    }
+
+    /// Mounts a point, with the files of its guest, and waits until all is served.
+    #[track_caller]
+    pub(crate) fn all(remora: &Remora, point: &str, folder: &Path) -> Self {
+        Self::start(remora, point, folder, &[])
+    }
+
+    #[track_caller]
+    fn start(remora: &Remora, point: &str, folder: &Path, args: &[&str]) -> Self {
+        let mut command = remora.command(["mount", point, folder.to_str().unwrap()].iter().chain(args));
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -33,7 +44,7 @@ impl Serving {
 
     /// Ends it in the usual way, and looks that nothing stays.
     #[track_caller]
-    pub(super) fn end(mut self, how: Signal) {
+    pub(crate) fn end(mut self, how: Signal) {
         signal(&self.process, how);
         assert_eq!(self.process.wait().unwrap().code(), Some(0), "{how} is the normal end of a mount");
         assert!(!is_mounted(&self.folder));
@@ -139,6 +150,7 @@ fn a_tree_is_copied_with_modes_times_links_and_holes() {
     let from = format!("{}:/vda", report["point"].as_str().unwrap());
     let copied = remora.json(["cp", &from, to.to_str().unwrap()]);
     assert_eq!((&copied["to"], &copied["failed"]), (&to.to_str().unwrap().into(), &Value::Array(Vec::new())));
+    the_documented("remora cp POINT:/path DEST").assert_of(&copied);
     let keys: Vec<_> = copied.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["bytes", "failed", "files", "folders", "links", "skipped", "to"]);
     prepared.filesystems[0].assert_at(&to, Holes::MustBeThere);

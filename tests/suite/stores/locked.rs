@@ -2,9 +2,9 @@
 
 use remora_tests::process::{Must, Ran};
 use remora_tests::remora::KEY_FILE;
-use remora_tests::s3::KEY;
 
 use super::*;
+use crate::documented::the_documented;
 use crate::format::by_second_reader;
 
 fn text(ran: &Ran) -> String {
@@ -32,7 +32,9 @@ fn a_thief_with_all_permissions_can_delete_nothing_for_good() {
     vm.domain.write_bytes("vda", 10 * MIB, &random_bytes("more", 1 << 20));
     let increment = vm.back_up(&[]);
     assert_eq!(increment.report["decision"], "incremental");
-    assert!(increment.report["immutable"]["until"].is_string(), "{:#}", increment.report);
+    the_documented("remora backup VM").assert_of(&increment.report);
+    let immutable = &increment.report["immutable"];
+    assert!(immutable["until"].is_string() && immutable["extended"].is_u64(), "{:#}", increment.report);
     let status = vm.remora.json(["repo", "status"]);
     assert_eq!((&status["immutable_days"], status["locked_until"].is_string()), (&30.into(), true), "{status:#}");
     // One who has stolen a user's credentials that may do anything with the bucket, and the owner's.
@@ -52,6 +54,7 @@ fn a_thief_with_all_permissions_can_delete_nothing_for_good() {
     }
     vm.remora.fails(["points"], 3, "is no repository");
     let told = vm.remora.json(["repo", "undelete", "--dry-run"]);
+    the_documented("remora repo undelete").assert_of(&told);
     assert_eq!(told["deleted"].as_array().unwrap().len(), versions.len(), "{told:#}");
     assert_eq!(vm.remora.json(["repo", "undelete"]), told);
     vm.remora.ok(["verify"]);
@@ -95,6 +98,7 @@ fn prune_and_gc_leave_what_is_locked_and_say_until_when() {
     let kept = vm.back_up(&["--full"]);
     // A backup that died a moment ago would be in the way of nothing; what it stored is locked all the same.
     let pruned = vm.remora.json(["prune", "--keep-last", "1"]);
+    the_documented("remora gc [VM]").assert_of(&pruned["collected"]);
     let collected = &pruned["collected"][0];
     assert!(collected["immutable"]["until"].is_string() && collected["locked"]["segments"] == 0, "{pruned:#}");
     assert!(collected["later"]["segments"].as_u64().unwrap() > 0, "{pruned:#}");

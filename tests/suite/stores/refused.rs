@@ -1,7 +1,7 @@
 //! What cannot be reached or may not be used: each time what was tried, on what, why, and what to do.
 
+use remora_tests::age;
 use remora_tests::process::{Must, Ran};
-use remora_tests::s3::{KEY, SECRET};
 
 use super::*;
 
@@ -95,6 +95,61 @@ fn where_nothing_may_be_deleted_backups_work_and_doctor_says_what_is_lost() {
     assert_eq!((&delete["ok"], &delete["optional"]), (&false.into(), &true.into()), "{report:#}");
     assert!(delete["advice"].as_str().unwrap().contains("never given back"), "{delete:#}");
     assert_eq!(check(&report, "store: create-only PUT")["ok"], true);
+}
+
+#[test]
+fn where_nothing_may_be_deleted_what_would_delete_says_so_and_no_point_is_lost() {
+    let vm = Protected::new("on s3 undeleted");
+    vm.s3.user("keeper", "backups", &["s3:GetObject", "s3:PutObject", "s3:ListBucket"]);
+    let owner = vm.remora.clone();
+    let keeper = Protected { remora: vm.s3.signed(owner.clone(), "keeper"), ..vm };
+    let place = keeper.s3.url("backups");
+    let place = place.split('?').next().unwrap();
+    let in_vain = |args: &[&str]| {
+        let says = ["removing object", place, "AccessDenied", "put and delete objects", "remora doctor"];
+        assert_says(&keeper.remora, args, 9, &says);
+    };
+    // The first one's session cannot be removed, and is in nobody's way.
+    keeper.domain.write_bytes("vda", 0, &random_bytes("undeleted", 5 << 20));
+    let first = keeper.back_up(&[]);
+    keeper.domain.write_bytes("vda", 0, &random_bytes("undeleted, changed", 5 << 20));
+    let second = keeper.back_up(&[]);
+    assert_eq!(second.report["decision"], "incremental", "{:#}", second.report);
+    assert_eq!(keeper.objects("w").len(), 2, "the sessions of both");
+
+    let other = Lab::shared().scratch("other key").join("key");
+    fs::write(&other, [9; 32]).unwrap();
+    let added = keeper.remora.json(["key", "add", "--new-key-file", other.to_str().unwrap()]);
+    in_vain(&["gc"]);
+    in_vain(&["key", "remove", added["added"].as_str().unwrap()]);
+    let slots = keeper.remora.json(["key", "list"]);
+    assert_eq!(slots.as_array().unwrap().len(), 2, "{slots:#}");
+    assert_eq!(keeper.remora.json(["gc", "--dry-run"])[0]["sessions"], 0);
+    for kept in [&first, &second] {
+        keeper.assert_restores(kept);
+    }
+    // What was dropped is gone from the lists, and all of its bytes stay.
+    let before = keeper.segments();
+    in_vain(&["prune", "--keep-last", "1"]);
+    let listed = keeper.remora.json(["points"]);
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["point"]), (1, &second.report["point"]));
+    age(&keeper.s3.files("backups"));
+    in_vain(&["gc"]);
+    assert_eq!(keeper.segments(), before);
+    keeper.domain.write_bytes("vda", 0, &random_bytes("undeleted, once more", 5 << 20));
+    let third = keeper.back_up(&[]);
+    assert_eq!(third.report["decision"], "incremental", "{:#}", third.report);
+    keeper.remora.ok(["verify"]);
+    // Whoever may delete does it then.
+    let collected = owner.json(["gc"])[0].clone();
+    assert!(collected["removed"]["segments"].as_u64().unwrap() > 0, "{collected:#}");
+    assert_eq!(keeper.objects("w").len(), 0);
+    let removed = owner.json(["key", "remove", added["added"].as_str().unwrap()]);
+    assert_eq!(removed["removed"], added["added"]);
+    for kept in [&second, &third] {
+        keeper.assert_restores(kept);
+    }
+    keeper.remora.ok(["verify"]);
 }
 
 #[test]

@@ -9,13 +9,14 @@ use crate::descriptor::FORMAT;
 
 type Entry = fn(&[u8]);
 
-const TARGETS: [(&str, Entry, usize); 7] = [
+const TARGETS: [(&str, Entry, usize); 8] = [
     ("vault_descriptor", descriptor, 20_000),
     ("vault_slot", slot, 10_000),
     ("vault_manifest", manifest, 1_000),
     ("vault_node", node, 50_000),
     ("vault_footer", footer, 20_000),
     ("vault_chunk", chunk, 20_000),
+    ("vault_part", part, 20_000),
     ("vault_name", name, 20_000),
 ];
 
@@ -31,7 +32,7 @@ fn parsers_hold_on_seeds_and_their_mutations() {
 fn manifests_hold_on_mutations_of_their_text() {
     let mut random = fastrand::Rng::with_seed(2);
     let mut understood = 0;
-    for text in [BREAK, TOMBSTONE, POINT] {
+    for text in [BREAK, LOST, TOMBSTONE, POINT] {
         for _ in 0..5_000 {
             let mut bytes = text.as_bytes().to_vec();
             mutate(&mut bytes, &mut random);
@@ -66,6 +67,7 @@ fn seeds_are_what_this_version_writes_and_reads() {
                 _ => Index::decode(&bytes[2..bytes.len() - 96], HEADER_LEN, HEADER_LEN + 100).is_ok(),
             },
             "vault_chunk" => codec::unpack(bytes[5..].to_vec(), bytes[0] == 1, 700).is_ok(),
+            "vault_part" => codec::unpack(bytes[7..].to_vec(), bytes[0] == 1, 700).is_ok(),
             _ => true,
         };
         assert!(accepted, "{target} {name} of format {FORMAT}");

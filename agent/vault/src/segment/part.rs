@@ -4,6 +4,7 @@ use remora_core::BLOCK_SIZE;
 
 use crate::map::node::CHUNK_BLOCKS;
 use crate::segment::codec::Packed;
+use crate::wire::Malformed;
 
 /// Some of a chunk's blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,15 @@ pub(crate) struct Part {
     pub(crate) there: Blocks,
     /// As long as the whole chunk when unpacked.
     pub(crate) packed: Packed,
+}
+
+impl Part {
+    /// From the bytes behind the authentication, whose lengths are those of the whole chunk.
+    pub(crate) fn decode(mut packed: Packed) -> Result<Self, Malformed> {
+        let there = *packed.bytes.first_chunk().ok_or(Malformed("it is cut off"))?;
+        packed.bytes.drain(..there.len());
+        Ok(Self { there: Blocks::from_bytes(there), packed })
+    }
 }
 
 impl Blocks {

@@ -17,7 +17,6 @@ use crate::segment::codec::{self, Packed};
 use crate::segment::footer::{self, Details, Index, Record, Trailer};
 use crate::segment::part::{Blocks, Part};
 use crate::store::{DamagedObject, Store};
-use crate::wire::Malformed;
 
 /// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
 const TAIL_LEN: u64 = 4 * 1024;
@@ -88,10 +87,7 @@ impl Sealed {
 
     /// What is left of a chunk, if it is stored as such.
     pub(crate) fn open_part(&self) -> Result<Part, footer::BadFooter> {
-        let mut packed = self.open_as(Kind::PartOfChunk)?;
-        let there = *packed.bytes.first_chunk().ok_or(Malformed("it is cut off"))?;
-        packed.bytes.drain(..there.len());
-        Ok(Part { there: Blocks::from_bytes(there), packed })
+        Ok(Part::decode(self.open_as(Kind::PartOfChunk)?)?)
     }
 
     fn open_as(&self, kind: Kind) -> Result<Packed, footer::BadFooter> {

@@ -296,3 +296,6 @@ impl Store {
         Ok("the bucket keeps objects until their time".into())
     }
 }
+
+#[cfg(test)]
+mod tests;

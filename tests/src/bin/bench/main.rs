@@ -14,6 +14,7 @@
 mod file;
 mod fragments;
 mod full;
+mod huge;
 mod incremental;
 mod measure;
 mod memory;
@@ -35,11 +36,12 @@ use setting::Setting;
 type Bench = (&'static str, fn(&Setting) -> Vec<Row>);
 
 /// What can be measured, in the order of the table.
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     ("full", full::measure),
     ("incremental", incremental::measure),
     ("fragments", fragments::measure),
     ("memory", memory::measure),
+    ("huge", huge::measure),
     ("file", file::measure),
     ("restore", restore::measure),
     ("s3", s3::measure),

@@ -62,7 +62,8 @@ fn output(child: &mut Child) -> Vec<u8> {
     stdout
 }
 
-fn peak_memory(pid: Pid) -> Option<u64> {
+/// The peak of a process's resident memory until now, in bytes.
+pub(crate) fn peak_memory(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib << 10)

@@ -8,7 +8,7 @@ use crate::measure::{mib, seconds, took};
 use crate::report::{Row, Run};
 use crate::setting::{Setting, remove};
 
-const LIMIT: u64 = 256 * MIB;
+pub(crate) const LIMIT: u64 = 256 * MIB;
 
 /// A disk's size, how much data lies on it, spread over all of it, and what its rows are called.
 type Disk = (u64, u64, [&'static str; 2]);

@@ -1,0 +1,150 @@
+//! A server that goes down, sends half an answer, none, or is slow, in the middle of a command: what was committed stays,
+//! the message says what was tried and what to do, and the next command is right.
+
+use remora_tests::{Fault, Ran};
+
+use super::*;
+
+/// How long the server takes to hear of each request where it is slow.
+const SLOW: Duration = Duration::from_millis(200);
+
+/// For ever.
+const ALWAYS: usize = usize::MAX;
+
+/// A VM, and `remora` that reaches its repository through a meddler.
+struct Meddled {
+    vm: Protected,
+    meddler: Meddler,
+    through: Remora,
+}
+
+impl Meddled {
+    fn new(name: &str) -> Self {
+        let vm = Protected::new(name);
+        let meddler = Meddler::before(vm.s3.address());
+        let through = vm.remora.clone().with("REMORA_REPO", vm.s3.url_at("backups", meddler.address()));
+        Self { vm, meddler, through }
+    }
+
+    fn backup(&self) -> Ran {
+        self.through.run(["backup", self.vm.domain.name(), "--quiesce", "never", "-o", "json"])
+    }
+
+    /// A backup through the meddler that succeeds.
+    fn back_up(&self) -> Kept {
+        let truth = self.vm.domain.truth("vda");
+        Kept { report: self.backup().ok().json(), truth }
+    }
+
+    /// Changes 20 MiB, which are two segments.
+    fn change(&self, seed: &str) {
+        self.vm.domain.write_bytes("vda", 10 * MIB, &random_bytes(seed, 20 << 20));
+    }
+
+    /// Failed because of the store, which is named; says what to do; and of the VM nothing is held any more.
+    #[track_caller]
+    fn assert_unavailable(&self, ran: &Ran) {
+        assert_eq!(ran.code(), 9, "{ran:?}");
+        for words in
+            [&self.meddler.address().to_string(), " object ", "Check the endpoint", "what was committed is safe"]
+        {
+            assert!(ran.stderr.contains(words), "{words:?} is not in {ran:?}");
+        }
+        assert!(!ran.stderr.contains("panicked") && ran.stdout.is_empty(), "{ran:?}");
+        let job = self.vm.domain.try_virsh("backup-dumpxml", &[]);
+        assert!(!job.status.success(), "a backup job stays: {job:?}");
+        let scratch = fs::read_dir(self.vm.domain.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+        let scratch: Vec<_> = scratch.filter(|name| name.to_string_lossy().starts_with(".remora")).collect();
+        assert!(scratch.is_empty(), "{scratch:?} stay");
+    }
+
+    /// These points are there, no other ones, and each is what the hypervisor held.
+    #[track_caller]
+    fn assert_kept(&self, kept: &[Kept]) {
+        let listed = self.vm.remora.json(["points"]);
+        let listed: Vec<_> = listed.as_array().unwrap().iter().map(|point| point["point"].as_str().unwrap()).collect();
+        assert_eq!(listed, kept.iter().map(Kept::point).collect::<Vec<_>>());
+        kept.iter().for_each(|kept| self.vm.assert_restores(kept));
+        self.vm.remora.ok(["verify"]);
+    }
+}
+
+#[test]
+fn a_server_that_goes_down_in_mid_backup_costs_no_committed_point() {
+    let bench = Meddled::new("on s3 gone");
+    bench.change("at first");
+    let mut kept = vec![bench.back_up()];
+    for (path, fault) in [
+        // Before the first segment is stored, and just before and after the commit.
+        ("/s/", Fault::GoDown),
+        ("/m/", Fault::GoDown),
+        ("/m/", Fault::LoseAnswerAndGoDown),
+    ] {
+        bench.change(&format!("{path} {fault:?}"));
+        let truth = bench.vm.domain.truth("vda");
+        bench.meddler.meddle("PUT", path, fault, 1);
+        let ran = bench.backup();
+        assert!(bench.meddler.is_down(), "it never came to {path}");
+        bench.assert_unavailable(&ran);
+        bench.meddler.come_back();
+        // The backup could not know that it was committed; the point counts all the same.
+        let points = bench.vm.remora.json(["points"]);
+        if fault == Fault::LoseAnswerAndGoDown {
+            kept.push(Kept { report: points[kept.len()].clone(), truth });
+        }
+        bench.assert_kept(&kept);
+        bench.vm.domain.write("vda", 0x5a, 100 * MIB, MIB);
+        kept.push(bench.back_up());
+        bench.assert_kept(&kept);
+    }
+}
+
+#[test]
+fn answers_that_break_off_now_and_then_are_asked_for_again() {
+    let bench = Meddled::new("on s3 torn");
+    let mut kept = Vec::new();
+    for (method, path, fault, times) in [
+        ("PUT", "/s/", Fault::LoseAnswer, 2),
+        ("PUT", "/m/", Fault::LoseAnswer, 1),
+        ("GET", "/m/", Fault::CutAnswer(100), 2),
+        ("GET", "list-type", Fault::CutAnswer(300), 2),
+        ("GET", "", Fault::Delay(SLOW), ALWAYS),
+        ("PUT", "", Fault::Delay(SLOW), ALWAYS),
+    ] {
+        bench.change(&format!("{method} {path} {fault:?}"));
+        bench.meddler.meddle(method, path, fault, times);
+        kept.push(bench.back_up());
+        let left = bench.meddler.left();
+        assert!(left == 0 || (times == ALWAYS && left < ALWAYS), "{fault:?} was never done to a {method} of {path:?}");
+        bench.meddler.come_back();
+    }
+    bench.assert_kept(&kept);
+    // And of a restore, which goes on with a chunk where its last answer broke off.
+    for (fault, times) in [(Fault::CutAnswer(300_000), ALWAYS), (Fault::LoseAnswer, 3), (Fault::Delay(SLOW), ALWAYS)] {
+        bench.meddler.meddle("GET", "/s/", fault, times);
+        let to = Lab::shared().scratch("restored").join("vda.raw");
+        bench.through.ok(["restore", kept[0].point(), "--disk", "vda", "--to", to.to_str().unwrap()]);
+        assert_same(&to, &kept[0].truth);
+        fs::remove_file(to).unwrap();
+        assert!(bench.meddler.left() < times, "{fault:?}");
+        bench.meddler.come_back();
+    }
+}
+
+#[test]
+fn a_restore_from_a_server_that_breaks_off_or_hangs_fails_and_makes_no_file() {
+    let bench = Meddled::new("on s3 restored");
+    bench.change("all");
+    let kept = [bench.back_up()];
+    let folder = Lab::shared().scratch("broken off");
+    let to = folder.join("vda.raw");
+    for fault in [Fault::CutAnswer(100), Fault::GoDown, Fault::Hang] {
+        bench.meddler.meddle("GET", "/s/", fault, ALWAYS);
+        let ran = bench.through.run(["restore", kept[0].point(), "--disk", "vda", "--to", to.to_str().unwrap()]);
+        assert!(bench.meddler.left() < ALWAYS, "{fault:?}");
+        bench.assert_unavailable(&ran);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{fault:?}");
+        bench.meddler.come_back();
+        bench.assert_kept(&kept);
+    }
+}
