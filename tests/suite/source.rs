@@ -16,8 +16,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use remora_core::point::Quiesce;
 use remora_core::ports::{
-    Bitmaps, ClaimedVm, DiskState, DiskView, OpenDisk, OpenRequest, OpenVm, Outcome, Patience, Source,
-    Tracking,
+    Bitmaps, ClaimedVm, DiskState, DiskView, OpenDisk, OpenRequest, OpenVm, Outcome, Patience, Source, Tracking,
 };
 use remora_core::{CheckpointName, DiskName, Error, Extent, ExtentState, PIECE_SIZE, RepositoryId, VmName};
 use remora_source::{LibvirtOptions, LibvirtSource};
