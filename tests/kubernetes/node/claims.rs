@@ -39,7 +39,8 @@ fn runs_of_other_nodes_and_those_that_wait_are_left_alone_and_of_one_machine_one
     scene.says("elsewhere", &json!({"node": "another"}));
     let since = "2026-01-01T00:00:00Z";
     scene.assigned("waits", &json!({}));
-    let waits = json!({"type": "Assigned", "status": "False", "reason": "Stopped", "message": "", "lastTransitionTime": since});
+    let waits =
+        json!({"type": "Assigned", "status": "False", "reason": "Stopped", "message": "", "lastTransitionTime": since});
     scene.says("waits", &json!({"conditions": [waits]}));
     scene.assigned("cancelled", &json!({"cancel": true}));
     scene.assigned("one", &json!({"virtualMachine": "same"}));

@@ -141,7 +141,8 @@ fn what_the_controller_has_ended_or_another_agent_has_claimed_is_let_go() {
         scene.assigned(name, &json!({}));
         soon("it has an attempt", || scene.status(name)["attempt"]["state"] == "Wanted");
     }
-    let lost = json!({"type": "Failed", "status": "True", "reason": "AgentLost", "message": "", "lastTransitionTime": since});
+    let lost =
+        json!({"type": "Failed", "status": "True", "reason": "AgentLost", "message": "", "lastTransitionTime": since});
     scene.says("ended", &json!({"conditions": [lost]}));
     let other = scene.pod("other");
     scene.says("claimed", &json!({"agent": other}));

@@ -29,7 +29,10 @@ impl Worker for InMemory {
     async fn committed(&self, order: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
         let listing = self.mover.list(Some(&VmName::new(order.vm_name()).unwrap())).await?;
         let of_it = |point: &Point| {
-            point.disks.iter().any(|disk| disk.checkpoint.as_ref().and_then(|name| name.backup()).as_ref() == Some(attempt))
+            point
+                .disks
+                .iter()
+                .any(|disk| disk.checkpoint.as_ref().and_then(|name| name.backup()).as_ref() == Some(attempt))
         };
         Ok(listing.points.into_iter().find(of_it))
     }

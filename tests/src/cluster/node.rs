@@ -49,9 +49,10 @@ impl Node {
         wait_until("the node does not start", START, || {
             let ended = keeper.try_wait().must("look after the node");
             assert!(ended.is_none(), "the node does not start: {}", log(&dir));
-            process = fs::read_to_string(dir.join("node.pid")).unwrap_or_default().trim().to_owned();
+            process = fs::read_to_string(dir.join("node.pid")).unwrap_or_default();
             !process.is_empty()
         });
+        let process = process.trim().to_owned();
         Self { dir, number, process, keeper: Some(keeper), input }
     }
 

@@ -96,7 +96,7 @@ impl Cluster {
                     return object.clone();
                 }
                 let left = limit.saturating_sub(start.elapsed());
-                if let Some(object) = self.watch(kind, namespace, name, left, &ready) {
+                if let Ok(object) = self.watch(kind, namespace, name, left, &ready) {
                     return object;
                 }
             }
@@ -122,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// The object as soon as it is as wanted; none if the watch ends before.
+    /// The object as soon as it is as wanted; an error if the watch ends before.
     fn watch(
         &self,
         kind: &str,
@@ -130,7 +130,7 @@ impl Cluster {
         name: &str,
         left: Duration,
         ready: &impl Fn(Option<&Value>) -> bool,
-    ) -> Option<Option<Value>> {
+    ) -> Result<Option<Value>, WatchEnded> {
         let mut command = self.kubectl_command();
         command.args(["get", kind, "--watch", "--output-watch-events", "--output", "json"]);
         command.args(["--field-selector", &format!("metadata.name={name}")]);
@@ -143,9 +143,12 @@ impl Cluster {
         let found = objects.find(|object| ready(object.as_ref()));
         watch.kill().ok();
         watch.wait().must("wait for kubectl");
-        found
+        found.ok_or(WatchEnded)
     }
 }
+
+/// That a watch ended, and the object was not as wanted.
+struct WatchEnded;
 
 fn in_namespace<'a>(command: &'a mut Command, namespace: &str) -> &'a mut Command {
     if !namespace.is_empty() {

@@ -85,23 +85,11 @@ impl<'cluster> VmBuilder<'cluster> {
     pub fn start(self) -> Vm<'cluster> {
         let vm = Vm { cluster: self.cluster, namespace: self.namespace.clone(), name: self.name.clone() };
         for disk in &self.disks {
-            self.make_volume(&vm, disk);
+            disk.make(&vm);
         }
         vm.cluster.apply(&self.object());
         vm.wait(self.tracked);
         vm
-    }
-
-    fn make_volume(&self, vm: &Vm, disk: &Disk) {
-        vm.cluster.make_claim(&vm.namespace, &vm.claim(&disk.name), disk.size);
-        let image = vm.image(&disk.name);
-        let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
-        file.set_len(disk.size).must("make a disk's image");
-        if disk.content == Content::Ext4 {
-            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))
-                .ok();
-        }
-        run(Command::new("chown").arg(format!("{QEMU}:{QEMU}")).arg(&image)).ok();
     }
 
     fn object(&self) -> Value {
@@ -131,6 +119,22 @@ impl<'cluster> VmBuilder<'cluster> {
                 "volumes": self.disks.iter().map(volume).collect::<Vec<_>>(),
             }}},
         })
+    }
+}
+
+impl Disk {
+    /// Makes its claim, and in the volume its image.
+    #[track_caller]
+    fn make(&self, vm: &Vm) {
+        vm.cluster.make_claim(&vm.namespace, &vm.claim(&self.name), self.size);
+        let image = vm.image(&self.name);
+        let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
+        file.set_len(self.size).must("make a disk's image");
+        if self.content == Content::Ext4 {
+            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))
+                .ok();
+        }
+        run(Command::new("chown").arg(format!("{QEMU}:{QEMU}")).arg(&image)).ok();
     }
 }
 
