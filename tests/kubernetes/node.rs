@@ -3,6 +3,7 @@
 
 mod agent_node;
 mod claims;
+mod cluster;
 mod ends;
 mod engine;
 mod outages;
