@@ -48,7 +48,19 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
     };
     let opened = async {
         let started = attempt::start(vm, &wish, request.quiesce).await?;
-        connect(vm, &chosen, started, since, no_increment).await
+        let job = Arc::new(KubevirtJob::new(vm, &started));
+        let connected = connect(vm, &chosen, &started, since, no_increment, &job).await;
+        // Another backup can open the same socket path: only now, with all connections open, does it say whose they are.
+        match (connected, job.why_broken().await) {
+            (Ok((source, disks)), Ok(None)) => Ok(View::new(source, started, disks).await),
+            (Ok(_), Ok(Some(reason))) => Err(reason),
+            (Ok(_), Err(error)) => Err(error.within("asking whose job the VM's is")),
+            // What broke off a connection is better known by the job's end, if it has one.
+            (Err(error), Ok(Some(reason))) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound) => {
+                Err(reason.because(error.chain()))
+            }
+            (Err(error), _) => Err(error),
+        }
     };
     match opened.await {
         Ok(view) => Ok(view),
@@ -94,10 +106,11 @@ fn choose<'a>(vm: &'a Vm, request: &'a OpenRequest) -> Result<Vec<Chosen<'a>>> {
 async fn connect(
     vm: &Arc<Vm>,
     chosen: &[Chosen<'_>],
-    started: Started,
+    started: &Started,
     since: Option<&CheckpointName>,
     mut no_increment: Option<String>,
-) -> Result<View> {
+    job: &Arc<KubevirtJob>,
+) -> Result<(Source, Vec<Arc<Disk>>)> {
     if let Some(missing) = chosen.iter().find(|c| !started.running.volumes.contains(&c.volume.name)) {
         return Err(Error::new(
             ErrorKind::Unavailable,
@@ -112,7 +125,6 @@ async fn connect(
         no_increment = attempt::no_increment(&started.running, since, latest.as_deref());
     }
     let told = since.is_some() && no_increment.is_none() && started.running.kind == BackupKind::Incremental;
-    let job = Arc::new(KubevirtJob::new(vm, &started));
     let (mut disks, mut server) = (Vec::new(), None);
     for Chosen { disk, volume } in chosen {
         let connected = match connection.take() {
@@ -123,15 +135,11 @@ async fn connect(
         let bitmap = told.then(|| started.checkpoint.to_string());
         let export =
             Export { disk: disk.name.clone(), name: volume.name.clone(), bitmap, checkpointed: Checkpointed::Yes };
-        let watch = Arc::clone(&job) as Arc<dyn JobWatch>;
+        let watch = Arc::clone(job) as Arc<dyn JobWatch>;
         disks.push(Arc::new(connect_disk(vm, export, connected, volume, watch).await?));
     }
-    // Another backup can open the same socket path: only now, with all connections open, does it say whose they are.
-    if let Some(error) = job.why_broken().await.map_err(|error| error.within("asking whose job the VM's is"))? {
-        return Err(error);
-    }
-    let source = Source { vm: Arc::clone(vm), job, no_increment, server };
-    Ok(View::new(source, started, disks).await)
+    let source = Source { vm: Arc::clone(vm), job: Arc::clone(job), no_increment, server };
+    Ok((source, disks))
 }
 
 /// The socket is there when the job runs, or very soon.

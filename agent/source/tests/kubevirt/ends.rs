@@ -6,6 +6,7 @@ use std::sync::Arc;
 use remora_core::ErrorKind;
 use remora_core::plan::Asked;
 use remora_core::point::Decision;
+use remora_core::ports::NoProgress;
 use remora_source::kubevirt::JobFacts;
 use remora_tests::MIB;
 
@@ -28,6 +29,19 @@ fn a_backup_that_is_deleted_or_expires_in_the_middle_fails_the_run() {
             assert_eq!(decisions(&next), [Decision::Reread, Decision::Reread], "{}", next.point.reason);
             bench.assert_is_now(&next.point);
         }
+    });
+}
+
+#[test]
+fn a_backup_that_ends_while_its_disks_are_being_opened_is_told_as_that() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        bench.run().await;
+        let cluster = Arc::clone(&bench.cluster);
+        bench.cluster.state().on_latest = Some(Box::new(move || cluster.end_job("it is being deleted")));
+        let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
+        assert!(error.chain().contains("ended by somebody else"), "{}", error.chain());
+        assert!(error.advice().unwrap().contains("VirtualMachineBackups"), "{error:?}");
     });
 }
 
