@@ -79,7 +79,10 @@ impl Controller {
         }
         let ran = run(curl.arg(format!("https://{host}:{}/v1/runs/{namespace}/{name}", self.keys))).ok();
         let (body, code) = ran.text().rsplit_once('\n').must("find the status of HTTP");
-        KeyAnswer { code: code.parse().must("read the status of HTTP"), body: serde_json::from_str(body).unwrap_or_default() }
+        KeyAnswer {
+            code: code.parse().must("read the status of HTTP"),
+            body: serde_json::from_str(body).unwrap_or_default(),
+        }
     }
 }
 

@@ -66,7 +66,9 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         let runs = runs::keep(client.clone(), settings.clone(), cancel.clone());
         let repositories = repositories::keep(client.clone(), settings.clone(), opened.clone(), cancel.clone());
-        async { futures::future::join(runs, repositories).await; }
+        async {
+            futures::future::join(runs, repositories).await;
+        }
     })
     .await;
     cancel.cancel();

@@ -69,7 +69,9 @@ impl Cluster {
         repository(&api, "remora", "offsite", &spec);
         let controller = Controller::start(&api);
         let cluster = Self { api, controller, _store: store };
-        wait_until("the repository is not opened", SOON, || cluster.ready("remora", "offsite").is_some_and(|one| one["status"] == "True"));
+        wait_until("the repository is not opened", SOON, || {
+            cluster.ready("remora", "offsite").is_some_and(|one| one["status"] == "True")
+        });
         cluster
     }
 
@@ -232,7 +234,8 @@ impl Shop {
 
     fn claim(&self, name: &str, size: &str) {
         let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
-        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec});
+        let claim =
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec});
         self.cluster.api.create(&self.core("persistentvolumeclaims"), &claim).ok();
     }
 
@@ -241,7 +244,8 @@ impl Shop {
         let mut spec = json!({"virtualMachine": "web", "repository": {"name": "offsite", "namespace": "remora"}});
         spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let metadata = json!({"name": name});
-        let object = json!({"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": metadata, "spec": spec});
+        let object =
+            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": metadata, "spec": spec});
         self.cluster.api.create(&self.list("remora.dev/v1alpha1", "backupruns"), &object).ok();
         Run { shop: self, name: name.into() }
     }
@@ -330,9 +334,11 @@ impl Run<'_> {
         let repository = self.shop.cluster.api.get(&repository_path("remora", "offsite"));
         let id = repository["status"]["repositoryId"].as_str().unwrap().to_owned();
         let id = u128::from_str_radix(&id, 16).unwrap();
-        let random = self.get()["metadata"]["uid"].as_str().unwrap().bytes().fold(u128::from(number), |sum, byte| {
-            sum.wrapping_mul(257).wrapping_add(u128::from(byte))
-        });
+        let random = self.get()["metadata"]["uid"]
+            .as_str()
+            .unwrap()
+            .bytes()
+            .fold(u128::from(number), |sum, byte| sum.wrapping_mul(257).wrapping_add(u128::from(byte)));
         format!("r-{}-{}", base32(id), base32(random))
     }
 
@@ -340,7 +346,9 @@ impl Run<'_> {
     pub(super) fn end(&self, kind: &str) {
         let since = "2026-01-01T00:00:00Z";
         let mut conditions = self.get()["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.push(json!({"type": kind, "status": "True", "reason": "Stored", "message": "m", "lastTransitionTime": since}));
+        conditions.push(
+            json!({"type": kind, "status": "True", "reason": "Stored", "message": "m", "lastTransitionTime": since}),
+        );
         self.write("one", &json!({"conditions": conditions, "completionTime": since})).ok();
     }
 }

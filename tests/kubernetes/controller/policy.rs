@@ -30,7 +30,10 @@ fn an_agent_writes_the_status_of_its_own_node_s_runs_and_nothing_of_the_controll
     says(&api.merge_as(&nowhere, &status, &json!({"status": {"heartbeat": 2}})).refused(), "its own node only");
     let agent = shop.cluster.agent("one", None);
     says(&api.merge_as(&agent, &run.path(), &json!({"spec": {"cancel": true}})).refused(), "the status of runs only");
-    says(&api.merge_as(&agent, &run.path(), &json!({"metadata": {"finalizers": null}})).refused(), "the status of runs only");
+    says(
+        &api.merge_as(&agent, &run.path(), &json!({"metadata": {"finalizers": null}})).refused(),
+        "the status of runs only",
+    );
     says(&api.delete_as(&agent, &run.path()).refused(), "the status of runs only");
 }
 

@@ -12,10 +12,18 @@ fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begi
     let run = shop.run("run", &json!({}));
     assert!(run.waits_for("Assigned", "NotRunning").contains("virtctl start web"));
     let rows: [(Value, &str, &str); 5] = [
-        (json!({"status": {"phase": "Running", "changedBlockTracking": {"state": "PendingRestart"}}}), "TrackingPendingRestart", "virtctl restart web"),
+        (
+            json!({"status": {"phase": "Running", "changedBlockTracking": {"state": "PendingRestart"}}}),
+            "TrackingPendingRestart",
+            "virtctl restart web",
+        ),
         (tracking("IncrementalBackupFeatureGateDisabled"), "FeatureGateDisabled", "IncrementalBackup"),
         (tracking("Disabled"), "TrackingDisabled", "changedBlockTrackingLabelSelectors"),
-        (json!({"status": {"changedBlockTracking": {"state": "Enabled"}}, "spec": {"volumes": []}}), "NoEligibleDisk", "DataVolume"),
+        (
+            json!({"status": {"changedBlockTracking": {"state": "Enabled"}}, "spec": {"volumes": []}}),
+            "NoEligibleDisk",
+            "DataVolume",
+        ),
         (
             json!({"status": {"nodeName": "three"}, "spec": {"volumes": [{"name": "root", "dataVolume": {"name": "root"}}]}}),
             "NoAgent",
@@ -64,7 +72,8 @@ fn another_namespace_s_repository_is_refused_and_not_told_of() {
         ("of-administrators-none", "none", "remora"),
     ] {
         let run = shop.run(run, &json!({"repository": {"name": name, "namespace": namespace}}));
-        messages.push(run.waits_for("Assigned", "RepositoryNotAllowed").replace(name, "NAME").replace(namespace, "SPACE"));
+        messages
+            .push(run.waits_for("Assigned", "RepositoryNotAllowed").replace(name, "NAME").replace(namespace, "SPACE"));
     }
     assert!(messages.iter().all(|message| *message == messages[0]), "{messages:#?}");
 }

@@ -22,9 +22,11 @@ fn waits_for(shop: &Shop, namespace: &str, name: &str, reason: &str) -> String {
 fn what_is_missing_of_a_repository_is_named() {
     let shop = Shop::open();
     let api = &shop.cluster.api;
-    let spec = |passphrase: &str| json!({
-        "url": "s3://bucket/prefix", "credentialsSecret": {"name": "credentials"}, "passphraseSecret": {"name": passphrase},
-    });
+    let spec = |passphrase: &str| {
+        json!({
+            "url": "s3://bucket/prefix", "credentialsSecret": {"name": "credentials"}, "passphraseSecret": {"name": passphrase},
+        })
+    };
     repository(api, &shop.namespace, "none", &spec("none"));
     assert!(waits_for(&shop, &shop.namespace, "none", "SecretMissing").contains("Secret none"));
     secret(api, &shop.namespace, "short", &json!({"passphrase": "hunter2"}));
@@ -36,9 +38,19 @@ fn what_is_missing_of_a_repository_is_named() {
     repository(api, &shop.namespace, "key", &spec("key"));
     assert!(waits_for(&shop, &shop.namespace, "key", "SecretMissing").contains("no key passphrase"));
     let location = json!({"backupStorageLocation": "default", "passphraseSecret": {"name": "key"}});
-    repository(api, &shop.namespace, "ambient", &json!({"url": "s3://b/p", "passphraseSecret": {"name": "key", "key": "other"}}));
+    repository(
+        api,
+        &shop.namespace,
+        "ambient",
+        &json!({"url": "s3://b/p", "passphraseSecret": {"name": "key", "key": "other"}}),
+    );
     assert!(waits_for(&shop, &shop.namespace, "ambient", "NotAllowed").contains("its own credentials"));
-    repository(api, &shop.namespace, "folder", &json!({"url": "file:///srv", "passphraseSecret": {"name": "key", "key": "other"}}));
+    repository(
+        api,
+        &shop.namespace,
+        "folder",
+        &json!({"url": "file:///srv", "passphraseSecret": {"name": "key", "key": "other"}}),
+    );
     assert!(waits_for(&shop, &shop.namespace, "folder", "NotAllowed").contains("lies in a bucket"));
     drop(location);
 }
@@ -54,7 +66,9 @@ fn a_tenant_s_repository_connects_to_nothing_inside() {
     secret(api, &shop.namespace, "passphrase", &json!({"passphrase": "correct horse battery staple"}));
     let keys = "[default]\naws_access_key_id=a\naws_secret_access_key=s\n";
     secret(api, &shop.namespace, "credentials", &json!({"cloud": keys}));
-    for (name, host) in [("address", "127.0.0.1"), ("short", "127.1"), ("name", "localhost"), ("v6", "[::ffff:127.0.0.1]")] {
+    for (name, host) in
+        [("address", "127.0.0.1"), ("short", "127.1"), ("name", "localhost"), ("v6", "[::ffff:127.0.0.1]")]
+    {
         let spec = json!({
             "url": format!("s3://bucket/prefix?endpoint=http://{host}:{port}"),
             "credentialsSecret": {"name": "credentials"}, "passphraseSecret": {"name": "passphrase"},
@@ -64,7 +78,9 @@ fn a_tenant_s_repository_connects_to_nothing_inside() {
         assert!(message.contains("is not an address of the internet"), "{host}: {message}");
     }
     // Credentials that name this pod's token, or a server of theirs.
-    for (name, line) in [("file", "aws_web_identity_token_file=/etc/passwd"), ("server", "aws_endpoint_url=http://127.0.0.1")] {
+    for (name, line) in
+        [("file", "aws_web_identity_token_file=/etc/passwd"), ("server", "aws_endpoint_url=http://127.0.0.1")]
+    {
         secret(api, &shop.namespace, name, &json!({"cloud": format!("{keys}{line}\n")}));
         let spec = json!({
             "url": "s3://bucket/prefix", "credentialsSecret": {"name": name}, "passphraseSecret": {"name": "passphrase"},
@@ -81,7 +97,8 @@ fn a_new_repository_is_made_once_and_another_one_in_its_place_is_noticed() {
     let api = &shop.cluster.api;
     let store = tempfile::tempdir().unwrap();
     let name = format!("of-{}", shop.namespace);
-    let spec = json!({"url": format!("file://{}/r", store.path().display()), "passphraseSecret": {"name": "passphrase"}});
+    let spec =
+        json!({"url": format!("file://{}/r", store.path().display()), "passphraseSecret": {"name": "passphrase"}});
     repository(api, "remora", &name, &spec);
     waits_for(&shop, "remora", &name, "Opened");
     let path = super::cluster::repository_path("remora", &name);

@@ -41,11 +41,16 @@ fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted
 
     let made = backup(&shop, &name);
     let spec = &made["spec"];
-    assert_eq!((&spec["mode"], &spec["forceFullBackup"], &spec["skipQuiesce"]), (&json!("Pull"), &json!(false), &json!(false)));
+    assert_eq!(
+        (&spec["mode"], &spec["forceFullBackup"], &spec["skipQuiesce"]),
+        (&json!("Pull"), &json!(false), &json!(false))
+    );
     let time: u64 = spec["ttlDuration"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
     assert!(time > 4 * 3600, "{time}");
-    let claim = shop.cluster.api.get(&format!("{}/{}", shop.core("persistentvolumeclaims"), spec["pvcName"].as_str().unwrap()));
-    let size: u64 = claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().trim_end_matches("Mi").parse().unwrap();
+    let claim =
+        shop.cluster.api.get(&format!("{}/{}", shop.core("persistentvolumeclaims"), spec["pvcName"].as_str().unwrap()));
+    let size: u64 =
+        claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().trim_end_matches("Mi").parse().unwrap();
     assert!(size > 1024, "{claim:#}");
     assert_eq!(claim["spec"]["volumeMode"], "Filesystem");
     let token = shop.cluster.api.get(&format!("{}/{}", shop.core("secrets"), spec["tokenSecretRef"].as_str().unwrap()));

@@ -61,9 +61,7 @@ async fn take(client: &Client, namespace: &str, step: &Step) -> Result<()> {
         Step::RemoveBackup(thing) => remove::<VirtualMachineBackup>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveScratch(thing) => remove::<PersistentVolumeClaim>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveToken(thing) => remove::<Secret>(client, namespace, &thing.name, &thing.uid).await,
-        Step::RemoveTracker(name, uid) => {
-            remove::<VirtualMachineBackupTracker>(client, namespace, name, uid).await
-        }
+        Step::RemoveTracker(name, uid) => remove::<VirtualMachineBackupTracker>(client, namespace, name, uid).await,
         Step::Make(Wanted::Tracker(tracker)) => make(client, namespace, &**tracker).await,
         Step::Make(Wanted::Scratch(claim)) => make(client, namespace, &**claim).await,
         Step::Make(Wanted::Token(secret)) => make(client, namespace, &with_token((**secret).clone())).await,
@@ -115,7 +113,9 @@ fn refusal(step: &Step, message: &str) -> Says {
         Step::Make(Wanted::Backup(_)) => ("BackupRefused", "VirtualMachineBackup"),
         _ => ("RemovalRefused", "removal of what an earlier attempt left"),
     };
-    let message = format!("The cluster refused the {what}: {message}. Remove the cause (a quota, a policy, a name), and create another BackupRun.");
+    let message = format!(
+        "The cluster refused the {what}: {message}. Remove the cause (a quota, a policy, a name), and create another BackupRun."
+    );
     Says::no(reason, message)
 }
 

@@ -9,7 +9,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -89,7 +91,8 @@ fn read(secret: Secret) -> Result<Certificate> {
 
 /// Makes one for a Service. Its CA may sign names of that Service alone, and has no key any more.
 fn make(service: &str, namespace: &str) -> Result<Certificate> {
-    let failed = |error: rcgen::Error| Error::new(ErrorKind::Failed, "making the key service's certificate").because(error);
+    let failed =
+        |error: rcgen::Error| Error::new(ErrorKind::Failed, "making the key service's certificate").because(error);
     let ca_key = KeyPair::generate().map_err(failed)?;
     let mut ca = CertificateParams::new(Vec::new()).map_err(failed)?;
     ca.distinguished_name.push(DnType::CommonName, "remora key service CA");
@@ -97,7 +100,8 @@ fn make(service: &str, namespace: &str) -> Result<Certificate> {
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca_certificate = ca.self_signed(&ca_key).map_err(failed)?;
     let issuer = Issuer::new(ca, ca_key);
-    let names = [format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local"), service.to_owned()];
+    let names =
+        [format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local"), service.to_owned()];
     let key = KeyPair::generate().map_err(failed)?;
     let mut leaf = CertificateParams::new(names).map_err(failed)?;
     leaf.distinguished_name.push(DnType::CommonName, service);

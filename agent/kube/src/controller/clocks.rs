@@ -23,7 +23,8 @@ impl Clocks {
         let Some(uid) = run.metadata.uid.clone() else { return Duration::ZERO };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let status = run.status.as_ref().filter(|_| !super::plan::has_ended(run));
-        let Some((agent, heartbeat)) = status.and_then(|status| Some((status.agent.as_ref()?, status.heartbeat))) else {
+        let Some((agent, heartbeat)) = status.and_then(|status| Some((status.agent.as_ref()?, status.heartbeat)))
+        else {
             seen.remove(&uid);
             return Duration::ZERO;
         };

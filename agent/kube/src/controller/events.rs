@@ -1,7 +1,7 @@
 //! Events on what users look at.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
@@ -11,7 +11,8 @@ use crate::resources::{BackupRun, Repository};
 const LONGEST: usize = 1000;
 
 /// What a machine's owner does something about, rather than who asked for the run.
-const OF_THE_MACHINE: &[&str] = &["TrackingDisabled", "TrackingPendingRestart", "FeatureGateDisabled", "NoEligibleDisk"];
+const OF_THE_MACHINE: &[&str] =
+    &["TrackingDisabled", "TrackingPendingRestart", "FeatureGateDisabled", "NoEligibleDisk"];
 
 /// Tells of events. One that cannot be told is logged: it is in a condition too.
 pub(super) struct Events(Recorder);

@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 
 use super::Settings;
 use super::observed::{
-    Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses, Taken, Thing,
-    TrackerFacts,
+    Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses, Taken,
+    Thing, TrackerFacts,
 };
 use super::plan;
 use crate::conditions;
@@ -24,7 +24,12 @@ use crate::resources::{BackupRun, Repository};
 type Result<T> = std::result::Result<T, kube::Error>;
 
 /// Reads all of it. Of a run that has ended only what is left of it.
-pub(super) async fn observe(client: &Client, settings: &Settings, run: BackupRun, silent: Duration) -> Result<Observed> {
+pub(super) async fn observe(
+    client: &Client,
+    settings: &Settings,
+    run: BackupRun,
+    silent: Duration,
+) -> Result<Observed> {
     let reader = Reader { client, settings, namespace: run.namespace().unwrap_or_default() };
     let uid = run.uid().unwrap_or_default();
     let mut observed = Observed {
@@ -43,6 +48,7 @@ pub(super) async fn observe(client: &Client, settings: &Settings, run: BackupRun
     let backups = reader.backups().await?;
     let beside = reader.beside(&observed.run).await?;
     observed.made = made(backups.as_deref().unwrap_or_default(), &beside, &uid);
+    observed.made.attached = reader.is_attached(&observed.run, &observed.made).await?;
     if plan::has_ended(&observed.run) {
         return Ok(observed);
     }
@@ -107,13 +113,13 @@ impl Reader<'_> {
         let instance = self.api::<VirtualMachineInstance>().get_opt(name).await?;
         let uid = machine.uid().unwrap_or_default();
         // One that another object made, or nobody, is not this machine's.
-        let owned = |instance: &VirtualMachineInstance| instance.owner_references().iter().any(|owner| owner.uid == uid);
+        let owned =
+            |instance: &VirtualMachineInstance| instance.owner_references().iter().any(|owner| owner.uid == uid);
         let instance = instance.filter(owned);
         let of_machine = machine.status.as_ref().and_then(|status| status.changed_block_tracking.as_ref());
         let of_instance = instance.as_ref().and_then(|one| one.status.as_ref()?.changed_block_tracking.as_ref());
         let tracking = of_instance.or(of_machine).map(|tracking| tracking.state.clone()).unwrap_or_default();
-        let selectors =
-            if tracking == tracking::ENABLED { Selectors::default() } else { self.selectors().await? };
+        let selectors = if tracking == tracking::ENABLED { Selectors::default() } else { self.selectors().await? };
         Ok(Machine::Found(Box::new(Found {
             uid,
             state: machine.status.and_then(|status| status.printable_status).unwrap_or_default(),
@@ -129,7 +135,9 @@ impl Reader<'_> {
     async fn selectors(&self) -> Result<Selectors> {
         let installations: Api<KubeVirt> = Api::all(self.client.clone());
         let found = match installations.list(&ListParams::default()).await {
-            Ok(list) => list.items.into_iter().find_map(|one| one.spec.configuration.changed_block_tracking_label_selectors),
+            Ok(list) => {
+                list.items.into_iter().find_map(|one| one.spec.configuration.changed_block_tracking_label_selectors)
+            }
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_forbidden() => None,
             Err(error) => return Err(error),
         };
@@ -176,8 +184,9 @@ impl Reader<'_> {
     /// The UIDs of the agents' pods that run on a node.
     async fn agents(&self, node: &str) -> Result<Vec<String>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        let params =
-            ListParams::default().labels("app.kubernetes.io/name=remora-agent").fields(&format!("spec.nodeName={node}"));
+        let params = ListParams::default()
+            .labels("app.kubernetes.io/name=remora-agent")
+            .fields(&format!("spec.nodeName={node}"));
         let pods = pods.list(&params).await?.items.into_iter();
         let running = |pod: &Pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -208,11 +217,23 @@ impl Reader<'_> {
         Ok(Beside { scratch: scratch.map(|claim| claim.metadata), token: token.map(|secret| secret.metadata) })
     }
 
+    /// Whether a scratch that no backup needs any more is still attached to what runs of the machine.
+    async fn is_attached(&self, run: &BackupRun, made: &Made) -> Result<bool> {
+        if made.scratches.is_empty() || !made.backups.is_empty() {
+            return Ok(false);
+        }
+        let name = &run.spec.virtual_machine;
+        let instance = self.api::<VirtualMachineInstance>().get_opt(name).await?;
+        let attached = instance.map(|instance| instance.spec.utility_volumes).unwrap_or_default();
+        Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
+    }
+
     async fn classes(&self) -> Result<StorageClasses> {
         const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         let classes = classes.list_metadata(&ListParams::default()).await?.items;
-        let default = classes.iter().find(|class| class.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
+        let default =
+            classes.iter().find(|class| class.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
         Ok(StorageClasses {
             default: default.map(ResourceExt::name_any),
             names: classes.iter().map(ResourceExt::name_any).collect(),
@@ -270,6 +291,7 @@ fn made(backups: &[VirtualMachineBackup], beside: &Beside, uid: &str) -> Made {
         backups: things(backups.iter().map(|backup| &backup.metadata), uid),
         scratches: things(beside.scratch.iter(), uid),
         tokens: things(beside.token.iter(), uid),
+        attached: false,
     }
 }
 
@@ -353,7 +375,8 @@ fn foreign(
     let others = backups.iter().filter(|backup| !is_of_run(&backup.metadata, uid)).filter(of_machine);
     others
         .filter_map(|backup| {
-            let stage = Stage::of(backup.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default());
+            let stage =
+                Stage::of(backup.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default());
             match stage {
                 Stage::InFlight(at) | Stage::Ending(at) => Some((backup.name_any(), at)),
                 Stage::Complete | Stage::Failed { .. } => None,

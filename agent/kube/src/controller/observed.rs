@@ -103,6 +103,8 @@ pub(super) struct Made {
     pub(super) backups: Vec<Thing>,
     pub(super) scratches: Vec<Thing>,
     pub(super) tokens: Vec<Thing>,
+    /// Whether the scratch is still attached to the machine, though no backup needs it.
+    pub(super) attached: bool,
 }
 
 impl Made {

@@ -104,7 +104,10 @@ fn assignment(observed: &Observed) -> Plan {
     let run = &observed.run;
     let status = match assignment::decide(observed) {
         Ok(node) => Status {
-            assigned: Some(Says::yes("Assigned", format!("The machine runs on node {node}, whose agent takes the run."))),
+            assigned: Some(Says::yes(
+                "Assigned",
+                format!("The machine runs on node {node}, whose agent takes the run."),
+            )),
             node: Some(node),
             ..Status::default()
         },
@@ -131,7 +134,9 @@ fn removal(made: &Made) -> Vec<Step> {
     if !made.backups.is_empty() {
         return going(&made.backups).into_iter().map(Step::RemoveBackup).collect();
     }
-    let scratches = going(&made.scratches).into_iter().map(Step::RemoveScratch);
+    // KubeVirt takes a moment to detach it, and reports an error of one that is gone before.
+    let scratches = if made.attached { Vec::new() } else { going(&made.scratches) };
+    let scratches = scratches.into_iter().map(Step::RemoveScratch);
     scratches.chain(going(&made.tokens).into_iter().map(Step::RemoveToken)).collect()
 }
 

@@ -89,7 +89,8 @@ async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, T
         open.keyring.slots().await?;
         Ok(open)
     };
-    let late = || Error::new(ErrorKind::Unavailable, format!("its store did not answer within {} s", PATIENCE.as_secs()));
+    let late =
+        || Error::new(ErrorKind::Unavailable, format!("its store did not answer within {} s", PATIENCE.as_secs()));
     let opened = tokio::time::timeout(PATIENCE, opening).await.unwrap_or_else(|_| Err(late()));
     let open = opened.map_err(|error| Trouble::Says(cannot(&error)))?;
     if let Some(known) = known.filter(|known| *known != open.keyring.repository().to_string()) {

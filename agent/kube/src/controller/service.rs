@@ -60,7 +60,8 @@ impl Keys {
     async fn of_run(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
         let node = self.node_of(headers).await?;
         // One of a node's agents learns nothing of runs that are not its node's, not even which there are.
-        let denied = || no(StatusCode::FORBIDDEN, "NotThisNode", format!("BackupRun {name} is not one of node {node}'s."));
+        let denied =
+            || no(StatusCode::FORBIDDEN, "NotThisNode", format!("BackupRun {name} is not one of node {node}'s."));
         let runs: Api<BackupRun> = Api::namespaced(self.client.clone(), namespace);
         let run = runs.get_opt(name).await?.ok_or_else(denied)?;
         let assigned = run.status.as_ref().and_then(|status| status.node.as_deref());
@@ -77,8 +78,10 @@ impl Keys {
     /// The node whose agent asks.
     async fn node_of(&self, headers: &HeaderMap) -> std::result::Result<String, No> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let unknown = || no(StatusCode::UNAUTHORIZED, "Unauthorized", "A token of an agent's ServiceAccount is wanted.");
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.ok_or_else(unknown)?.into()) };
+        let unknown =
+            || no(StatusCode::UNAUTHORIZED, "Unauthorized", "A token of an agent's ServiceAccount is wanted.");
+        let spec =
+            TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.ok_or_else(unknown)?.into()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let status = reviews.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
@@ -97,7 +100,8 @@ impl Keys {
         match observe::repository_facts(repository.as_ref(), &self.settings.namespace, namespace, tenant) {
             RepositoryFacts::Ready(_) => {}
             RepositoryFacts::Missing | RepositoryFacts::NotAllowed => {
-                let message = format!("Namespace {tenant} may use no Repository {} of namespace {namespace}.", reference.name);
+                let message =
+                    format!("Namespace {tenant} may use no Repository {} of namespace {namespace}.", reference.name);
                 return Err(no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", message));
             }
             RepositoryFacts::NotReady(why) => {
@@ -120,7 +124,11 @@ impl Keys {
         // The one that was found Ready, and no other that has taken its place.
         let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
         if known != Some(open.keyring.repository().to_string().as_str()) {
-            return Err(no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", "Its store holds another repository."));
+            return Err(no(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "RepositoryNotReady",
+                "Its store holds another repository.",
+            ));
         }
         let grant = opened::grant(&open, &tenant.parse().map_err(unavailable)?).await.map_err(unavailable)?;
         Ok(RunKeys { tenant: tenant.into(), store: material.store.clone(), grant: grant.to_text().to_string() })
@@ -146,7 +154,11 @@ impl IntoResponse for No {
     }
 }
 
-async fn keys(State(keys): State<Keys>, Path((namespace, name)): Path<(String, String)>, headers: HeaderMap) -> Response {
+async fn keys(
+    State(keys): State<Keys>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
     match keys.of_run(&namespace, &name, &headers).await {
         Ok(found) => {
             tracing::info!(namespace, run = name, "keys were given");
@@ -154,7 +166,13 @@ async fn keys(State(keys): State<Keys>, Path((namespace, name)): Path<(String, S
             ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
         }
         Err(no) => {
-            tracing::warn!(namespace, run = name, reason = no.refusal.reason, "keys were refused: {}", no.refusal.message);
+            tracing::warn!(
+                namespace,
+                run = name,
+                reason = no.refusal.reason,
+                "keys were refused: {}",
+                no.refusal.message
+            );
             no.into_response()
         }
     }

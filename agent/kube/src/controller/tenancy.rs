@@ -82,7 +82,11 @@ fn no(reason: &'static str, message: impl Into<String>) -> Trouble {
 }
 
 /// Reads it, all of it from the repository's own namespace.
-pub(super) async fn material(client: &Client, administrators: &str, repository: &Repository) -> Result<Material, Trouble> {
+pub(super) async fn material(
+    client: &Client,
+    administrators: &str,
+    repository: &Repository,
+) -> Result<Material, Trouble> {
     let namespace = repository.namespace().unwrap_or_default();
     let reader = Reader { secrets: Api::namespaced(client.clone(), &namespace) };
     let passphrase = reader.passphrase(repository).await?;
@@ -109,13 +113,22 @@ fn borrows_nothing(repository: &Repository, store: &StoreAccess) -> Result<(), T
         return Ok(());
     }
     if !["s3://", "az://", "gs://"].iter().any(|scheme| store.url.starts_with(scheme)) {
-        return Err(no("NotAllowed", "A tenant's Repository lies in a bucket: s3://, az:// or gs://. A folder is the administrators'."));
+        return Err(no(
+            "NotAllowed",
+            "A tenant's Repository lies in a bucket: s3://, az:// or gs://. A folder is the administrators'.",
+        ));
     }
     if store.credentials.is_none() {
-        return Err(no("NotAllowed", "A tenant's Repository names its own credentials: put them into a Secret of this namespace and name it."));
+        return Err(no(
+            "NotAllowed",
+            "A tenant's Repository names its own credentials: put them into a Secret of this namespace and name it.",
+        ));
     }
     if !repository.spec.allowed_namespaces.is_empty() {
-        return Err(no("NotAllowed", "A tenant's Repository serves its own namespace only: leave allowedNamespaces out."));
+        return Err(no(
+            "NotAllowed",
+            "A tenant's Repository serves its own namespace only: leave allowedNamespaces out.",
+        ));
     }
     Ok(())
 }
@@ -128,14 +141,22 @@ impl Reader {
     async fn secret(&self, name: &str, what: &str) -> Result<BTreeMap<String, ByteString>, Trouble> {
         let secret = self.secrets.get_opt(name).await?;
         let secret = secret.ok_or_else(|| {
-            no("SecretMissing", format!("There is no Secret {name}, which holds {what}. Create it in the Repository's namespace."))
+            no(
+                "SecretMissing",
+                format!("There is no Secret {name}, which holds {what}. Create it in the Repository's namespace."),
+            )
         })?;
         Ok(secret.data.unwrap_or_default())
     }
 
     async fn value(&self, name: &str, key: &str, what: &str) -> Result<Vec<u8>, Trouble> {
         let value = self.secret(name, what).await?.remove(key);
-        let missing = || no("SecretMissing", format!("Secret {name} has no key {key}, which holds {what}. Add it, or name another key."));
+        let missing = || {
+            no(
+                "SecretMissing",
+                format!("Secret {name} has no key {key}, which holds {what}. Add it, or name another key."),
+            )
+        };
         Ok(value.ok_or_else(missing)?.0)
     }
 
@@ -147,7 +168,10 @@ impl Reader {
             value.pop();
         }
         if value.len() < SHORTEST {
-            let message = format!("The passphrase in Secret {} has fewer than {SHORTEST} characters, so that whoever has the store could guess it. Choose a longer one.", reference.name);
+            let message = format!(
+                "The passphrase in Secret {} has fewer than {SHORTEST} characters, so that whoever has the store could guess it. Choose a longer one.",
+                reference.name
+            );
             return Err(no("PassphraseTooShort", message));
         }
         Ok(value)
@@ -164,7 +188,10 @@ impl Reader {
 
     async fn of_location(&self, location: &BackupStorageLocationSpec) -> Result<StoreAccess, Trouble> {
         if location.access_mode.as_deref() == Some("ReadOnly") {
-            return Err(no("LocationReadOnly", "The BackupStorageLocation is ReadOnly. Give the Repository one that can be written."));
+            return Err(no(
+                "LocationReadOnly",
+                "The BackupStorageLocation is ReadOnly. Give the Repository one that can be written.",
+            ));
         }
         let url = url_of(location)?;
         let mut credentials = None;
@@ -175,7 +202,10 @@ impl Reader {
         }
         let ca = match (&location.object_storage.ca_cert_ref, &location.object_storage.ca_cert) {
             (Some(reference), _) => Some(self.value(&reference.name, &reference.key, "the store's CA").await?),
-            (None, Some(ca)) => Some(Base64::decode_vec(ca).map_err(|_| no("LocationInvalid", "The caCert of the BackupStorageLocation is not base64."))?),
+            (None, Some(ca)) => Some(
+                Base64::decode_vec(ca)
+                    .map_err(|_| no("LocationInvalid", "The caCert of the BackupStorageLocation is not base64."))?,
+            ),
             (None, None) => None,
         };
         let ca = ca.map(String::from_utf8).transpose();
@@ -195,14 +225,25 @@ fn url_of(location: &BackupStorageLocationSpec) -> Result<String, Trouble> {
         "aws" => "s3",
         "azure" => "az",
         "gcp" => "gs",
-        other => return Err(no("LocationUnsupported", format!("The BackupStorageLocation's provider is {other}; remora knows aws, azure and gcp."))),
+        other => {
+            return Err(no(
+                "LocationUnsupported",
+                format!("The BackupStorageLocation's provider is {other}; remora knows aws, azure and gcp."),
+            ));
+        }
     };
     if location.config.get("insecureSkipTLSVerify").is_some_and(|value| value == "true") {
-        return Err(no("LocationUnsupported", "The BackupStorageLocation skips the check of certificates, which remora never does. Give it the store's CA in caCert."));
+        return Err(no(
+            "LocationUnsupported",
+            "The BackupStorageLocation skips the check of certificates, which remora never does. Give it the store's CA in caCert.",
+        ));
     }
     let prefix = location.object_storage.prefix.trim_matches('/');
     if prefix.is_empty() {
-        return Err(no("LocationWithoutPrefix", "The BackupStorageLocation has no prefix: all of its bucket is Velero's, which calls other folders in it an error. Give it a prefix, or name the place by url."));
+        return Err(no(
+            "LocationWithoutPrefix",
+            "The BackupStorageLocation has no prefix: all of its bucket is Velero's, which calls other folders in it an error. Give it a prefix, or name the place by url.",
+        ));
     }
     let invalid = || no("LocationInvalid", "The BackupStorageLocation's bucket and prefix make no URL.");
     let mut url = Url::parse(&format!("{scheme}://bucket")).map_err(|_| invalid())?;

@@ -30,7 +30,11 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens until `cancel`.
-    pub(super) async fn bind(address: SocketAddr, certificate: &Certificate, cancel: CancellationToken) -> Result<Self> {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        certificate: &Certificate,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
         let acceptor = TlsAcceptor::from(Arc::new(config(certificate)?));
         let listening = |e| Error::io(format!("listening on {address}"), e);
         let listener = TcpListener::bind(address).await.map_err(listening)?;
@@ -72,7 +76,8 @@ fn config(certificate: &Certificate) -> Result<ServerConfig> {
         Error::new(ErrorKind::Invalid, "the key service's certificate cannot be used")
             .advise("Delete Secret remora-controller-tls: the controller makes it anew when it starts.")
     };
-    let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect::<std::result::Result<Vec<_>, _>>();
+    let chain =
+        CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect::<std::result::Result<Vec<_>, _>>();
     let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes());
     let (chain, key) = (chain.map_err(|e| invalid().because(e))?, key.map_err(|e| invalid().because(e))?);
     let provider = Arc::new(rustls::crypto::ring::default_provider());

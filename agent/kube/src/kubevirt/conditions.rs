@@ -54,7 +54,8 @@ impl Stage {
         if let Some(ending) = ending.or_else(|| progressing.filter(|one| one.reason() == "Aborting")) {
             return Self::Ending(ending.words());
         }
-        let last = ["ExportReady", "ExportInitiated", "Progressing", "Initializing"].iter().find_map(|kind| holds(kind));
+        let last =
+            ["ExportReady", "ExportInitiated", "Progressing", "Initializing"].iter().find_map(|kind| holds(kind));
         let last = last.or_else(|| conditions.iter().find(|one| one.kind == "Progressing"));
         Self::InFlight(last.map_or_else(|| "KubeVirt has not begun it".into(), BackupCondition::words))
     }

@@ -14,9 +14,7 @@ fn stage(conditions: &serde_json::Value) -> Stage {
 #[test]
 fn the_conditions_of_both_versions_are_understood() {
     let since = "2026-01-01T00:00:00Z";
-    let new = |kind: &str, status: &str, reason: &str| {
-        json!({"type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": since})
-    };
+    let new = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": since});
     // KubeVirt 1.8's.
     let old = |kind: &str, status: &str| json!({"type": kind, "status": status, "lastProbeTime": null});
     assert_eq!(stage(&json!([])), Stage::InFlight("KubeVirt has not begun it".into()));

@@ -122,7 +122,9 @@ impl Variables {
         match named {
             None => Ok(self),
             Some(name) => Err(Error::new(ErrorKind::Refused, format!("the credentials hold {}", name.to_uppercase()))
-                .advise("A tenant's credentials are written out: an access key, an account's key, a service account's key.")),
+                .advise(
+                    "A tenant's credentials are written out: an access key, an account's key, a service account's key.",
+                )),
         }
     }
 

@@ -30,9 +30,12 @@ fn a_repository_serves_its_own_namespace_and_of_the_administrators_those_that_it
     assert!(ready(&of("shop", "shop", &[])));
     assert!(ready(&of("remora", "shop", &["bank", "shop"])));
     assert!(ready(&of("remora", "remora", &[])));
-    for (namespace, tenant, allowed) in
-        [("remora", "shop", &[][..]), ("remora", "shop", &["bank"]), ("bank", "shop", &["shop"]), ("bank", "remora", &[])]
-    {
+    for (namespace, tenant, allowed) in [
+        ("remora", "shop", &[][..]),
+        ("remora", "shop", &["bank"]),
+        ("bank", "shop", &["shop"]),
+        ("bank", "remora", &[]),
+    ] {
         assert_eq!(of(namespace, tenant, allowed), RepositoryFacts::NotAllowed, "{namespace} {tenant} {allowed:?}");
     }
     // Nobody learns which repositories others have.

@@ -23,7 +23,8 @@ pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
     }
     first(observed)?;
     let node = instance.node.clone().filter(|node| !node.is_empty());
-    let node = node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
+    let node =
+        node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
     if observed.agents.is_empty() {
         let message = format!(
             "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's \
@@ -104,12 +105,15 @@ fn tracked(run: &BackupRun, found: &Found) -> Result<(), Says> {
     match found.tracking.as_str() {
         tracking::ENABLED => Ok(()),
         tracking::PENDING_RESTART => {
-            let message = format!("KubeVirt tracks the changes of {name} from its next start on. Restart it: virtctl restart {name}.");
+            let message = format!(
+                "KubeVirt tracks the changes of {name} from its next start on. Restart it: virtctl restart {name}."
+            );
             Err(Says::no("TrackingPendingRestart", message))
         }
-        tracking::INITIALIZING => {
-            Err(Says::no("TrackingInitializing", "KubeVirt is about to track the machine's changes. The run begins after that."))
-        }
+        tracking::INITIALIZING => Err(Says::no(
+            "TrackingInitializing",
+            "KubeVirt is about to track the machine's changes. The run begins after that.",
+        )),
         tracking::GATE_OFF => Err(Says::no(
             "FeatureGateDisabled",
             "The machine is selected for changed-block tracking, but KubeVirt's feature gate IncrementalBackup is off. Ask \
@@ -164,7 +168,8 @@ fn first(observed: &Observed) -> Result<(), Says> {
     match observed.others.iter().min_by_key(|other| rank(other)).filter(|other| rank(other) < rank(&this)) {
         None => Ok(()),
         Some(other) => {
-            let message = format!("BackupRun {} of the same machine was first. This one begins when that has ended.", other.name);
+            let message =
+                format!("BackupRun {} of the same machine was first. This one begins when that has ended.", other.name);
             Err(Says::no("WaitingForRun", message))
         }
     }

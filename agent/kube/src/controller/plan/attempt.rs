@@ -18,7 +18,8 @@ pub(super) fn plan(observed: &Observed) -> Plan {
         None => Plan { steps: removal(&observed.made), again: Some(WORKING), ..Plan::default() },
         Some(attempt) => wanted(observed, attempt),
     };
-    if !observed.made.nothing() && !plan.steps.is_empty() {
+    let removing = wanted_attempt(run).is_none() && !observed.made.nothing();
+    if removing || !plan.steps.is_empty() {
         plan.again = Some(SOON);
     }
     plan.finalizer = missing_finalizer(run);
@@ -38,7 +39,11 @@ fn wanted(observed: &Observed, attempt: &Attempt) -> Plan {
     }
     if matches!(observed.names.backup, Taken::Ours { .. }) {
         let message = format!("VirtualMachineBackup {} was made.", attempt.backup);
-        return Plan { status: Some(of(attempt, Says::yes("Prepared", message))), again: Some(WORKING), ..Plan::default() };
+        return Plan {
+            status: Some(of(attempt, Says::yes("Prepared", message))),
+            again: Some(WORKING),
+            ..Plan::default()
+        };
     }
     match make(observed, attempt) {
         Ok(steps) => {
@@ -60,7 +65,7 @@ fn leftovers(made: &Made, attempt: &Attempt) -> Made {
     // These have their machine's name: they are as good for the next attempt, unless they are going already.
     let going = |things: &[Thing]| things.iter().filter(|thing| thing.leaving).cloned().collect();
     let (scratches, tokens) = (going(&made.scratches), going(&made.tokens));
-    Made { backups, scratches, tokens }
+    Made { backups, scratches, tokens, attached: made.attached }
 }
 
 /// What to make, in this order; or why not.
@@ -69,7 +74,10 @@ fn make(observed: &Observed, attempt: &Attempt) -> Result<Vec<Step>, Says> {
     let repository = repository(observed)?;
     let ours = attempt.backup.parse::<BackupName>().is_ok_and(|name| name.repository() == repository);
     if !ours {
-        let message = format!("{} is no name of a backup of this repository. The agent is of another version, or not remora's.", attempt.backup);
+        let message = format!(
+            "{} is no name of a backup of this repository. The agent is of another version, or not remora's.",
+            attempt.backup
+        );
         return Err(Says::no("BadAttempt", message));
     }
     let found = machine(observed)?;
@@ -123,7 +131,8 @@ fn machine(observed: &Observed) -> Result<&Found, Says> {
 /// KubeVirt itself lets two backups of a machine in, through two trackers, and mixes them up.
 fn nothing_else(observed: &Observed, found: &Found, attempt: &Attempt) -> Result<(), Says> {
     if let Some((name, at)) = observed.foreign.first() {
-        let message = format!("VirtualMachineBackup {name} of the same machine is in flight ({at}). This one is made after it.");
+        let message =
+            format!("VirtualMachineBackup {name} of the same machine is in flight ({at}). This one is made after it.");
         return Err(Says::not_yet("WaitingForBackup", message));
     }
     let job = found.instance.as_ref().and_then(|instance| instance.job.as_ref());
@@ -147,7 +156,10 @@ fn names(observed: &Observed, attempt: &Attempt) -> Result<(), Says> {
         match stands_for {
             Taken::Free | Taken::Ours { leaving: false } => {}
             Taken::Ours { leaving: true } => {
-                return Err(Says::not_yet("CleaningUp", format!("{kind} {name} of an earlier attempt is being removed.")));
+                return Err(Says::not_yet(
+                    "CleaningUp",
+                    format!("{kind} {name} of an earlier attempt is being removed."),
+                ));
             }
             Taken::OfRun(run) => {
                 let message = format!("{kind} {name} is still in use by BackupRun {run} of the same machine.");
@@ -160,7 +172,9 @@ fn names(observed: &Observed, attempt: &Attempt) -> Result<(), Says> {
 }
 
 fn taken(kind: &str, name: &str) -> Says {
-    let message = format!("There is a {kind} {name} that remora did not make. Delete or rename it, and create another BackupRun.");
+    let message = format!(
+        "There is a {kind} {name} that remora did not make. Delete or rename it, and create another BackupRun."
+    );
     Says::no("NameTaken", message)
 }
 
@@ -170,11 +184,14 @@ fn class(observed: &Observed) -> Result<Option<String>, Says> {
     let classes = &observed.classes;
     let names = if classes.names.is_empty() { "none".into() } else { classes.names.join(", ") };
     if wanted.is_empty() && classes.default.is_none() {
-        let message = format!("The cluster has no default StorageClass for the scratch volume. Name one in spec.scratch.storageClassName ({names}).");
+        let message = format!(
+            "The cluster has no default StorageClass for the scratch volume. Name one in spec.scratch.storageClassName ({names})."
+        );
         return Err(Says::no("NoStorageClass", message));
     }
     if !wanted.is_empty() && !classes.names.contains(wanted) {
-        let message = format!("There is no StorageClass {wanted} for the scratch volume. Name one that is there ({names}).");
+        let message =
+            format!("There is no StorageClass {wanted} for the scratch volume. Name one that is there ({names}).");
         return Err(Says::no("NoStorageClass", message));
     }
     Ok((!wanted.is_empty()).then(|| wanted.clone()))

@@ -97,10 +97,7 @@ fn seconds(text: &str) -> i64 {
 
 /// Whether its agent is to end it: for the key service, which gives no keys to what is over.
 pub(in crate::controller) fn is_over(run: &BackupRun, now: Timestamp) -> bool {
-    super::has_ended(run)
-        || is_leaving(run)
-        || run.spec.cancel
-        || deadline(run).is_some_and(|deadline| deadline <= now)
+    super::has_ended(run) || is_leaving(run) || run.spec.cancel || deadline(run).is_some_and(|deadline| deadline <= now)
 }
 
 #[cfg(test)]

@@ -188,11 +188,8 @@ fn the_label_that_has_a_machine_tracked_is_named() {
 
 #[test]
 fn one_run_of_a_machine_is_first_and_the_others_say_whom_they_wait_for() {
-    let other = |name: &str, created: i64, assigned: bool| OtherRun {
-        name: name.into(),
-        created: Some(at(created)),
-        assigned,
-    };
+    let other =
+        |name: &str, created: i64, assigned: bool| OtherRun { name: name.into(), created: Some(at(created)), assigned };
     // This one is `run`, created at 1,000 s.
     for (others, waits_for) in [
         (vec![other("older", 999, false)], Some("older")),
@@ -335,9 +332,13 @@ fn an_attempt_that_has_ended_is_removed_the_backup_first() {
     let mut observed = claimed();
     status(&mut observed).attempt.as_mut().unwrap().state = AttemptState::Ended;
     let name = status(&mut observed).attempt.as_ref().unwrap().backup.clone();
-    observed.made = Made { backups: vec![thing(&name)], scratches: vec![thing("s")], tokens: vec![thing("t")] };
+    observed.made =
+        Made { backups: vec![thing(&name)], scratches: vec![thing("s")], tokens: vec![thing("t")], attached: false };
     assert_eq!(steps(&observed), ["remove backup"]);
     observed.made.backups.clear();
+    observed.made.attached = true;
+    assert_eq!(steps(&observed), ["remove token"]);
+    observed.made.attached = false;
     assert_eq!(steps(&observed), ["remove scratch", "remove token"]);
 }
 

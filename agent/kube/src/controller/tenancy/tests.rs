@@ -35,7 +35,10 @@ fn a_place_of_velero_s_becomes_a_folder_beside_velero_s_own() {
             json!({"provider": "velero.io/azure", "config": {"storageAccount": "shop", "resourceGroup": "g"}}),
             "az://backups/velero/one-remora?account=shop",
         ),
-        (json!({"provider": "gcp", "objectStorage": {"bucket": "b", "prefix": "/p/"}, "config": {}}), "gs://b/p-remora"),
+        (
+            json!({"provider": "gcp", "objectStorage": {"bucket": "b", "prefix": "/p/"}, "config": {}}),
+            "gs://b/p-remora",
+        ),
     ] {
         let found = url_of(&location(&fields)).map_err(reason).unwrap();
         assert_eq!(found, url);
@@ -56,7 +59,10 @@ fn what_a_place_of_velero_s_cannot_be_used_for_is_said() {
     }
     // Parts of a place are no way to another place.
     let sly = json!({"objectStorage": {"bucket": "b", "prefix": "p?endpoint=http://10.0.0.1"}, "config": {}});
-    assert_eq!(url_of(&location(&sly)).map_err(reason).unwrap(), "s3://b/p%3Fendpoint=http:%2F%2F10.0.0.1-remora".replace("%2F%2F", "//"));
+    assert_eq!(
+        url_of(&location(&sly)).map_err(reason).unwrap(),
+        "s3://b/p%3Fendpoint=http:%2F%2F10.0.0.1-remora".replace("%2F%2F", "//")
+    );
 }
 
 fn repository(fields: &Value) -> Repository {
@@ -88,6 +94,10 @@ fn a_tenant_borrows_nothing_whatever_was_admitted() {
         let refused = borrows_nothing(&repository(&fields), &store).map_err(reason);
         assert_eq!(refused, Err("NotAllowed".to_owned()), "{fields} {store:?}");
     }
-    borrows_nothing(&repository(&json!({})), &access("s3://b/p", ReachOfStore::Internet, true)).map_err(reason).unwrap();
-    borrows_nothing(&repository(&lends), &access("file:///srv", ReachOfStore::Anywhere, false)).map_err(reason).unwrap();
+    borrows_nothing(&repository(&json!({})), &access("s3://b/p", ReachOfStore::Internet, true))
+        .map_err(reason)
+        .unwrap();
+    borrows_nothing(&repository(&lends), &access("file:///srv", ReachOfStore::Anywhere, false))
+        .map_err(reason)
+        .unwrap();
 }
