@@ -39,12 +39,10 @@ pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()
         state: args.state,
         options: KubevirtOptions { pods: args.pods, ..KubevirtOptions::default() },
     };
-    let (counts, me) = (Arc::new(Counts::default()), Me {
-        node: args.node,
-        namespace: args.namespace,
-        pod: args.pod,
-        uid: args.pod_uid,
-    });
+    let (counts, me) = (
+        Arc::new(Counts::default()),
+        Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid },
+    );
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = args.listen {
         let listener = web::bind(address).await?;

@@ -22,9 +22,9 @@ pub(crate) struct Health {
 
 /// Binds the address; who scrapes finds it there before anything else happens.
 pub(crate) async fn bind(address: SocketAddr) -> remora_core::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| {
-        Error::io(format!("listening on {address}"), e).advise("Choose another address with `listen`.")
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| Error::io(format!("listening on {address}"), e).advise("Choose another address with `listen`."))
 }
 
 /// Serves until `cancel`.

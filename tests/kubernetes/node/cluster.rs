@@ -112,16 +112,24 @@ impl Machine {
             {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}},
         ]);
         let spec = json!({"domain": {"devices": devices}, "volumes": volumes});
-        self.create("/api/v1", "persistentvolumeclaims", &json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "web-root"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        }));
+        self.create(
+            "/api/v1",
+            "persistentvolumeclaims",
+            &json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "web-root"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            }),
+        );
         let claim = format!("/api/v1/namespaces/{}/persistentvolumeclaims/web-root/status", self.scene.namespace);
         self.scene.api().merge(&claim, &json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}})).ok();
-        self.create("/apis/kubevirt.io/v1", "virtualmachines", &json!({
-            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"},
-            "spec": {"template": {"spec": spec}, "unknownToUs": 1},
-        }));
+        self.create(
+            "/apis/kubevirt.io/v1",
+            "virtualmachines",
+            &json!({
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"},
+                "spec": {"template": {"spec": spec}, "unknownToUs": 1},
+            }),
+        );
         let instance = self.create("/apis/kubevirt.io/v1", "virtualmachineinstances", &json!({
             "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "web"}, "spec": spec,
         }));
@@ -131,11 +139,15 @@ impl Machine {
             "nodeName": self.scene.node, "runtimeUser": 107, "activePods": {&*pods[0]: self.scene.node},
             "changedBlockTracking": {"state": "Enabled"},
         }));
-        self.create("/apis/backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers", &json!({
-            "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackupTracker",
-            "metadata": {"name": tracker_name("web", REPOSITORY)},
-            "status": {"latestCheckpoint": {"name": "before", "volumes": [{"volumeName": "root"}]}},
-        }));
+        self.create(
+            "/apis/backup.kubevirt.io/v1alpha1",
+            "virtualmachinebackuptrackers",
+            &json!({
+                "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackupTracker",
+                "metadata": {"name": tracker_name("web", REPOSITORY)},
+                "status": {"latestCheckpoint": {"name": "before", "volumes": [{"volumeName": "root"}]}},
+            }),
+        );
     }
 
     /// A pod that says it is the instance's.
@@ -213,7 +225,10 @@ fn a_backup_is_asked_for_followed_and_let_go() {
 
     assert!(matches!(machine.progress(), BackupProgress::Queued(_)));
     let attempt = scene.status("run")["attempt"].clone();
-    assert_eq!((&attempt["number"], &attempt["forceFull"], &attempt["state"]), (&json!(1), &json!(false), &json!("Wanted")));
+    assert_eq!(
+        (&attempt["number"], &attempt["forceFull"], &attempt["state"]),
+        (&json!(1), &json!(false), &json!("Wanted"))
+    );
     let uid = scene.run("run")["metadata"]["uid"].as_str().unwrap().to_owned();
     let name = machine.prepare(&uid);
     assert!(matches!(machine.progress(), BackupProgress::Waiting(_)));
@@ -246,9 +261,7 @@ fn a_backup_that_is_not_the_run_s_is_not_believed_and_what_cannot_be_made_says_w
     assert!(matches!(machine.told(), Told::Facts(_)));
     assert!(matches!(machine.progress(), BackupProgress::Queued(_)));
     let since = "2026-01-01T00:00:00Z";
-    let condition = |status: &str, reason: &str, message: &str| {
-        json!({"type": "Prepared", "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
-    };
+    let condition = |status: &str, reason: &str, message: &str| json!({"type": "Prepared", "status": status, "reason": reason, "message": message, "lastTransitionTime": since});
     let says = |condition: Value| {
         let mut object = scene.runs.object("run", &json!({}));
         object.as_object_mut().unwrap().remove("spec");

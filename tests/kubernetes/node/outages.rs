@@ -31,7 +31,8 @@ fn watches_that_break_off_or_are_too_old_lose_nothing() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
     let shim = Shim { short_watches: AtomicBool::new(true), ..Shim::default() };
     let agent = scene.agent_through(shim, "agent", played.clone());
-    let lists = || agent.shim.requests().iter().filter(|one| one.contains("/backupruns?") && one.contains("limit=")).count();
+    let lists =
+        || agent.shim.requests().iter().filter(|one| one.contains("/backupruns?") && one.contains("limit=")).count();
     soon("a watch has broken off", || agent.shim.count("/backupruns?&watch=true") > 2);
     assert_eq!(lists(), 1);
     scene.assigned("run", &json!({}));

@@ -49,7 +49,8 @@ impl EngineWorker {
     async fn open(&self, order: &Order) -> Result<Opened, Failure> {
         let keys = self.keys.keys(order).await?;
         if keys.tenant != order.namespace {
-            let what = format!("the controller gave the keys of tenant {} for a run of {}", keys.tenant, order.namespace);
+            let what =
+                format!("the controller gave the keys of tenant {} for a run of {}", keys.tenant, order.namespace);
             return Err(Error::new(ErrorKind::Refused, what).into());
         }
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.folder);

@@ -85,7 +85,8 @@ impl RunCluster {
                 Ok(Err(error)) => error,
                 Err(late) => kube::Error::Service(late.into()),
             };
-            let failed = |kind, error| Err(Error::new(kind, format!("asking the API server for {what}")).because(error));
+            let failed =
+                |kind, error| Err(Error::new(kind, format!("asking the API server for {what}")).because(error));
             if is_final(&error) {
                 return failed(ErrorKind::Refused, error);
             }

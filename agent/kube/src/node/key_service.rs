@@ -109,7 +109,8 @@ impl KeyService {
         let read = |e| Error::io(format!("reading this agent's token {}", self.token.display()), e);
         let token = Zeroizing::new(std::fs::read_to_string(&self.token).map_err(read)?);
         let bearer = Zeroizing::new(format!("Bearer {}", token.trim()));
-        let mut header = http::HeaderValue::from_str(&bearer).map_err(|e| self.failed(ErrorKind::Invalid).because(e))?;
+        let mut header =
+            http::HeaderValue::from_str(&bearer).map_err(|e| self.failed(ErrorKind::Invalid).because(e))?;
         header.set_sensitive(true);
         let request = Request::get(path(&order.namespace, &order.name)).header(http::header::AUTHORIZATION, header);
         let request = request.body(Body::empty()).map_err(|e| self.failed(ErrorKind::Invalid).because(e))?;

@@ -10,7 +10,9 @@ use super::Me;
 /// from there was stopped before.
 pub(super) async fn live_agents(client: &Client, me: &Me) -> Result<Vec<String>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &me.namespace);
-    let here = ListParams::default().fields(&format!("spec.nodeName={}", me.node)).labels("app.kubernetes.io/name=remora-agent");
+    let here = ListParams::default()
+        .fields(&format!("spec.nodeName={}", me.node))
+        .labels("app.kubernetes.io/name=remora-agent");
     let live = pods.list(&here).await?.items.into_iter().filter(|pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))

@@ -142,8 +142,7 @@ impl<W: Worker> Driven<W> {
         work: &mut JoinHandle<Result<Done, Failure>>,
         cancel: &CancellationToken,
     ) -> Option<Result<Done, Failure>> {
-        let (unwritten, next_try, next_beat) =
-            (self.writing.unwritten, self.writing.next_try, self.writing.next_beat);
+        let (unwritten, next_try, next_beat) = (self.writing.unwritten, self.writing.next_try, self.writing.next_beat);
         let watched = self.early.is_none();
         tokio::select! {
             done = work => return Some(done.unwrap_or_else(|died| Err(panicked(died)))),
@@ -195,7 +194,8 @@ impl<W: Worker> Driven<W> {
             Ok(()) => {
                 let heartbeat = self.run.pace.heartbeat;
                 let writing = &mut self.writing;
-                (writing.unwritten, writing.backoff, writing.next_beat) = (false, BACKOFF.0, Instant::now() + heartbeat);
+                (writing.unwritten, writing.backoff, writing.next_beat) =
+                    (false, BACKOFF.0, Instant::now() + heartbeat);
                 writing.waiting.drain(..).for_each(|waits| _ = waits.send(Ok(())));
             }
             Err(Unwritten::Lost(lost)) => self.lost(lost),

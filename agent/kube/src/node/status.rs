@@ -131,7 +131,8 @@ impl Said {
     /// Sets a condition; since when changes with its status only.
     fn say(&mut self, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
         let conditions = &mut self.status.conditions;
-        let since = find(conditions, kind).filter(|one| one.status == status).map(|one| one.last_transition_time.clone());
+        let since =
+            find(conditions, kind).filter(|one| one.status == status).map(|one| one.last_transition_time.clone());
         conditions.retain(|condition| condition.type_ != kind);
         conditions.push(Condition {
             type_: kind.into(),

@@ -50,7 +50,9 @@ impl<W: Worker> ThisNode<W> {
             if self.written.as_ref() != Some(&capabilities) || looks > RENEW {
                 match self.write(&capabilities, true).await {
                     Ok(()) => (self.written, looks) = (Some(capabilities), 0),
-                    Err(error) => tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again")
+                    }
                 }
             }
             tokio::select! {

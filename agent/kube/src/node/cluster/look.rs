@@ -92,7 +92,8 @@ impl RunCluster {
             .fields(&format!("spec.nodeName={here}"));
         let api = self.api::<Pod>();
         let pods = self.ask("the virt-launcher pod", || api.list(&of_it)).await?;
-        let pod = pods.items.iter().filter(|pod| is_its_launcher(pod, &uid, &status.active_pods, here)).find_map(Pod::uid);
+        let pod =
+            pods.items.iter().filter(|pod| is_its_launcher(pod, &uid, &status.active_pods, here)).find_map(Pod::uid);
         let pod = pod.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no virt-launcher pod runs the VM on {here}"))
                 .advise("It may have stopped just now: see `kubectl get vmi,pods`.")
@@ -108,7 +109,8 @@ impl RunCluster {
 
 /// KubeVirt itself says which pods are an instance's; a label alone may be anybody's.
 fn is_its_launcher(pod: &Pod, instance: &str, active: &BTreeMap<String, String>, node: &str) -> bool {
-    let owned = pod.owner_references().iter().any(|owner| owner.kind == "VirtualMachineInstance" && owner.uid == instance);
+    let owned =
+        pod.owner_references().iter().any(|owner| owner.kind == "VirtualMachineInstance" && owner.uid == instance);
     let runs = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
     let its = pod.uid().is_some_and(|uid| active.get(&uid).is_some_and(|on| on == node));
     let target = pod.labels().contains_key("kubevirt.io/migrationJobUID") && active.len() > 1;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use remora_source::kubevirt::{BackupKind, BackupProgress, JobFacts, QuiesceFacts, RunningBackup};
 
 use crate::conditions::find;
-use crate::kubevirt::{
-    BackupJob, Stage, VirtualMachineBackup, VirtualMachineInstance, is_of_run,
-};
+use crate::kubevirt::{BackupJob, Stage, VirtualMachineBackup, VirtualMachineInstance, is_of_run};
 use crate::resources::BackupRun;
 
 /// What is known of a backup.
@@ -126,7 +124,6 @@ pub(super) fn job_facts(instance: Option<&VirtualMachineInstance>) -> JobFacts {
         ended: ended.map(|ended| if message.is_empty() { ended.into() } else { format!("{ended}: {message}") }),
     }
 }
-
 
 #[cfg(test)]
 mod tests;

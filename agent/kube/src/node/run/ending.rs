@@ -44,7 +44,12 @@ impl<W: Worker> Driven<W> {
             }
             Err(failure) => {
                 let failure = self.why(failure);
-                tracing::error!(run = self.run.desk.order.full_name(), reason = failure.reason(), "{}", failure.message());
+                tracing::error!(
+                    run = self.run.desk.order.full_name(),
+                    reason = failure.reason(),
+                    "{}",
+                    failure.message()
+                );
                 self.run.record.said.failed(&failure, Timestamp::now());
                 if !self.write_all().await {
                     return Outcome::Lost;

@@ -48,7 +48,11 @@ fn run(status: &Value) -> Arc<BackupRun> {
     Arc::new(serde_json::from_value(run).unwrap())
 }
 
-fn of(backup: Option<VirtualMachineBackup>, instance: Option<VirtualMachineInstance>, status: &Value) -> BackupProgress {
+fn of(
+    backup: Option<VirtualMachineBackup>,
+    instance: Option<VirtualMachineInstance>,
+    status: &Value,
+) -> BackupProgress {
     progress(NAME, "run-uid", &Shown { run: Some(run(status)), backup, instance })
 }
 
@@ -96,9 +100,12 @@ fn a_backup_runs_once_its_own_job_is_told_of() {
 #[test]
 fn what_has_ended_or_is_another_s_is_no_view() {
     let of_backup = |fields: Value| of(Some(backup(&fields)), Some(instance(&job())), &json!({}));
-    let status = |kind: &str, reason: &str| json!({"status": {"type": "Full", "conditions": [
-        {"type": kind, "status": "True", "reason": reason, "message": "m"}]}});
-    let failed = |reason: &str, message: &str| BackupProgress::Failed { reason: reason.into(), message: message.into() };
+    let status = |kind: &str, reason: &str| {
+        json!({"status": {"type": "Full", "conditions": [
+        {"type": kind, "status": "True", "reason": reason, "message": "m"}]}})
+    };
+    let failed =
+        |reason: &str, message: &str| BackupProgress::Failed { reason: reason.into(), message: message.into() };
     assert_eq!(of_backup(status("Failed", "SourceLost")), failed("SourceLost", "m"));
     assert!(matches!(of_backup(status("Complete", "Completed")), BackupProgress::Ended(_)));
     assert!(matches!(of_backup(status("Aborting", "")), BackupProgress::Ended(_)));
