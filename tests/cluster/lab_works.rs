@@ -42,7 +42,7 @@ fn a_full_and_an_incremental_backup_by_kubevirt_hold_what_the_disks_held() {
         full.copy(disk, &file(&format!("{disk}.copy")));
         assert_same(&file(&format!("{disk}.copy")), &file(&format!("{disk}.first")));
     }
-    assert_eq!(full.wait_for("the exporter serves it", |status| is_serving(status))["type"], "Full");
+    assert_eq!(full.wait_for("the exporter serves it", is_serving)["type"], "Full");
     full.end();
 
     guest.write_file("/mnt/vda/second", b"second");
