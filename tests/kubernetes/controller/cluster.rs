@@ -80,6 +80,22 @@ impl Cluster {
         condition(&self.api.get(&repository_path(namespace, name)), "Ready")
     }
 
+    /// Changes which namespaces the administrators' repository serves. Other tests do so at the same time.
+    pub(super) fn allow(&self, change: impl Fn(&mut Vec<Value>)) {
+        let path = repository_path("remora", "offsite");
+        loop {
+            let before = self.api.get(&path);
+            let mut allowed = before["spec"]["allowedNamespaces"].as_array().cloned().unwrap_or_default();
+            change(&mut allowed);
+            let version = json!({"resourceVersion": before["metadata"]["resourceVersion"]});
+            let changed = self.api.merge(&path, &json!({"metadata": version, "spec": {"allowedNamespaces": allowed}}));
+            if changed.code != 409 {
+                changed.ok();
+                return;
+            }
+        }
+    }
+
     /// A token of the agent of a node.
     pub(super) fn agent(&self, node: &str, audience: Option<&str>) -> String {
         let pod = self.api.get(&format!("/api/v1/namespaces/remora/pods/agent-{node}"));
@@ -174,18 +190,7 @@ impl Shop {
     pub(super) fn open() -> Self {
         let cluster = Cluster::shared();
         let shop = Self { namespace: cluster.api.namespace(), cluster };
-        let path = repository_path("remora", "offsite");
-        let mut allowed = cluster.api.get(&path)["spec"]["allowedNamespaces"].as_array().cloned().unwrap_or_default();
-        loop {
-            allowed.push(json!(shop.namespace));
-            cluster.api.merge(&path, &json!({"spec": {"allowedNamespaces": allowed}})).ok();
-            // Another test may have opened one at the same time.
-            let stored = cluster.api.get(&path)["spec"]["allowedNamespaces"].as_array().cloned().unwrap_or_default();
-            if allowed.iter().all(|one| stored.contains(one)) {
-                break;
-            }
-            allowed = stored;
-        }
+        cluster.allow(|allowed| allowed.push(json!(shop.namespace)));
         shop.machine(&json!({}));
         shop.claim("root", "1Gi");
         shop

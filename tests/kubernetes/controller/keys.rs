@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cluster::{Shop, repository_path};
+use super::cluster::Shop;
 
 const AUDIENCE: Option<&str> = Some("remora-controller");
 
@@ -26,7 +26,6 @@ fn an_agent_is_given_the_keys_of_its_node_s_runs_and_nobody_else_is() {
         let refused = ask(Some(&other), name);
         assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("NotThisNode")), "{refused:?}");
     }
-    let pod = cluster.api.get("/api/v1/namespaces/remora/pods/agent-one");
     let accounts = "/api/v1/namespaces/remora/serviceaccounts";
     let metadata = json!({"name": "thief"});
     cluster.api.create(accounts, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})).ok();
@@ -41,7 +40,6 @@ fn an_agent_is_given_the_keys_of_its_node_s_runs_and_nobody_else_is() {
         let refused = ask(token.as_deref(), "run");
         assert_eq!(refused.code, 401, "{who}: {refused:?}");
     }
-    drop(pod);
 }
 
 #[test]
@@ -53,10 +51,7 @@ fn keys_end_with_the_run_and_with_what_the_administrators_allow() {
     let agent = cluster.agent("one", AUDIENCE);
     let ask = || cluster.controller.keys(&cluster.api, Some(&agent), namespace, "run");
     assert_eq!(ask().code, 200);
-    let path = repository_path("remora", "offsite");
-    let mut allowed = cluster.api.get(&path)["spec"]["allowedNamespaces"].as_array().unwrap().clone();
-    allowed.retain(|one| one != namespace);
-    cluster.api.merge(&path, &json!({"spec": {"allowedNamespaces": allowed}})).ok();
+    cluster.allow(|allowed| allowed.retain(|one| one != namespace));
     let refused = ask();
     assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("RepositoryNotAllowed")), "{refused:?}");
     run.end("Failed");

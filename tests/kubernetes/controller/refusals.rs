@@ -64,10 +64,10 @@ fn another_namespace_s_repository_is_refused_and_not_told_of() {
         // It says so, but is not the one to.
         "allowedNamespaces": [shop.namespace],
     });
-    super::cluster::repository(&shop.cluster.api, &bank.namespace, "theirs", &spec);
+    super::cluster::repository(&shop.cluster.api, &bank.namespace, "private", &spec);
     let mut messages = Vec::new();
     for (run, name, namespace) in [
-        ("of-a-tenant", "theirs", bank.namespace.as_str()),
+        ("of-a-tenant", "private", bank.namespace.as_str()),
         ("of-none", "none", &bank.namespace),
         ("of-administrators-none", "none", "remora"),
     ] {

@@ -37,7 +37,6 @@ fn what_is_missing_of_a_repository_is_named() {
     secret(api, &shop.namespace, "key", &other);
     repository(api, &shop.namespace, "key", &spec("key"));
     assert!(waits_for(&shop, &shop.namespace, "key", "SecretMissing").contains("no key passphrase"));
-    let location = json!({"backupStorageLocation": "default", "passphraseSecret": {"name": "key"}});
     repository(
         api,
         &shop.namespace,
@@ -52,7 +51,6 @@ fn what_is_missing_of_a_repository_is_named() {
         &json!({"url": "file:///srv", "passphraseSecret": {"name": "key", "key": "other"}}),
     );
     assert!(waits_for(&shop, &shop.namespace, "folder", "NotAllowed").contains("lies in a bucket"));
-    drop(location);
 }
 
 /// The admission's policy for tenants is not applied here: what it keeps out, the controller does not use either.

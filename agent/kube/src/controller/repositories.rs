@@ -85,9 +85,13 @@ async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, T
     // An empty place that held a repository before is a loss to tell of, not a place to begin in.
     let if_empty = if known.is_none() { IfEmpty::Make } else { IfEmpty::Fail };
     let opening = async {
-        let open = context.opened.get(of, &material, if_empty).await?;
-        open.keyring.slots().await?;
-        Ok(open)
+        let open = context.opened.get(of.clone(), &material, if_empty).await?;
+        // A store that was emptied still answers.
+        if !open.keyring.slots().await?.is_empty() {
+            return Ok(open);
+        }
+        context.opened.forget(&of.0, &of.1);
+        context.opened.get(of, &material, if_empty).await
     };
     let late =
         || Error::new(ErrorKind::Unavailable, format!("its store did not answer within {} s", PATIENCE.as_secs()));
