@@ -15,7 +15,7 @@ use crate::seal::{self, Kind, Place};
 use crate::segment::build::{self, HEADER_LEN};
 use crate::segment::codec::{self, Packed};
 use crate::segment::footer::{self, Details, Index, Record, Trailer};
-use crate::segment::part::{Blocks, Part};
+use crate::segment::part::Part;
 use crate::store::{DamagedObject, Store};
 
 /// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
