@@ -24,9 +24,9 @@ KOPIA := v0.22.3
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
-	@echo 'make test    all tests, against real libvirt, QEMU, guests, S3, and a cluster of Kubernetes with KubeVirt'
+	@echo 'make test    all tests but those of the cluster, against real libvirt, QEMU, guests, S3 and an API server of Kubernetes'
 	@echo 'make test-kubernetes  of these, those of the API server alone'
-	@echo 'make test-cluster     of these, those of the cluster'
+	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
 	@echo 'make lint    formatting, clippy, licenses, documentation'
 	@echo 'make bench   measure, and write docs/benchmarks.md'
@@ -78,7 +78,7 @@ build: setup
 demo: build
 	'$(built)/demo'
 
-test: build setup-s3 setup-cluster
+test: build setup-s3 setup-apiserver
 	cargo test --locked --release --workspace
 
 test-kubernetes: setup setup-apiserver
