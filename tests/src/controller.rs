@@ -1,7 +1,7 @@
 //! Running `remora-controller` beside an API server, under its own ServiceAccount.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,9 +14,13 @@ use crate::remora::program;
 /// How long it may take to come up: it may wait for the lease of one that was killed.
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// Runs a program until standard input ends, then removes the folder that it had.
+const SUPERVISE: &str =
+    r#""$@" & read -r _; kill -9 $!; wait; [ -n "${REMORA_TEST_KEEP:-}" ] || rm -rf --one-file-system -- "$TMPDIR""#;
+
 /// A running controller. Dropping it kills it.
 pub struct Controller {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
     keys: u16,
     child: Child,
 }
@@ -34,19 +38,24 @@ impl Controller {
     /// Starts one; `deploy/base/controller.yaml` must be applied.
     #[track_caller]
     pub fn start(server: &ApiServer) -> Self {
-        let folder = tempfile::tempdir().must("make the controller's folder");
+        // What it runs under removes it: also when this process is killed.
+        let folder = tempfile::Builder::new().prefix("remora-controller-").tempdir();
+        let folder = folder.must("make the controller's folder").keep();
         let token = server.token("remora", "remora-controller", None, None);
-        let kubeconfig = folder.path().join("kubeconfig");
+        let kubeconfig = folder.join("kubeconfig");
         fs::write(&kubeconfig, server.kubeconfig(&token)).must("write a kubeconfig");
         let [keys, health] = free_ports();
-        let log = fs::File::create(folder.path().join("log")).must("open the controller's log");
-        let child = Command::new(program("remora-controller"))
+        let log = fs::File::create(folder.join("log")).must("open the controller's log");
+        // It ends when this process does, however that happens: its standard input ends then.
+        let child = Command::new("sh")
+            .args(["-c", SUPERVISE, "sh"])
+            .arg(program("remora-controller"))
             .args(["--instance", "tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
             .args(["--health", &format!("127.0.0.1:{health}")])
             .env("KUBECONFIG", &kubeconfig)
-            .env("TMPDIR", folder.path())
+            .env("TMPDIR", &folder)
             .env_remove("REMORA_LOG")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -61,14 +70,19 @@ impl Controller {
 
     /// Its log.
     pub fn log(&self) -> PathBuf {
-        self.folder.path().join("log")
+        self.folder.join("log")
+    }
+
+    /// A folder that goes with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Asks its key service for the keys of a run, trusting the CA that it published.
     #[track_caller]
     pub fn keys(&self, server: &ApiServer, token: Option<&str>, namespace: &str, name: &str) -> KeyAnswer {
         let published = server.get("/api/v1/namespaces/remora/configmaps/remora-controller-ca");
-        let ca = self.folder.path().join("ca.crt");
+        let ca = self.folder.join("ca.crt");
         fs::write(&ca, published["data"]["ca.crt"].as_str().must("find the CA")).must("write the CA");
         let host = "remora-controller.remora.svc";
         let mut curl = Command::new("curl");
@@ -88,10 +102,10 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
         if std::thread::panicking() {
             eprintln!("the controller's log:\n{}", fs::read_to_string(self.log()).unwrap_or_default());
         }
+        drop(self.child.stdin.take());
+        self.child.wait().ok();
     }
 }

@@ -76,6 +76,12 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     led
 }
 
+/// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a
+/// reason that `Status::is_not_found` knows.
+fn is_unknown(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
 /// An error of the API server's.
 fn api(what: &str, error: kube::Error) -> Error {
     let kind = match &error {

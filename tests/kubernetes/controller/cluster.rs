@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use remora_tests::{Answer, ApiServer, Controller, condition, wait_until};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::deployed;
 
@@ -19,8 +18,6 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 pub(super) struct Cluster {
     pub(super) api: ApiServer,
     pub(super) controller: Controller,
-    /// The administrators' repository `offsite` is in it.
-    _store: TempDir,
 }
 
 /// What a test plays: a namespace with a machine `web` that runs on node `one`, and nothing speaks against its backup.
@@ -60,15 +57,14 @@ impl Cluster {
             "metadata": {"name": "thin", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         });
         api.create("/apis/storage.k8s.io/v1/storageclasses", &class).ok();
-        let store = tempfile::tempdir().unwrap();
+        let controller = Controller::start(&api);
         secret(&api, "remora", "passphrase", &json!({"passphrase": "correct horse battery staple"}));
         let spec = json!({
-            "url": format!("file://{}/repository", store.path().display()),
+            "url": format!("file://{}/repository", controller.folder().display()),
             "passphraseSecret": {"name": "passphrase"},
         });
         repository(&api, "remora", "offsite", &spec);
-        let controller = Controller::start(&api);
-        let cluster = Self { api, controller, _store: store };
+        let cluster = Self { api, controller };
         wait_until("the repository is not opened", SOON, || {
             cluster.ready("remora", "offsite").is_some_and(|one| one["status"] == "True")
         });

@@ -37,6 +37,10 @@ fn what_is_missing_of_a_repository_is_named() {
     secret(api, &shop.namespace, "key", &other);
     repository(api, &shop.namespace, "key", &spec("key"));
     assert!(waits_for(&shop, &shop.namespace, "key", "SecretMissing").contains("no key passphrase"));
+    let location = json!({"backupStorageLocation": "default", "passphraseSecret": {"name": "key", "key": "other"}});
+    repository(api, &shop.namespace, "velero", &location);
+    let message = waits_for(&shop, &shop.namespace, "velero", "LocationMissing");
+    assert!(message.contains("BackupStorageLocation default"), "{message}");
     repository(
         api,
         &shop.namespace,

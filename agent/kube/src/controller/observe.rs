@@ -8,12 +8,12 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 
-use super::Settings;
 use super::observed::{
     Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses, Taken,
     Thing, TrackerFacts,
 };
 use super::plan;
+use super::{Settings, is_unknown};
 use crate::conditions;
 use crate::kubevirt::{
     Backing, KubeVirt, Stage, VirtualMachine, VirtualMachineBackup, VirtualMachineBackupTracker,
@@ -93,7 +93,7 @@ impl Reader<'_> {
     async fn backups(&self) -> Result<Option<Vec<VirtualMachineBackup>>> {
         match self.api().list(&ListParams::default()).await {
             Ok(list) => Ok(Some(list.items)),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(error) if is_unknown(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -102,7 +102,7 @@ impl Reader<'_> {
         let known = self.client.list_api_group_resources("kubevirt.io/v1").await;
         match known {
             Ok(_) => Ok(Machine::NoBackups),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Machine::NoKubeVirt),
+            Err(error) if is_unknown(&error) => Ok(Machine::NoKubeVirt),
             Err(error) => Err(error),
         }
     }
@@ -138,7 +138,7 @@ impl Reader<'_> {
             Ok(list) => {
                 list.items.into_iter().find_map(|one| one.spec.configuration.changed_block_tracking_label_selectors)
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_forbidden() => None,
+            Err(error) if is_unknown(&error) => None,
             Err(error) => return Err(error),
         };
         let found = found.unwrap_or_default();

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::is_unknown;
 use crate::conditions::Says;
 use crate::keys::{ReachOfStore, StoreAccess};
 use crate::resources::Repository;
@@ -93,7 +94,12 @@ pub(super) async fn material(
     let mut store = match &repository.spec.backup_storage_location {
         Some(name) => {
             let locations: Api<BackupStorageLocation> = Api::namespaced(client.clone(), &namespace);
-            let location = locations.get_opt(name).await?;
+            let location = match locations.get(name).await {
+                Ok(location) => Some(location),
+                // Without Velero there is not even the kind.
+                Err(error) if is_unknown(&error) => None,
+                Err(error) => return Err(error.into()),
+            };
             let location = location.ok_or_else(|| {
                 let message = format!("There is no BackupStorageLocation {name} in namespace {namespace}. Create it, or give the Repository another place.");
                 no("LocationMissing", message)
