@@ -30,6 +30,12 @@ pub(crate) enum Command {
     /// Watches over a backup; started by the agent itself
     #[command(hide = true)]
     Watchdog,
+    /// Removes old checkpoints of a VM of KubeVirt, as its launcher's user; started by the agent itself
+    #[command(hide = true)]
+    Retire {
+        /// Which
+        which: String,
+    },
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
     Node(NodeArgs),
 }

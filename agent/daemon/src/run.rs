@@ -27,8 +27,10 @@ use crate::work::Tools;
 pub(crate) fn run() -> u8 {
     let args = Args::parse();
     log(&args);
-    if matches!(args.command, Some(Command::Watchdog)) {
-        return remora_source::watchdog::main();
+    match args.command {
+        Some(Command::Watchdog) => return remora_source::watchdog::main(),
+        Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
+        Some(Command::Node(_)) | None => {}
     }
     match in_runtime(args) {
         Ok(()) => 0,
@@ -66,7 +68,7 @@ fn in_runtime(args: Args) -> Result<()> {
         stop_on_signal(&cancel)?;
         match args.command {
             Some(Command::Node(node)) => node::work(node, cancel).await,
-            Some(Command::Watchdog) | None => work(&args.config, cancel).await,
+            Some(Command::Watchdog | Command::Retire { .. }) | None => work(&args.config, cancel).await,
         }
     });
     // A blocking call that hangs must not keep the process.
