@@ -105,6 +105,7 @@ fn a_point_that_was_committed_before_its_agent_died_is_found() {
     let _agent = scene.agent("new", played.clone());
     scene.becomes("run", "Complete", "True", "Stored");
     assert!(played.begun().is_empty());
+    assert_eq!(played.asked(), [backup]);
     let status = scene.status("run");
     assert_eq!((&status["point"], &status["attempt"]["state"]), (&json!("0011223344556677-1"), &json!("Ended")));
 }
