@@ -30,6 +30,12 @@ pub(crate) enum Command {
     /// Watches over a backup; started by the agent itself
     #[command(hide = true)]
     Watchdog,
+    /// Removes old checkpoints in the libvirt of a launcher's pod; started by the agent itself
+    #[command(hide = true)]
+    Retire {
+        /// What to remove, as JSON
+        what: String,
+    },
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
     Node(NodeArgs),
 }

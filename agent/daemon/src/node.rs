@@ -37,7 +37,10 @@ pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()
         keys: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
         state: args.state,
-        options: KubevirtOptions { pods: args.pods, ..KubevirtOptions::default() },
+        options: KubevirtOptions {
+            pods: args.pods,
+            ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
+        },
     };
     let (counts, me) = (
         Arc::new(Counts::default()),
