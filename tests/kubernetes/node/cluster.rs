@@ -145,6 +145,7 @@ impl Machine {
             &json!({
                 "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackupTracker",
                 "metadata": {"name": tracker_name("web", REPOSITORY)},
+            "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"}},
                 "status": {"latestCheckpoint": {"name": "before", "volumes": [{"volumeName": "root"}]}},
             }),
         );

@@ -18,7 +18,7 @@ use super::desk::Seen;
 use super::run::{Outcome, Run};
 use super::tell::Teller;
 use super::this_node::ThisNode;
-use super::watch::{News, Runs, runs_of};
+use super::watch::{News, Runs, is_too_old, runs_of};
 use super::{Desk, Me, Meter, Order, Worker};
 use crate::resources::BackupRun;
 
@@ -122,6 +122,9 @@ impl<W: Worker> Agent<W> {
                     Ok(event) => self.note(event),
                     Err(error) => {
                         tracing::warn!(%error, "the runs of this node are not followed; it is tried again");
+                        if is_too_old(&error) {
+                            events = runs_of(&self.client, &self.me.node);
+                        }
                         continue;
                     }
                 },

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::progress::{Shown, job_facts, progress};
 use super::Desk;
 use super::desk::{Change, Seen, Wish};
+use super::watch::is_too_old;
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
 use crate::resources::{Attempt, AttemptState};
 
@@ -56,8 +57,13 @@ impl fmt::Debug for RunCluster {
 /// Whether a backup of this run is still there, asked once.
 pub(super) async fn is_there(desk: &Desk, backup: &BackupName) -> Result<bool, kube::Error> {
     let backups: Api<VirtualMachineBackup> = Api::namespaced(desk.client.clone(), &desk.order.namespace);
-    let found = timeout(REQUEST, backups.get_metadata_opt(&backup.to_string())).await;
-    found.unwrap_or_else(|late| Err(kube::Error::Service(late.into()))).map(|found| found.is_some())
+    match timeout(REQUEST, backups.get_metadata(&backup.to_string())).await {
+        Err(late) => Err(kube::Error::Service(late.into())),
+        Ok(Ok(_)) => Ok(true),
+        // Also of a kind that the API server does not know, which it says in other words than of an object.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
+        Ok(Err(error)) => Err(error),
+    }
 }
 
 impl RunCluster {
@@ -125,9 +131,10 @@ impl RunCluster {
 
     /// Waits until what is shown differs from `seen`.
     async fn follow(&self, backup: &str, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
-        let mut backups = watch_object(self.api::<VirtualMachineBackup>(), backup).default_backoff().boxed();
+        let backup_watch = || watch_object(self.api::<VirtualMachineBackup>(), backup).default_backoff().boxed();
         let machine = &self.desk.order.spec.virtual_machine;
-        let mut instances = watch_object(self.api::<VirtualMachineInstance>(), machine).default_backoff().boxed();
+        let instance_watch = || watch_object(self.api::<VirtualMachineInstance>(), machine).default_backoff().boxed();
+        let (mut backups, mut instances) = (backup_watch(), instance_watch());
         let mut run = self.desk.run.clone();
         let (mut shown, mut known) = (Shown::default(), (false, false));
         loop {
@@ -150,11 +157,21 @@ impl RunCluster {
                 () = self.desk.cancel.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
                 Some(event) = backups.next() => match event {
                     Ok(object) => (shown.backup, known.0) = (object, true),
-                    Err(error) => tracing::warn!(%error, backup, "the VirtualMachineBackup is not followed; tried again"),
+                    Err(error) => {
+                        tracing::warn!(%error, backup, "the VirtualMachineBackup is not followed; tried again");
+                        if is_too_old(&error) {
+                            backups = backup_watch();
+                        }
+                    }
                 },
                 Some(event) = instances.next() => match event {
                     Ok(object) => (shown.instance, known.1) = (object, true),
-                    Err(error) => tracing::warn!(%error, machine, "the VirtualMachineInstance is not followed; tried again"),
+                    Err(error) => {
+                        tracing::warn!(%error, machine, "the VirtualMachineInstance is not followed; tried again");
+                        if is_too_old(&error) {
+                            instances = instance_watch();
+                        }
+                    }
                 },
                 changed = run.changed() => if changed.is_err() {
                     return Err(Error::new(ErrorKind::Cancelled, "the agent stops"));
@@ -166,7 +183,12 @@ impl RunCluster {
 
 /// Whether asking again would change nothing.
 fn is_final(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && ![401, 408, 429].contains(&status.code))
+    match error {
+        kube::Error::Api(status) => (400..500).contains(&status.code) && ![401, 408, 429].contains(&status.code),
+        // An object that is not as this version of remora knows it.
+        kube::Error::SerdeError(_) => true,
+        _ => false,
+    }
 }
 
 #[async_trait]

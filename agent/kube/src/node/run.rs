@@ -189,7 +189,9 @@ impl<W: Worker> Driven<W> {
             return self.lost(lost);
         }
         self.run.record.said.beat();
-        self.run.record.said.progress(&self.meter);
+        if self.run.record.said.status.completion_time.is_none() {
+            self.run.record.said.progress(&self.meter);
+        }
         match self.run.record.write().await {
             Ok(()) => {
                 let heartbeat = self.run.pace.heartbeat;

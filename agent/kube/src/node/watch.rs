@@ -19,6 +19,12 @@ pub(super) fn runs_of(client: &Client, node: &str) -> BoxStream<'static, watcher
     watcher(runs, config).default_backoff().boxed()
 }
 
+/// Whether the API server has forgotten what a watch was to go on from, and said so before the watch began: that the
+/// stream does not recover from, as it does from the same answer within a watch. It has to be begun anew.
+pub(super) fn is_too_old(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
 /// The runs of this node, by UID.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
