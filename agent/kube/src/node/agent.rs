@@ -208,7 +208,7 @@ impl<W: Worker> Agent<W> {
             };
             tracing::info!(run = name, vm = desk.order.spec.virtual_machine, "a run begins");
             teller.normal(&candidate.run, "Claimed", &format!("the agent of node {} works on it", me.node)).await;
-            let run = Run { worker, teller, pace, run: candidate.run, record, desk, wishes };
+            let run = Run { worker, teller, pace, object: candidate.run, record, desk, wishes };
             Ended(Some(run.drive().await))
         };
         let task = self.tasks.spawn(task).id();

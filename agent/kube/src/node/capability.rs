@@ -15,12 +15,10 @@ pub async fn clock(client: &Client) -> Capability {
     match server_time(client).await {
         Some(time) => {
             let astray = Timestamp::now().as_second() - time.as_second();
-            match astray.abs() <= ASTRAY {
-                true => capability(true, "it agrees with the API server's".into()),
-                false => {
-                    let message = format!("it is {astray} s from the API server's: synchronise the node's clock");
-                    capability(false, message)
-                }
+            if astray.abs() <= ASTRAY {
+                capability(true, "it agrees with the API server's".into())
+            } else {
+                capability(false, format!("it is {astray} s from the API server's: synchronise the node's clock"))
             }
         }
         None => capability(true, "the API server does not tell its time".into()),

@@ -30,7 +30,7 @@ pub struct KeyService {
     pub url: Uri,
     /// The certificates that the service's is signed by, as PEM.
     pub ca: PathBuf,
-    /// The token of this agent's ServiceAccount for the service.
+    /// The token of this agent's `ServiceAccount` for the service.
     pub token: PathBuf,
 }
 

@@ -53,8 +53,8 @@ pub(super) struct Run<W> {
     pub(super) worker: Arc<W>,
     pub(super) teller: Teller,
     pub(super) pace: Pace,
-    /// As it was when it was claimed.
-    pub(super) run: Arc<BackupRun>,
+    /// The object, as it was when it was claimed.
+    pub(super) object: Arc<BackupRun>,
     pub(super) record: Record,
     pub(super) desk: Desk,
     pub(super) wishes: mpsc::Receiver<Wish>,
@@ -96,7 +96,7 @@ impl<W: Worker> Run<W> {
             seen: self.desk.run.clone(),
             stopping: self.desk.stopping.clone(),
             meter: self.desk.meter(),
-            deadline: deadline::of(&self.run).map(from_now),
+            deadline: deadline::of(&self.object).map(from_now),
             early: None,
             writing,
             run: self,
@@ -117,7 +117,7 @@ impl<W: Worker> Driven<W> {
         let cancel = self.run.desk.cancel.clone();
         // Not begun at all if that is known from the start.
         let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        self.early = match (is_cancelled(&self.run.run), late) {
+        self.early = match (is_cancelled(&self.run.object), late) {
             (true, _) => Some(Early::Cancelled),
             (false, true) => Some(Early::DeadlineExceeded),
             (false, false) => None,

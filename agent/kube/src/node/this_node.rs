@@ -51,7 +51,7 @@ impl<W: Worker> ThisNode<W> {
                 match self.write(&capabilities, true).await {
                     Ok(()) => (self.written, looks) = (Some(capabilities), 0),
                     Err(error) => {
-                        tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again")
+                        tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again");
                     }
                 }
             }

@@ -25,11 +25,11 @@ pub(super) fn progress(name: &str, run: &str, shown: &Shown) -> BackupProgress {
     }
     let status = backup.status.clone().unwrap_or_default();
     match Stage::of(&status.conditions) {
-        Stage::Failed { reason, message } => return BackupProgress::Failed { reason, message },
-        Stage::Complete => return BackupProgress::Ended("KubeVirt has completed it".into()),
-        Stage::Ending(words) => return BackupProgress::Ended(words),
+        Stage::Failed { reason, message } => BackupProgress::Failed { reason, message },
+        Stage::Complete => BackupProgress::Ended("KubeVirt has completed it".into()),
+        Stage::Ending(words) => BackupProgress::Ended(words),
         Stage::InFlight(_) if backup.metadata.deletion_timestamp.is_some() => {
-            return BackupProgress::Ended("it is being deleted".into());
+            BackupProgress::Ended("it is being deleted".into())
         }
         Stage::InFlight(words) => running(name, backup, shown).unwrap_or(BackupProgress::Waiting(words)),
     }
@@ -95,7 +95,7 @@ fn quiesced(backup: &VirtualMachineBackup, job: &BackupJob) -> QuiesceFacts {
             _ => QuiesceFacts::Failed(condition.message.clone().unwrap_or_default()),
         };
     }
-    match job.quiesce_status.as_deref().map(|status| status.to_ascii_lowercase()).as_deref() {
+    match job.quiesce_status.as_deref().map(str::to_ascii_lowercase).as_deref() {
         Some(status) if status.contains("succe") => QuiesceFacts::Succeeded,
         Some(status) if status.contains("skip") => QuiesceFacts::Skipped,
         Some(status) if status.contains("fail") => QuiesceFacts::Failed(status.into()),

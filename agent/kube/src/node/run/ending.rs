@@ -40,7 +40,7 @@ impl<W: Worker> Driven<W> {
                     return Outcome::Lost;
                 }
                 let note = format!("point {} ({}) is stored", done.point.id, done.point.decision);
-                self.run.teller.normal(&self.run.run, "Stored", &note).await;
+                self.run.teller.normal(&self.run.object, "Stored", &note).await;
             }
             Err(failure) => {
                 let failure = self.why(failure);
@@ -54,7 +54,7 @@ impl<W: Worker> Driven<W> {
                 if !self.write_all().await {
                     return Outcome::Lost;
                 }
-                self.run.teller.warning(&self.run.run, failure.reason(), &failure.message()).await;
+                self.run.teller.warning(&self.run.object, failure.reason(), &failure.message()).await;
             }
         }
         outcome
@@ -80,7 +80,7 @@ impl<W: Worker> Driven<W> {
         match self.early {
             Some(Early::Cancelled) => Failure::because("Cancelled", error("the run was cancelled or deleted")),
             Some(Early::DeadlineExceeded) => {
-                let deadline = &self.run.run.spec.deadline;
+                let deadline = &self.run.object.spec.deadline;
                 let what = format!("the run was not done within its deadline of {deadline}");
                 let error = error(&what).advise("Create another BackupRun, with a longer `deadline` if it needs one.");
                 Failure::because("DeadlineExceeded", error)
