@@ -30,11 +30,11 @@ pub(crate) enum Command {
     /// Watches over a backup; started by the agent itself
     #[command(hide = true)]
     Watchdog,
-    /// Removes old checkpoints of a VM of KubeVirt, as its launcher's user; started by the agent itself
+    /// Removes old checkpoints in the libvirt of a launcher's pod; started by the agent itself
     #[command(hide = true)]
     Retire {
-        /// Which
-        which: String,
+        /// What to remove, as JSON
+        what: String,
     },
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
     Node(NodeArgs),

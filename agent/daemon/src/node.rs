@@ -32,13 +32,15 @@ pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()
             .advise("The agent of a node runs in a pod, or with KUBECONFIG.")
     })?;
     clear(&args.keys)?;
-    let retirer = vec!["/proc/self/exe".into(), "retire".into()];
     let worker = EngineWorker {
         client: client.clone(),
         keys: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
         state: args.state,
-        options: KubevirtOptions { pods: args.pods, ..KubevirtOptions::new(retirer) },
+        options: KubevirtOptions {
+            pods: args.pods,
+            ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
+        },
     };
     let (counts, me) = (
         Arc::new(Counts::default()),

@@ -1,7 +1,7 @@
 //! From the arguments to the loop, and to the exit code.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -27,12 +27,13 @@ use crate::work::Tools;
 pub(crate) fn run() -> u8 {
     let args = Args::parse();
     log(&args);
-    match args.command {
+    let ended = match args.command {
         Some(Command::Watchdog) => return remora_source::watchdog::main(),
         Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
-        Some(Command::Node(_)) | None => {}
-    }
-    match in_runtime(args) {
+        Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
+        None => in_runtime(|cancel| work(args.config, cancel)),
+    };
+    match ended {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(advice = error.advice().unwrap_or_default(), "{}", error.chain());
@@ -60,24 +61,21 @@ fn log(args: &Args) {
     if args.log_json { lines.json().init() } else { lines.init() }
 }
 
-fn in_runtime(args: Args) -> Result<()> {
+fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToken) -> W) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("starting threads", e))?;
     let result = runtime.block_on(async {
         let cancel = CancellationToken::new();
         stop_on_signal(&cancel)?;
-        match args.command {
-            Some(Command::Node(node)) => node::work(node, cancel).await,
-            Some(Command::Watchdog | Command::Retire { .. }) | None => work(&args.config, cancel).await,
-        }
+        work(cancel).await
     });
     // A blocking call that hangs must not keep the process.
     runtime.shutdown_background();
     result
 }
 
-async fn work(folder: &Path, cancel: CancellationToken) -> Result<()> {
-    let config = Config::read(folder)?;
+async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
+    let config = Config::read(&folder)?;
     let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")) })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));

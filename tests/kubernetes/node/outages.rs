@@ -1,6 +1,6 @@
 //! An API server that is away, breaks watches off, or has forgotten.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
@@ -29,7 +29,8 @@ fn a_run_goes_on_while_the_api_server_is_away_and_its_end_is_told_later() {
 #[test]
 fn watches_that_break_off_or_are_too_old_lose_nothing() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
-    let shim = Shim { short_watches: AtomicBool::new(true), ..Shim::default() };
+    let shim = Shim::default();
+    shim.short_watches.store(true, Ordering::SeqCst);
     let agent = scene.agent_through(shim, "agent", played.clone());
     let lists =
         || agent.shim.requests().iter().filter(|one| one.contains("/backupruns?") && one.contains("limit=")).count();
