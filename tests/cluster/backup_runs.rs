@@ -17,7 +17,7 @@ fn both_points_of_a_machine_are_what_its_disks_held() {
     let namespace = cluster.namespace("runs");
     let dir = tempfile::tempdir().unwrap();
     let repository = format!("bucket-{namespace}");
-    let remora = product.repository(&repository, &namespace, dir.path());
+    let remora = product.repository(&repository, &namespace, dir.path()).with("REMORA_TENANT", &namespace);
     let vm = cluster.vm(&namespace, "web").disk("system", SIZE).empty_disk("data", SIZE).start();
 
     vm.guest().write_file("/mnt/vda/first", b"first");

@@ -45,6 +45,8 @@ impl Product {
         for name in PROGRAMS {
             install(&program(name), root.path());
         }
+        // A client of HTTPS is made before it is known whether the store speaks it.
+        copy_file(Path::new("/etc/ssl/certs/ca-certificates.crt"), root.path());
         cluster.load_image(&format!("docker.io/library/remora:{TAG}"), root.path(), "");
         let folder = tempfile::tempdir().must("make a folder for what is deployed");
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
@@ -79,14 +81,8 @@ impl Product {
     pub fn repository(&self, name: &str, serves: &str, folder: &Path) -> Remora {
         let url = self.s3.url(&self.s3.bucket(name));
         let credentials = fs::read_to_string(self.s3.credentials()).must("read the credentials");
-        let secrets = [("credentials", credentials.as_str()), ("passphrase", PASSPHRASE)];
-        for (key, value) in secrets {
-            self.cluster.apply(&json!({
-                "apiVersion": "v1", "kind": "Secret",
-                "metadata": {"name": format!("{name}-{key}"), "namespace": NAMESPACE},
-                "data": {key: Base64::encode_string(value.as_bytes())},
-            }));
-        }
+        self.make_secret(&format!("{name}-credentials"), "cloud", &credentials);
+        self.make_secret(&format!("{name}-passphrase"), "passphrase", PASSPHRASE);
         self.cluster.apply(&json!({
             "apiVersion": "remora.dev/v1alpha1", "kind": "Repository",
             "metadata": {"name": name, "namespace": NAMESPACE},
@@ -99,6 +95,13 @@ impl Product {
         let ready = |object: Option<&Value>| object.is_some_and(|one| is(one, "Ready", "True"));
         self.cluster.wait_for("repository", NAMESPACE, name, "the repository is not ready", READY, ready);
         self.s3.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+    }
+
+    fn make_secret(&self, name: &str, key: &str, value: &str) {
+        self.cluster.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
+            "data": {key: Base64::encode_string(value.as_bytes())},
+        }));
     }
 
     /// Backs a machine up to a repository of the administrators. Gives the run's status once it has a point.
@@ -163,10 +166,13 @@ fn install(program: &Path, root: &Path) {
     run(Command::new("strip").arg("-o").arg(folder.join(name)).arg(program)).ok();
     let linked = run(Command::new("ldd").arg(program)).ok();
     for word in linked.text().split_whitespace().filter(|word| word.starts_with('/')) {
-        let library = Path::new(word);
-        let into = root.join(word.trim_start_matches('/'));
-        fs::create_dir_all(into.parent().must("have a folder of a library")).must("make a folder of the image");
-        fs::copy(library, &into).must(format_args!("copy {word}"));
+        copy_file(Path::new(word), root);
     }
-    fs::create_dir_all(root.join("tmp")).must("make a folder of the image");
+}
+
+/// Puts a file of the host below a root, at the same path.
+fn copy_file(file: &Path, root: &Path) {
+    let into = root.join(file.strip_prefix("/").must("have a whole path"));
+    fs::create_dir_all(into.parent().must("have a folder of a file")).must("make a folder of the image");
+    fs::copy(file, &into).must(format_args!("copy {}", file.display()));
 }

@@ -355,7 +355,10 @@ mod tests {
 
     #[test]
     fn credentials_of_a_tenant_name_no_file_and_no_server() {
-        let within = |vendor, text: &str| gather(vendor, Some(file(text).path()), &[]).unwrap().within(Reach::Internet);
+        let within = |vendor, text: &str| {
+            let all = Variables::gather(vendor, Some(file(text).path()), environment(&[])).unwrap();
+            all.within(Reach::Internet)
+        };
         let keys = "aws_access_key_id=a\naws_secret_access_key=s\naws_session_token=t\naws_region=r\n";
         within(Vendor::S3, keys).unwrap();
         within(Vendor::Azure, "azure_storage_account_key=k\nazure_storage_account_name=a\n").unwrap();
