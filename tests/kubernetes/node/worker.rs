@@ -38,6 +38,7 @@ struct Play {
     cancelled: Mutex<Vec<String>>,
     told: Semaphore,
     committed: Mutex<BTreeMap<String, Point>>,
+    asked: Mutex<Vec<String>>,
 }
 
 impl Default for Play {
@@ -48,6 +49,7 @@ impl Default for Play {
             cancelled: Mutex::default(),
             told: Semaphore::new(0),
             committed: Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 }
@@ -89,6 +91,11 @@ impl Played {
         self.0.committed.lock().unwrap().insert(attempt.into(), point);
     }
 
+    /// The attempts of which it was asked whether they committed.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.0.asked.lock().unwrap().clone()
+    }
+
     async fn wait(&self, order: &Order, desk: &Desk, cancel: &CancellationToken) -> Result<(), Failure> {
         let cluster = desk.cluster(RepositoryId::from_bytes([7; 16]));
         let wish = BackupWish { backup: a_backup(), depth: Depth::Full, freeze: Freeze::Skip };
@@ -117,6 +124,7 @@ impl Played {
 #[async_trait]
 impl Worker for Played {
     async fn committed(&self, _: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
+        self.0.asked.lock().unwrap().push(attempt.to_string());
         Ok(self.0.committed.lock().unwrap().get(&attempt.to_string()).cloned())
     }
 
