@@ -57,8 +57,6 @@ impl Deal {
         };
         sometimes(60, Role::Writer(0), 2);
         sometimes(25, Role::Writer(1), 2);
-        sometimes(15, Role::Writer(2), 2);
-        sometimes(10, Role::Writer(3), 1);
         sometimes(50, Role::Collector, 2);
         sometimes(60, Role::Pruner, 2);
         sometimes(15, Role::Dropper, 1);
@@ -84,7 +82,7 @@ impl Schedule {
         let store = SimStore { state: Arc::new(Mutex::new(state)), actor: None };
         let may_drop_newest = deal.roles.iter().any(|(role, _)| *role == Role::Dropper);
         let model = Model::new(may_drop_newest);
-        let guests = vec![[1, 2, 3, 1], [2, 0, 1, 1], [0, 1, 1, 2], [3, 3, 0, 2]];
+        let guests = vec![[1, 2, 3, 1], [2, 0, 1, 1]];
         let shared = Shared { random: random.fork(), model, guests, wrong: Vec::new() };
         Self {
             world: World(Arc::new(Mutex::new(shared))),
