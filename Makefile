@@ -82,7 +82,7 @@ demo: build
 	'$(built)/demo'
 
 test: build setup-s3 setup-apiserver
-	cargo test --locked --release --workspace
+	cargo test --locked --release --workspace --no-fail-fast
 
 test-kubernetes: setup setup-apiserver
 	cargo test --locked --release --package remora-tests --test kubernetes

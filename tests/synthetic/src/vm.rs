@@ -1,7 +1,8 @@
 //! A VM with one disk that exists only as a rule: what each block holds follows from its number and from how often it
 //! was written. As noisy as encrypted data, and free to make.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -50,7 +51,7 @@ struct State {
     noise: Bytes,
     random: fastrand::Rng,
     /// How often blocks were written, of those that were.
-    written: HashMap<u64, u32>,
+    written: BTreeMap<u64, u32>,
     checkpoint: Option<CheckpointName>,
     /// The blocks written since.
     changed: BTreeSet<u64>,
@@ -61,7 +62,7 @@ impl SimulatedVm {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut noise = vec![0; NOISE as usize];
         random.fill(&mut noise);
-        let (noise, written, changed) = (noise.into(), HashMap::new(), BTreeSet::new());
+        let (noise, written, changed) = (noise.into(), BTreeMap::new(), BTreeSet::new());
         Self(Arc::new(Mutex::new(State { name, disk, noise, random, written, checkpoint: None, changed })))
     }
 
@@ -129,8 +130,31 @@ struct View {
     name: DiskName,
     vm: SimulatedVm,
     disk: Disk,
-    /// The blocks that changed; none if all is wanted.
-    changed: Option<Vec<u64>>,
+    wanted: Wanted,
+}
+
+/// Which blocks a view calls data.
+enum Wanted {
+    /// Those that changed.
+    Changed(BTreeSet<u64>),
+    /// All that are not zero: those of the disk at first, and those written since.
+    All { written: BTreeSet<u64> },
+}
+
+impl View {
+    /// The blocks that are data, in order.
+    fn blocks(&self) -> Box<dyn Iterator<Item = u64> + Send + '_> {
+        match &self.wanted {
+            Wanted::Changed(changed) => Box::new(changed.iter().copied()),
+            Wanted::All { written } => {
+                let distance = self.disk.data_every / BLOCK_SIZE;
+                Box::new((0..self.disk.size / self.disk.data_every).flat_map(move |n| {
+                    let first = n * distance;
+                    iter::once(first).chain(written.range(first + 1..first + distance).copied())
+                }))
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -150,8 +174,11 @@ impl ClaimedVm for Claimed {
     async fn open(&self, request: &OpenRequest) -> Result<Box<dyn OpenVm>> {
         let state = self.vm.lock();
         let wanted = request.disks.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no disk is wanted"))?;
-        let changed = wanted.since.as_ref().map(|_| state.changed.iter().copied().collect());
-        let view = View { name: disk_name(), vm: self.vm.clone(), disk: state.disk, changed };
+        let wanted = match wanted.since {
+            Some(_) => Wanted::Changed(state.changed.clone()),
+            None => Wanted::All { written: state.written.keys().copied().collect() },
+        };
+        let view = View { name: disk_name(), vm: self.vm.clone(), disk: state.disk, wanted };
         let (disks, checkpoint) = (vec![Arc::new(view) as Arc<dyn DiskView>], request.checkpoint.clone());
         Ok(Box::new(Opened { disks, checkpoint, vm: self.vm.clone() }))
     }
@@ -208,22 +235,20 @@ impl DiskView for View {
     }
 
     fn extents(&self) -> BoxStream<'_, Result<Extent>> {
-        let Disk { size, data_every } = self.disk;
-        let extent = |start, end, state| Extent { range: ByteRange::new(start, end), state };
-        let block = move |at| extent(at, at + BLOCK_SIZE, ExtentState::Data);
-        let Some(changed) = &self.changed else {
-            let pieces = (0..size / data_every).map(move |n| n * data_every);
-            let pieces = pieces
-                .flat_map(move |at| [block(at), extent(at + BLOCK_SIZE, at + data_every, ExtentState::Zero)].map(Ok));
-            return stream::iter(pieces).boxed();
+        let size = self.disk.size;
+        let between = match self.wanted {
+            Wanted::Changed(_) => ExtentState::Unchanged,
+            Wanted::All { .. } => ExtentState::Zero,
         };
-        let ends = changed.iter().map(|block| block * BLOCK_SIZE).chain([size]);
-        let starts = [0].into_iter().chain(changed.iter().map(|block| (block + 1) * BLOCK_SIZE));
-        let gaps = starts.zip(ends).flat_map(move |(start, end)| {
-            let gap = extent(start, end, ExtentState::Unchanged);
-            [Some(gap), (end < size).then(|| block(end))].into_iter().flatten().map(Ok)
+        let mut at = 0;
+        let pieces = self.blocks().chain([size / BLOCK_SIZE]).flat_map(move |block| {
+            let start = block * BLOCK_SIZE;
+            let gap = Extent { range: ByteRange::new(at, start), state: between };
+            at = (start + BLOCK_SIZE).min(size);
+            let data = Extent { range: ByteRange::new(start, at), state: ExtentState::Data };
+            [gap, data].into_iter().filter(|extent| !extent.range.is_empty()).map(Ok)
         });
-        stream::iter(gaps).boxed()
+        stream::iter(pieces).boxed()
     }
 
     async fn read(&self, range: ByteRange) -> Result<Bytes> {
@@ -236,5 +261,33 @@ impl DiskView for View {
         let mut bytes = BytesMut::with_capacity(range.len() as usize);
         blocks.for_each(|n| bytes.extend_from_slice(&block(n)));
         Ok(bytes.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_map_calls_zero_what_is_zero_and_nothing_else() {
+        let disk = Disk { size: 64 << 20, data_every: 4 << 20 };
+        let vm = SimulatedVm::new(VmName::new("vm").unwrap(), disk, 7);
+        vm.write(Change::Together(20));
+        vm.write(Change::Scattered(20));
+        let written = vm.lock().written.keys().copied().collect();
+        let view = View { name: disk_name(), vm, disk, wanted: Wanted::All { written } };
+        let extents: Vec<Extent> = view.extents().try_collect().await.unwrap();
+        let mut at = 0;
+        for Extent { range, state } in extents {
+            assert_eq!(range.start, at);
+            for block in range.split(BLOCK_SIZE) {
+                let zero = view.read(block).await.unwrap().iter().all(|byte| *byte == 0);
+                assert_eq!(zero, state == ExtentState::Zero, "{block}");
+            }
+            at = range.end;
+        }
+        assert_eq!(at, disk.size);
     }
 }
