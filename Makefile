@@ -19,16 +19,14 @@ guests := wasm32-unknown-unknown
 CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
-# As in tests/kubernetes/apiserver/go.mod.
-KUBERNETES := v1.34.2
-ETCD := v3.6.4
 
-.PHONY: help build demo test test-kubernetes lint bench fuzz setup setup-apiserver setup-deny setup-s3 setup-kopia
+.PHONY: help build demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
-	@echo 'make test    all tests, against real libvirt, QEMU, guests, S3 and an API server of Kubernetes'
+	@echo 'make test    all tests but those of the cluster, against real libvirt, QEMU, guests, S3 and an API server of Kubernetes'
 	@echo 'make test-kubernetes  of these, those of the API server alone'
+	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
 	@echo 'make lint    formatting, clippy, licenses, documentation'
 	@echo 'make bench   measure, and write docs/benchmarks.md'
@@ -46,14 +44,13 @@ setup-s3:
 	    go version -m '$(tools)/bin/versitygw' 2>/dev/null | grep --quiet 'versitygw	$(VERSITYGW)	' || \
 	    GOBIN='$(tools)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
 
-# The API server of the tests, with its etcd. Built as they are released, but for what debuggers need.
-setup-apiserver:
-	@export PATH="$$PATH:/usr/local/go/bin" CGO_ENABLED=0 && cd tests/kubernetes/apiserver && \
-	    installed() { go version -m '$(tools)'/bin/"$$1" 2>/dev/null | grep --quiet "$$2	$$3	"; } && \
-	    build() { go build -o '$(tools)'/bin/"$$1" -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)' "$$2"; } && \
-	    { installed etcd go.etcd.io/etcd/server/v3 '$(ETCD)' || build etcd go.etcd.io/etcd/server/v3; } && \
-	    { installed kube-apiserver k8s.io/kubernetes '$(KUBERNETES)' || \
-	        build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver; }
+# Kubernetes: the API server of the tests, and the rest of it for a cluster.
+setup-apiserver: setup
+	@tests/cluster/build '$(cache)' kubernetes > /dev/null
+
+# The same with KubeVirt. Minutes the first time, nothing when it is there.
+setup-cluster: setup
+	@tests/cluster/build '$(cache)' > /dev/null
 
 # What the benchmarks compare with, beside restic. From a module of its own: `go install` of a version would also ask for
 # the list of all versions, which not every proxy has.
@@ -86,6 +83,9 @@ test: build setup-s3 setup-apiserver
 
 test-kubernetes: setup setup-apiserver
 	cargo test --locked --release --package remora-tests --test kubernetes
+
+test-cluster: build setup-s3 setup-cluster
+	cargo test --locked --release --package remora-tests --test cluster
 
 bench: build setup-s3 setup-kopia
 	'$(built)/bench'

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
 mod backup_run;
+mod controller;
 mod described;
+mod node;
 mod repository;
 mod restore_run;
 mod status;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cache::tool;
+use crate::cluster::built;
 use crate::process::{Must, run_with_input, wait_until};
 
 /// How long it may take to start on a busy machine.
@@ -59,13 +59,13 @@ impl ApiServer {
     /// Starts one with nothing in it.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("remora-api-").tempdir().must("make the API server's folder");
-        let tools = ["kube-apiserver", "etcd"].map(|name| tool(name, "setup-apiserver"));
-        let ports = free_ports();
+        let [tools] = built(&["kubernetes"]);
+        let ports = free_ports::<3>();
         // What it starts removes it: also when this process is killed.
         let dir = dir.keep();
         let mut servers = Command::new(sources().join("serve"))
             .arg(&dir)
-            .arg(tools[0].parent().must("find the tools' folder"))
+            .arg(&tools)
             .args(ports.map(|port| port.to_string()))
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -81,8 +81,62 @@ impl ApiServer {
         server
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The token of who may do anything.
+    pub const fn owner_token(&self) -> &'static str {
+        "owner"
+    }
+
+    /// A kubeconfig of whoever has that token.
+    pub fn kubeconfig(&self, token: &str) -> String {
+        let cluster = json!({"server": self.url(), "certificate-authority": self.certificate()});
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tests", "cluster": cluster}],
+            "users": [{"name": "tests", "user": {"token": token}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
+            "current-context": "tests",
+        })
+        .to_string()
+    }
+
+    /// A token of a ServiceAccount, for an audience other than the API server if there is one, of a pod if there is one.
+    #[track_caller]
+    pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>, pod: Option<&Value>) -> String {
+        let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}));
+        let spec = json!({"audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound});
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.create(&path, &request).ok();
+        answer["status"]["token"].as_str().must("find a token").to_owned()
+    }
+
+    /// Merges fields into an object, as whoever has that token.
+    #[track_caller]
+    pub fn merge_as(&self, token: &str, path: &str, fields: &Value) -> Answer {
+        let answer = self.try_send_as(token, "PATCH", path, SEND_MERGE, &fields.to_string());
+        answer.must(format_args!("have an answer to PATCH {path}"))
+    }
+
+    /// Deletes an object, as whoever has that token.
+    #[track_caller]
+    pub fn delete_as(&self, token: &str, path: &str) -> Answer {
+        self.try_send_as(token, "DELETE", path, ACCEPT_JSON, "").must(format_args!("have an answer to DELETE {path}"))
+    }
+
+    /// An object or a list, or why there is none.
+    #[track_caller]
+    pub fn look(&self, path: &str) -> Answer {
+        self.send("GET", path, ACCEPT_JSON, "")
+    }
+
     /// The certificate of its CA.
-    fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.dir.join("apiserver.crt")
     }
 
@@ -169,10 +223,14 @@ impl ApiServer {
 
     /// None if there was no answer.
     fn try_send(&self, method: &str, path: &str, header: &str, body: &str) -> Option<Answer> {
+        self.try_send_as("owner", method, path, header, body)
+    }
+
+    fn try_send_as(&self, token: &str, method: &str, path: &str, header: &str, body: &str) -> Option<Answer> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", "--request", method]);
         curl.arg("--cacert").arg(self.certificate());
-        curl.args(["--header", "Authorization: Bearer owner", "--header", header]);
+        curl.args(["--header", &format!("Authorization: Bearer {token}"), "--header", header]);
         if !body.is_empty() {
             curl.args(["--data-binary", "@-"]);
         }
@@ -210,7 +268,7 @@ impl Answer {
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// A condition of an object.
-fn condition(object: &Value, kind: &str) -> Option<Value> {
+pub fn condition(object: &Value, kind: &str) -> Option<Value> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind).cloned()
 }
 
@@ -226,13 +284,13 @@ impl fmt::Display for Log<'_> {
 }
 
 fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/apiserver")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes")
 }
 
-/// Three different ports at which nobody listens.
-fn free_ports() -> [u16; 3] {
+/// Different ports at which nobody listens.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     // Held together, so that they differ.
-    let held = [(); 3].map(|()| {
+    let held = [(); N].map(|()| {
         let mut tries =
             std::iter::repeat_with(|| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)))).take(100);
         tries.find_map(Result::ok).must("find a free port")

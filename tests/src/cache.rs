@@ -39,7 +39,7 @@ pub(crate) fn cache_root() -> PathBuf {
 }
 
 /// In `REMORA_CACHE`, or else where caches of the user's programs lie.
-fn whole_cache() -> PathBuf {
+pub(crate) fn whole_cache() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("REMORA_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("remora")))

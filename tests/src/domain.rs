@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 pub use builder::DomainBuilder;
 pub use guest_like::{WRITE_FILE, Writes};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Host};
 use crate::image::{DiskSpec, Image};
 use crate::lab::Lab;
 use crate::process::{Must, Ran, wait_until};
@@ -79,11 +79,6 @@ impl<'lab> Domain<'lab> {
         Guest::new(self)
     }
 
-    /// The file that holds what its serial console said.
-    pub(crate) fn console(&self) -> PathBuf {
-        console(&self.dir)
-    }
-
     // ------------------------------------------------------------------------------------------------------- states
 
     /// Its state in virsh's words: "running", "paused", "shut off".
@@ -95,7 +90,7 @@ impl<'lab> Domain<'lab> {
     /// Starts it and lets its processors run. A guest is up only after [`Guest::wait`].
     #[track_caller]
     pub fn start(&self) {
-        std::fs::remove_file(self.console()).ok(); // What an earlier start said says nothing of this one.
+        std::fs::remove_file(console(&self.dir)).ok(); // What an earlier start said says nothing of this one.
         self.virsh("start", &[]);
     }
 
@@ -225,6 +220,16 @@ impl<'lab> Domain<'lab> {
 /// Where the console of a domain with its files in `dir` goes.
 fn console(dir: &Path) -> PathBuf {
     dir.join("console")
+}
+
+impl Host for Domain<'_> {
+    fn try_virsh(&self, command: &str, args: &[&str]) -> Ran {
+        Domain::try_virsh(self, command, args)
+    }
+
+    fn console(&self) -> Option<PathBuf> {
+        Some(console(&self.dir))
+    }
 }
 
 impl Drop for Domain<'_> {

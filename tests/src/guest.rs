@@ -9,7 +9,6 @@ use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use crate::cache::cached;
-use crate::domain::Domain;
 use crate::process::{Must, Ran, run, wait_until};
 
 /// How long a guest may take to boot in software emulation on a busy machine.
@@ -78,24 +77,34 @@ pub struct GuestRan {
     pub stderr: String,
 }
 
-/// The guest in a domain.
-pub struct Guest<'domain> {
-    domain: &'domain Domain<'domain>,
+/// A domain that has a guest.
+pub(crate) trait Host {
+    /// Runs `virsh COMMAND DOMAIN ARGUMENT…`, which may fail.
+    fn try_virsh(&self, command: &str, args: &[&str]) -> Ran;
+
+    /// The file that has what the guest said on its console, if there is one.
+    fn console(&self) -> Option<PathBuf>;
 }
 
-impl<'domain> Guest<'domain> {
-    pub(crate) fn new(domain: &'domain Domain<'_>) -> Self {
-        Self { domain }
+/// The guest in a domain.
+pub struct Guest<'host> {
+    host: &'host dyn Host,
+}
+
+impl<'host> Guest<'host> {
+    pub(crate) fn new(host: &'host dyn Host) -> Self {
+        Self { host }
     }
 
     /// Waits until it is up and its filesystems are mounted, and until its agent answers if it has one.
     #[track_caller]
     pub fn wait(&self, agent: Agent) {
-        let console = self.domain.console();
-        let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        wait_until(format_args!("the guest does not come up: {}", console.display()), BOOT, || {
-            said().contains("guest up")
-        });
+        if let Some(console) = self.host.console() {
+            let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            wait_until(format_args!("the guest does not come up: {}", console.display()), BOOT, || {
+                said().unwrap_or_default().contains("guest up")
+            });
+        }
         if agent != Agent::Absent {
             wait_until("the guest's agent does not answer", BOOT, || {
                 self.try_agent("guest-ping", &json!({}), Duration::from_secs(5)).status.success()
@@ -161,13 +170,13 @@ impl<'domain> Guest<'domain> {
     /// Freezes all of its filesystems.
     #[track_caller]
     pub fn freeze(&self) {
-        self.domain.virsh("domfsfreeze", &[]);
+        self.host.try_virsh("domfsfreeze", &[]).ok();
     }
 
     /// Thaws them.
     #[track_caller]
     pub fn thaw(&self) {
-        self.domain.virsh("domfsthaw", &[]);
+        self.host.try_virsh("domfsthaw", &[]).ok();
     }
 
     /// Whether they are frozen.
@@ -213,7 +222,7 @@ impl<'domain> Guest<'domain> {
     /// Gives the agent a command that may fail, or not be answered within `limit`.
     pub fn try_agent(&self, command: &str, arguments: &Value, limit: Duration) -> Ran {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
-        self.domain.try_virsh("qemu-agent-command", &["--timeout", &limit.as_secs().to_string(), &request])
+        self.host.try_virsh("qemu-agent-command", &["--timeout", &limit.as_secs().to_string(), &request])
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Lab::shared`] is the lab of a test binary. [`Lab::domain`] builds domains: quick paused ones without any guest,
 //! whose disks are written through QEMU ([`Domain::write`]), and booted ones with a small Linux. [`truth`] says what
-//! the hypervisor holds. [`ApiServer`] is a Kubernetes that only stores objects. Needs root, Debian 12 and the packages that `make setup` installs.
+//! the hypervisor holds. [`ApiServer`] is a Kubernetes that only stores objects, [`Cluster`] one that runs KubeVirt. Needs root, Debian 12 and the packages that `make setup` installs.
 //!
 //! A failure of the lab itself is a panic that says what failed: there is nothing that a test could do about it. The
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.
@@ -12,7 +12,9 @@ pub mod agent;
 pub mod api_server;
 mod cache;
 mod capabilities;
+pub mod cluster;
 pub mod content;
+mod controller;
 pub mod domain;
 pub mod files;
 pub mod guest;
@@ -32,8 +34,10 @@ pub mod truth;
 
 pub use age::age;
 pub use agent::RemoraAgent;
-pub use api_server::{Answer, ApiServer};
+pub use api_server::{Answer, ApiServer, condition};
 pub use cache::tool;
+pub use cluster::Cluster;
+pub use controller::{Controller, KeyAnswer};
 pub use domain::{Domain, DomainBuilder};
 pub use guest::{Agent, Guest};
 pub use image::{DiskSpec, Format, Image};

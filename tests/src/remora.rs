@@ -40,6 +40,15 @@ impl Remora {
             .with("REMORA_CONFIG", "/dev/null") // Not the one of whoever runs the tests.
     }
 
+    /// For the repository at `repository`, with no hypervisor; what it keeps lies in `folder`.
+    pub fn bare(folder: &Path, repository: impl AsRef<OsStr>) -> Self {
+        Self { variables: Vec::new() }
+            .with("REMORA_REPO", repository)
+            .with("REMORA_RUN_DIR", folder.join("run"))
+            .with("REMORA_STATE_DIR", folder.join("state"))
+            .with("REMORA_CONFIG", "/dev/null")
+    }
+
     /// For a new repository in a folder of the lab's.
     #[track_caller]
     pub fn init(lab: &Lab) -> Self {

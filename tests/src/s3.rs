@@ -1,7 +1,7 @@
 //! A real S3 server: versitygw on loopback, its state in a folder of its own, ended with the test.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -50,15 +50,20 @@ impl S3 {
 
     /// A server with nothing in it.
     pub fn start_with(transport: Transport) -> Self {
-        Self::start_below(&std::env::temp_dir(), transport)
+        Self::start_below(&std::env::temp_dir(), transport, Ipv4Addr::LOCALHOST)
+    }
+
+    /// A server of plain HTTP with nothing in it, at another address of this host than that of loopback.
+    pub fn start_at(address: Ipv4Addr) -> Self {
+        Self::start_below(&std::env::temp_dir(), Transport::Http, address)
     }
 
     /// A server of plain HTTP with nothing in it, its files below `folder`.
     pub fn start_in(folder: &Path) -> Self {
-        Self::start_below(folder, Transport::Http)
+        Self::start_below(folder, Transport::Http, Ipv4Addr::LOCALHOST)
     }
 
-    fn start_below(folder: &Path, transport: Transport) -> Self {
+    fn start_below(folder: &Path, transport: Transport, address: Ipv4Addr) -> Self {
         let dir = tempfile::Builder::new().prefix("remora-s3-").tempdir_in(folder).must("make the S3 server's folder");
         for folder in ["data", "versions", "iam"] {
             fs::create_dir(dir.path().join(folder)).must("make the S3 server's folders");
@@ -72,7 +77,7 @@ impl S3 {
         )
         .must("write the credentials");
         for _ in 0..TRIES {
-            let address = free_address();
+            let address = free_address(address);
             let mut server = spawn(dir.path(), address, transport);
             let mut ended = false;
             wait_until(format_args!("the S3 server takes no connections at {address}"), START, || {
@@ -250,8 +255,8 @@ fn binary() -> PathBuf {
     tool("versitygw", "setup-s3")
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").must("find a free port");
+fn free_address(address: Ipv4Addr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).must("find a free port");
     listener.local_addr().must("read a port")
 }
 

@@ -14,6 +14,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use remora_core::{PointId, VmName};
+use remora_vault::Tenant;
 
 pub(crate) use self::backup::Backup;
 pub(crate) use self::policy::{ActionArg, Explain, PolicyCommand};
@@ -47,6 +48,10 @@ pub(crate) struct Flags {
     /// az://container/prefix?account=…, or gs://bucket/prefix [env: REMORA_REPO]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) repo: Option<String>,
+    /// Whose points: those of a namespace of Kubernetes, by its name; else those that this program makes
+    /// [env: REMORA_TENANT]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) tenant: Option<Tenant>,
     /// The file that holds the passphrase; one trailing newline is ignored [env: REMORA_PASSPHRASE_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,

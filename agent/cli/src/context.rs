@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_source::{LibvirtOptions, LibvirtSource};
-use remora_vault::{Location, Secret, Vault, VaultOptions};
+use remora_vault::{Keyring, Location, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OutputFormat;
@@ -53,7 +53,13 @@ impl Context {
     /// Opens the repository.
     pub(crate) async fn vault(&self) -> Result<Vault> {
         let location = self.location()?;
-        Vault::open(&location, &self.secret(Ask::Once)?, self.vault_options()).await
+        self.open(&location, &self.secret(Ask::Once)?).await
+    }
+
+    /// Opens a repository for the tenant of the settings.
+    pub(crate) async fn open(&self, location: &Location, secret: &Secret) -> Result<Vault> {
+        let keyring = Keyring::open(location, secret).await?;
+        keyring.vault(&self.settings.tenant, self.vault_options()).await
     }
 
     /// How repositories are used here.

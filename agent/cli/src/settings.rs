@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use remora_core::{Error, ErrorKind, Result};
-use remora_vault::{Access, Limits};
+use remora_vault::{Access, Limits, Tenant};
 use serde::Deserialize;
 
 use crate::args::{Flags, OutputFormat};
@@ -19,6 +19,7 @@ use crate::size::Size;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) repo: Option<String>,
+    pub(crate) tenant: Tenant,
     pub(crate) access: Access,
     pub(crate) secret: SecretFrom,
     pub(crate) connect: Option<String>,
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 struct FromFile {
     repo: Option<String>,
+    tenant: Option<String>,
     credentials: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     limit_upload: Option<Size>,
@@ -74,6 +76,7 @@ impl Settings {
                     .map(|s| s.0),
                 requests: parsed(flags.limit_requests, environment, "REMORA_LIMIT_REQUESTS")?.or(file.limit_requests),
             },
+            ..Access::default()
         };
         let output = output_of(flags, environment)?.or(file.output.map(|output| match output {
             FileOutput::Text => OutputFormat::Text,
@@ -81,6 +84,7 @@ impl Settings {
         }));
         Ok(Self {
             repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
+            tenant: tenant(flags, environment, file.tenant)?,
             access,
             secret: secret_from(flags, environment, file.key_file, file.passphrase_file)?,
             connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?
@@ -92,6 +96,14 @@ impl Settings {
             output: output.unwrap_or_default(),
         })
     }
+}
+
+/// Whose points.
+fn tenant(flags: &Flags, environment: &Environment, in_file: Option<String>) -> Result<Tenant> {
+    if let Some(tenant) = parsed(flags.tenant.clone(), environment, "REMORA_TENANT")? {
+        return Ok(tenant);
+    }
+    in_file.map_or_else(|| Ok(Tenant::default()), |name| name.parse())
 }
 
 /// The first place that has a key file or a passphrase: flags, the environment, the file.
@@ -176,7 +188,7 @@ impl FromFile {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(&named, e))?;
         let mut file: Self = toml::from_str(&text).map_err(|error| {
             Error::new(ErrorKind::Invalid, named).because(error.to_string().trim_end().to_owned()).advise(
-                "Its keys are: repo, passphrase_file, key_file, credentials, ca_file, limit_upload, limit_download, \
+                "Its keys are: repo, tenant, passphrase_file, key_file, credentials, ca_file, limit_upload, limit_download, \
                  limit_requests, connect, scratch, run_dir, state_dir, output.",
             )
         })?;
@@ -204,7 +216,7 @@ mod tests {
     fn config() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        let text = "repo = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nlimit_upload = '1MiB'\n\
+        let text = "repo = 'in-file'\ntenant = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nlimit_upload = '1MiB'\n\
                     limit_download = '2MiB'\nlimit_requests = 3\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
                     run_dir = 'r'\nstate_dir = 'state'\noutput = 'json'\n";
         std::fs::write(&path, text).unwrap();
@@ -219,7 +231,7 @@ mod tests {
             download: NonZeroU64::new(download << 20),
             requests: NonZeroU64::new(requests),
         };
-        Access { credentials: Some(credentials.into()), ca_file: Some(ca_file.into()), limits }
+        Access { credentials: Some(credentials.into()), ca_file: Some(ca_file.into()), limits, ..Access::default() }
     }
 
     #[test]
@@ -232,6 +244,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some(within("in-file").to_str().unwrap().into()),
+                tenant: "in-file".parse().unwrap(),
                 access: access(within("cloud"), "/ca", [1, 2, 3]),
                 secret: SecretFrom::PassphraseFile(within("secret")),
                 connect: Some("file:///c".into()),
@@ -245,6 +258,7 @@ mod tests {
         let variables = [
             config,
             ("REMORA_REPO", "/env"),
+            ("REMORA_TENANT", "in-env"),
             ("REMORA_CREDENTIALS", "/env/cloud"),
             ("REMORA_CA_FILE", "/env/ca"),
             ("REMORA_LIMIT_UPLOAD", "4MiB"),
@@ -259,6 +273,7 @@ mod tests {
         ];
         let from_env = Settings {
             repo: Some("/env".into()),
+            tenant: "in-env".parse().unwrap(),
             access: access("/env/cloud", "/env/ca", [4, 5, 6]),
             secret: SecretFrom::PassphraseFile("/env/secret".into()),
             connect: Some("env:///c".into()),
@@ -277,6 +292,7 @@ mod tests {
 
         let flags = Flags {
             repo: Some("/flag".into()),
+            tenant: "in-flag".parse().ok(),
             credentials: Some("flag-cloud".into()),
             ca_file: Some("flag-ca".into()),
             limit_upload: "7MiB".parse().ok(),
@@ -295,6 +311,7 @@ mod tests {
             settings,
             Settings {
                 repo: Some("/flag".into()),
+                tenant: "in-flag".parse().unwrap(),
                 access: access("flag-cloud", "flag-ca", [7, 8, 9]),
                 secret: SecretFrom::PassphraseFile("flag-secret".into()),
                 connect: Some("flag:///c".into()),

@@ -65,6 +65,12 @@ impl Error {
         self
     }
 
+    /// Adds what the person should do, unless that is said already.
+    #[must_use]
+    pub fn advise_if_none(self, advice: impl Into<String>) -> Self {
+        if self.advice.is_some() { self } else { self.advise(advice) }
+    }
+
     /// Puts what was being done in front of what failed: `context: what`.
     #[must_use]
     pub fn within(mut self, context: impl fmt::Display) -> Self {

@@ -4,6 +4,7 @@
 //! storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and [`plan`]
 //! (how a backup run decides between a full, an incremental and a reread).
 
+mod base32;
 pub mod budget;
 pub mod error;
 pub mod extent;
@@ -20,5 +21,5 @@ pub mod testing;
 pub use budget::{MemoryBudget, Reserved};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentState};
-pub use name::{CheckpointName, DiskName, InvalidName, LineageId, PointId, RepositoryId, VmName};
+pub use name::{BackupName, CheckpointName, DiskName, InvalidName, LineageId, PointId, RepositoryId, VmName};
 pub use range::{BLOCK_SIZE, ByteRange, PIECE_SIZE};

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::name::{CheckpointName, LineageId};
 use crate::point::{Decision, PointDisk};
-use crate::ports::{Bitmaps, DiskState, History};
+use crate::ports::{Bitmaps, DiskSize, DiskState, History};
 
 /// All of a disk is read again at the latest this long after it was last read in full.
 pub const REREAD_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -61,26 +61,47 @@ pub fn plan(disk: &DiskState, history: &History, asked: Asked, now: Timestamp) -
     }
 }
 
-/// After the disk was opened: a raw data file can be written while no QEMU tracks it, so an increment of such a disk
-/// also needs the very process that served its parent.
+/// What only the open view tells of a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened<'a> {
+    /// Its size in bytes.
+    pub size: u64,
+    /// The hypervisor process that serves it, where known.
+    pub instance: Option<&'a str>,
+    /// Why it cannot be an increment.
+    pub no_increment: Option<&'a str>,
+}
+
+/// After the disk was opened: what was an increment may turn out to be none.
 pub fn plan_opened(
     plan: DiskPlan,
     disk: &DiskState,
     history: &History,
-    instance: Option<&str>,
+    opened: Opened<'_>,
     now: Timestamp,
 ) -> DiskPlan {
     let before = history.newest.as_ref().and_then(|p| p.disk(&disk.name)).map(|(_, d)| d);
-    match before {
-        Some(before)
-            if plan.decision == Decision::Incremental
-                && disk.identity.data_file.is_some()
-                && (instance.is_none() || before.instance.as_deref() != instance) =>
-        {
-            reread("its raw data file may have been written while its QEMU was not running".into(), before, now)
-        }
-        _ => plan,
+    let Some(before) = before.filter(|_| plan.decision == Decision::Incremental) else { return plan };
+    match opened_doubt(disk, before, opened) {
+        Some(reason) => reread(reason, before, now),
+        None => plan,
     }
+}
+
+fn opened_doubt(disk: &DiskState, before: &PointDisk, opened: Opened<'_>) -> Option<String> {
+    if let Some(why) = opened.no_increment {
+        return Some(why.to_owned());
+    }
+    // It can be written while no QEMU tracks it, so an increment needs the very process that served its parent.
+    if disk.identity.data_file.is_some() && (opened.instance.is_none() || before.instance.as_deref() != opened.instance)
+    {
+        return Some("its raw data file may have been written while its QEMU was not running".into());
+    }
+    (before.size != opened.size).then(|| size_changed(before.size, opened.size))
+}
+
+fn size_changed(was: u64, is: u64) -> String {
+    format!("its size changed from {was} to {is} bytes")
 }
 
 /// What a run does with a disk whose spot check found a block that the bitmap calls unchanged but differs.
@@ -141,10 +162,10 @@ fn identity_doubt(disk: &DiskState, before: &PointDisk) -> Option<String> {
     if was.data_file != is.data_file {
         return Some("its raw data file was replaced".into());
     }
-    if before.size != disk.size {
-        return Some(format!("its size changed from {} to {} bytes", before.size, disk.size));
+    match disk.size {
+        DiskSize::Exact(size) if size != before.size => Some(size_changed(before.size, size)),
+        DiskSize::Exact(_) | DiskSize::About(_) => None,
     }
-    None
 }
 
 fn full(reason: String, now: Timestamp) -> DiskPlan {
@@ -176,7 +197,7 @@ mod tests {
 
     fn disk() -> DiskState {
         let bitmaps = Bitmaps::Able { usable: [checkpoint(1)].into(), broken: Vec::new() };
-        DiskState { name: DiskName::new("vda").unwrap(), size: 1 << 20, identity: identity(), bitmaps }
+        DiskState { name: DiskName::new("vda").unwrap(), size: DiskSize::Exact(1 << 20), identity: identity(), bitmaps }
     }
 
     fn history() -> History {
@@ -224,7 +245,8 @@ mod tests {
             (|_, h| h.newest = None, Asked::Auto, Decision::Full, "first point"),
             (|_, h| h.newest = None, Asked::Reread, Decision::Full, "first point"),
             (|d, _| d.name = DiskName::new("vdb").unwrap(), Asked::Auto, Decision::Full, "vdb is not in"),
-            (|d, _| d.size += 512, Asked::Auto, Decision::Reread, "size changed"),
+            (|d, _| d.size = DiskSize::Exact(512), Asked::Auto, Decision::Reread, "size changed"),
+            (|d, _| d.size = DiskSize::About(512), Asked::Auto, Decision::Incremental, "present"),
             (|d, _| d.identity.vm_uuid = "other".into(), Asked::Auto, Decision::Reread, "UUID"),
             (|d, _| d.identity.path = "/e".into(), Asked::Auto, Decision::Reread, "moved"),
             (|d, _| d.identity.inode = Some("1:3".into()), Asked::Auto, Decision::Reread, "replaced"),
@@ -302,11 +324,35 @@ mod tests {
             disk.identity.data_file = data_file.map(Into::into);
             history.newest.as_mut().unwrap().disks[0].identity.data_file = data_file.map(Into::into);
             let planned = plan(&disk, &history, Asked::Auto, now());
+            let opened = Opened { size: 1 << 20, instance, no_increment: None };
             assert_eq!(
-                plan_opened(planned, &disk, &history, instance, now()).decision,
+                plan_opened(planned, &disk, &history, opened, now()).decision,
                 decision,
                 "{data_file:?} {instance:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_the_open_view_tells_makes_an_increment_a_reread_and_nothing_else() {
+        let same = Opened { size: 1 << 20, instance: None, no_increment: None };
+        for (opened, word) in [
+            (same, None),
+            (Opened { size: 1 << 21, ..same }, Some("size changed from 1048576 to 2097152")),
+            (Opened { no_increment: Some("the tracker moved on"), ..same }, Some("moved on")),
+        ] {
+            let (disk, history) = (disk(), history());
+            let planned = plan(&disk, &history, Asked::Auto, now());
+            let then = plan_opened(planned.clone(), &disk, &history, opened, now());
+            match word {
+                None => assert_eq!(then, planned),
+                Some(word) => {
+                    assert_eq!((then.decision, then.since, then.lineage), (Decision::Reread, None, planned.lineage));
+                    assert!(then.reason.contains(word) && then.read_in_full == now(), "{}", then.reason);
+                }
+            }
+            let full = plan(&disk, &history, Asked::Full, now());
+            assert_eq!(plan_opened(full.clone(), &disk, &history, opened, now()), full);
         }
     }
 }

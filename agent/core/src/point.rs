@@ -33,13 +33,14 @@ impl fmt::Display for Decision {
 /// nothing of a disk whose file was swapped under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskIdentity {
-    /// The VM's UUID.
+    /// The VM's UUID, or of a VM of KubeVirt the UID of its `VirtualMachine`.
     pub vm_uuid: String,
-    /// Where the top image lies: a path, a block device, or a PVC's UID.
+    /// Where the top image lies: a path, a block device, or `<namespace>/<name>` of a PVC.
     pub path: String,
-    /// The image's device and inode number as `dev:inode`, where the source can see it.
+    /// Which image lies there: its device and inode number as `dev:inode`, or a PVC's UID; none if the source cannot see
+    /// it.
     pub inode: Option<String>,
-    /// The raw data file below an overlay, as `path dev:inode`, where there is one.
+    /// The raw data file below an overlay, as `path dev:inode`, or as `<volume mode> <PVC's UID>`, where there is one.
     pub data_file: Option<String>,
 }
 
@@ -132,7 +133,7 @@ pub struct Point {
     pub disks: Vec<PointDisk>,
     /// All bytes that it added to the repository.
     pub stored: u64,
-    /// The VM's definition (libvirt's XML) when the point was made.
+    /// The VM's definition (libvirt's XML, or of a VM of KubeVirt a JSON text) when the point was made.
     pub definition: String,
     /// The version of remora that made it.
     pub tool: String,

@@ -66,7 +66,7 @@ pub trait ClaimedVm: Send + Sync {
 pub struct VmState {
     /// Its name.
     pub vm: VmName,
-    /// Its definition (libvirt's XML).
+    /// Its definition: libvirt's XML, or of a VM of KubeVirt a JSON text.
     pub definition: String,
     /// Its disks, in the definition's order: only those that can be backed up (no CD-ROM, no empty drive).
     pub disks: Vec<DiskState>,
@@ -77,12 +77,30 @@ pub struct VmState {
 pub struct DiskState {
     /// Its target name.
     pub name: DiskName,
-    /// Its size in bytes, as the guest sees it.
-    pub size: u64,
+    /// Its size as the guest sees it, as far as that is known.
+    pub size: DiskSize,
     /// Which disk it is.
     pub identity: DiskIdentity,
     /// What its image holds of our checkpoints.
     pub bitmaps: Bitmaps,
+}
+
+/// What is known of a disk's size before it is opened, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskSize {
+    /// Exactly this.
+    Exact(u64),
+    /// About this; only [`DiskView::size`] tells.
+    About(u64),
+}
+
+impl DiskSize {
+    /// The best guess.
+    pub const fn guess(self) -> u64 {
+        match self {
+            Self::Exact(size) | Self::About(size) => size,
+        }
+    }
 }
 
 /// What a disk's image holds of checkpoints.
@@ -104,7 +122,8 @@ pub enum Bitmaps {
 pub struct OpenRequest {
     /// The chosen disks.
     pub disks: Vec<OpenDisk>,
-    /// The name of the checkpoint to create, and of the run: a later one knows by it what this one left.
+    /// The name of the checkpoint to create, and of the run: a later one knows by it what this one left. A source that
+    /// does not name checkpoints itself makes its own from it; see [`OpenVm::checkpoint`].
     pub checkpoint: CheckpointName,
     /// Whether the checkpoint is created.
     pub tracking: Tracking,
@@ -136,13 +155,21 @@ pub trait OpenVm: Send + Sync {
     /// The disks, in the order of the request.
     fn disks(&self) -> &[Arc<dyn DiskView>];
 
+    /// The name of the checkpoint that was created, of the repository of the one that was asked for.
+    fn checkpoint(&self) -> CheckpointName;
+
+    /// Why what changed since the checkpoints that were asked for cannot be told after all; none if it can, or if none
+    /// was asked for. The disks can be read all the same, and nothing of them is `Unchanged`.
+    fn no_increment(&self) -> Option<&str>;
+
     /// The instant that the disks show.
     fn time(&self) -> Timestamp;
 
     /// What became of the wish to freeze the guest.
     fn quiesced(&self) -> Quiesced;
 
-    /// The hypervisor process that serves the disks, where known; equal only for the same process.
+    /// The hypervisor process that serves the disks, where known; equal only for the same process. On KubeVirt with the
+    /// VMI that it belongs to.
     fn instance(&self) -> Option<String>;
 
     /// Asks whether what was read is still this instant: the job is ours and was not broken off. Called before commit.

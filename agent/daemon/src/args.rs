@@ -1,6 +1,8 @@
 //! The command line.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -28,4 +30,53 @@ pub(crate) enum Command {
     /// Watches over a backup; started by the agent itself
     #[command(hide = true)]
     Watchdog,
+    /// Removes old checkpoints in the libvirt of a launcher's pod; started by the agent itself
+    #[command(hide = true)]
+    Retire {
+        /// What to remove, as JSON
+        what: String,
+    },
+    /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
+    Node(NodeArgs),
+}
+
+/// Runs in a privileged pod of a DaemonSet; see deploy/base/agent.yaml.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    /// The node's name
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node: String,
+    /// The namespace of remora
+    #[arg(long, env = "REMORA_NAMESPACE", value_name = "NAMESPACE", default_value = "remora")]
+    pub(crate) namespace: String,
+    /// This pod's name
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub(crate) pod: String,
+    /// This pod's UID, which its claims name
+    #[arg(long, env = "POD_UID", value_name = "UID")]
+    pub(crate) pod_uid: String,
+    /// The kubelet's folder of pods, mounted with HostToContainer; a short path, for sockets' paths are limited
+    #[arg(long, value_name = "DIR", default_value = "/pods")]
+    pub(crate) pods: PathBuf,
+    /// Where keys are kept while a run lasts: a folder in memory
+    #[arg(long, value_name = "DIR", default_value = "/run/remora")]
+    pub(crate) keys: PathBuf,
+    /// Where this node remembers what it saw of repositories, to notice one that was put back to an earlier state
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// The controller's key service; https://remora-controller.NAMESPACE.svc:8443 if not given
+    #[arg(long, env = "REMORA_CONTROLLER", value_name = "URL")]
+    pub(crate) controller: Option<String>,
+    /// The certificates that the key service's is signed by: ConfigMap remora-controller-ca
+    #[arg(long, value_name = "FILE", default_value = "/etc/remora/controller/ca.crt")]
+    pub(crate) controller_ca: PathBuf,
+    /// This agent's token for the key service, of the audience remora-controller
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/remora/token")]
+    pub(crate) token: PathBuf,
+    /// How many backups run at once: each reads a disk at full speed
+    #[arg(long, value_name = "NUMBER", default_value = "2")]
+    pub(crate) parallel: NonZeroUsize,
+    /// Where metrics and health are served; nowhere if not given
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
 }

@@ -1,6 +1,7 @@
 //! From the arguments to the loop, and to the exit code.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -16,19 +17,23 @@ use crate::args::{Args, Command};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::node;
 use crate::repositories::Repositories;
 use crate::watch::Policies;
-use crate::web;
+use crate::web::{self, Health};
 use crate::work::Tools;
 
 /// Everything; the exit code.
 pub(crate) fn run() -> u8 {
     let args = Args::parse();
     log(&args);
-    if matches!(args.command, Some(Command::Watchdog)) {
-        return remora_source::watchdog::main();
-    }
-    match in_runtime(args) {
+    let ended = match args.command {
+        Some(Command::Watchdog) => return remora_source::watchdog::main(),
+        Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
+        Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
+        None => in_runtime(|cancel| work(args.config, cancel)),
+    };
+    match ended {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(advice = error.advice().unwrap_or_default(), "{}", error.chain());
@@ -46,7 +51,7 @@ fn log(args: &Args) {
     };
     // wasmtime's compiler tells much.
     let usual = format!(
-        "warn,remora={level},remora_agent={level},remora_engine={level},remora_source={level},remora_vault={level},remora_plugins={level}"
+        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_vault={level},remora_plugins={level}"
     );
     let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
     let lines = tracing_subscriber::fmt()
@@ -56,23 +61,25 @@ fn log(args: &Args) {
     if args.log_json { lines.json().init() } else { lines.init() }
 }
 
-fn in_runtime(args: Args) -> Result<()> {
+fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToken) -> W) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("starting threads", e))?;
-    let result = runtime.block_on(work(args));
+    let result = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        stop_on_signal(&cancel)?;
+        work(cancel).await
+    });
     // A blocking call that hangs must not keep the process.
     runtime.shutdown_background();
     result
 }
 
-async fn work(args: Args) -> Result<()> {
-    let config = Config::read(&args.config)?;
-    let cancel = CancellationToken::new();
-    stop_on_signal(&cancel)?;
+async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
+    let config = Config::read(&folder)?;
     let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")) })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
-    let policies = Policies::open(args.config.join("policies"), host, kept, Arc::clone(&metrics)).await?;
+    let policies = Policies::open(folder.join("policies"), host, kept, Arc::clone(&metrics)).await?;
     let source = source(&config)?;
     let repositories = Repositories::new(config.repositories, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
@@ -82,10 +89,12 @@ async fn work(args: Args) -> Result<()> {
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = config.listen {
         let listener = web::bind(address).await?;
-        beside.spawn(web::serve(listener, metrics, cancel.clone()));
+        // It is ready once its policies are loaded, and they are.
+        let health = Health { metrics: Box::new(move || metrics.text()), ready: Box::new(|| true) };
+        beside.spawn(web::serve(listener, health, cancel.clone()));
     }
     beside.spawn(policies.keep(cancel.clone()));
-    tracing::info!(config = %args.config.display(), "the agent is at work");
+    tracing::info!(config = %folder.display(), "the agent is at work");
     let ended = agent.run().await;
     cancel.cancel();
     beside.join_all().await;

@@ -1,9 +1,16 @@
-//! remora on Kubernetes: its resources.
+//! remora on Kubernetes: its resources, and the programs' halves that speak with the API server.
 //!
-//! Depends on `kube` alone; knows nothing of the programs. Start reading at `resources.rs`; [`crds`] prints what
-//! `deploy/base/crds.yaml` holds.
+//! Depends on `kube` and on the vault, whose repositories the controller opens; knows nothing of the programs. Start
+//! reading at `resources.rs` (what users ask for), then `kubevirt.rs` (what KubeVirt answers) and `controller.rs` and
+//! `node.rs` (what is done about it). [`crds`] prints what `deploy/base/crds.yaml` holds.
 
+pub mod conditions;
+pub mod controller;
 pub mod crds;
+pub mod keys;
+pub mod kubevirt;
+#[cfg(feature = "node")]
+pub mod node;
 // The derive of the schemas repeats each struct, public, in a scope of its own.
 #[allow(unreachable_pub)]
 pub mod resources;

@@ -11,7 +11,9 @@ mod repository;
 mod restore_run;
 
 pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability};
-pub use backup_run::{BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec};
+pub use backup_run::{
+    Attempt, AttemptState, BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec,
+};
 pub use references::{RepositoryReference, SecretKeyReference, SecretReference};
 pub use repository::{Repository, RepositorySpec, RepositoryStatus};
 pub use restore_run::{DiskTarget, RestoreRun, RestoreRunSpec, RestoreRunStatus, VirtualMachineTarget};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use remora_core::ports::{ClaimedVm, DiskState, OpenRequest, OpenVm, Patience, VmState};
+use remora_core::ports::{ClaimedVm, DiskSize, DiskState, OpenRequest, OpenVm, Patience, VmState};
 use remora_core::{CheckpointName, Error, ErrorKind, RepositoryId, Result};
 use tokio::time::{Instant, sleep};
 use virt::domain::Domain;
@@ -159,7 +159,7 @@ fn disk_state(
     let node = disk.node().and_then(|node| nodes.get(&node));
     DiskState {
         name: disk.name.clone(),
-        size,
+        size: DiskSize::Exact(size),
         identity: identity::identify(&domain.uuid, disk, node),
         bitmaps: bitmaps::classify(disk, checkpoints, node),
     }

@@ -1,4 +1,4 @@
-//! Sources of consistent views of a VM: libvirt domains.
+//! Sources of consistent views of a VM: libvirt domains, and VMs of KubeVirt.
 //!
 //! [`LibvirtSource`] implements the source ports of `remora-core` over libvirt's backup jobs in pull mode; the disks are
 //! read through `remora-nbd`. Depends on `core` and `nbd` only.
@@ -14,6 +14,7 @@ mod checkpoints;
 mod claim;
 mod connection;
 mod definition;
+mod disk;
 mod doctor;
 mod extents;
 mod files;
@@ -21,10 +22,12 @@ mod guard;
 mod identity;
 mod inventory;
 mod job;
+pub mod kubevirt;
 mod lock;
 mod open;
 mod options;
 mod own_job;
+mod process;
 mod qemu;
 mod quiesce;
 mod raw;

@@ -69,5 +69,5 @@ fn choose_disk(vm: &Vm, wanted: &OpenDisk, request: &OpenRequest) -> Result<Chos
     }
     let scratch = scratch_folder.join(scratch::file_name(&vm.domain.uuid, &request.checkpoint, &wanted.name));
     let (name, since) = (wanted.name.clone(), wanted.since.clone());
-    Ok(Chosen { name, size: state.size, since, checkpointed, scratch, scratch_folder })
+    Ok(Chosen { name, size: state.size.guess(), since, checkpointed, scratch, scratch_folder })
 }

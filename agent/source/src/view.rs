@@ -5,38 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 use remora_core::point::Quiesced;
 use remora_core::ports::{DiskView, OpenVm, Outcome};
-use remora_core::{ByteRange, CheckpointName, DiskName, Error, ErrorKind, Extent, Result};
-use remora_nbd::{Client, ConnectOptions, NbdError};
+use remora_core::{CheckpointName, Error, ErrorKind, Result};
+use remora_nbd::Client;
 use tokio::time::{Instant, sleep};
 
-use crate::backup_xml::Checkpointed;
 use crate::connection::{DomainHandle, Repeat, USUAL};
-use crate::extents::{self, ALLOCATION, dirty_context};
+use crate::disk::{ANSWER, Disk, Export, JobWatch};
 use crate::job::{self, RunningJob, export_name};
 use crate::own_job::{Chosen, Job};
+use crate::process::{self, PROC};
 use crate::state::{Broken, JobState};
-
-/// How long QEMU may take for one answer; a guest that keeps its storage busy makes it slow.
-const ANSWER: Duration = Duration::from_mins(2);
-
-/// How many requests a disk's connection takes at once, each of a quarter of a piece at most. More cost QEMU more.
-const IN_FLIGHT: usize = 8;
-
-/// The most that one block status request asks for: a multiple of every bitmap granularity, below 4 GiB.
-const STATUS_STEP: u64 = 2 << 30;
 
 /// How long the watchdog's reason for an ended job may take to arrive.
 const REASON_ARRIVES: Duration = Duration::from_millis(500);
 
-/// How long after a broken connection libvirt may still believe that QEMU, or the job, runs.
-const END_IS_KNOWN: Duration = Duration::from_secs(5);
-
-/// How often it is asked meanwhile.
+/// How often libvirt is asked, after a connection broke off, whether it knows by now that the job ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The port's open VM.
@@ -51,7 +37,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(job: Job, time: Timestamp, quiesced: Quiesced, disks: Vec<Disk>) -> Self {
-        let instance = disks.first().and_then(|disk| disk.client.peer_pid()).and_then(instance);
+        let instance = disks.first().and_then(Disk::server).and_then(|pid| process::instance(Path::new(PROC), pid));
         let disks: Vec<_> = disks.into_iter().map(Arc::new).collect();
         let views = disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn DiskView>).collect();
         Self { job: Some(job), time, quiesced, instance, disks, views }
@@ -68,6 +54,15 @@ impl OpenVm for View {
         &self.views
     }
 
+    fn checkpoint(&self) -> CheckpointName {
+        self.job().checkpoint.clone()
+    }
+
+    fn no_increment(&self) -> Option<&str> {
+        // libvirt refuses a job whose increments it cannot have.
+        None
+    }
+
     fn time(&self) -> Timestamp {
         self.time
     }
@@ -82,7 +77,7 @@ impl OpenVm for View {
 
     async fn confirm(&self) -> Result<()> {
         let job = self.job();
-        match why_broken(&job.vm.domain, &job.checkpoint, &job.state).await {
+        match LibvirtJob::of(job).why_broken().await {
             Ok(None) => Ok(()),
             Ok(Some(error)) => Err(error),
             Err(error) => Err(error.within("asking whether the backup job still runs")),
@@ -91,7 +86,7 @@ impl OpenVm for View {
 
     async fn close(mut self: Box<Self>, outcome: Outcome) -> Result<()> {
         for disk in &self.disks {
-            disk.client.disconnect().await;
+            disk.disconnect().await;
         }
         let job = self.job.take().expect("only close and drop take it");
         let vm = job.vm.domain.vm.clone();
@@ -108,17 +103,30 @@ impl Drop for View {
     }
 }
 
-/// One disk of the job.
-#[derive(Debug)]
-pub(crate) struct Disk {
-    name: DiskName,
-    checkpointed: Checkpointed,
-    /// The context that tells what changed, for an increment.
-    dirty: Option<String>,
-    client: Client,
+/// A job that libvirt runs for us.
+#[derive(Clone, Debug)]
+struct LibvirtJob {
     domain: DomainHandle,
     checkpoint: CheckpointName,
     state: Arc<JobState>,
+}
+
+impl LibvirtJob {
+    fn of(job: &Job) -> Self {
+        let (domain, checkpoint) = (job.vm.domain.clone(), job.checkpoint.clone());
+        Self { domain, checkpoint, state: Arc::clone(&job.state) }
+    }
+}
+
+#[async_trait]
+impl JobWatch for LibvirtJob {
+    async fn why_broken(&self) -> Result<Option<Error>> {
+        why_broken(&self.domain, &self.checkpoint, &self.state).await
+    }
+
+    fn ask_every(&self) -> Duration {
+        LOOK_EVERY
+    }
 }
 
 /// Connects to the exports of a job that has begun.
@@ -131,22 +139,17 @@ pub(crate) async fn connect(job: &Job) -> Result<Vec<Disk>> {
 }
 
 async fn connect_disk(job: &Job, chosen: &Chosen) -> Result<Disk> {
-    // On a full job libvirt takes an export bitmap and ignores it, so only increments ask for one.
-    let dirty = chosen.since.is_some().then(|| dirty_context(job.checkpoint.as_str()));
-    let contexts: Vec<_> = [ALLOCATION.to_owned()].into_iter().chain(dirty.clone()).collect();
-    let options = ConnectOptions {
-        export: export_name(&job.checkpoint, &chosen.name),
-        contexts: contexts.clone(),
-        request_timeout: ANSWER,
-        max_in_flight: IN_FLIGHT,
+    let export = Export {
+        disk: chosen.name.clone(),
+        name: export_name(&job.checkpoint, &chosen.name),
+        // On a full job libvirt takes an export bitmap and ignores it, so only increments ask for one.
+        bitmap: chosen.since.is_some().then(|| job.checkpoint.to_string()),
+        checkpointed: chosen.checkpointed,
     };
     let what = || format!("connecting to disk {} on {}", chosen.name, job.socket.display());
-    let client = Client::connect_unix(&job.socket, options)
+    let client = Client::connect_unix(&job.socket, export.options(ANSWER))
         .await
         .map_err(|error| Error::new(ErrorKind::Unavailable, what()).because(error))?;
-    if let Some(missing) = contexts.iter().find(|wanted| !client.contexts().contains(wanted)) {
-        return Err(Error::new(ErrorKind::Unsupported, format!("{}: QEMU does not offer {missing}", what())));
-    }
     if client.size() != chosen.size {
         let (was, is) = (chosen.size, client.size());
         return Err(Error::new(
@@ -155,88 +158,7 @@ async fn connect_disk(job: &Job, chosen: &Chosen) -> Result<Disk> {
         )
         .advise("Back up again."));
     }
-    Ok(Disk {
-        name: chosen.name.clone(),
-        checkpointed: chosen.checkpointed,
-        dirty,
-        client,
-        domain: job.vm.domain.clone(),
-        checkpoint: job.checkpoint.clone(),
-        state: Arc::clone(&job.state),
-    })
-}
-
-#[async_trait]
-impl DiskView for Disk {
-    fn name(&self) -> &DiskName {
-        &self.name
-    }
-
-    fn size(&self) -> u64 {
-        self.client.size()
-    }
-
-    fn checkpointed(&self) -> bool {
-        self.checkpointed == Checkpointed::Yes
-    }
-
-    fn extents(&self) -> BoxStream<'_, Result<Extent>> {
-        let pages = stream::try_unfold(0, move |at| async move {
-            if at >= self.size() {
-                return Ok::<_, Error>(None);
-            }
-            let page = self.page(at).await?;
-            let next = page.last().map_or(self.size(), |extent| extent.range.end);
-            Ok(Some((stream::iter(page.into_iter().map(Ok)), next)))
-        });
-        futures::TryStreamExt::try_flatten(pages).boxed()
-    }
-
-    async fn read(&self, range: ByteRange) -> Result<Bytes> {
-        if range.end > self.size() || range.len() > remora_core::PIECE_SIZE {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("reading {range} of disk {}: not a piece of it", self.name),
-            ));
-        }
-        match self.client.read(range.start, range.len() as u32).await {
-            Ok(bytes) => Ok(bytes),
-            Err(error) => Err(self.explain(error, &format!("reading {range} of disk {}", self.name)).await),
-        }
-    }
-}
-
-impl Disk {
-    /// The extents from `at` on, as many as QEMU tells at once.
-    async fn page(&self, at: u64) -> Result<Vec<Extent>> {
-        let end = self.size().min(at.saturating_add(STATUS_STEP));
-        let what = || format!("asking for the map of disk {} from byte {at} on", self.name);
-        let told = match self.client.block_status(at, (end - at) as u32).await {
-            Ok(told) => told,
-            Err(error) => return Err(self.explain(error, &what()).await),
-        };
-        let of = |wanted: &str| {
-            let found = told.iter().find(|c| c.context == wanted);
-            found
-                .map(|c| c.extents.as_slice())
-                .ok_or_else(|| Error::new(ErrorKind::Unavailable, format!("{}: the answer lacks {wanted}", what())))
-        };
-        let allocation = of(ALLOCATION)?;
-        let dirty = self.dirty.as_deref().map(of).transpose()?;
-        extents::join(at, end, allocation, dirty)
-    }
-
-    /// A failed request usually follows from the end of the job: says that instead, where it is so.
-    async fn explain(&self, error: NbdError, what: &str) -> Error {
-        let (start, broke_off) = (Instant::now(), !matches!(error, NbdError::Remote { .. }));
-        loop {
-            match why_broken(&self.domain, &self.checkpoint, &self.state).await {
-                Ok(Some(reason)) => return reason.within(what),
-                Ok(None) if broke_off && start.elapsed() < END_IS_KNOWN => sleep(LOOK_EVERY).await,
-                Ok(None) | Err(_) => return Error::new(ErrorKind::Unavailable, what).because(error),
-            }
-        }
-    }
+    Disk::new(export, client, Arc::new(LibvirtJob::of(job))).map_err(|error| error.within(what()))
 }
 
 /// Why the job of `checkpoint` does not run any more, if so. An error means that libvirt could not be asked.
@@ -265,34 +187,4 @@ async fn why_broken(domain: &DomainHandle, checkpoint: &CheckpointName, state: &
     };
     state.break_off(Broken { kind: ErrorKind::Unavailable, what: what.into(), advice });
     Ok(state.error())
-}
-
-/// Names a process for ever: process numbers come again, also after a boot.
-fn instance(pid: u32) -> Option<String> {
-    if pid == 0 {
-        // Of a process namespace that is not ours.
-        return None;
-    }
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // Field 22, and the second field, the name in parentheses, may hold anything.
-    let start = status.rsplit_once(')')?.1.split_whitespace().nth(19)?;
-    Some(format!("boot {} process {pid} started at {start}", boot.trim()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_instance_is_one_process() {
-        let own = instance(std::process::id()).unwrap();
-        assert_eq!(Some(own.clone()), instance(std::process::id()));
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        assert_ne!(Some(own), instance(child.id()));
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        assert_eq!(instance(0), None);
-        assert_eq!(instance(u32::MAX), None);
-    }
 }

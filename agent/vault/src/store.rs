@@ -9,6 +9,7 @@ pub(crate) mod lenient;
 mod limits;
 mod lock;
 mod open;
+mod reach;
 mod staging;
 mod tending;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::location::{Location, Place};
 use crate::names;
-pub use access::{Access, Limits};
+pub use access::{Access, Limits, Reach};
 pub use doctor::{Finding, Need, examine};
 use open::Patience;
 

@@ -68,10 +68,20 @@ pub(crate) async fn open(
     id: RepositoryId,
     tenant: Folder,
 ) -> Result<Option<TenantKeys>> {
+    Ok(data_key(store, keys, id, tenant).await?.map(|key| TenantKeys::new(&key)))
+}
+
+/// The key that a tenant's subkeys come from; none if there is no such tenant.
+pub(crate) async fn data_key(
+    store: &Store,
+    keys: &RepositoryKeys,
+    id: RepositoryId,
+    tenant: Folder,
+) -> Result<Option<Key>> {
     let name = names::tenant_key(tenant);
     let Some(sealed) = store.get(&name, LIMIT).await? else { return Ok(None) };
     let data_key = open_object(&keys.tenants, Kind::TenantKey, &place(id, tenant), &sealed)
         .map_err(|e| store.damaged(&name, e))?;
     let data_key = data_key.try_into().map_err(|_| store.damaged(&name, "it holds no key"))?;
-    Ok(Some(TenantKeys::new(&Key::from_bytes(data_key))))
+    Ok(Some(Key::from_bytes(data_key)))
 }

@@ -6,6 +6,7 @@ use remora_tests::{DiskSpec, Domain, Lab, MIB, wait_until};
 
 use super::{Bench, bitmaps, wait_for};
 use remora_core::point::DiskIdentity;
+use remora_core::ports::DiskSize;
 
 async fn identity(bench: &Bench, domain: &Domain<'_>) -> DiskIdentity {
     bench.claim(domain).await.state().disks[0].identity.clone()
@@ -77,7 +78,7 @@ fn a_resized_disk_tells_its_new_size() {
         domain.write("vda", 0x11, 15 * MIB, MIB);
         domain.resize("vda", 32 * MIB);
         domain.write("vda", 0x22, 31 * MIB, MIB);
-        assert_eq!(bench.claim(&domain).await.state().disks[0].size, 32 * MIB);
+        assert_eq!(bench.claim(&domain).await.state().disks[0].size, DiskSize::Exact(32 * MIB));
         let truth = domain.truth("vda");
         let again = bench.point(&domain, None).await;
         assert_eq!(again.disk("vda").bytes.len() as u64, 32 * MIB);

@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 use remora_core::point::{DiskIdentity, Quiesced};
 use remora_core::ports::{
-    Bitmaps, ClaimedVm, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, VmState,
+    Bitmaps, ClaimedVm, DiskSize, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, VmState,
 };
 use remora_core::{
     BLOCK_SIZE, ByteRange, CheckpointName, DiskName, Error, ErrorKind, Extent, ExtentState, RepositoryId,
@@ -106,7 +106,7 @@ impl State {
             DiskIdentity { vm_uuid: "u".into(), path: "/simulated".into(), inode: Some("1:1".into()), data_file: None };
         let usable = self.checkpoint.iter().cloned().collect();
         let bitmaps = Bitmaps::Able { usable, broken: Vec::new() };
-        let disk = DiskState { name: disk_name(), size: self.disk.size, identity, bitmaps };
+        let disk = DiskState { name: disk_name(), size: DiskSize::Exact(self.disk.size), identity, bitmaps };
         VmState { vm: self.name.clone(), definition: "<domain/>".into(), disks: vec![disk] }
     }
 }
@@ -192,6 +192,14 @@ impl ClaimedVm for Claimed {
 impl OpenVm for Opened {
     fn disks(&self) -> &[Arc<dyn DiskView>] {
         &self.disks
+    }
+
+    fn checkpoint(&self) -> CheckpointName {
+        self.checkpoint.clone()
+    }
+
+    fn no_increment(&self) -> Option<&str> {
+        None
     }
 
     fn time(&self) -> Timestamp {

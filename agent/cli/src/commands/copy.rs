@@ -63,7 +63,7 @@ async fn open(context: &Context, args: &args::Copy) -> Result<(Vault, Vault)> {
     };
     let (from, to) = (location(&args.from)?, location(&args.to)?);
     let secret = context.secret(Ask::Once)?;
-    let to = Vault::open(&to, &secret, context.vault_options()).await?;
+    let to = context.open(&to, &secret).await?;
     let other = match (&args.from_key_file, &args.from_passphrase_file) {
         (Some(file), _) => Some(SecretFrom::KeyFile(file.clone())),
         (None, file) => file.clone().map(SecretFrom::PassphraseFile),
@@ -72,7 +72,7 @@ async fn open(context: &Context, args: &args::Copy) -> Result<(Vault, Vault)> {
         Some(other) => secret::get(other, &context.environment, Ask::Once)?,
         None => secret,
     };
-    let from = Vault::open(&from, &from_secret, context.vault_options()).await.map_err(|error| {
+    let from = context.open(&from, &from_secret).await.map_err(|error| {
         if error.kind() == ErrorKind::WrongKey && other.is_none() {
             return error.advise("Name what opens it with --from-passphrase-file or --from-key-file.");
         }

@@ -74,6 +74,14 @@ impl OpenVm for Open {
         &self.disks
     }
 
+    fn checkpoint(&self) -> CheckpointName {
+        self.inner.checkpoint()
+    }
+
+    fn no_increment(&self) -> Option<&str> {
+        self.inner.no_increment()
+    }
+
     fn time(&self) -> Timestamp {
         self.inner.time()
     }

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use crate::point::{DiskIdentity, Quiesce, Quiesced};
 use crate::ports::{
-    Bitmaps, ClaimedVm, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, Tracking, VmState,
+    Bitmaps, ClaimedVm, DiskSize, DiskState, DiskView, OpenRequest, OpenVm, Outcome, Patience, Source, Tracking,
+    VmState,
 };
 use crate::{ByteRange, CheckpointName, DiskName, Error, ErrorKind, Extent, ExtentState, RepositoryId, Result, VmName};
 
@@ -29,6 +30,10 @@ struct Host {
     instance: u64,
     claimed: bool,
     open: Option<CheckpointName>,
+    /// Whether it names checkpoints itself and knows sizes only of open disks, as KubeVirt does.
+    names_checkpoints: bool,
+    /// Why no increment is told though it was asked for.
+    no_increment: Option<String>,
 }
 
 #[derive(Clone)]
@@ -46,7 +51,25 @@ impl FakeHost {
     /// A host with a VM of that name and no disk.
     pub fn new(vm: &str) -> Self {
         let vm = VmName::new(vm).expect("a test gives a valid name");
-        Self(Arc::new(Mutex::new(Host { vm, disks: Vec::new(), instance: 1, claimed: false, open: None })))
+        Self(Arc::new(Mutex::new(Host {
+            vm,
+            disks: Vec::new(),
+            instance: 1,
+            claimed: false,
+            open: None,
+            names_checkpoints: false,
+            no_increment: None,
+        })))
+    }
+
+    /// From now on it names checkpoints itself, and knows sizes only of open disks, as KubeVirt does.
+    pub fn name_checkpoints(&self) {
+        self.lock().names_checkpoints = true;
+    }
+
+    /// From now on open disks do not tell what changed, for this reason.
+    pub fn tell_no_increment(&self, why: Option<&str>) {
+        self.lock().no_increment = why.map(Into::into);
     }
 
     /// Attaches a disk; `able` is whether its image can hold bitmaps.
@@ -150,7 +173,7 @@ impl Disk {
         self.broken.remove(checkpoint);
     }
 
-    fn state(&self) -> DiskState {
+    fn state(&self, size: fn(u64) -> DiskSize) -> DiskState {
         let bitmaps = if self.able {
             let broken = self.broken.iter().filter(|name| !self.bitmaps.contains_key(name));
             Bitmaps::Able {
@@ -161,7 +184,7 @@ impl Disk {
             Bitmaps::Unable("a raw image holds no bitmaps".into())
         };
         let (name, identity) = (self.name.clone(), self.identity.clone());
-        DiskState { name, size: self.bytes.len() as u64, identity, bitmaps }
+        DiskState { name, size: size(self.bytes.len() as u64), identity, bitmaps }
     }
 
     /// The state of each grain.
@@ -194,6 +217,7 @@ impl Drop for Claimed {
 struct Open {
     host: FakeHost,
     checkpoint: CheckpointName,
+    no_increment: Option<String>,
     disks: Vec<Arc<dyn DiskView>>,
     instance: u64,
     quiesced: Quiesced,
@@ -218,11 +242,12 @@ impl Source for FakeHost {
             return Err(Error::new(ErrorKind::Busy, "claimed already"));
         }
         host.claimed = true;
+        let size = if host.names_checkpoints { |size| DiskSize::About(size + 100) } else { DiskSize::Exact };
         // What a dead run left.
         if let Some(checkpoint) = host.open.take() {
             host.disks.iter_mut().for_each(|disk| disk.forget(&checkpoint));
         }
-        let disks = host.disks.iter().map(Disk::state).collect();
+        let disks = host.disks.iter().map(|disk| disk.state(size)).collect();
         let state = VmState { vm: vm.clone(), definition: "<domain/>".into(), disks };
         Ok(Box::new(Claimed { host: self.clone(), state }))
     }
@@ -237,6 +262,13 @@ impl ClaimedVm for Claimed {
     async fn open(&self, request: &OpenRequest) -> Result<Box<dyn OpenVm>> {
         let mut host = self.host.lock();
         let mut views: Vec<Arc<dyn DiskView>> = Vec::new();
+        let checkpoint = if host.names_checkpoints {
+            let made = format!("{}-2026-03-01_00-00-00", request.checkpoint.as_backup());
+            made.parse().expect("it is in KubeVirt's form")
+        } else {
+            request.checkpoint.clone()
+        };
+        let no_increment = host.no_increment.clone();
         for wanted in &request.disks {
             let disk = host.disks.iter().find(|disk| disk.name == wanted.name);
             let disk = disk.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such disk"))?;
@@ -248,20 +280,21 @@ impl ClaimedVm for Claimed {
             views.push(Arc::new(View {
                 name: disk.name.clone(),
                 bytes: Bytes::copy_from_slice(&disk.bytes),
-                extents: disk.extents(wanted.since.as_ref()),
+                extents: disk.extents(wanted.since.as_ref().filter(|_| no_increment.is_none())),
                 checkpointed: disk.able && request.tracking == Tracking::Begins,
             }));
         }
         for disk in host.disks.iter_mut().filter(|disk| disk.able && request.tracking == Tracking::Begins) {
             if request.disks.iter().any(|wanted| wanted.name == disk.name) {
-                disk.bitmaps.insert(request.checkpoint.clone(), BTreeSet::new());
+                disk.bitmaps.insert(checkpoint.clone(), BTreeSet::new());
             }
         }
-        host.open = Some(request.checkpoint.clone());
+        host.open = Some(checkpoint.clone());
         let quiesced = if request.quiesce == Quiesce::Never { Quiesced::Skipped } else { Quiesced::Frozen };
         Ok(Box::new(Open {
             host: self.host.clone(),
-            checkpoint: request.checkpoint.clone(),
+            checkpoint,
+            no_increment,
             disks: views,
             instance: host.instance,
             quiesced,
@@ -283,6 +316,14 @@ impl ClaimedVm for Claimed {
 impl OpenVm for Open {
     fn disks(&self) -> &[Arc<dyn DiskView>] {
         &self.disks
+    }
+
+    fn checkpoint(&self) -> CheckpointName {
+        self.checkpoint.clone()
+    }
+
+    fn no_increment(&self) -> Option<&str> {
+        self.no_increment.as_deref()
     }
 
     fn time(&self) -> Timestamp {

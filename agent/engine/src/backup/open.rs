@@ -1,7 +1,7 @@
 //! State `open`: opens one instant of the VM, and settles what only the open view can tell.
 
 use jiff::Timestamp;
-use remora_core::plan::{DiskPlan, plan_opened};
+use remora_core::plan::{DiskPlan, Opened, plan_opened};
 use remora_core::point::{Decision, Quiesced};
 use remora_core::ports::{OpenDisk, OpenRequest, OpenVm, Tracking};
 use remora_core::{CheckpointName, ErrorKind, Result};
@@ -12,10 +12,10 @@ use crate::cancel;
 impl Run<'_> {
     pub(super) async fn open(&mut self, mut disks: Vec<DiskRun>) -> Result<Vec<DiskRun>> {
         cancel::check(&self.cancel)?;
-        let checkpoint = self.open_view(&mut disks).await?;
+        self.open_view(&mut disks).await?;
         // Opening is not interrupted, so that no half-open job is left; it has deadlines of its own.
         cancel::check(&self.cancel)?;
-        self.settle(&mut disks, &checkpoint)?;
+        self.settle(&mut disks)?;
         if self.opened()?.quiesced() == Quiesced::Failed {
             self.note("the guest could not be frozen: the point is crash-consistent".into());
         }
@@ -23,12 +23,12 @@ impl Run<'_> {
     }
 
     /// Opens the view; once more without increments if the hypervisor finds a bitmap unusable after all.
-    async fn open_view(&mut self, disks: &mut [DiskRun]) -> Result<CheckpointName> {
+    async fn open_view(&mut self, disks: &mut [DiskRun]) -> Result<()> {
         let request = self.open_request(disks);
         match self.claimed()?.open(&request).await {
             Ok(opened) => {
                 self.opened = Some(opened);
-                Ok(request.checkpoint)
+                Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Damaged && disks.iter().any(DiskRun::is_incremental) => {
                 let why = format!("the hypervisor refused the increment: {}", error.chain());
@@ -36,7 +36,7 @@ impl Run<'_> {
                 disks.iter_mut().filter(|disk| disk.is_incremental()).for_each(|disk| reread(disk, why.clone()));
                 let request = self.open_request(disks);
                 self.opened = Some(self.claimed()?.open(&request).await?);
-                Ok(request.checkpoint)
+                Ok(())
             }
             Err(error) => Err(error),
         }
@@ -52,21 +52,22 @@ impl Run<'_> {
         }
     }
 
-    fn settle(&self, disks: &mut [DiskRun], checkpoint: &CheckpointName) -> Result<()> {
+    fn settle(&self, disks: &mut [DiskRun]) -> Result<()> {
         let opened = self.opened()?;
         check_names(opened, disks)?;
-        let instance = opened.instance();
+        let (instance, checkpoint) = (opened.instance(), opened.checkpoint());
+        if checkpoint.repository() != self.mover.repository() {
+            return Err(broken(format!("the source opened with {checkpoint}, a checkpoint of another repository")));
+        }
         for (disk, view) in disks.iter_mut().zip(opened.disks()) {
             disk.checkpoint = view.checkpointed().then(|| checkpoint.clone());
-            let plan = disk.plan.clone();
-            disk.plan = plan_opened(plan, &disk.state, &self.history, instance.as_deref(), Timestamp::now());
-            if view.size() != disk.size {
-                let (was, is) = (disk.size, view.size());
-                disk.size = is;
-                if disk.is_incremental() {
-                    reread(disk, format!("its size changed from {was} to {is} bytes while it was opened"));
-                }
+            disk.size = view.size();
+            let told = Opened { size: disk.size, instance: instance.as_deref(), no_increment: opened.no_increment() };
+            let plan = plan_opened(disk.plan.clone(), &disk.state, &self.history, told, Timestamp::now());
+            if plan.decision != disk.plan.decision {
+                tracing::warn!(disk = %disk.state.name, reason = plan.reason, "the increment becomes a reread");
             }
+            disk.plan = plan;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ impl Run<'_> {
         let disks = chosen.into_iter().map(|state| {
             let plan = plan(&state, &self.history, self.request.asked, now);
             tracing::info!(disk = %state.name, decision = %plan.decision, reason = plan.reason, "planned");
-            let (size, reads) = (state.size, DiskReads::default());
+            let (size, reads) = (state.size.guess(), DiskReads::default());
             DiskRun { state, plan, size, checkpoint: None, changed: 0, reads }
         });
         let disks = disks.collect();

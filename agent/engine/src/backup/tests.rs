@@ -203,6 +203,41 @@ async fn a_disk_resized_between_plan_and_open_is_reread_at_its_new_size() {
 }
 
 #[tokio::test]
+async fn a_source_that_names_checkpoints_itself_is_incremental_from_the_name_that_it_gave() {
+    let mut lab = Lab::new();
+    lab.host.name_checkpoints();
+    let full = lab.backup().await;
+    let named = full.point.disks[0].checkpoint.clone().unwrap();
+    assert!(named.backup().is_some() && lab.host.checkpoints(0) == [named].into());
+    lab.change_something(4);
+    let next = lab.backup().await;
+    assert_eq!(decisions(&next), [Decision::Incremental, Decision::Incremental]);
+    assert_eq!(lab.host.checkpoints(0), next.point.disks[0].checkpoint.clone().into_iter().collect());
+    // The size was a guess before; that it changed shows once the disk is open.
+    lab.host.resize(1, VDB + BLOCK_SIZE);
+    let next = lab.backup().await;
+    assert_eq!(decisions(&next), [Decision::Incremental, Decision::Reread]);
+    assert!(next.point.reason.contains("size changed"), "{}", next.point.reason);
+    lab.assert_points_are_right().await;
+}
+
+#[tokio::test]
+async fn an_increment_that_the_open_view_cannot_tell_is_a_reread_of_the_same_view() {
+    let mut lab = Lab::new();
+    lab.backup().await;
+    lab.change_something(4);
+    lab.host.tell_no_increment(Some("the tracker moved on"));
+    let next = lab.backup().await;
+    assert_eq!(decisions(&next), [Decision::Reread, Decision::Reread]);
+    assert_eq!(next.point.reason, "the tracker moved on");
+    lab.assert_points_are_right().await;
+    lab.host.tell_no_increment(None);
+    lab.change_something(5);
+    assert_eq!(decisions(&lab.backup().await), [Decision::Incremental, Decision::Incremental]);
+    lab.assert_points_are_right().await;
+}
+
+#[tokio::test]
 async fn a_raw_data_file_is_reread_after_a_restart() {
     let mut lab = Lab::new();
     lab.host.set_data_file(0, "/raw 1:9");

@@ -20,6 +20,7 @@ use super::RepositoryReference;
     category = "remora",
     doc = "One backup of one virtual machine.",
     selectable = ".spec.virtualMachine",
+    selectable = ".status.node",
     printcolumn(name = "VM", type_ = "string", json_path = ".spec.virtualMachine"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].reason"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),
@@ -105,12 +106,14 @@ pub struct BackupRunStatus {
     /// The generation of the spec that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Claimed`: an agent works on it. `Complete`: True with the point listed; False with the reason while it runs or
-    /// when it failed. `Failed`: True when it ended without a point.
+    /// `Assigned`: the controller found the machine's node, or says why not yet. `Claimed`: that node's agent works on it.
+    /// `Prepared`: what the attempt needs of KubeVirt was made; Unknown while that waits; False when it cannot be.
+    /// `Complete`: True with the point listed; False with the reason while it runs or when it failed. `Failed`: True when
+    /// it ended without a point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The node whose agent claimed it.
+    /// The node on which the machine runs. Written by the controller; that node's agent claims the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The UID of the agent's pod that claimed it.
@@ -120,6 +123,12 @@ pub struct BackupRunStatus {
     /// clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<i64>,
+    /// What the agent wants of KubeVirt. The controller makes it, and removes what is no longer wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+    /// The number of the attempt that `Prepared` tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_attempt: Option<i32>,
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
@@ -152,6 +161,36 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub disks: Vec<DiskResult>,
+}
+
+/// One `VirtualMachineBackup` of KubeVirt, as the agent wants it. A run has several, one after another, where an increment
+/// cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// Counted from 1; a higher one replaces those before.
+    #[schemars(range(min = 1, max = 1000))]
+    pub number: i32,
+    /// The name of the `VirtualMachineBackup`: one that nothing else has, of the repository's id and random bits.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub backup: String,
+    /// Whether KubeVirt is to forget what it knows of changes: the disks are read whole.
+    #[serde(default)]
+    pub force_full: bool,
+    /// Whether the guest's filesystems are not to be frozen.
+    #[serde(default)]
+    pub skip_quiesce: bool,
+    /// Whether it is still wanted.
+    pub state: AttemptState,
+}
+
+/// Whether an attempt is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum AttemptState {
+    /// The controller makes it, and keeps it.
+    Wanted,
+    /// The agent has read what it needs, or has given up: the controller removes it.
+    Ended,
 }
 
 /// What became of one disk.

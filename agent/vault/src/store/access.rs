@@ -12,6 +12,19 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// How much of it may be used.
     pub limits: Limits,
+    /// What may be connected to, and read, on behalf of whoever chose the place and the credentials.
+    pub reach: Reach,
+}
+
+/// How far whoever chose a place and its credentials is trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Like the one who runs this process: any address, and credentials that name files and servers of their own.
+    #[default]
+    Anywhere,
+    /// Not at all: addresses of the internet only, whatever a name resolves to and wherever a server sends us, and
+    /// credentials that are written out.
+    Internet,
 }
 
 /// How much of a store may be used each second.

@@ -9,6 +9,7 @@ use std::path::Path;
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::location::Vendor;
+use crate::store::access::Reach;
 
 /// A file of credentials larger than this is none.
 const LIMIT: u64 = 64 * 1024;
@@ -111,6 +112,22 @@ impl Variables {
             .advise(usage(vendor)))
     }
 
+    /// The same, if it names nothing of this host's that whoever wrote it must not reach: a file's content, such as this
+    /// pod's own token, would be sent to a server of theirs.
+    pub(super) fn within(self, reach: Reach) -> Result<Self> {
+        if reach == Reach::Anywhere {
+            return Ok(self);
+        }
+        let named = self.0.iter().find(|(name, value)| borrows(name, value)).map(|(name, _)| name);
+        match named {
+            None => Ok(self),
+            Some(name) => Err(Error::new(ErrorKind::Refused, format!("the credentials hold {}", name.to_uppercase()))
+                .advise(
+                    "A tenant's credentials are written out: an access key, an account's key, a service account's key.",
+                )),
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -138,6 +155,16 @@ impl Variables {
         self.0.retain(|name, _| !PROOFS.contains(&name.as_str()) && name != "aws_session_token");
         self
     }
+}
+
+/// Whether a variable names a file or a server, or has the cloud's own service asked.
+fn borrows(name: &str, value: &str) -> bool {
+    const NAMING: &[&str] = &["_file", "_uri", "_host", "google_application_credentials", "google_service_account"];
+    // Google's key may say whom to ask for a token, and which server is Google.
+    const GOOGLES: &[&str] = &["gcs_base_url", "disable_oauth"];
+    NAMING.iter().any(|end| name.ends_with(end))
+        || name.contains("endpoint_url")
+        || (name == SERVICE_ACCOUNT && GOOGLES.iter().any(|word| value.contains(word)))
 }
 
 fn usage(vendor: Vendor) -> &'static str {
@@ -324,5 +351,29 @@ mod tests {
         assert_eq!(format!("{variables:?}"), r#"{"aws_access_key_id", "aws_secret_access_key"}"#);
         let missing = gather(Vendor::S3, Some(Path::new("/nonexistent")), &[]).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn credentials_of_a_tenant_name_no_file_and_no_server() {
+        let within = |vendor, text: &str| {
+            let all = Variables::gather(vendor, Some(file(text).path()), environment(&[])).unwrap();
+            all.within(Reach::Internet)
+        };
+        let keys = "aws_access_key_id=a\naws_secret_access_key=s\naws_session_token=t\naws_region=r\n";
+        within(Vendor::S3, keys).unwrap();
+        within(Vendor::Azure, "azure_storage_account_key=k\nazure_storage_account_name=a\n").unwrap();
+        within(Vendor::Google, r#"{"type": "service_account", "private_key": "k"}"#).unwrap();
+        for (vendor, text) in [
+            (Vendor::S3, format!("{keys}aws_endpoint_url=http://10.0.0.1\n")),
+            (Vendor::S3, format!("{keys}aws_endpoint_url_sts=http://10.0.0.1\n")),
+            (Vendor::S3, "aws_web_identity_token_file=/var/run/secrets/token\naws_role_arn=r\n".into()),
+            (Vendor::S3, "aws_container_credentials_full_uri=http://169.254.170.2/x\n".into()),
+            (Vendor::Azure, "azure_federated_token_file=/var/run/secrets/token\n".into()),
+            (Vendor::Azure, "azure_client_secret=s\nazure_authority_host=http://10.0.0.1\n".into()),
+            (Vendor::Google, r#"{"type": "service_account", "gcs_base_url": "http://10.0.0.1"}"#.into()),
+        ] {
+            let error = within(vendor, &text).unwrap_err();
+            assert!(error.kind() == ErrorKind::Refused && error.advice().is_some(), "{text}: {}", error.chain());
+        }
     }
 }

@@ -15,10 +15,11 @@ use remora_core::{Error, ErrorKind, Result};
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::location::{Addressing, Bucket, Location, Place, Vendor};
-use crate::store::access::Access;
+use crate::store::access::{Access, Reach};
 use crate::store::credentials::Variables;
 use crate::store::limits::{Limited, Paces};
 use crate::store::lock::{Locks, S3Locks};
+use crate::store::reach::{Connector, ToInternet};
 
 /// The client's own, where none is named.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -96,9 +97,10 @@ fn s3_locks(
 ) -> Result<Arc<dyn Locks>> {
     let options = client_options(&location.access, patience)?;
     // Of an endpoint of plain HTTP.
-    let http = ReqwestConnector::default().connect(&options.clone().with_allow_http(true));
-    let (s3, region) =
-        s3(bucket, &variables(location, bucket)?, options, patience, CHECKSUM).map_err(|e| invalid(bucket, e))?;
+    let http = connector(&location.access, patience)?.connect(&options.clone().with_allow_http(true));
+    let connector = connector(&location.access, patience)?;
+    let how = How { options, patience, connector };
+    let (s3, region) = s3(bucket, &variables(location, bucket)?, how, CHECKSUM).map_err(|e| invalid(bucket, e))?;
     let keeping = {
         let (location, bucket, paces) = (location.clone(), bucket.clone(), paces.clone());
         move |until| keeping_client(&location, &bucket, patience, paces.clone(), until)
@@ -160,20 +162,45 @@ fn client(
     checksum: Option<Checksum>,
 ) -> Result<Arc<dyn ObjectStore>> {
     let variables = variables(location, bucket)?;
+    let how = How { options, patience, connector: connector(&location.access, patience)? };
     let built = match bucket.vendor {
-        Vendor::S3 => {
-            s3(bucket, &variables, options, patience, checksum).map(|(s3, _)| Arc::new(s3) as Arc<dyn ObjectStore>)
-        }
-        Vendor::Azure => azure(bucket, &variables, options, patience),
-        Vendor::Google => google(bucket, &variables, options, patience),
+        Vendor::S3 => s3(bucket, &variables, how, checksum).map(|(s3, _)| Arc::new(s3) as Arc<dyn ObjectStore>),
+        Vendor::Azure => azure(bucket, &variables, how),
+        Vendor::Google => google(bucket, &variables, how),
     };
     built.map_err(|e| invalid(bucket, e))
+}
+
+/// How requests are made.
+struct How {
+    options: ClientOptions,
+    patience: Patience,
+    connector: Connector,
+}
+
+/// What makes the HTTP clients.
+fn connector(access: &Access, patience: Patience) -> Result<Connector> {
+    Ok(match access.reach {
+        Reach::Anywhere => Connector::Anywhere(ReqwestConnector::default()),
+        Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(access)? }),
+    })
+}
+
+/// The PEM certificates that are trusted beside the system's.
+fn certificates(access: &Access) -> Result<Option<Vec<u8>>> {
+    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(|e| Error::io(named(path), e));
+    access.ca_file.as_ref().map(read).transpose()
+}
+
+fn named(path: &std::path::Path) -> String {
+    format!("the CA certificates in {}", path.display())
 }
 
 fn variables(location: &Location, bucket: &Bucket) -> Result<Variables> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Variables::gather(bucket.vendor, location.access.credentials.as_deref(), environment)
+        .and_then(|variables| variables.within(location.access.reach))
         .map_err(|e| e.within(format!("repository {location}")))
 }
 
@@ -190,9 +217,8 @@ fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> 
         .with_timeout_disabled()
         .with_connect_timeout(patience.connect)
         .with_read_timeout(patience.silence);
-    if let Some(path) = &access.ca_file {
-        let named = format!("the CA certificates in {}", path.display());
-        let pem = std::fs::read(path).map_err(|e| Error::io(&named, e))?;
+    if let (Some(path), Some(pem)) = (&access.ca_file, certificates(access)?) {
+        let named = named(path);
         let bundle = Certificate::from_pem_bundle(&pem).ok().filter(|bundle| !bundle.is_empty());
         let bundle = bundle.ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("{named} cannot be read"))
@@ -209,13 +235,13 @@ fn client_options(access: &Access, patience: Patience) -> Result<ClientOptions> 
 fn s3(
     bucket: &Bucket,
     variables: &Variables,
-    options: ClientOptions,
-    patience: Patience,
+    how: How,
     checksum: Option<Checksum>,
 ) -> object_store::Result<(AmazonS3, String)> {
     let mut builder = AmazonS3Builder::new()
-        .with_client_options(options)
-        .with_retry(patience.retry())
+        .with_client_options(how.options)
+        .with_http_connector(how.connector)
+        .with_retry(how.patience.retry())
         .with_bucket_name(&bucket.name)
         .with_unsigned_payload(true);
     if let Some(checksum) = checksum {
@@ -251,15 +277,11 @@ fn s3(
     Ok((builder.build()?, region))
 }
 
-fn azure(
-    bucket: &Bucket,
-    variables: &Variables,
-    options: ClientOptions,
-    patience: Patience,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(bucket: &Bucket, variables: &Variables, how: How) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = MicrosoftAzureBuilder::new()
-        .with_client_options(options)
-        .with_retry(patience.retry())
+        .with_client_options(how.options)
+        .with_http_connector(how.connector)
+        .with_retry(how.patience.retry())
         .with_container_name(&bucket.name);
     for (name, value) in variables.iter() {
         builder = builder.with_config(name.parse()?, value);
@@ -273,16 +295,12 @@ fn azure(
     Ok(Arc::new(builder.build()?))
 }
 
-fn google(
-    bucket: &Bucket,
-    variables: &Variables,
-    options: ClientOptions,
-    patience: Patience,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn google(bucket: &Bucket, variables: &Variables, how: How) -> object_store::Result<Arc<dyn ObjectStore>> {
     let http = bucket.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
     let mut builder = GoogleCloudStorageBuilder::new()
-        .with_client_options(options.with_allow_http(http))
-        .with_retry(patience.retry())
+        .with_client_options(how.options.with_allow_http(http))
+        .with_http_connector(how.connector)
+        .with_retry(how.patience.retry())
         .with_bucket_name(&bucket.name);
     for (name, value) in variables.iter() {
         builder = builder.with_config(name.parse()?, value);

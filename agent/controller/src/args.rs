@@ -1,0 +1,36 @@
+//! The command line.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+/// Runs in a pod of remora's namespace, under its own ServiceAccount; outside of a cluster with what KUBECONFIG names.
+#[derive(Debug, Parser)]
+#[command(name = "remora-controller", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The namespace of remora, whose Repositories are the administrators'
+    #[arg(long, env = "REMORA_NAMESPACE", value_name = "NAMESPACE", default_value = "remora")]
+    pub(crate) namespace: String,
+    /// The name of this one among the controllers
+    #[arg(long, env = "REMORA_POD", value_name = "NAME")]
+    pub(crate) instance: String,
+    /// The agents' ServiceAccount
+    #[arg(long, value_name = "NAME", default_value = "remora-agent")]
+    pub(crate) agents: String,
+    /// Where the key service listens
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
+    pub(crate) keys: SocketAddr,
+    /// Where /healthz and /readyz are served
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
+    pub(crate) health: SocketAddr,
+    /// The Service of the key service
+    #[arg(long, value_name = "NAME", default_value = "remora-controller")]
+    pub(crate) service: String,
+    /// Tell more of what is done (-vv: still more); REMORA_LOG takes filters such as `remora_kube=debug`
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Write log lines as JSON
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}

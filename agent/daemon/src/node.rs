@@ -1,0 +1,97 @@
+//! `remora-agent node`: the agent of one node of Kubernetes.
+//!
+//! Here the parts are put together: `remora-kube` claims runs and tells how they go, `worker.rs` makes their points with
+//! the engine, the source of KubeVirt and the vault.
+
+mod capabilities;
+mod metrics;
+mod worker;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kube::Client;
+use remora_core::{Error, ErrorKind, Result};
+use remora_kube::node::{Agent, Counts, KeyService, Me, Pace};
+use remora_source::kubevirt::KubevirtOptions;
+use tokio_util::sync::CancellationToken;
+
+use self::worker::EngineWorker;
+use crate::args::NodeArgs;
+use crate::web::{self, Health};
+
+/// Works until `cancel`.
+pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()> {
+    // The one of this process; nobody was first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = Client::try_default().await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "there is no API server to speak with")
+            .because(error)
+            .advise("The agent of a node runs in a pod, or with KUBECONFIG.")
+    })?;
+    clear(&args.keys)?;
+    let worker = EngineWorker {
+        client: client.clone(),
+        keys: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
+        folder: args.keys,
+        state: args.state,
+        options: KubevirtOptions {
+            pods: args.pods,
+            ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
+        },
+    };
+    let (counts, me) = (
+        Arc::new(Counts::default()),
+        Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid },
+    );
+    let mut beside = tokio::task::JoinSet::new();
+    if let Some(address) = args.listen {
+        let listener = web::bind(address).await?;
+        beside.spawn(web::serve(listener, health(&counts), cancel.clone()));
+    }
+    tracing::info!(node = me.node, pod = me.pod, "the agent is at work");
+    let pace = Pace { parallel: args.parallel.get(), ..Pace::default() };
+    Agent::new(client, me, worker, pace, counts).run(cancel.clone()).await;
+    cancel.cancel();
+    beside.join_all().await;
+    Ok(())
+}
+
+fn controller(args: &NodeArgs) -> Result<http::Uri> {
+    let url = args.controller.clone();
+    let url = url.unwrap_or_else(|| format!("https://remora-controller.{}.svc:8443", args.namespace));
+    // Keys go through no connection that anybody can read.
+    let invalid = |why: String| Error::new(ErrorKind::Invalid, format!("the controller's URL {url}")).because(why);
+    let parsed: http::Uri = url.parse().map_err(|e: http::uri::InvalidUri| invalid(e.to_string()))?;
+    if parsed.scheme_str() != Some("https") {
+        return Err(invalid("it is not https".into()));
+    }
+    Ok(parsed)
+}
+
+/// Makes the folder of what opens repositories, with nothing left in it of a process that was killed.
+fn clear(folder: &Path) -> Result<()> {
+    let failed = |e| {
+        Error::io(format!("clearing {}", folder.display()), e)
+            .advise("It has to be a folder of this agent's own: in a pod an emptyDir in memory.")
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(worker::PREFIX) {
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The agent is ready once it knows the runs of its node.
+fn health(counts: &Arc<Counts>) -> Health {
+    let (of_text, of_ready) = (Arc::clone(counts), Arc::clone(counts));
+    Health {
+        metrics: Box::new(move || metrics::text(&of_text)),
+        ready: Box::new(move || of_ready.ready.load(Ordering::Relaxed)),
+    }
+}

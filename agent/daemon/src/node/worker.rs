@@ -1,0 +1,117 @@
+//! Points of VMs of KubeVirt: keys from the controller, then the engine over the source of KubeVirt and the vault.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::Client;
+use remora_core::plan::Asked;
+use remora_core::point::{self, Point};
+use remora_core::ports::{Mover, Patience};
+use remora_core::{BackupName, Error, ErrorKind, MemoryBudget, Result, VmName};
+use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
+use remora_kube::node::{Desk, Done, Failure, KeyService, Order, Worker};
+use remora_kube::resources::{BackupRunSpec, Capability, Mode, Quiesce};
+use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
+use remora_vault::{Vault, VaultOptions};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::capabilities::capabilities;
+
+/// What the names of folders of keys begin with.
+pub(super) const PREFIX: &str = "run-";
+
+/// Bytes of pieces that a backup holds at once.
+const PIECES: u64 = 32 * 1024 * 1024;
+
+/// How long a run waits for somebody else's backup of the VM; its deadline ends that earlier.
+const PATIENCE: Duration = Duration::from_hours(7 * 24);
+
+pub(super) struct EngineWorker {
+    pub(super) client: Client,
+    pub(super) keys: KeyService,
+    /// Where what opens repositories is kept while a run lasts: in memory.
+    pub(super) folder: PathBuf,
+    /// Where this node remembers what it saw of repositories.
+    pub(super) state: Option<PathBuf>,
+    pub(super) options: KubevirtOptions,
+}
+
+/// An open repository. What opened it is removed with it.
+struct Opened {
+    vault: Vault,
+    _keys: TempDir,
+}
+
+impl EngineWorker {
+    async fn open(&self, order: &Order) -> Result<Opened, Failure> {
+        let keys = self.keys.keys(order).await?;
+        if keys.tenant != order.namespace {
+            let what =
+                format!("the controller gave the keys of tenant {} for a run of {}", keys.tenant, order.namespace);
+            return Err(Error::new(ErrorKind::Refused, what).into());
+        }
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.folder);
+        let folder = folder.map_err(|e| Error::io(format!("making a folder in {}", self.folder.display()), e))?;
+        let location = keys.store.location(&folder.path().join("keys"))?;
+        let options = VaultOptions { state: self.state.clone(), ..VaultOptions::default() };
+        let vault = keys.grant()?.open(&location, options).await;
+        Ok(Opened { vault: vault.map_err(|error| error.within("opening the repository"))?, _keys: folder })
+    }
+}
+
+#[async_trait]
+impl Worker for EngineWorker {
+    async fn committed(&self, order: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
+        let opened = self.open(order).await?;
+        let listing = opened.vault.list(Some(&VmName::new(order.vm_name()).map_err(Error::from)?)).await?;
+        Ok(listing.points.into_iter().rev().find(|point| is_of(point, attempt)))
+    }
+
+    async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
+        let opening = async { Ok(self.open(order).await) };
+        let opened = or_cancelled(&cancel, opening).await??;
+        let vault = &opened.vault;
+        let cluster = Arc::new(desk.cluster(vault.repository()));
+        let source = KubevirtSource::new(cluster, self.options.clone());
+        let request = request(order)?;
+        let report = backup(&source, vault, request, desk.meter(), cancel.clone()).await?;
+        let mut notes = report.notes;
+        if let Err(error) = or_cancelled(&cancel, vault.renew(&report.point.vm)).await {
+            notes.push(format!("what the point needs is not locked for longer yet: {}", error.chain()));
+        }
+        Ok(Done { point: report.point, notes })
+    }
+
+    async fn capabilities(&self) -> Vec<Capability> {
+        capabilities(&self.client, &self.options).await
+    }
+}
+
+/// Whether an attempt has made the point: KubeVirt names the checkpoint after it.
+fn is_of(point: &Point, attempt: &BackupName) -> bool {
+    point.disks.iter().any(|disk| disk.checkpoint.as_ref().and_then(|name| name.backup()).as_ref() == Some(attempt))
+}
+
+fn request(order: &Order) -> Result<BackupRequest> {
+    let BackupRunSpec { mode, quiesce, .. } = &order.spec;
+    Ok(BackupRequest {
+        vm: VmName::new(order.vm_name())?,
+        disks: None,
+        asked: match mode {
+            Mode::Auto => Asked::Auto,
+            Mode::Reread => Asked::Reread,
+            Mode::Full => Asked::Full,
+        },
+        quiesce: match quiesce {
+            Quiesce::Preferred => point::Quiesce::Preferred,
+            Quiesce::Required => point::Quiesce::Required,
+            Quiesce::Never => point::Quiesce::Never,
+        },
+        patience: Patience::Wait(PATIENCE),
+        spot_checks: SPOT_CHECKS,
+        memory: MemoryBudget::new(PIECES),
+    })
+}

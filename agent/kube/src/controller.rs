@@ -1,0 +1,93 @@
+//! The controller: gives runs to nodes, makes what their attempts want of KubeVirt, opens repositories, and gives agents
+//! the keys of the tenants whose machines they hold.
+//!
+//! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
+//! are its hands. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service.
+
+mod apply;
+mod certificate;
+mod clocks;
+mod events;
+mod leader;
+mod objects;
+mod observe;
+mod observed;
+mod opened;
+mod plan;
+mod repositories;
+mod runs;
+mod service;
+mod tenancy;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+use std::net::SocketAddr;
+
+use kube::Client;
+use remora_core::{Error, ErrorKind, Result};
+use tokio_util::sync::CancellationToken;
+
+/// The controller's finalizer on a run: while there is something to remove.
+const FINALIZER: &str = "remora.dev/run";
+
+/// The controller's name as the owner of fields, and in events.
+const OWNER: &str = "remora-controller";
+
+/// How it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The namespace of remora: of its pods, and of the administrators' repositories.
+    pub namespace: String,
+    /// The name of this process among the controllers: its pod's.
+    pub instance: String,
+    /// The name of the agents' ServiceAccount, in the same namespace.
+    pub agents: String,
+    /// Where the key service listens.
+    pub keys: SocketAddr,
+    /// Where health is served.
+    pub health: SocketAddr,
+    /// The name of the key service's Service, which its certificate is for.
+    pub service: String,
+}
+
+/// Runs until `cancel`, or until the lease is lost.
+pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) -> Result<()> {
+    let opened = opened::Opened::default();
+    let health = service::Health::default();
+    let mut beside = tokio::task::JoinSet::new();
+    let listener = service::bind(settings.health).await?;
+    beside.spawn(service::serve_health(listener, health.clone(), cancel.clone()));
+    let certificate = certificate::ready(&client, &settings).await?;
+    let keys = service::Keys::new(client.clone(), settings.clone(), opened.clone());
+    let listener = tls::Listener::bind(settings.keys, &certificate, cancel.clone()).await?;
+    beside.spawn(service::serve_keys(listener, keys, cancel.clone()));
+    health.ready();
+    let led = leader::lead(client.clone(), &settings, &cancel, || {
+        let runs = runs::keep(client.clone(), settings.clone(), cancel.clone());
+        let repositories = repositories::keep(client.clone(), settings.clone(), opened.clone(), cancel.clone());
+        async {
+            futures::future::join(runs, repositories).await;
+        }
+    })
+    .await;
+    cancel.cancel();
+    beside.join_all().await;
+    led
+}
+
+/// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a
+/// reason that `Status::is_not_found` knows.
+fn is_unknown(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// An error of the API server's.
+fn api(what: &str, error: kube::Error) -> Error {
+    let kind = match &error {
+        kube::Error::Api(status) if status.is_not_found() => ErrorKind::NotFound,
+        kube::Error::Api(status) if status.is_forbidden() => ErrorKind::Refused,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, what).because(error)
+}

@@ -1,0 +1,71 @@
+//! Who shows signs of life, by this process's own clock: nodes' clocks may be anything.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::resources::BackupRun;
+
+/// What was last seen of a run's agent, and when it was seen first.
+struct Seen {
+    agent: String,
+    heartbeat: Option<i64>,
+    since: Instant,
+}
+
+/// The clocks of all runs that are claimed. A new controller begins them anew: doubt costs time.
+#[derive(Default)]
+pub(super) struct Clocks(Mutex<HashMap<String, Seen>>);
+
+impl Clocks {
+    /// Since when the run's agent has shown no sign of life.
+    pub(super) fn silent(&self, run: &BackupRun, now: Instant) -> Duration {
+        let Some(uid) = run.metadata.uid.clone() else { return Duration::ZERO };
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = run.status.as_ref().filter(|_| !super::plan::has_ended(run));
+        let Some((agent, heartbeat)) = status.and_then(|status| Some((status.agent.as_ref()?, status.heartbeat)))
+        else {
+            seen.remove(&uid);
+            return Duration::ZERO;
+        };
+        let fresh = || Seen { agent: agent.clone(), heartbeat, since: now };
+        let last = seen.entry(uid).or_insert_with(fresh);
+        if (&last.agent, last.heartbeat) != (agent, heartbeat) {
+            *last = fresh();
+        }
+        now.saturating_duration_since(last.since)
+    }
+
+    /// Forgets a run that is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::testing::run;
+
+    #[test]
+    fn a_clock_runs_until_the_heartbeat_or_the_agent_changes() {
+        let (clocks, begin) = (Clocks::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut run = run("web");
+        assert_eq!(clocks.silent(&run, at(0)), Duration::ZERO);
+        run.status.get_or_insert_default().agent = Some("a".into());
+        run.status.get_or_insert_default().heartbeat = Some(7);
+        assert_eq!(clocks.silent(&run, at(10)), Duration::ZERO);
+        assert_eq!(clocks.silent(&run, at(130)), Duration::from_secs(120));
+        // Lower is another one too.
+        run.status.get_or_insert_default().heartbeat = Some(6);
+        assert_eq!(clocks.silent(&run, at(140)), Duration::ZERO);
+        assert_eq!(clocks.silent(&run, at(150)), Duration::from_secs(10));
+        run.status.get_or_insert_default().agent = Some("b".into());
+        assert_eq!(clocks.silent(&run, at(160)), Duration::ZERO);
+        run.status.get_or_insert_default().agent = None;
+        clocks.silent(&run, at(170));
+        run.status.get_or_insert_default().agent = Some("b".into());
+        assert_eq!(clocks.silent(&run, at(180)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,108 @@
+//! The repositories that this process has opened, each once for what opens it now: a passphrase takes a second to try.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use remora_core::{Error, ErrorKind, Result};
+use remora_vault::{Keyring, Passphrase, Secret, Tenant, Vault};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use super::tenancy::Material;
+use crate::keys::StoreAccess;
+
+/// A repository that is open.
+pub(super) struct Open {
+    pub(super) keyring: Keyring,
+    /// Where it is, for people.
+    pub(super) place: String,
+    /// Whether this process made it just now.
+    pub(super) made: bool,
+    /// Its credentials' files.
+    _files: TempDir,
+}
+
+/// By namespace and name: what it was opened with, and what became of that.
+type Cells = HashMap<(String, String), (blake3::Hash, Arc<OnceCell<Arc<Open>>>)>;
+
+/// All of them. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Opened(Arc<Mutex<Cells>>);
+
+/// Whether an empty place is made a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfEmpty {
+    Make,
+    Fail,
+}
+
+impl Opened {
+    /// The repository, opened with this material.
+    pub(super) async fn get(&self, of: (String, String), material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
+        let print = fingerprint(material);
+        let cell = {
+            let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = cells.entry(of).or_insert_with(|| (print, Arc::default()));
+            if kept.0 != print {
+                *kept = (print, Arc::default());
+            }
+            Arc::clone(&kept.1)
+        };
+        cell.get_or_try_init(|| open(material, if_empty)).await.cloned()
+    }
+
+    /// Opens it anew the next time.
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+/// The keys of one tenant, which is made if it is new.
+pub(super) async fn grant(open: &Open, tenant: &Tenant) -> Result<remora_vault::Grant> {
+    match open.keyring.grant(tenant).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        known => return known,
+    }
+    match open.keyring.add_tenant(tenant).await {
+        // Another controller may have been faster.
+        Err(error) if error.kind() != ErrorKind::Exists => return Err(error),
+        _ => {}
+    }
+    open.keyring.grant(tenant).await
+}
+
+async fn open(material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
+    let files = tempfile::tempdir().map_err(|e| Error::io("making a folder for credentials", e))?;
+    let location = material.store.location(&files.path().join("store"))?;
+    let secret = Secret::Passphrase(Passphrase::new(material.passphrase.to_vec()));
+    let mut made = false;
+    let keyring = match Keyring::open(&location, &secret).await {
+        Err(error) if error.kind() == ErrorKind::NotFound && if_empty == IfEmpty::Make => {
+            Vault::init(&location, &secret, None).await?;
+            made = true;
+            Keyring::open(&location, &secret).await?
+        }
+        opened => opened?,
+    };
+    Ok(Arc::new(Open { keyring, place: location.to_string(), made, _files: files }))
+}
+
+/// What tells material from other material. Of the passphrase too: it stays in this process.
+fn fingerprint(material: &Material) -> blake3::Hash {
+    let StoreAccess { url, reach, credentials, ca } = &material.store;
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(url.as_bytes());
+    part(&[*reach as u8]);
+    for (name, content) in credentials.iter().flatten() {
+        part(name.as_bytes());
+        part(content.as_bytes());
+    }
+    part(ca.as_deref().unwrap_or_default().as_bytes());
+    part(&material.passphrase);
+    hasher.finalize()
+}

@@ -1,0 +1,176 @@
+//! Whether a run can be given to its machine's node, and what to do where it cannot.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::conditions::Says;
+use crate::controller::observed::{Found, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors};
+use crate::kubevirt::tracking;
+use crate::resources::BackupRun;
+
+/// The node; or why there is none yet. What is nearest to the user comes first.
+pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
+    repository(observed)?;
+    let found = machine(observed)?;
+    let instance = running(&observed.run, found)?;
+    tracked(&observed.run, found)?;
+    if instance.disks.is_empty() {
+        let message = "None of the machine's disks is a PersistentVolumeClaim, a DataVolume or a hostDisk: nothing of it \
+                       can be backed up. Move what is to be kept to such a disk.";
+        return Err(Says::no("NoEligibleDisk", message));
+    }
+    if instance.migrating {
+        return Err(Says::no("Migrating", "The machine is being migrated to another node. The run begins after that."));
+    }
+    first(observed)?;
+    let node = instance.node.clone().filter(|node| !node.is_empty());
+    let node =
+        node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
+    if observed.agents.is_empty() {
+        let message = format!(
+            "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's \
+             taints: kubectl get pods -o wide -n remora."
+        );
+        return Err(Says::no("NoAgent", message));
+    }
+    Ok(node)
+}
+
+fn repository(observed: &Observed) -> Result<(), Says> {
+    let reference = &observed.run.spec.repository;
+    let own = observed.run.metadata.namespace.as_deref().unwrap_or_default();
+    let namespace = reference.namespace.as_deref().unwrap_or(own);
+    let name = &reference.name;
+    match &observed.repository {
+        RepositoryFacts::Ready(_) => Ok(()),
+        RepositoryFacts::Missing => {
+            let message = format!(
+                "There is no Repository {name} in namespace {namespace}. Create it, or create a BackupRun that names another."
+            );
+            Err(Says::no("RepositoryMissing", message))
+        }
+        RepositoryFacts::NotAllowed => Err(not_allowed(name, namespace, own)),
+        RepositoryFacts::NotReady(why) => {
+            let message = format!("Repository {name} of namespace {namespace} cannot be used: {why}");
+            Err(Says::no("RepositoryNotReady", message))
+        }
+    }
+}
+
+/// Of a repository that is there or not: who may not use it learns nothing about it.
+pub(super) fn not_allowed(name: &str, namespace: &str, own: &str) -> Says {
+    let message = format!(
+        "Namespace {own} may use no Repository {name} of namespace {namespace}. Name one of {own}, or ask the administrators \
+         to list {own} in the allowedNamespaces of one of theirs."
+    );
+    Says::no("RepositoryNotAllowed", message)
+}
+
+fn machine(observed: &Observed) -> Result<&Found, Says> {
+    let name = &observed.run.spec.virtual_machine;
+    match &observed.machine {
+        Machine::NoKubeVirt => Err(Says::no(
+            "NoKubeVirt",
+            "This cluster has no KubeVirt: the API server knows no VirtualMachine. Install KubeVirt 1.8 or later.",
+        )),
+        Machine::NoBackups => Err(Says::no(
+            "KubeVirtTooOld",
+            "This cluster's KubeVirt knows no VirtualMachineBackup. Update it to 1.8 or later and turn its feature gates \
+             IncrementalBackup and UtilityVolumes on.",
+        )),
+        Machine::Missing => {
+            let message = format!(
+                "There is no VirtualMachine {name} in this namespace. Create it, or create a BackupRun with another name."
+            );
+            Err(Says::no("NoMachine", message))
+        }
+        Machine::Found(found) => Ok(found),
+    }
+}
+
+fn running<'a>(run: &BackupRun, found: &'a Found) -> Result<&'a Instance, Says> {
+    let running = found.instance.as_ref().filter(|instance| instance.phase == "Running");
+    running.ok_or_else(|| {
+        let state = found.instance.as_ref().map_or(&found.state, |instance| &instance.phase);
+        let state = if state.is_empty() { "not running" } else { state };
+        let message = format!(
+            "VirtualMachine {} is {state}, and KubeVirt backs up machines that run. Start it: virtctl start {0}.",
+            run.spec.virtual_machine
+        );
+        Says::no("NotRunning", message)
+    })
+}
+
+fn tracked(run: &BackupRun, found: &Found) -> Result<(), Says> {
+    let name = &run.spec.virtual_machine;
+    match found.tracking.as_str() {
+        tracking::ENABLED => Ok(()),
+        tracking::PENDING_RESTART => {
+            let message = format!(
+                "KubeVirt tracks the changes of {name} from its next start on. Restart it: virtctl restart {name}."
+            );
+            Err(Says::no("TrackingPendingRestart", message))
+        }
+        tracking::INITIALIZING => Err(Says::no(
+            "TrackingInitializing",
+            "KubeVirt is about to track the machine's changes. The run begins after that.",
+        )),
+        tracking::GATE_OFF => Err(Says::no(
+            "FeatureGateDisabled",
+            "The machine is selected for changed-block tracking, but KubeVirt's feature gate IncrementalBackup is off. Ask \
+             the administrators to add IncrementalBackup and UtilityVolumes to spec.configuration.developerConfiguration.\
+             featureGates of the KubeVirt object, and restart the machine then.",
+        )),
+        _ => Err(Says::no("TrackingDisabled", how_to_track(name, &found.selectors))),
+    }
+}
+
+/// Which label has KubeVirt track a machine.
+fn how_to_track(name: &str, selectors: &Selectors) -> String {
+    let not = format!("KubeVirt does not track the changes of {name}.");
+    let machines = selectors.machines.as_ref().and_then(words);
+    let namespaces = selectors.namespaces.as_ref().and_then(words);
+    let label = match (machines, namespaces) {
+        (None, None) => {
+            return format!(
+                "{not} Ask the administrators to set spec.configuration.changedBlockTrackingLabelSelectors of the KubeVirt \
+                 object, such as virtualMachineLabelSelector: {{matchLabels: {{changedBlockTracking: \"true\"}}}}; then \
+                 label the machine so and restart it."
+            );
+        }
+        (Some(machine), None) => format!("Label it {machine}"),
+        (None, Some(namespace)) => format!("Have its namespace labelled {namespace}"),
+        (Some(machine), Some(namespace)) => format!("Label it {machine}, or have its namespace labelled {namespace}"),
+    };
+    format!("{not} {label}, and restart it: virtctl restart {name}.")
+}
+
+/// A selector as people write it; none of an empty one.
+fn words(selector: &LabelSelector) -> Option<String> {
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector.match_expressions.iter().flatten().map(|one| {
+        let values = one.values.as_deref().unwrap_or_default().join(", ");
+        let values = if values.is_empty() { String::new() } else { format!(" ({values})") };
+        format!("{} {}{values}", one.key, one.operator)
+    });
+    let words: Vec<_> = labels.chain(expressions).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// One run at a time: one that is assigned, else the oldest, and of two of one second that of the first name.
+fn first(observed: &Observed) -> Result<(), Says> {
+    let run = &observed.run;
+    let this = OtherRun {
+        name: run.metadata.name.clone().unwrap_or_default(),
+        created: run.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        assigned: run.status.as_ref().is_some_and(|status| status.node.is_some()),
+    };
+    let rank = |run: &OtherRun| (!run.assigned, run.created, run.name.clone());
+    match observed.others.iter().min_by_key(|other| rank(other)).filter(|other| rank(other) < rank(&this)) {
+        None => Ok(()),
+        Some(other) => {
+            let message =
+                format!("BackupRun {} of the same machine was first. This one begins when that has ended.", other.name);
+            Err(Says::no("WaitingForRun", message))
+        }
+    }
+}

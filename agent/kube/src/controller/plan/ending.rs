@@ -1,0 +1,114 @@
+//! Whether the controller has to end a run.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Ended, is_claimed, is_leaving};
+use crate::conditions;
+use crate::controller::observed::Observed;
+use crate::resources::BackupRun;
+
+/// After so long without a heartbeat an agent is dead. It shows one every 30 s at least.
+const DEAD: Duration = Duration::from_mins(2);
+
+/// So much longer another pod of the same node has to take the run over.
+const TAKE_OVER: Duration = Duration::from_mins(2);
+
+/// So long an agent that lives has to end a run that is cancelled or late.
+const GRACE: SignedDuration = SignedDuration::from_mins(3);
+
+/// Why it has to end now, if it has to.
+pub(super) fn of(observed: &Observed) -> Option<Ended> {
+    let run = &observed.run;
+    let claimed = is_claimed(run);
+    let grace = if claimed { GRACE } else { SignedDuration::ZERO };
+    let past = |time: Option<Timestamp>| time.is_some_and(|time| time.duration_until(observed.now) >= grace);
+    // A cancel has no time of its own: an agent that lives and does not act upon it has until the deadline.
+    if past(run.metadata.deletion_timestamp.as_ref().map(|time| time.0)) || (run.spec.cancel && !claimed) {
+        return Some(cancelled(claimed));
+    }
+    if past(deadline(run)) {
+        return Some(too_late(run, claimed));
+    }
+    lost(observed)
+}
+
+fn cancelled(claimed: bool) -> Ended {
+    let how = if claimed { ", and its agent did not end it in time" } else { " before an agent had taken it" };
+    Ended { reason: "Cancelled", message: format!("The run was cancelled{how}. Nothing was stored by it.") }
+}
+
+fn too_late(run: &BackupRun, claimed: bool) -> Ended {
+    let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let last = conditions::find(conditions, "Assigned").filter(|one| one.status != "True");
+    let why = match last {
+        Some(assigned) => format!("It waited: {}", assigned.message),
+        None if claimed => "Its agent did not end it in time.".into(),
+        None => "No agent took it: look at the agents' pods in remora's namespace.".into(),
+    };
+    Ended {
+        reason: "DeadlineExceeded",
+        message: format!("The run did not end within {} of its creation. {why}", run.spec.deadline),
+    }
+}
+
+fn lost(observed: &Observed) -> Option<Ended> {
+    let run = &observed.run;
+    let holder = run.status.as_ref()?.agent.as_ref()?;
+    let successor = observed.agents.iter().any(|agent| agent != holder);
+    let patience = if successor { DEAD + TAKE_OVER } else { DEAD };
+    if observed.silent < patience {
+        return None;
+    }
+    let node = run.status.as_ref().and_then(|status| status.node.as_deref()).unwrap_or("the machine's node");
+    let message = format!(
+        "The agent on {node} has shown no sign of life for {} seconds. Nothing was stored by this run, and all that was made \
+         for it is removed. Look at the node and at the agent's log, then create another BackupRun.",
+        observed.silent.as_secs()
+    );
+    Some(Ended { reason: "AgentLost", message })
+}
+
+/// When a run has to have ended.
+pub(in crate::controller) fn deadline(run: &BackupRun) -> Option<Timestamp> {
+    let created = run.metadata.creation_timestamp.as_ref()?.0;
+    created.checked_add(SignedDuration::from_secs(seconds(&run.spec.deadline))).ok()
+}
+
+/// A duration such as `1h30m`, whose form the schema checks.
+fn seconds(text: &str) -> i64 {
+    let (mut total, mut number) = (0_i64, 0_i64);
+    for character in text.chars() {
+        let unit = match character {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            digit => {
+                number = number.saturating_mul(10).saturating_add(digit.to_digit(10).map_or(0, i64::from));
+                continue;
+            }
+        };
+        total = total.saturating_add(number.saturating_mul(unit));
+        number = 0;
+    }
+    total
+}
+
+/// Whether its agent is to end it: for the key service, which gives no keys to what is over.
+pub(in crate::controller) fn is_over(run: &BackupRun, now: Timestamp) -> bool {
+    super::has_ended(run) || is_leaving(run) || run.spec.cancel || deadline(run).is_some_and(|deadline| deadline <= now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_added_up() {
+        for (text, wanted) in [("90m", 5400), ("1h30m", 5400), ("4h", 14_400), ("10s", 10), ("0s", 0)] {
+            assert_eq!(seconds(text), wanted, "{text}");
+        }
+        assert_eq!(seconds(&"99999h".repeat(5)), 5 * 99_999 * 3600);
+    }
+}

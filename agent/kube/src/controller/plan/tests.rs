@@ -1,0 +1,412 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use remora_core::{BackupName, CheckpointName, RepositoryId};
+
+use super::*;
+use crate::conditions::Truth;
+use crate::controller::observed::*;
+use crate::controller::testing::{at, run};
+use crate::kubevirt::tracking;
+use crate::resources::{Attempt, BackupRun, BackupRunStatus};
+
+const REPOSITORY: [u8; 16] = [7; 16];
+
+/// A run that can be given to node `one` at 2,000 s, and nothing speaks against it.
+fn sound() -> Observed {
+    Observed {
+        run: with_finalizer(run("web")),
+        now: at(2000),
+        silent: Duration::ZERO,
+        agents: vec!["agent".into()],
+        others: Vec::new(),
+        machine: Machine::Found(Box::new(Found {
+            uid: "vm-uid".into(),
+            state: "Running".into(),
+            tracking: tracking::ENABLED.into(),
+            selectors: Selectors::default(),
+            instance: Some(Instance {
+                phase: "Running".into(),
+                node: Some("one".into()),
+                migrating: false,
+                disks: vec![("root".into(), Some(1 << 30)), ("data".into(), Some(2 << 30))],
+                job: None,
+            }),
+        })),
+        repository: RepositoryFacts::Ready(RepositoryId::from_bytes(REPOSITORY)),
+        made: Made::default(),
+        foreign: Vec::new(),
+        names: Names::default(),
+        classes: StorageClasses { names: vec!["thin".into()], default: Some("thin".into()) },
+    }
+}
+
+fn with_finalizer(mut run: BackupRun) -> BackupRun {
+    run.metadata.finalizers = Some(vec![FINALIZER.into()]);
+    run
+}
+
+fn backup() -> BackupName {
+    CheckpointName::random(RepositoryId::from_bytes(REPOSITORY)).as_backup()
+}
+
+/// The same, claimed, with an attempt that is wanted.
+fn claimed() -> Observed {
+    let mut observed = sound();
+    let attempt = Attempt {
+        number: 1,
+        backup: backup().to_string(),
+        force_full: false,
+        skip_quiesce: true,
+        state: AttemptState::Wanted,
+    };
+    observed.run.status = Some(BackupRunStatus {
+        node: Some("one".into()),
+        agent: Some("agent".into()),
+        heartbeat: Some(1),
+        attempt: Some(attempt),
+        ..BackupRunStatus::default()
+    });
+    observed
+}
+
+fn status(observed: &mut Observed) -> &mut BackupRunStatus {
+    observed.run.status.get_or_insert_default()
+}
+
+fn found(observed: &mut Observed) -> &mut Found {
+    match &mut observed.machine {
+        Machine::Found(found) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn instance(observed: &mut Observed) -> &mut Instance {
+    found(observed).instance.as_mut().unwrap()
+}
+
+fn assigned(observed: &Observed) -> Says {
+    plan(observed).status.unwrap().assigned.unwrap()
+}
+
+fn prepared(observed: &Observed) -> Says {
+    plan(observed).status.unwrap().prepared.unwrap().1
+}
+
+fn thing(name: &str) -> Thing {
+    Thing { name: name.into(), uid: format!("{name}-uid"), leaving: false }
+}
+
+fn steps(observed: &Observed) -> Vec<&'static str> {
+    let name = |step: &Step| match step {
+        Step::RemoveBackup(_) => "remove backup",
+        Step::RemoveScratch(_) => "remove scratch",
+        Step::RemoveToken(_) => "remove token",
+        Step::RemoveTracker(..) => "remove tracker",
+        Step::Make(Wanted::Tracker(_)) => "tracker",
+        Step::Make(Wanted::Scratch(_)) => "scratch",
+        Step::Make(Wanted::Token(_)) => "token",
+        Step::Make(Wanted::Backup(_)) => "backup",
+    };
+    plan(observed).steps.iter().map(name).collect()
+}
+
+fn condition(kind: &str, status: &str) -> Condition {
+    Condition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: "R".into(),
+        message: "the reason of before".into(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+#[test]
+fn a_run_that_nothing_speaks_against_is_given_to_its_machine_s_node() {
+    let plan = plan(&sound());
+    let status = plan.status.unwrap();
+    assert_eq!((status.node.as_deref(), status.assigned.unwrap().truth), (Some("one"), Truth::True));
+    assert!(plan.steps.is_empty() && status.ended.is_none());
+    let mut fresh = sound();
+    fresh.run.metadata.finalizers = None;
+    assert_eq!(super::plan(&fresh).finalizer, Finalizer::Add);
+}
+
+/// Each row is one thing that is wrong, the reason, and words of what to do.
+#[test]
+fn what_speaks_against_a_run_is_said_with_what_to_do() {
+    type Wrong = fn(&mut Observed);
+    let rows: &[(Wrong, &str, &str)] = &[
+        (|o| o.machine = Machine::NoKubeVirt, "NoKubeVirt", "Install KubeVirt"),
+        (|o| o.machine = Machine::NoBackups, "KubeVirtTooOld", "Update it to 1.8"),
+        (|o| o.machine = Machine::Missing, "NoMachine", "no VirtualMachine web"),
+        (|o| found(o).instance = None, "NotRunning", "virtctl start web"),
+        (|o| instance(o).phase = "Scheduling".into(), "NotRunning", "is Scheduling"),
+        (|o| found(o).tracking = tracking::GATE_OFF.into(), "FeatureGateDisabled", "IncrementalBackup"),
+        (|o| found(o).tracking = tracking::PENDING_RESTART.into(), "TrackingPendingRestart", "virtctl restart web"),
+        (|o| found(o).tracking = tracking::INITIALIZING.into(), "TrackingInitializing", "after that"),
+        (|o| found(o).tracking = "Disabled".into(), "TrackingDisabled", "changedBlockTrackingLabelSelectors"),
+        (|o| found(o).tracking = String::new(), "TrackingDisabled", "changedBlockTrackingLabelSelectors"),
+        (|o| instance(o).disks.clear(), "NoEligibleDisk", "PersistentVolumeClaim"),
+        (|o| instance(o).migrating = true, "Migrating", "after that"),
+        (|o| instance(o).node = None, "NotRunning", "no node yet"),
+        (|o| o.agents.clear(), "NoAgent", "DaemonSet"),
+        (|o| o.repository = RepositoryFacts::Missing, "RepositoryMissing", "no Repository offsite in namespace shop"),
+        (|o| o.repository = RepositoryFacts::NotAllowed, "RepositoryNotAllowed", "allowedNamespaces"),
+        (|o| o.repository = RepositoryFacts::NotReady("It is full.".into()), "RepositoryNotReady", "It is full."),
+    ];
+    for (wrong, reason, words) in rows {
+        let mut observed = sound();
+        wrong(&mut observed);
+        let says = assigned(&observed);
+        assert_eq!((says.truth, &*says.reason), (Truth::False, *reason));
+        assert!(says.message.contains(words), "wanted {words:?} in {says:?}");
+        let status = plan(&observed).status.unwrap();
+        assert!(status.node.is_none() && status.ended.is_none(), "{reason}");
+    }
+}
+
+#[test]
+fn the_label_that_has_a_machine_tracked_is_named() {
+    let selector = |key: &str| LabelSelector {
+        match_labels: Some([(key.to_owned(), "true".to_owned())].into()),
+        ..LabelSelector::default()
+    };
+    for (machines, namespaces, words) in [
+        (Some(selector("cbt")), None, "Label it cbt=true, and restart it"),
+        (None, Some(selector("team")), "Have its namespace labelled team=true"),
+        (Some(selector("cbt")), Some(selector("team")), "Label it cbt=true, or have its namespace labelled team=true"),
+    ] {
+        let mut observed = sound();
+        found(&mut observed).tracking = "Disabled".into();
+        found(&mut observed).selectors = Selectors { machines, namespaces };
+        assert!(assigned(&observed).message.contains(words), "{:?}", assigned(&observed));
+    }
+}
+
+#[test]
+fn one_run_of_a_machine_is_first_and_the_others_say_whom_they_wait_for() {
+    let other =
+        |name: &str, created: i64, assigned: bool| OtherRun { name: name.into(), created: Some(at(created)), assigned };
+    // This one is `run`, created at 1,000 s.
+    for (others, waits_for) in [
+        (vec![other("older", 999, false)], Some("older")),
+        (vec![other("newer", 1001, false)], None),
+        (vec![other("a", 1000, false)], Some("a")),
+        (vec![other("z", 1000, false)], None),
+        (vec![other("newer", 1001, true)], Some("newer")),
+        (vec![other("older", 998, false), other("oldest", 997, false)], Some("oldest")),
+    ] {
+        let mut observed = sound();
+        observed.others.clone_from(&others);
+        let says = assigned(&observed);
+        match waits_for {
+            None => assert_eq!(says.truth, Truth::True, "{others:?}"),
+            Some(name) => {
+                assert_eq!(says.reason, "WaitingForRun", "{others:?}");
+                assert!(says.message.contains(&format!("BackupRun {name} ")), "{says:?}");
+            }
+        }
+    }
+    // Of two that are assigned, both do not wait for one another for ever.
+    let mut observed = sound();
+    status(&mut observed).node = Some("one".into());
+    observed.others = vec![other("newer", 1001, true)];
+    assert_eq!(assigned(&observed).truth, Truth::True);
+}
+
+#[test]
+fn a_run_that_was_given_to_a_node_is_taken_back_when_something_speaks_against_it() {
+    let mut observed = sound();
+    status(&mut observed).node = Some("one".into());
+    instance(&mut observed).node = Some("two".into());
+    assert_eq!(plan(&observed).status.unwrap().node.as_deref(), Some("two"));
+    found(&mut observed).instance = None;
+    assert_eq!(plan(&observed).status.unwrap().node, None);
+}
+
+#[test]
+fn an_attempt_is_made_in_order_and_the_backup_last() {
+    let mut observed = claimed();
+    assert_eq!(steps(&observed), ["tracker", "scratch", "token", "backup"]);
+    assert_eq!(prepared(&observed).truth, Truth::Unknown);
+    observed.names.tracker = TrackerFacts::Ours;
+    observed.names.scratch = Taken::Ours { leaving: false };
+    assert_eq!(steps(&observed), ["token", "backup"]);
+    observed.names.backup = Taken::Ours { leaving: false };
+    assert!(steps(&observed).is_empty());
+    assert_eq!((prepared(&observed).truth, &*prepared(&observed).reason), (Truth::True, "Prepared"));
+}
+
+#[test]
+fn a_backup_outlives_the_run_and_its_scratch_holds_all_disks() {
+    let observed = claimed();
+    let plan = plan(&observed);
+    let (mut size, mut time) = (0, 0);
+    for step in &plan.steps {
+        match step {
+            Step::Make(Wanted::Scratch(claim)) => {
+                let spec = claim.spec.clone().unwrap();
+                assert_eq!(spec.volume_mode.as_deref(), Some("Filesystem"));
+                size = crate::kubevirt::bytes(&spec.resources.unwrap().requests.unwrap()["storage"]).unwrap();
+            }
+            Step::Make(Wanted::Backup(backup)) => {
+                time = backup.spec.ttl_duration.clone().unwrap().trim_end_matches('s').parse().unwrap();
+                assert_eq!((backup.spec.force_full_backup, backup.spec.skip_quiesce), (Some(false), Some(true)));
+                assert!(crate::kubevirt::is_of_run(&backup.metadata, "run-uid"));
+            }
+            _ => {}
+        }
+    }
+    assert!(size > 3 << 30, "{size}");
+    // Created at 1,000 s, four hours, and it is 2,000 s.
+    assert!(time > 4 * 3600 - 1000, "{time}");
+}
+
+#[test]
+fn what_keeps_an_attempt_from_being_made_waits_or_fails_it() {
+    type Wrong = fn(&mut Observed);
+    let rows: &[(Wrong, Truth, &str, &str)] = &[
+        (|o| o.foreign = vec![("theirs".into(), "ExportReady".into())], Truth::Unknown, "WaitingForBackup", "theirs"),
+        (|o| instance(o).job = Some("vmb-9".into()), Truth::Unknown, "WaitingForBackup", "vmb-9"),
+        (|o| o.names.scratch = Taken::OfRun("other".into()), Truth::Unknown, "WaitingForRun", "other"),
+        (|o| o.names.scratch = Taken::Foreign, Truth::False, "NameTaken", "PersistentVolumeClaim"),
+        (|o| o.names.token = Taken::Foreign, Truth::False, "NameTaken", "Secret"),
+        (|o| o.names.backup = Taken::Foreign, Truth::False, "NameTaken", "VirtualMachineBackup"),
+        (|o| o.names.tracker = TrackerFacts::Foreign, Truth::False, "NameTaken", "Tracker"),
+        (|o| o.classes.default = None, Truth::False, "NoStorageClass", "spec.scratch.storageClassName (thin)"),
+        (
+            |o| o.run.spec.scratch.storage_class_name = "fast".into(),
+            Truth::False,
+            "NoStorageClass",
+            "no StorageClass fast",
+        ),
+        (|o| instance(o).disks[0].1 = None, Truth::Unknown, "DiskSizeUnknown", "volume root"),
+        (|o| o.repository = RepositoryFacts::NotAllowed, Truth::False, "RepositoryNotAllowed", "allowedNamespaces"),
+        (|o| o.repository = RepositoryFacts::NotReady("x".into()), Truth::Unknown, "RepositoryNotReady", "x"),
+        (|o| o.machine = Machine::Missing, Truth::False, "NoMachine", "gone"),
+    ];
+    for (wrong, truth, reason, words) in rows {
+        let mut observed = claimed();
+        wrong(&mut observed);
+        let says = prepared(&observed);
+        assert_eq!((says.truth, &*says.reason), (*truth, *reason));
+        assert!(says.message.contains(words), "wanted {words:?} in {says:?}");
+        assert!(steps(&observed).is_empty(), "{reason}: nothing half-made");
+    }
+}
+
+#[test]
+fn a_name_that_is_no_backup_of_this_repository_is_not_made() {
+    let foreign = CheckpointName::random(RepositoryId::from_bytes([8; 16])).as_backup().to_string();
+    for name in [foreign.as_str(), "theirs", "kube-root-ca"] {
+        let mut observed = claimed();
+        status(&mut observed).attempt.as_mut().unwrap().backup = name.into();
+        assert_eq!((prepared(&observed).truth, &*prepared(&observed).reason), (Truth::False, "BadAttempt"), "{name}");
+        assert!(steps(&observed).is_empty());
+    }
+}
+
+#[test]
+fn what_earlier_attempts_left_goes_before_the_next_is_made() {
+    let mut observed = claimed();
+    observed.made.backups = vec![thing("earlier")];
+    observed.made.scratches = vec![thing("scratch")];
+    observed.names.scratch = Taken::Ours { leaving: false };
+    assert_eq!(steps(&observed), ["remove backup"]);
+    assert_eq!(prepared(&observed).reason, "CleaningUp");
+    // It takes its time, and is not asked again.
+    observed.made.backups[0].leaving = true;
+    assert!(steps(&observed).is_empty());
+    assert_eq!(prepared(&observed).reason, "CleaningUp");
+    observed.made.backups.clear();
+    assert_eq!(steps(&observed), ["tracker", "token", "backup"]);
+    observed.names.tracker = TrackerFacts::OfEarlierMachine("u".into());
+    assert_eq!(steps(&observed), ["remove tracker"]);
+}
+
+#[test]
+fn an_attempt_that_has_ended_is_removed_the_backup_first() {
+    let mut observed = claimed();
+    status(&mut observed).attempt.as_mut().unwrap().state = AttemptState::Ended;
+    let name = status(&mut observed).attempt.as_ref().unwrap().backup.clone();
+    observed.made =
+        Made { backups: vec![thing(&name)], scratches: vec![thing("s")], tokens: vec![thing("t")], attached: false };
+    assert_eq!(steps(&observed), ["remove backup"]);
+    observed.made.backups.clear();
+    observed.made.attached = true;
+    assert_eq!(steps(&observed), ["remove token"]);
+    observed.made.attached = false;
+    assert_eq!(steps(&observed), ["remove scratch", "remove token"]);
+}
+
+#[test]
+fn after_the_end_everything_goes_and_the_finalizer_last() {
+    for kind in ["Complete", "Failed"] {
+        let mut observed = claimed();
+        status(&mut observed).conditions = vec![condition(kind, "True")];
+        observed.made.tokens = vec![thing("t")];
+        let first = plan(&observed);
+        assert_eq!((steps(&observed), first.finalizer, first.status), (vec!["remove token"], Finalizer::Keep, None));
+        observed.made.tokens.clear();
+        assert_eq!(plan(&observed).finalizer, Finalizer::Remove);
+        observed.run.metadata.finalizers = None;
+        assert_eq!(plan(&observed), Plan::default());
+    }
+}
+
+#[test]
+fn a_run_ends_without_a_point_when_nobody_else_can_end_it() {
+    let ended = |observed: &Observed| plan(observed).status.and_then(|status| status.ended).map(|ended| ended.reason);
+    let deleted = |mut observed: Observed, time: i64| {
+        observed.run.metadata.deletion_timestamp = Some(Time(at(time)));
+        observed
+    };
+    let cancelled = |mut observed: Observed| {
+        observed.run.spec.cancel = true;
+        observed
+    };
+    let late = |mut observed: Observed, by: i64| {
+        observed.now = at(1000 + 4 * 3600 + by);
+        observed
+    };
+    let silent = |mut observed: Observed, seconds: u64| {
+        observed.silent = Duration::from_secs(seconds);
+        observed
+    };
+    let succeeded = |mut observed: Observed| {
+        observed.agents = vec!["successor".into()];
+        observed
+    };
+    for (observed, wanted) in [
+        (sound(), None),
+        (claimed(), None),
+        (cancelled(sound()), Some("Cancelled")),
+        (deleted(sound(), 1990), Some("Cancelled")),
+        (late(sound(), -1), None),
+        (late(sound(), 0), Some("DeadlineExceeded")),
+        // Whoever holds it ends it, unless that takes too long.
+        (cancelled(claimed()), None),
+        (deleted(claimed(), 1990), None),
+        (deleted(claimed(), 1700), Some("Cancelled")),
+        (late(claimed(), 170), None),
+        (late(claimed(), 180), Some("DeadlineExceeded")),
+        (silent(claimed(), 119), None),
+        (silent(claimed(), 120), Some("AgentLost")),
+        (silent(succeeded(claimed()), 239), None),
+        (silent(succeeded(claimed()), 240), Some("AgentLost")),
+        (silent(sound(), 1000), None),
+    ] {
+        assert_eq!(ended(&observed), wanted, "{:?} at {}", observed.run, observed.now);
+    }
+    let mut waited = late(sound(), 1);
+    status(&mut waited).conditions = vec![condition("Assigned", "False")];
+    let message = plan(&waited).status.unwrap().ended.unwrap().message;
+    assert!(message.contains("within 4h") && message.contains("the reason of before"), "{message}");
+    // Nothing half-made stays.
+    let mut lost = silent(claimed(), 500);
+    lost.made.backups = vec![thing("b")];
+    assert_eq!(steps(&lost), ["remove backup"]);
+}

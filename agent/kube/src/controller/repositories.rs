@@ -1,0 +1,161 @@
+//! Keeps `Repository`s open, and says of each whether it can be used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, future};
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
+use kube::{Api, Client, ResourceExt};
+use remora_core::{Error, ErrorKind};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::events::Events;
+use super::opened::{IfEmpty, Open, Opened};
+use super::tenancy::{self, Trouble};
+use super::{OWNER, Settings};
+use crate::conditions::{self, Says};
+use crate::resources::Repository;
+
+/// How often one that works is looked at again: its Secrets are not watched.
+const AGAIN: Duration = Duration::from_mins(10);
+
+/// How often one that does not: whoever repairs it waits.
+const SOON: Duration = Duration::from_secs(30);
+
+/// How long opening may take.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+struct Context {
+    client: Client,
+    settings: Settings,
+    opened: Opened,
+    events: Events,
+}
+
+/// Looks at them until `cancel`.
+pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, cancel: CancellationToken) {
+    let (store, writer) = reflector::store::<Repository>();
+    let changes = watcher(Api::<Repository>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(predicates::generation, PredicateConfig::default());
+    let events = Events::new(client.clone(), &settings.instance);
+    let context = Arc::new(Context { client, settings, opened, events });
+    Controller::for_stream(changes, store)
+        .graceful_shutdown_on(cancel.cancelled_owned())
+        .run(reconcile, |_, _, _| Action::requeue(SOON), context)
+        .for_each(|done| {
+            if let Err(kube::runtime::controller::Error::ReconcilerFailed(error, of)) = done {
+                tracing::warn!(%error, repository = %of, "a Repository could not be looked at");
+            }
+            future::ready(())
+        })
+        .await;
+}
+
+async fn reconcile(repository: Arc<Repository>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    let (namespace, name) = (repository.namespace().unwrap_or_default(), repository.name_any());
+    if repository.metadata.deletion_timestamp.is_some() {
+        context.opened.forget(&namespace, &name);
+        return Ok(Action::await_change());
+    }
+    let (says, open) = match open(&repository, &context).await {
+        Ok(open) => (Says::yes("Opened", format!("The repository at {} was opened.", open.place)), Some(open)),
+        Err(Trouble::Says(says)) => (says, None),
+        Err(Trouble::Api(error)) => return Err(error),
+    };
+    tell(&repository, &context, &says, open.as_deref()).await?;
+    if open.is_none() {
+        context.opened.forget(&namespace, &name);
+    }
+    Ok(Action::requeue(if open.is_some() { AGAIN } else { SOON }))
+}
+
+/// Opens it, and asks its store for something: it may have gone since it was opened.
+async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, Trouble> {
+    let material = tenancy::material(&context.client, &context.settings.namespace, repository).await?;
+    let of = (repository.namespace().unwrap_or_default(), repository.name_any());
+    let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
+    // An empty place that held a repository before is a loss to tell of, not a place to begin in.
+    let if_empty = if known.is_none() { IfEmpty::Make } else { IfEmpty::Fail };
+    let opening = async {
+        let open = context.opened.get(of.clone(), &material, if_empty).await?;
+        // A store that was emptied still answers.
+        if !open.keyring.slots().await?.is_empty() {
+            return Ok(open);
+        }
+        context.opened.forget(&of.0, &of.1);
+        context.opened.get(of, &material, if_empty).await
+    };
+    let late =
+        || Error::new(ErrorKind::Unavailable, format!("its store did not answer within {} s", PATIENCE.as_secs()));
+    let opened = tokio::time::timeout(PATIENCE, opening).await.unwrap_or_else(|_| Err(late()));
+    let open = opened.map_err(|error| Trouble::Says(cannot(&error)))?;
+    if let Some(known) = known.filter(|known| *known != open.keyring.repository().to_string()) {
+        let message = format!(
+            "There is another repository than before: {}, not {known}. Its store was exchanged, or emptied and made anew. Put \
+             it back; or delete this Repository and create it again, if the points of before are given up.",
+            open.keyring.repository()
+        );
+        return Err(Trouble::Says(Says::no("AnotherRepository", message)));
+    }
+    Ok(open)
+}
+
+/// Why it cannot be opened, and what to do.
+fn cannot(error: &Error) -> Says {
+    let reason = match error.kind() {
+        ErrorKind::Invalid => "Invalid",
+        ErrorKind::NotFound => "StoreMissing",
+        ErrorKind::Exists => "StoreNotEmpty",
+        ErrorKind::WrongKey => "WrongPassphrase",
+        ErrorKind::Unsupported => "Unsupported",
+        ErrorKind::Damaged => "Damaged",
+        ErrorKind::Unavailable => "Unavailable",
+        ErrorKind::Refused => "Refused",
+        _ => "Failed",
+    };
+    let advice = error.advice().map(|advice| format!(" {advice}")).unwrap_or_default();
+    Says::no(reason, format!("{}.{advice}", error.chain().trim_end_matches('.')))
+}
+
+/// Writes the status where it says something new, and an event with it.
+async fn tell(repository: &Repository, context: &Context, says: &Says, open: Option<&Open>) -> Result<(), kube::Error> {
+    let earlier = repository.status.clone().unwrap_or_default();
+    let before = conditions::find(&earlier.conditions, "Ready");
+    let same = before.is_some_and(|one| {
+        one.status == says.truth.as_str() && one.reason == says.reason && one.message == says.message
+    });
+    if same && earlier.observed_generation == repository.metadata.generation {
+        return Ok(());
+    }
+    let condition = says.condition("Ready", &earlier.conditions, repository.metadata.generation, Timestamp::now());
+    let mut status = json!({"observedGeneration": repository.metadata.generation, "conditions": [condition]});
+    // Known once, known for good: that another one is found there is noticed by it.
+    let id = open.map(|open| open.keyring.repository().to_string()).or(earlier.repository_id);
+    let url = open.map(|open| open.place.clone()).or(earlier.url);
+    if let (Some(id), Some(url)) = (id, url) {
+        status["repositoryId"] = json!(id);
+        status["url"] = json!(url);
+    }
+    let object = json!({
+        "apiVersion": "remora.dev/v1alpha1", "kind": "Repository",
+        "metadata": {"name": repository.name_any(), "uid": repository.uid(), "resourceVersion": repository.resource_version()},
+        "status": status,
+    });
+    let api: Api<Repository> = Api::namespaced(context.client.clone(), &repository.namespace().unwrap_or_default());
+    api.patch_status(&repository.name_any(), &PatchParams::apply(OWNER).force(), &Patch::Apply(object)).await?;
+    if open.is_some_and(|open| open.made) && earlier.conditions.iter().all(|one| one.status != "True") {
+        let message = "There was no repository in this place: a new one was made.";
+        context.events.of_repository(repository, EventType::Normal, "Initialized", message).await;
+    }
+    let kind = if open.is_some() { EventType::Normal } else { EventType::Warning };
+    context.events.of_repository(repository, kind, &says.reason, &says.message).await;
+    Ok(())
+}

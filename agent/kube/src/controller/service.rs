@@ -1,0 +1,217 @@
+//! The key service, and health. See [`crate::keys`] for what is asked and answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use remora_core::{Error, Result};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::observed::RepositoryFacts;
+use super::opened::{self, IfEmpty, Opened};
+use super::tenancy::{self, Trouble};
+use super::{Settings, observe, plan, tls};
+use crate::keys::{AUDIENCE, Refusal, RunKeys};
+use crate::resources::{BackupRun, Repository};
+
+/// What a token of a ServiceAccount says of the node of its pod.
+const NODE: &str = "authentication.kubernetes.io/node-name";
+
+/// The key service.
+#[derive(Clone)]
+pub(super) struct Keys {
+    client: Client,
+    settings: Arc<Settings>,
+    opened: Opened,
+}
+
+/// Why no keys are given.
+struct No {
+    code: StatusCode,
+    refusal: Refusal,
+}
+
+fn no(code: StatusCode, reason: &str, message: impl Into<String>) -> No {
+    No { code, refusal: Refusal { reason: reason.into(), message: message.into() } }
+}
+
+impl From<kube::Error> for No {
+    fn from(error: kube::Error) -> Self {
+        no(StatusCode::SERVICE_UNAVAILABLE, "ApiServer", format!("The API server did not answer: {error}"))
+    }
+}
+
+impl Keys {
+    pub(super) fn new(client: Client, settings: Settings, opened: Opened) -> Self {
+        Self { client, settings: Arc::new(settings), opened }
+    }
+
+    async fn of_run(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
+        let node = self.node_of(headers).await?;
+        // One of a node's agents learns nothing of runs that are not its node's, not even which there are.
+        let denied =
+            || no(StatusCode::FORBIDDEN, "NotThisNode", format!("BackupRun {name} is not one of node {node}'s."));
+        let runs: Api<BackupRun> = Api::namespaced(self.client.clone(), namespace);
+        let run = runs.get_opt(name).await?.ok_or_else(denied)?;
+        let assigned = run.status.as_ref().and_then(|status| status.node.as_deref());
+        if assigned != Some(node.as_str()) {
+            return Err(denied());
+        }
+        if plan::is_over(&run, Timestamp::now()) {
+            return Err(no(StatusCode::CONFLICT, "RunEnded", "The run has ended, was cancelled, or is late."));
+        }
+        let repository = self.repository(&run, namespace).await?;
+        self.open(&repository, namespace).await
+    }
+
+    /// The node whose agent asks.
+    async fn node_of(&self, headers: &HeaderMap) -> std::result::Result<String, No> {
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let unknown =
+            || no(StatusCode::UNAUTHORIZED, "Unauthorized", "A token of an agent's ServiceAccount is wanted.");
+        let spec =
+            TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.ok_or_else(unknown)?.into()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let reviews: Api<TokenReview> = Api::all(self.client.clone());
+        let status = reviews.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
+        let for_us = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
+        if status.authenticated != Some(true) || !for_us {
+            return Err(unknown());
+        }
+        node_of_agent(&status.user.unwrap_or_default(), &self.settings).ok_or_else(unknown)
+    }
+
+    async fn repository(&self, run: &BackupRun, tenant: &str) -> std::result::Result<Repository, No> {
+        let reference = &run.spec.repository;
+        let namespace = reference.namespace.as_deref().unwrap_or(tenant);
+        let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
+        let repository = repositories.get_opt(&reference.name).await?;
+        match observe::repository_facts(repository.as_ref(), &self.settings.namespace, namespace, tenant) {
+            RepositoryFacts::Ready(_) => {}
+            RepositoryFacts::Missing | RepositoryFacts::NotAllowed => {
+                let message =
+                    format!("Namespace {tenant} may use no Repository {} of namespace {namespace}.", reference.name);
+                return Err(no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", message));
+            }
+            RepositoryFacts::NotReady(why) => {
+                return Err(no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", why));
+            }
+        }
+        repository.ok_or_else(|| no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", "There is none."))
+    }
+
+    async fn open(&self, repository: &Repository, tenant: &str) -> std::result::Result<RunKeys, No> {
+        let material = tenancy::material(&self.client, &self.settings.namespace, repository).await;
+        let material = material.map_err(|trouble| match trouble {
+            Trouble::Says(says) => no(StatusCode::FORBIDDEN, &says.reason, says.message),
+            Trouble::Api(error) => error.into(),
+        })?;
+        let unavailable = |error: Error| no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", error.chain());
+        let metadata = &repository.metadata;
+        let of = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        let open = self.opened.get(of, &material, IfEmpty::Fail).await.map_err(unavailable)?;
+        // The one that was found Ready, and no other that has taken its place.
+        let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
+        if known != Some(open.keyring.repository().to_string().as_str()) {
+            return Err(no(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "RepositoryNotReady",
+                "Its store holds another repository.",
+            ));
+        }
+        let grant = opened::grant(&open, &tenant.parse().map_err(unavailable)?).await.map_err(unavailable)?;
+        Ok(RunKeys { tenant: tenant.into(), store: material.store.clone(), grant: grant.to_text().to_string() })
+    }
+}
+
+/// The node of a pod of the agents' ServiceAccount; none of anybody else.
+fn node_of_agent(user: &UserInfo, settings: &Settings) -> Option<String> {
+    let wanted = format!("system:serviceaccount:{}:{}", settings.namespace, settings.agents);
+    if user.username.as_deref() != Some(wanted.as_str()) {
+        return None;
+    }
+    match user.extra.as_ref()?.get(NODE)?.as_slice() {
+        [node] if !node.is_empty() => Some(node.clone()),
+        _ => None,
+    }
+}
+
+impl IntoResponse for No {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_string(&self.refusal).unwrap_or_default();
+        (self.code, [(CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+async fn keys(
+    State(keys): State<Keys>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    match keys.of_run(&namespace, &name, &headers).await {
+        Ok(found) => {
+            tracing::info!(namespace, run = name, "keys were given");
+            let body = serde_json::to_string(&found).unwrap_or_default();
+            ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(no) => {
+            tracing::warn!(
+                namespace,
+                run = name,
+                reason = no.refusal.reason,
+                "keys were refused: {}",
+                no.refusal.message
+            );
+            no.into_response()
+        }
+    }
+}
+
+/// Serves keys until `cancel`.
+pub(super) async fn serve_keys(listener: tls::Listener, keys_of: Keys, cancel: CancellationToken) {
+    let router = Router::new().route("/v1/runs/{namespace}/{name}", get(keys)).with_state(keys_of);
+    let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "keys are not served any more");
+    }
+}
+
+/// Whether the process is at work.
+#[derive(Clone, Default)]
+pub(super) struct Health(Arc<AtomicBool>);
+
+impl Health {
+    /// From now on.
+    pub(super) fn ready(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Binds an address.
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| Error::io(format!("listening on {address}"), e))
+}
+
+/// Serves `/healthz` and `/readyz` until `cancel`.
+pub(super) async fn serve_health(listener: TcpListener, health: Health, cancel: CancellationToken) {
+    let ready = move || {
+        let is_ready = health.0.load(Ordering::Relaxed);
+        async move { if is_ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") } }
+    };
+    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "health is not served any more");
+    }
+}

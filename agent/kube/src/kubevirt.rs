@@ -1,0 +1,474 @@
+//! KubeVirt's objects: only the fields that remora reads or writes. All of them are somebody else's, some a tenant's, so
+//! whatever may be left out is optional here, and what is not known is ignored.
+
+mod conditions;
+mod names;
+mod quantity;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use kube::CustomResource;
+use serde::{Deserialize, Serialize};
+
+pub use conditions::{BackupCondition, Stage};
+pub use names::{scratch_name, token_name, tracker_name};
+pub use quantity::bytes;
+
+/// The label of whatever the controller makes for a run: the run's UID.
+pub const RUN_LABEL: &str = "remora.dev/run";
+
+/// A virtual machine, running or not.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "kubevirt.io",
+    version = "v1",
+    kind = "VirtualMachine",
+    namespaced,
+    schema = "disabled",
+    status = "VirtualMachineStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineSpec {
+    /// What its instances are made from.
+    #[serde(default)]
+    pub template: Option<VirtualMachineTemplate>,
+}
+
+/// What instances are made from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineTemplate {
+    /// Their spec.
+    #[serde(default)]
+    pub spec: VirtualMachineInstanceSpec,
+}
+
+/// What is known of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineStatus {
+    /// What KubeVirt tells people, such as `Running` and `Stopped`.
+    #[serde(default)]
+    pub printable_status: Option<String>,
+    /// Whether changes are tracked.
+    #[serde(default)]
+    pub changed_block_tracking: Option<ChangedBlockTracking>,
+}
+
+/// A virtual machine that runs, or is about to.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "kubevirt.io",
+    version = "v1",
+    kind = "VirtualMachineInstance",
+    namespaced,
+    schema = "disabled",
+    status = "VirtualMachineInstanceStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineInstanceSpec {
+    /// Its hardware.
+    #[serde(default)]
+    pub domain: Domain,
+    /// What its disks are made of.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// What KubeVirt attaches to the pod and not to the guest, such as a backup's scratch.
+    #[serde(default)]
+    pub utility_volumes: Vec<UtilityVolume>,
+}
+
+/// Hardware.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Domain {
+    /// Its devices.
+    #[serde(default)]
+    pub devices: Devices,
+}
+
+/// Devices.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Devices {
+    /// The disks, CD drives among them.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+}
+
+/// A disk: its name is its volume's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// The name of the volume that it shows.
+    #[serde(default)]
+    pub name: String,
+    /// Of a CD drive.
+    #[serde(default)]
+    pub cdrom: Option<serde_json::Value>,
+    /// Of a device that is passed through.
+    #[serde(default)]
+    pub lun: Option<serde_json::Value>,
+}
+
+/// What a disk is made of. One of the fields beside the name is there; those of the kinds that are never backed up are
+/// not told.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// A claim.
+    #[serde(default)]
+    pub persistent_volume_claim: Option<ClaimVolume>,
+    /// A claim that CDI fills.
+    #[serde(default)]
+    pub data_volume: Option<DataVolume>,
+    /// A file of the node.
+    #[serde(default)]
+    pub host_disk: Option<HostDisk>,
+}
+
+/// A claim.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimVolume {
+    /// Its name.
+    #[serde(default)]
+    pub claim_name: String,
+}
+
+/// A claim that CDI fills: of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataVolume {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// A file of the node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDisk {
+    /// Its size, as a quantity.
+    #[serde(default)]
+    pub capacity: Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+}
+
+/// What KubeVirt attaches to the pod and not to the guest.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UtilityVolume {
+    /// Its name, which is its folder's in the launcher.
+    #[serde(default)]
+    pub name: String,
+    /// Its claim.
+    #[serde(default)]
+    pub claim_name: String,
+}
+
+/// What a volume is backed up from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Backing<'a> {
+    /// The claim of that name.
+    Claim(&'a str),
+    /// A file of the node, of that size.
+    HostDisk(Option<&'a k8s_openapi::apimachinery::pkg::api::resource::Quantity>),
+}
+
+impl Volume {
+    /// What KubeVirt can back up of it; none of a volume that it cannot (`IsCBTEligibleVolume`).
+    pub fn backing(&self) -> Option<Backing<'_>> {
+        let claim = self.persistent_volume_claim.as_ref().map(|claim| Backing::Claim(&claim.claim_name));
+        let filled = self.data_volume.as_ref().map(|volume| Backing::Claim(&volume.name));
+        let file = self.host_disk.as_ref().map(|file| Backing::HostDisk(file.capacity.as_ref()));
+        claim.or(filled).or(file)
+    }
+}
+
+impl VirtualMachineInstanceSpec {
+    /// The volumes that are disks and can be backed up.
+    pub fn eligible(&self) -> impl Iterator<Item = (&str, Backing<'_>)> {
+        let shown = |volume: &&Volume| self.domain.devices.disks.iter().any(|disk| disk.name == volume.name);
+        self.volumes
+            .iter()
+            .filter(shown)
+            .filter_map(|volume| volume.backing().map(|backing| (volume.name.as_str(), backing)))
+    }
+}
+
+/// What is known of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineInstanceStatus {
+    /// `Pending`, `Scheduling`, `Scheduled`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    #[serde(default)]
+    pub phase: Option<String>,
+    /// Where it runs.
+    #[serde(default)]
+    pub node_name: Option<String>,
+    /// The nodes of its launcher pods, by their UIDs: two during a migration.
+    #[serde(default)]
+    pub active_pods: BTreeMap<String, String>,
+    /// Its migration, if there is or was one.
+    #[serde(default)]
+    pub migration_state: Option<MigrationState>,
+    /// The user that its launcher runs as; 0 is root.
+    #[serde(default)]
+    pub runtime_user: Option<i64>,
+    /// Whether changes are tracked, and its backup.
+    #[serde(default)]
+    pub changed_block_tracking: Option<ChangedBlockTracking>,
+}
+
+/// A migration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationState {
+    /// Where it goes.
+    #[serde(default)]
+    pub target_node: Option<String>,
+    /// The UID of the pod that it goes to.
+    #[serde(default)]
+    pub target_pod: Option<String>,
+    /// Whether it has succeeded.
+    #[serde(default)]
+    pub completed: bool,
+    /// Whether it has failed.
+    #[serde(default)]
+    pub failed: bool,
+}
+
+/// Whether changes are tracked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedBlockTracking {
+    /// In KubeVirt's words.
+    #[serde(default)]
+    pub state: String,
+    /// The backup that runs or has run last; on the instance only.
+    #[serde(default)]
+    pub backup_status: Option<BackupJob>,
+}
+
+/// The states of changed-block tracking that are spoken of by name.
+pub mod tracking {
+    /// Backups can be made.
+    pub const ENABLED: &str = "Enabled";
+    /// Wanted, and on with the next start.
+    pub const PENDING_RESTART: &str = "PendingRestart";
+    /// About to be on.
+    pub const INITIALIZING: &str = "Initializing";
+    /// Wanted, but KubeVirt does not know of it.
+    pub const GATE_OFF: &str = "IncrementalBackupFeatureGateDisabled";
+}
+
+/// What an instance says of its backup.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupJob {
+    /// The name of the `VirtualMachineBackup`.
+    #[serde(default)]
+    pub backup_name: Option<String>,
+    /// Whether it has ended.
+    #[serde(default)]
+    pub completed: bool,
+    /// Whether it has failed.
+    #[serde(default)]
+    pub failed: bool,
+    /// Why.
+    #[serde(default)]
+    pub backup_msg: Option<String>,
+    /// The checkpoint that it made.
+    #[serde(default)]
+    pub checkpoint_name: Option<String>,
+    /// Its volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeName>,
+    /// What became of freezing the guest.
+    #[serde(default)]
+    pub quiesce_status: Option<String>,
+}
+
+/// A volume's name.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeName {
+    /// In the instance.
+    #[serde(default)]
+    pub volume_name: String,
+}
+
+/// One backup of KubeVirt's.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "backup.kubevirt.io",
+    version = "v1alpha1",
+    kind = "VirtualMachineBackup",
+    namespaced,
+    schema = "disabled",
+    status = "VirtualMachineBackupStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineBackupSpec {
+    /// The machine, or the tracker of one.
+    #[serde(default)]
+    pub source: Source,
+    /// `Pull` or `Push`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Of a Pull: the scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc_name: Option<String>,
+    /// Of a Pull: the Secret with the exporter's token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<String>,
+    /// Of a Pull: how long it may be there, in Go's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_duration: Option<String>,
+    /// Whether everything is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_full_backup: Option<bool>,
+    /// Whether the guest is not frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_quiesce: Option<bool>,
+}
+
+/// What is backed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The group of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_group: Option<String>,
+    /// `VirtualMachine` or `VirtualMachineBackupTracker`.
+    #[serde(default)]
+    pub kind: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+}
+
+impl Source {
+    /// A machine.
+    pub fn machine(name: &str) -> Self {
+        Self { api_group: Some("kubevirt.io".into()), kind: "VirtualMachine".into(), name: name.into() }
+    }
+
+    /// A tracker.
+    pub fn tracker(name: &str) -> Self {
+        Self {
+            api_group: Some("backup.kubevirt.io".into()),
+            kind: "VirtualMachineBackupTracker".into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// What is known of a backup.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineBackupStatus {
+    /// `Full` or `Incremental`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// As KubeVirt 1.8 or 1.9 have them.
+    #[serde(default)]
+    pub conditions: Vec<BackupCondition>,
+    /// The checkpoint that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_name: Option<String>,
+    /// Its volumes.
+    #[serde(default)]
+    pub included_volumes: Vec<VolumeName>,
+}
+
+/// What KubeVirt knows of a machine's newest checkpoint.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "backup.kubevirt.io",
+    version = "v1alpha1",
+    kind = "VirtualMachineBackupTracker",
+    namespaced,
+    schema = "disabled",
+    status = "VirtualMachineBackupTrackerStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineBackupTrackerSpec {
+    /// The machine.
+    #[serde(default)]
+    pub source: Source,
+}
+
+/// What is known of a tracker.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineBackupTrackerStatus {
+    /// The newest checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_checkpoint: Option<LatestCheckpoint>,
+    /// Whether libvirt has to be told of it again: the machine was restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_redefinition_required: Option<bool>,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LatestCheckpoint {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// The volumes that it covers.
+    #[serde(default)]
+    pub volumes: Vec<VolumeName>,
+}
+
+/// The installation of KubeVirt.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[kube(group = "kubevirt.io", version = "v1", kind = "KubeVirt", namespaced, schema = "disabled", derive = "PartialEq")]
+#[serde(rename_all = "camelCase")]
+pub struct KubeVirtSpec {
+    /// How it is set up.
+    #[serde(default)]
+    pub configuration: Configuration,
+}
+
+/// How KubeVirt is set up.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Configuration {
+    /// Whose changes are tracked.
+    #[serde(default)]
+    pub changed_block_tracking_label_selectors: Option<TrackingSelectors>,
+}
+
+/// Whose changes are tracked: what either selector selects.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrackingSelectors {
+    /// By the namespace's labels.
+    #[serde(default)]
+    pub namespace_label_selector: Option<LabelSelector>,
+    /// By the machine's.
+    #[serde(default)]
+    pub virtual_machine_label_selector: Option<LabelSelector>,
+}
+
+/// Whether an object is of a run: its label says so, and the API server knows the run as its owner. A label alone may be
+/// anybody's.
+pub fn is_of_run(metadata: &kube::api::ObjectMeta, run: &str) -> bool {
+    let labelled = metadata.labels.as_ref().and_then(|labels| labels.get(RUN_LABEL)).is_some_and(|uid| uid == run);
+    let owned = |owner: &OwnerReference| owner.kind == "BackupRun" && owner.uid == run;
+    labelled && metadata.owner_references.iter().flatten().any(owned)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! What the source of KubeVirt asks of the cluster, for one run.
+//!
+//! What a run wants of KubeVirt is written into its status, and the controller makes it; the rest is read. Objects of
+//! KubeVirt may be a tenant's: a backup counts only if the API server knows this run as its owner.
+
+mod look;
+mod progress;
+mod quantity;
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use remora_core::ports::Outcome;
+use remora_core::{BackupName, Error, ErrorKind, RepositoryId, Result};
+use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze, JobFacts, VmFacts};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::progress::{Shown, job_facts, progress};
+use super::Desk;
+use super::desk::{Change, Seen, Wish};
+use super::watch::is_too_old;
+use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
+use crate::resources::{Attempt, AttemptState};
+
+/// A request that takes longer has failed.
+const REQUEST: Duration = Duration::from_secs(15);
+
+/// How long an API server that does not answer is asked again. The deadline of the run ends that earlier.
+const PATIENCE: Duration = Duration::from_mins(30);
+
+/// Between two of these, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// How long a backup may take to go.
+const GONE: Duration = Duration::from_mins(5);
+
+/// A run's view of the cluster.
+#[derive(Clone)]
+pub struct RunCluster {
+    desk: Desk,
+    repository: RepositoryId,
+}
+
+impl fmt::Debug for RunCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RunCluster({})", self.desk.order.full_name())
+    }
+}
+
+/// Whether a backup of this run is still there, asked once.
+pub(super) async fn is_there(desk: &Desk, backup: &BackupName) -> Result<bool, kube::Error> {
+    let backups: Api<VirtualMachineBackup> = Api::namespaced(desk.client.clone(), &desk.order.namespace);
+    match timeout(REQUEST, backups.get_metadata(&backup.to_string())).await {
+        Err(late) => Err(kube::Error::Service(late.into())),
+        Ok(Ok(_)) => Ok(true),
+        // Also of a kind that the API server does not know, which it says in other words than of an object.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+impl RunCluster {
+    pub(super) fn new(desk: Desk, repository: RepositoryId) -> Self {
+        Self { desk, repository }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.desk.client.clone(), &self.desk.order.namespace)
+    }
+
+    /// Asks until there is an answer, an answer of no, or nothing for too long.
+    async fn ask<T, F>(&self, what: &str, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let (began, mut backoff) = (Instant::now(), BACKOFF.0);
+        loop {
+            let error = match timeout(REQUEST, request()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(late) => kube::Error::Service(late.into()),
+            };
+            let failed =
+                |kind, error| Err(Error::new(kind, format!("asking the API server for {what}")).because(error));
+            if is_final(&error) {
+                return failed(ErrorKind::Refused, error);
+            }
+            if began.elapsed() > PATIENCE || self.desk.stopping.is_cancelled() {
+                return failed(ErrorKind::Unavailable, error);
+            }
+            tracing::warn!(run = self.desk.order.full_name(), %error, "the API server does not tell {what}; asked again");
+            sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Has the run's status say something of an attempt, and waits until it is written.
+    async fn say(&self, change: Change) -> Result<()> {
+        let ended = || Error::new(ErrorKind::Cancelled, "the run is no longer this agent's");
+        let (written, answer) = oneshot::channel();
+        self.desk.wishes.send(Wish { change, written }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?.map_err(|lost| ended().because(lost))
+    }
+
+    async fn instance(&self) -> Result<Option<VirtualMachineInstance>> {
+        let (api, name) = (self.api::<VirtualMachineInstance>(), &self.desk.order.spec.virtual_machine);
+        self.ask("the VirtualMachineInstance", || api.get_opt(name)).await
+    }
+
+    async fn tracker(&self) -> Result<Option<VirtualMachineBackupTracker>> {
+        let api = self.api::<VirtualMachineBackupTracker>();
+        let name = tracker_name(&self.desk.order.spec.virtual_machine, self.repository);
+        self.ask("the VirtualMachineBackupTracker", || api.get_opt(&name)).await
+    }
+
+    async fn backup(&self, name: &str) -> Result<Option<VirtualMachineBackup>> {
+        let api = self.api::<VirtualMachineBackup>();
+        self.ask("the VirtualMachineBackup", || api.get_opt(name)).await
+    }
+
+    /// Waits until what is shown differs from `seen`.
+    async fn follow(&self, backup: &str, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
+        let backup_watch = || watch_object(self.api::<VirtualMachineBackup>(), backup).default_backoff().boxed();
+        let machine = &self.desk.order.spec.virtual_machine;
+        let instance_watch = || watch_object(self.api::<VirtualMachineInstance>(), machine).default_backoff().boxed();
+        let (mut backups, mut instances) = (backup_watch(), instance_watch());
+        let mut run = self.desk.run.clone();
+        let (mut shown, mut known) = (Shown::default(), (false, false));
+        loop {
+            if let Seen::Run(run) = &*run.borrow_and_update() {
+                shown.run = Some(run.clone());
+            }
+            if known == (true, true) {
+                let now = progress(backup, &self.desk.order.uid, &shown);
+                // A watch may be behind the controller's word that it was made.
+                let gone = shown.backup.is_none() && matches!(now, BackupProgress::Ended(_));
+                if gone && let Some(there) = self.backup(backup).await? {
+                    shown.backup = Some(there);
+                    continue;
+                }
+                if seen != Some(&now) {
+                    return Ok(now);
+                }
+            }
+            tokio::select! {
+                () = self.desk.cancel.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
+                Some(event) = backups.next() => match event {
+                    Ok(object) => (shown.backup, known.0) = (object, true),
+                    Err(error) => {
+                        tracing::warn!(%error, backup, "the VirtualMachineBackup is not followed; tried again");
+                        if is_too_old(&error) {
+                            backups = backup_watch();
+                        }
+                    }
+                },
+                Some(event) = instances.next() => match event {
+                    Ok(object) => (shown.instance, known.1) = (object, true),
+                    Err(error) => {
+                        tracing::warn!(%error, machine, "the VirtualMachineInstance is not followed; tried again");
+                        if is_too_old(&error) {
+                            instances = instance_watch();
+                        }
+                    }
+                },
+                changed = run.changed() => if changed.is_err() {
+                    return Err(Error::new(ErrorKind::Cancelled, "the agent stops"));
+                },
+            }
+        }
+    }
+}
+
+/// Whether asking again would change nothing.
+fn is_final(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => (400..500).contains(&status.code) && ![401, 408, 429].contains(&status.code),
+        // An object that is not as this version of remora knows it.
+        kube::Error::SerdeError(_) => true,
+        _ => false,
+    }
+}
+
+#[async_trait]
+impl Cluster for RunCluster {
+    async fn look(&self) -> Result<VmFacts> {
+        self.vm_facts().await
+    }
+
+    async fn begin(&self, wish: &BackupWish) -> Result<()> {
+        let attempt = Attempt {
+            number: 1,
+            backup: wish.backup.to_string(),
+            force_full: wish.depth == Depth::Full,
+            skip_quiesce: wish.freeze == Freeze::Skip,
+            state: AttemptState::Wanted,
+        };
+        self.say(Change::Want(attempt)).await
+    }
+
+    async fn progress(&self, backup: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
+        self.follow(&backup.to_string(), seen).await
+    }
+
+    async fn job(&self) -> Result<JobFacts> {
+        Ok(job_facts(self.instance().await?.as_ref()))
+    }
+
+    async fn latest_checkpoint(&self) -> Result<Option<String>> {
+        let status = self.tracker().await?.and_then(|tracker| tracker.status).unwrap_or_default();
+        Ok(status.latest_checkpoint.map(|checkpoint| checkpoint.name).filter(|name| !name.is_empty()))
+    }
+
+    async fn end(&self, backup: &BackupName, outcome: Outcome) -> Result<()> {
+        tracing::debug!(run = self.desk.order.full_name(), %backup, ?outcome, "the VirtualMachineBackup is not needed any more");
+        let written = self.say(Change::End(backup.to_string()));
+        tokio::select! {
+            written = written => written?,
+            // The claim is given back next, and that says the same.
+            () = self.desk.stopping.cancelled() => return Ok(()),
+        }
+        let (began, mut pause) = (Instant::now(), Duration::from_millis(300));
+        while is_there(&self.desk, backup).await.unwrap_or(true) {
+            if self.desk.stopping.is_cancelled() {
+                return Ok(());
+            }
+            if began.elapsed() > GONE {
+                let what = format!("VirtualMachineBackup {backup} is not gone after {} s", GONE.as_secs());
+                return Err(Error::new(ErrorKind::Unavailable, what)
+                    .advise("See `kubectl describe vmbackup`, and whether remora-controller runs."));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(3));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! A VM as the cluster describes it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
+use remora_core::{Error, ErrorKind, Result, VmName};
+use remora_source::kubevirt::{
+    ChangedBlockTracking, InstanceFacts, LatestCheckpoint, LauncherUser, VmFacts, VolumeFacts, VolumeMode,
+};
+
+use super::RunCluster;
+use super::quantity::bytes;
+use crate::kubevirt::{Backing, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, tracking};
+use crate::node::definition::definition;
+
+impl RunCluster {
+    pub(super) async fn vm_facts(&self) -> Result<VmFacts> {
+        let order = &self.desk.order;
+        let named = order.vm_name();
+        let whole = self.whole_machine().await?;
+        let unreadable = |e| Error::new(ErrorKind::Invalid, format!("reading VirtualMachine {named}")).because(e);
+        let value = serde_json::to_value(&whole).map_err(unreadable)?;
+        let machine: VirtualMachine = serde_json::from_value(value).map_err(unreadable)?;
+        let instance = self.instance().await?;
+        let spec = match &instance {
+            Some(instance) => instance.spec.clone(),
+            None => machine.spec.template.clone().map(|template| template.spec).unwrap_or_default(),
+        };
+        let mut left_out = not_eligible(&spec);
+        let (mut volumes, mut claims) = (Vec::new(), Vec::new());
+        for (name, backing) in in_order(&spec) {
+            let Backing::Claim(claim) = backing else {
+                left_out.push((name.into(), "it is a file of the node (hostDisk)".into()));
+                continue;
+            };
+            let claim = self.claim(claim).await?;
+            volumes.push(volume_facts(name, &claim)?);
+            claims.push(claim);
+        }
+        let latest = self.tracker().await?.and_then(|tracker| tracker.status?.latest_checkpoint);
+        Ok(VmFacts {
+            vm: VmName::new(named)?,
+            uid: machine.uid().unwrap_or_default(),
+            instance: match &instance {
+                Some(instance) => Some(self.instance_facts(instance).await?),
+                None => None,
+            },
+            tracking: changed_block_tracking(&machine, instance.as_ref()),
+            volumes,
+            left_out,
+            latest: latest.filter(|latest| !latest.name.is_empty()).map(|latest| LatestCheckpoint {
+                name: latest.name,
+                volumes: latest.volumes.into_iter().map(|volume| volume.volume_name).collect(),
+            }),
+            definition: definition(&whole, &claims),
+        })
+    }
+
+    /// The machine with all its fields: a restore needs those too that mean nothing to us.
+    async fn whole_machine(&self) -> Result<DynamicObject> {
+        let (order, kind) = (&self.desk.order, GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachine"));
+        let kind = ApiResource::from_gvk(&kind);
+        let api = kube::Api::namespaced_with(self.desk.client.clone(), &order.namespace, &kind);
+        let found = self.ask("the VirtualMachine", || api.get_opt(&order.spec.virtual_machine)).await?;
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no VirtualMachine {}", order.vm_name()))
+                .advise("`virtualMachine` names one of the run's own namespace.")
+        })
+    }
+
+    async fn claim(&self, name: &str) -> Result<PersistentVolumeClaim> {
+        let api = self.api::<PersistentVolumeClaim>();
+        let found = self.ask("a PersistentVolumeClaim", || api.get_opt(name)).await?;
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no PersistentVolumeClaim {name}")))
+    }
+
+    /// The launcher pod that runs the instance here: not one that it migrates to and that is not active yet.
+    async fn instance_facts(&self, instance: &VirtualMachineInstance) -> Result<InstanceFacts> {
+        let uid = instance.uid().unwrap_or_default();
+        let status = instance.status.clone().unwrap_or_default();
+        let here = &self.desk.me.node;
+        if status.node_name.as_ref() != Some(here) {
+            let is = status.node_name.unwrap_or_else(|| "no node".into());
+            return Err(Error::new(ErrorKind::Refused, format!("the VM runs on {is}, and this agent is on {here}"))
+                .advise("It has been migrated or started again: create another BackupRun."));
+        }
+        let of_it = ListParams::default()
+            .labels(&format!("kubevirt.io/created-by={uid}"))
+            .fields(&format!("spec.nodeName={here}"));
+        let api = self.api::<Pod>();
+        let pods = self.ask("the virt-launcher pod", || api.list(&of_it)).await?;
+        let pod =
+            pods.items.iter().filter(|pod| is_its_launcher(pod, &uid, &status.active_pods, here)).find_map(Pod::uid);
+        let pod = pod.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("no virt-launcher pod runs the VM on {here}"))
+                .advise("It may have stopped just now: see `kubectl get vmi,pods`.")
+        })?;
+        let user = if status.runtime_user == Some(0) || status.runtime_user.is_none() {
+            LauncherUser::Root
+        } else {
+            LauncherUser::Qemu
+        };
+        Ok(InstanceFacts { uid, pod, user })
+    }
+}
+
+/// KubeVirt itself says which pods are an instance's; a label alone may be anybody's.
+fn is_its_launcher(pod: &Pod, instance: &str, active: &BTreeMap<String, String>, node: &str) -> bool {
+    let owned =
+        pod.owner_references().iter().any(|owner| owner.kind == "VirtualMachineInstance" && owner.uid == instance);
+    let runs = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    let its = pod.uid().is_some_and(|uid| active.get(&uid).is_some_and(|on| on == node));
+    let target = pod.labels().contains_key("kubevirt.io/migrationJobUID") && active.len() > 1;
+    owned && runs && its && !target
+}
+
+fn changed_block_tracking(machine: &VirtualMachine, instance: Option<&VirtualMachineInstance>) -> ChangedBlockTracking {
+    let of_machine = || machine.status.as_ref()?.changed_block_tracking.as_ref();
+    let of_instance = |instance: &VirtualMachineInstance| instance.status.clone()?.changed_block_tracking;
+    let state = match instance {
+        Some(instance) => of_instance(instance).map(|tracking| tracking.state),
+        None => of_machine().map(|tracking| tracking.state.clone()),
+    };
+    match state {
+        Some(state) if state == tracking::ENABLED => ChangedBlockTracking::Enabled,
+        state => ChangedBlockTracking::Not(state.unwrap_or_default()),
+    }
+}
+
+/// What can be backed up, in the order of the disks.
+fn in_order(spec: &VirtualMachineInstanceSpec) -> Vec<(&str, Backing<'_>)> {
+    let place = |name: &str| spec.domain.devices.disks.iter().position(|disk| disk.name == name);
+    let mut all: Vec<_> = spec.eligible().collect();
+    all.sort_by_key(|(name, _)| place(name));
+    all
+}
+
+fn not_eligible(spec: &VirtualMachineInstanceSpec) -> Vec<(String, String)> {
+    let names = spec.domain.devices.disks.iter().map(|disk| &disk.name);
+    let other = names.filter(|name| spec.eligible().all(|(eligible, _)| eligible != name.as_str()));
+    other.map(|name| (name.clone(), "it is neither a PersistentVolumeClaim nor a DataVolume".into())).collect()
+}
+
+fn volume_facts(name: &str, claim: &PersistentVolumeClaim) -> Result<VolumeFacts> {
+    let unbound = || {
+        Error::new(ErrorKind::NotFound, format!("PersistentVolumeClaim {} has no capacity yet", claim.name_any()))
+            .advise("It is not bound: see `kubectl describe pvc`.")
+    };
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+    let block = claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block");
+    Ok(VolumeFacts {
+        name: name.into(),
+        claim: claim.name_any(),
+        claim_uid: claim.uid().unwrap_or_default(),
+        mode: if block { VolumeMode::Block } else { VolumeMode::Filesystem },
+        capacity: capacity.and_then(bytes).ok_or_else(unbound)?,
+    })
+}

@@ -1,0 +1,271 @@
+//! One run, from its claim to its end.
+//!
+//! The worker is at work on a task of its own. Beside it this loop writes what is to be written, shows that the agent
+//! lives, and watches for what ends the run early. An API server that does not answer holds up what is written, not the
+//! worker. `ending.rs` has what follows the worker's end.
+
+mod ending;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::work::{Work, panicked};
+use super::agent::Pace;
+use super::desk::{Change, Desk, Seen, Wish};
+use super::record::{Lost, Record, Unwritten};
+use super::status::is_cancelled;
+use super::tell::Teller;
+use super::{Done, Failure, Meter, Worker, deadline};
+use crate::resources::BackupRun;
+
+/// Between tries to write, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
+
+/// What ends a run early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Early {
+    Cancelled,
+    DeadlineExceeded,
+    Stopping,
+    Lost(Lost),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Stored,
+    Failed,
+    /// The next agent of this node begins it again.
+    GivenBack,
+    /// It is no longer this agent's.
+    Lost,
+}
+
+/// A claimed run.
+pub(super) struct Run<W> {
+    pub(super) worker: Arc<W>,
+    pub(super) teller: Teller,
+    pub(super) pace: Pace,
+    /// The object, as it was when it was claimed.
+    pub(super) object: Arc<BackupRun>,
+    pub(super) record: Record,
+    pub(super) desk: Desk,
+    pub(super) wishes: mpsc::Receiver<Wish>,
+}
+
+/// What is to be written, and when.
+struct Writing {
+    /// Whether something is said that is not written.
+    unwritten: bool,
+    next_try: Instant,
+    backoff: Duration,
+    next_beat: Instant,
+    /// Who waits for what is said to be written.
+    waiting: Vec<oneshot::Sender<Result<(), Lost>>>,
+}
+
+/// A run that the worker is at work on, or was.
+struct Driven<W> {
+    run: Run<W>,
+    seen: watch::Receiver<Seen>,
+    stopping: CancellationToken,
+    meter: Arc<Meter>,
+    deadline: Option<Instant>,
+    early: Option<Early>,
+    writing: Writing,
+}
+
+impl<W: Worker> Run<W> {
+    /// Has the run done.
+    pub(super) async fn drive(self) -> Outcome {
+        let writing = Writing {
+            unwritten: false,
+            next_try: Instant::now(),
+            backoff: BACKOFF.0,
+            next_beat: Instant::now() + self.pace.heartbeat,
+            waiting: Vec::new(),
+        };
+        let driven = Driven {
+            seen: self.desk.run.clone(),
+            stopping: self.desk.stopping.clone(),
+            meter: self.desk.meter(),
+            deadline: deadline::of(&self.object).map(from_now),
+            early: None,
+            writing,
+            run: self,
+        };
+        driven.drive().await
+    }
+}
+
+/// The instant of a time; one that has passed is now.
+fn from_now(time: Timestamp) -> Instant {
+    let left = Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or_default();
+    let now = Instant::now();
+    now.checked_add(left).unwrap_or(now)
+}
+
+impl<W: Worker> Driven<W> {
+    async fn drive(mut self) -> Outcome {
+        let cancel = self.run.desk.cancel.clone();
+        // Not begun at all if that is known from the start.
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        self.early = match (is_cancelled(&self.run.object), late) {
+            (true, _) => Some(Early::Cancelled),
+            (false, true) => Some(Early::DeadlineExceeded),
+            (false, false) => None,
+        };
+        if self.early.is_some() {
+            cancel.cancel();
+        }
+        let work = Work { worker: Arc::clone(&self.run.worker), desk: self.run.desk.clone(), cancel: cancel.clone() };
+        let mut work = tokio::spawn(work.all(self.run.record.attempt()));
+        let result = loop {
+            if let Some(result) = self.step(&mut work, &cancel).await {
+                break result;
+            }
+        };
+        self.run.wishes.close();
+        self.end(result).await
+    }
+
+    /// Waits for one thing to happen, and does what it calls for. Gives what the worker made, once it has ended.
+    async fn step(
+        &mut self,
+        work: &mut JoinHandle<Result<Done, Failure>>,
+        cancel: &CancellationToken,
+    ) -> Option<Result<Done, Failure>> {
+        let (unwritten, next_try, next_beat) = (self.writing.unwritten, self.writing.next_try, self.writing.next_beat);
+        let watched = self.early.is_none();
+        tokio::select! {
+            done = work => return Some(done.unwrap_or_else(|died| Err(panicked(died)))),
+            Some(wish) = self.run.wishes.recv() => self.wish(wish),
+            early = early_end(&mut self.seen, &mut self.run.record, self.deadline, &self.stopping), if watched => {
+                tracing::info!(run = self.run.desk.order.full_name(), ?early, "the run is ended early");
+                self.early = Some(early);
+            }
+            () = sleep_until(next_try), if unwritten => self.try_write().await,
+            () = sleep_until(next_beat), if !unwritten => self.write_soon(),
+        }
+        if self.early.is_some() {
+            cancel.cancel();
+        }
+        None
+    }
+
+    /// Says what the worker wishes.
+    fn wish(&mut self, wish: Wish) {
+        let said = &mut self.run.record.said;
+        let news = match wish.change {
+            Change::Want(attempt) => said.want(attempt),
+            Change::End(backup) => said.end_attempt(&backup),
+        };
+        if news || self.writing.unwritten {
+            self.writing.waiting.push(wish.written);
+            self.write_soon();
+        } else {
+            // Nobody may wait any more.
+            wish.written.send(Ok(())).ok();
+        }
+    }
+
+    fn write_soon(&mut self) {
+        if !self.writing.unwritten {
+            self.writing.unwritten = true;
+            self.writing.next_try = Instant::now();
+        }
+    }
+
+    /// Writes all that is said.
+    async fn try_write(&mut self) {
+        if let Some(Early::Lost(lost)) = self.early {
+            return self.lost(lost);
+        }
+        self.run.record.said.beat();
+        if self.run.record.said.status.completion_time.is_none() {
+            self.run.record.said.progress(&self.meter);
+        }
+        match self.run.record.write().await {
+            Ok(()) => {
+                let heartbeat = self.run.pace.heartbeat;
+                let writing = &mut self.writing;
+                (writing.unwritten, writing.backoff, writing.next_beat) =
+                    (false, BACKOFF.0, Instant::now() + heartbeat);
+                writing.waiting.drain(..).for_each(|waits| _ = waits.send(Ok(())));
+            }
+            Err(Unwritten::Lost(lost)) => self.lost(lost),
+            Err(error @ Unwritten::Later(_)) => {
+                let backoff = self.writing.backoff;
+                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(run = self.run.desk.order.full_name(), why, "{error}; it is tried again");
+                // Not in step with other agents, which all waited for the same server.
+                self.writing.next_try = Instant::now() + backoff.mul_f64(0.5 + fastrand::f64());
+                self.writing.backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+
+    /// Nothing of this run is written any more.
+    fn lost(&mut self, lost: Lost) {
+        self.early = Some(Early::Lost(lost));
+        self.writing.unwritten = false;
+        self.writing.next_beat = Instant::now() + self.run.pace.heartbeat;
+        self.writing.waiting.drain(..).for_each(|waits| _ = waits.send(Err(lost)));
+    }
+}
+
+/// Waits for what ends the run before the worker does. May be dropped and called again.
+async fn early_end(
+    seen: &mut watch::Receiver<Seen>,
+    record: &mut Record,
+    deadline: Option<Instant>,
+    stopping: &CancellationToken,
+) -> Early {
+    let passes = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stopping.cancelled() => Early::Stopping,
+        early = ended_by_others(seen, record) => early,
+        () = passes => Early::DeadlineExceeded,
+    }
+}
+
+async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record) -> Early {
+    loop {
+        let now = seen.borrow_and_update().clone();
+        match now {
+            Seen::Run(run) => {
+                if let Err(lost) = record.saw(&run) {
+                    return Early::Lost(lost);
+                }
+                if is_cancelled(&run) {
+                    return Early::Cancelled;
+                }
+            }
+            // A watch may lose it for other reasons: only the API server knows.
+            Seen::Gone => match record.look().await {
+                Ok(_) => {}
+                Err(Unwritten::Lost(lost)) => return Early::Lost(lost),
+                Err(Unwritten::Later(_)) => {
+                    tokio::time::sleep(BACKOFF.1).await;
+                    continue;
+                }
+            },
+        }
+        if seen.changed().await.is_err() {
+            // Who watched has ended, and stops the runs too.
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What follows the worker's end: its backup goes, and the outcome is written.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use remora_core::{Error, ErrorKind};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Driven, Early, Outcome};
+use crate::node::cluster::is_there;
+use crate::node::{Done, Failure, Worker};
+
+/// How long the end of a run waits for its `VirtualMachineBackup` to be gone. The point does not depend on it.
+const GONE: Duration = Duration::from_mins(2);
+
+/// How long an agent that is told to stop tries to write.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
+impl<W: Worker> Driven<W> {
+    /// Writes how the run ended.
+    pub(super) async fn end(mut self, result: Result<Done, Failure>) -> Outcome {
+        if let Some(Early::Lost(lost)) = self.early {
+            let made = result.ok().map(|done| done.point.id.to_string());
+            tracing::warn!(run = self.run.desk.order.full_name(), made, "{lost}: nothing is written of it any more");
+            return Outcome::Lost;
+        }
+        let result = self.or_committed(result).await;
+        if self.early == Some(Early::Stopping) && result.is_err() {
+            return self.give_back().await;
+        }
+        self.remove_backup().await;
+        let outcome = match &result {
+            Ok(_) => Outcome::Stored,
+            Err(_) => Outcome::Failed,
+        };
+        match result {
+            Ok(done) => {
+                self.run.record.said.completed(&done.point, &done.notes, Timestamp::now());
+                if !self.write_all().await {
+                    return Outcome::Lost;
+                }
+                let note = format!("point {} ({}) is stored", done.point.id, done.point.decision);
+                self.run.teller.normal(&self.run.object, "Stored", &note).await;
+            }
+            Err(failure) => {
+                let failure = self.why(failure);
+                tracing::error!(
+                    run = self.run.desk.order.full_name(),
+                    reason = failure.reason(),
+                    "{}",
+                    failure.message()
+                );
+                self.run.record.said.failed(&failure, Timestamp::now());
+                if !self.write_all().await {
+                    return Outcome::Lost;
+                }
+                self.run.teller.warning(&self.run.object, failure.reason(), &failure.message()).await;
+            }
+        }
+        outcome
+    }
+
+    /// Where it is not known whether the point was committed, the repository knows.
+    async fn or_committed(&self, result: Result<Done, Failure>) -> Result<Done, Failure> {
+        let Err(failure) = result else { return result };
+        let unknown = matches!(failure.kind(), ErrorKind::Unavailable | ErrorKind::Failed);
+        let Some(attempt) = self.run.record.attempt().filter(|_| unknown) else { return Err(failure) };
+        match self.run.worker.committed(&self.run.desk.order, &attempt).await {
+            Ok(Some(point)) => Ok(Done { point, notes: vec![failure.message()] }),
+            Ok(None) | Err(_) => Err(failure),
+        }
+    }
+
+    /// What people are told of an end that somebody asked for.
+    fn why(&self, failure: Failure) -> Failure {
+        if failure.kind() != ErrorKind::Cancelled {
+            return failure;
+        }
+        let error = |what: &str| Error::new(ErrorKind::Cancelled, what);
+        match self.early {
+            Some(Early::Cancelled) => Failure::because("Cancelled", error("the run was cancelled or deleted")),
+            Some(Early::DeadlineExceeded) => {
+                let deadline = &self.run.object.spec.deadline;
+                let what = format!("the run was not done within its deadline of {deadline}");
+                let error = error(&what).advise("Create another BackupRun, with a longer `deadline` if it needs one.");
+                Failure::because("DeadlineExceeded", error)
+            }
+            Some(Early::Stopping | Early::Lost(_)) | None => failure,
+        }
+    }
+
+    async fn give_back(mut self) -> Outcome {
+        self.run.record.said.end_any_attempt();
+        self.run.record.said.given_back(Timestamp::now());
+        if self.write_all().await { Outcome::GivenBack } else { Outcome::Lost }
+    }
+
+    /// Lets go of the attempt, and waits until KubeVirt's backup is gone: who sees the run ended may begin another one.
+    async fn remove_backup(&mut self) {
+        let Some(backup) = self.run.record.attempt() else { return };
+        if self.run.record.said.end_any_attempt() && !self.write_all().await {
+            return;
+        }
+        let began = Instant::now();
+        while !self.stopping.is_cancelled() && began.elapsed() < GONE {
+            // Who cannot be asked may have it still.
+            if !is_there(&self.run.desk, &backup).await.unwrap_or(true) {
+                return;
+            }
+            if self.writing.next_beat <= Instant::now() {
+                self.try_write().await;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        tracing::warn!(%backup, "the VirtualMachineBackup is not gone; the run ends all the same");
+    }
+
+    /// Writes what is said, whatever it takes; false if it is not to be written, or the agent has to stop before it could.
+    async fn write_all(&mut self) -> bool {
+        self.write_soon();
+        let mut last = None;
+        while self.writing.unwritten {
+            if self.stopping.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
+                return false;
+            }
+            sleep_until(self.writing.next_try).await;
+            self.try_write().await;
+        }
+        !matches!(self.early, Some(Early::Lost(_)))
+    }
+}

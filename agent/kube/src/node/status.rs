@@ -1,0 +1,161 @@
+//! The fields of a run's status that are the agent's, and its conditions.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use remora_core::point::{Point, PointDisk};
+
+use super::{Failure, Me, Meter};
+use crate::conditions::{find, holds, shortened};
+use crate::resources::{Attempt, AttemptState, BackupRun, BackupRunStatus, DiskResult};
+
+/// The conditions that are the agent's while it holds the claim.
+pub(super) const CLAIMED: &str = "Claimed";
+pub(super) const COMPLETE: &str = "Complete";
+pub(super) const FAILED: &str = "Failed";
+
+/// Whether the run has ended, with a point or without.
+pub(super) fn is_over(run: &BackupRun) -> bool {
+    let conditions = run.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    holds(conditions, COMPLETE) || holds(conditions, FAILED)
+}
+
+/// Whether somebody wants the run to end.
+pub(super) fn is_cancelled(run: &BackupRun) -> bool {
+    run.spec.cancel || run.metadata.deletion_timestamp.is_some()
+}
+
+/// Who has claimed it.
+pub(super) fn agent(run: &BackupRun) -> Option<&str> {
+    run.status.as_ref()?.agent.as_deref()
+}
+
+/// What the agent says of a run: all fields that are its own, and no other.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) status: BackupRunStatus,
+}
+
+impl Said {
+    /// What claims the run. What an earlier claim said is kept as far as it still holds: when the work began, and its
+    /// attempt, which is no longer wanted.
+    pub(super) fn claiming(run: &BackupRun, me: &Me, now: Timestamp) -> Self {
+        let before = run.status.clone().unwrap_or_default();
+        let mut attempt = before.attempt;
+        if let Some(attempt) = &mut attempt {
+            attempt.state = AttemptState::Ended;
+        }
+        let conditions = [CLAIMED, COMPLETE, FAILED].iter().filter_map(|kind| find(&before.conditions, kind).cloned());
+        let mut said = Self {
+            status: BackupRunStatus {
+                conditions: conditions.collect(),
+                agent: Some(me.uid.clone()),
+                heartbeat: before.heartbeat,
+                attempt,
+                start_time: before.start_time.or(Some(Time(now))),
+                ..Default::default()
+            },
+        };
+        said.beat();
+        said.say(CLAIMED, "True", "Claimed", &format!("the agent {} of node {} works on it", me.pod, me.node), now);
+        said.say(COMPLETE, "False", "Running", "the backup is at work", now);
+        said
+    }
+
+    /// Shows observers that the agent lives.
+    pub(super) fn beat(&mut self) {
+        self.status.heartbeat = Some(self.status.heartbeat.unwrap_or_default().wrapping_add(1).max(1));
+    }
+
+    /// How far the run is.
+    pub(super) fn progress(&mut self, meter: &Meter) {
+        self.status.percent = meter.percent();
+        self.status.total_bytes = meter.percent().map(|_| signed(meter.expected()));
+        self.status.read_bytes = meter.percent().map(|_| signed(meter.done()));
+    }
+
+    /// This attempt is wanted, as the next one. Says whether that is news.
+    pub(super) fn want(&mut self, mut attempt: Attempt) -> bool {
+        let before = self.status.attempt.as_ref();
+        if before.is_some_and(|before| before.backup == attempt.backup) {
+            return false;
+        }
+        attempt.number = before.map_or(0, |before| before.number) + 1;
+        self.status.attempt = Some(attempt);
+        true
+    }
+
+    /// The attempt of this name is no longer wanted. Says whether it was.
+    pub(super) fn end_attempt(&mut self, backup: &str) -> bool {
+        self.status.attempt.as_ref().is_some_and(|attempt| attempt.backup == backup) && self.end_any_attempt()
+    }
+
+    /// No attempt is wanted. Says whether one was.
+    pub(super) fn end_any_attempt(&mut self) -> bool {
+        let wanted = self.status.attempt.as_mut().filter(|attempt| attempt.state == AttemptState::Wanted);
+        wanted.map(|attempt| attempt.state = AttemptState::Ended).is_some()
+    }
+
+    /// There is a point.
+    pub(super) fn completed(&mut self, point: &Point, notes: &[String], now: Timestamp) {
+        let status = &mut self.status;
+        status.completion_time = Some(Time(now));
+        status.point = Some(point.id.to_string());
+        status.decision = Some(point.decision.to_string());
+        status.reason = Some(shortened(&point.reason));
+        status.read_bytes = Some(signed(point.disks.iter().map(|disk| disk.read).sum()));
+        status.total_bytes = status.read_bytes.max(status.total_bytes);
+        status.stored_bytes = Some(signed(point.stored));
+        status.percent = Some(100);
+        status.disks = point.disks.iter().map(disk_result).collect();
+        let message = [format!("point {} is stored", point.id)].into_iter().chain(notes.iter().cloned());
+        let message = message.collect::<Vec<_>>().join("; ");
+        self.say(COMPLETE, "True", "Stored", &message, now);
+        self.status.conditions.retain(|condition| condition.type_ != FAILED);
+    }
+
+    /// There is none, and there will be none.
+    pub(super) fn failed(&mut self, failure: &Failure, now: Timestamp) {
+        self.status.completion_time = Some(Time(now));
+        self.say(COMPLETE, "False", failure.reason(), &failure.message(), now);
+        self.say(FAILED, "True", failure.reason(), &failure.message(), now);
+    }
+
+    /// The claim is given back: the next agent of this node starts over.
+    pub(super) fn given_back(&mut self, now: Timestamp) {
+        let why = "the agent stops; its successor on this node starts over";
+        self.status.agent = None;
+        self.say(CLAIMED, "False", "GivenBack", why, now);
+        self.say(COMPLETE, "False", "Interrupted", why, now);
+    }
+
+    /// Sets a condition; since when changes with its status only.
+    fn say(&mut self, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
+        let conditions = &mut self.status.conditions;
+        let since =
+            find(conditions, kind).filter(|one| one.status == status).map(|one| one.last_transition_time.clone());
+        conditions.retain(|condition| condition.type_ != kind);
+        conditions.push(Condition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: shortened(message),
+            observed_generation: None,
+            last_transition_time: since.unwrap_or(Time(now)),
+        });
+    }
+}
+
+fn disk_result(disk: &PointDisk) -> DiskResult {
+    DiskResult {
+        name: disk.name.to_string(),
+        size_bytes: signed(disk.size),
+        decision: disk.decision.to_string(),
+        reason: shortened(&disk.reason),
+        read_bytes: signed(disk.read),
+        stored_bytes: signed(disk.stored),
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,109 @@
+//! The `AgentNode` of this node: what the agent can do here, and that it lives. Written by this agent alone: at its start,
+//! when something changes, and else a few times an hour.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::agent::Pace;
+use super::record::MANAGER;
+use super::{Me, Worker};
+use crate::resources::{AgentNode, AgentNodeStatus, Capability};
+
+/// What is unchanged is written with every so many-th look.
+const RENEW: u32 = 3;
+
+/// How long an agent that stops tries to say so.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+pub(super) struct ThisNode<W> {
+    nodes: Api<AgentNode>,
+    me: Arc<Me>,
+    worker: Arc<W>,
+    pace: Pace,
+    /// What was written last.
+    written: Option<Vec<Capability>>,
+    /// Since when it is ready, or not.
+    since: Option<(bool, Timestamp)>,
+}
+
+impl<W: Worker> ThisNode<W> {
+    pub(super) fn new(client: Client, me: Arc<Me>, worker: Arc<W>, pace: Pace) -> Self {
+        Self { nodes: Api::all(client), me, worker, pace, written: None, since: None }
+    }
+
+    /// Keeps the object until `stop`, then says that the agent has stopped.
+    pub(super) async fn keep(mut self, stop: CancellationToken) {
+        let mut looks = 0;
+        loop {
+            let capabilities = tokio::select! {
+                capabilities = self.worker.capabilities() => capabilities,
+                () = stop.cancelled() => break,
+            };
+            looks += 1;
+            if self.written.as_ref() != Some(&capabilities) || looks > RENEW {
+                match self.write(&capabilities, true).await {
+                    Ok(()) => (self.written, looks) = (Some(capabilities), 0),
+                    Err(error) => {
+                        tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.pace.capabilities) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        let capabilities = self.written.take().unwrap_or_default();
+        let last = self.write(&capabilities, false);
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, last).await {
+            tracing::warn!(%error, "the AgentNode of this node does not say that the agent has stopped");
+        }
+    }
+
+    async fn write(&mut self, capabilities: &[Capability], lives: bool) -> Result<(), kube::Error> {
+        let now = Timestamp::now();
+        let mut ready = self.ready(capabilities, lives);
+        let since = self.since.filter(|(was, _)| *was == (ready.status == "True")).map_or(now, |(_, since)| since);
+        self.since = Some((ready.status == "True", since));
+        ready.last_transition_time = Time(since);
+        let status = AgentNodeStatus {
+            conditions: vec![ready],
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            renew_time: Some(Time(now)),
+            capabilities: capabilities.to_vec(),
+        };
+        let object = json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": self.me.node}, "spec": {},
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        self.nodes.patch(&self.me.node, &params, &Patch::Apply(&object)).await?;
+        let object = json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": self.me.node}, "status": status,
+        });
+        self.nodes.patch_status(&self.me.node, &params, &Patch::Apply(&object)).await.map(drop)
+    }
+
+    fn ready(&self, capabilities: &[Capability], lives: bool) -> Condition {
+        let missing: Vec<_> = capabilities.iter().filter(|one| !one.available).collect();
+        let (status, reason, message) = match (lives, missing.first()) {
+            (false, _) => ("False", "Stopped", format!("the agent {} has stopped", self.me.pod)),
+            (true, Some(first)) => ("False", "NodeLacks", format!("{}: {}", first.name, first.message)),
+            (true, None) => ("True", "Ready", format!("the agent {} backs up the machines of this node", self.me.pod)),
+        };
+        Condition {
+            type_: "Ready".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: crate::conditions::shortened(&message),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+}

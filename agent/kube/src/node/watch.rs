@@ -1,0 +1,127 @@
+//! The runs of this node, as the API server tells of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use crate::resources::BackupRun;
+
+/// Follows the runs of a node. A watch that breaks off, or whose version is too old, is begun again with a list; between
+/// tries it waits longer and longer.
+pub(super) fn runs_of(client: &Client, node: &str) -> BoxStream<'static, watcher::Result<Event<BackupRun>>> {
+    let runs: Api<BackupRun> = Api::all(client.clone());
+    let config = Config::default().fields(&format!("status.node={node}"));
+    watcher(runs, config).default_backoff().boxed()
+}
+
+/// Whether the API server has forgotten what a watch was to go on from, and said so before the watch began: that the
+/// stream does not recover from, as it does from the same answer within a watch. It has to be begun anew.
+pub(super) fn is_too_old(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// The runs of this node, by UID.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    known: BTreeMap<String, Arc<BackupRun>>,
+    /// Those of a list that is being read.
+    listed: BTreeSet<String>,
+    /// Whether one list was read to its end.
+    complete: bool,
+}
+
+/// What an event says of a run.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It is like this.
+    Is(String, Arc<BackupRun>),
+    /// These are not there any more.
+    Gone(Vec<String>),
+    Nothing,
+}
+
+impl Runs {
+    /// Notes an event.
+    pub(super) fn note(&mut self, event: Event<BackupRun>) -> News {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                News::Nothing
+            }
+            Event::InitApply(run) => {
+                self.listed.extend(run.uid());
+                self.put(run)
+            }
+            Event::Apply(run) => self.put(run),
+            Event::InitDone => {
+                self.complete = true;
+                let listed = std::mem::take(&mut self.listed);
+                let gone: Vec<_> = self.known.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                self.known.retain(|uid, _| listed.contains(uid));
+                News::Gone(gone)
+            }
+            Event::Delete(run) => {
+                let uid = run.uid().unwrap_or_default();
+                self.known.remove(&uid);
+                News::Gone(vec![uid])
+            }
+        }
+    }
+
+    fn put(&mut self, run: BackupRun) -> News {
+        let (uid, mut run) = (run.uid().unwrap_or_default(), run);
+        // Nobody asks for them, and they are most of its size.
+        run.metadata.managed_fields = None;
+        let run = Arc::new(run);
+        self.known.insert(uid.clone(), Arc::clone(&run));
+        News::Is(uid, run)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<BackupRun>> {
+        self.known.values()
+    }
+
+    /// Whether all runs of this node are known.
+    pub(super) fn are_known(&self) -> bool {
+        self.complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(name: &str) -> BackupRun {
+        let spec = json!({"virtualMachine": "vm", "repository": {"name": "r"}});
+        serde_json::from_value(json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": {"name": name, "uid": name}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_new_list_takes_away_what_is_not_in_it() {
+        let mut runs = Runs::default();
+        for event in [Event::Init, Event::InitApply(run("a")), Event::InitApply(run("b"))] {
+            runs.note(event);
+        }
+        assert!(!runs.are_known());
+        runs.note(Event::InitDone);
+        runs.note(Event::Apply(run("c")));
+        runs.note(Event::Init);
+        runs.note(Event::InitApply(run("c")));
+        // What is not listed yet may be listed still.
+        assert_eq!(runs.iter().count(), 3);
+        let News::Gone(gone) = runs.note(Event::InitDone) else { panic!("nothing is gone") };
+        assert_eq!(gone, ["a", "b"]);
+        runs.note(Event::Delete(run("c")));
+        assert_eq!(runs.iter().count(), 0);
+    }
+}

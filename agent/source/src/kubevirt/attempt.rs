@@ -1,0 +1,132 @@
+//! A backup that KubeVirt is asked for, until its job runs.
+
+use jiff::Timestamp;
+use remora_core::point::{Quiesce, Quiesced};
+use remora_core::{BackupName, CheckpointName, Error, ErrorKind, Result};
+use tokio::time::{Instant, timeout_at};
+
+use super::cluster::{BackupKind, BackupProgress, BackupWish, Depth, QuiesceFacts, RunningBackup};
+use super::source::Vm;
+
+/// A backup whose job runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) backup: BackupName,
+    pub(super) checkpoint: CheckpointName,
+    /// What of it KubeVirt says.
+    pub(super) running: RunningBackup,
+    /// An instant at which the job did not run yet: what the guest had written by then is surely in it.
+    pub(super) time: Timestamp,
+    pub(super) quiesced: Quiesced,
+}
+
+/// Asks for a backup and waits until its job runs. On error it may be there in any state.
+pub(super) async fn start(vm: &Vm, wish: &BackupWish, quiesce: Quiesce) -> Result<Started> {
+    vm.cluster.begin(wish).await.map_err(|error| error.within("asking for a backup of KubeVirt"))?;
+    let (running, time) = wait(vm, wish).await?;
+    let checkpoint = ours(&running.checkpoint, &wish.backup)?;
+    let quiesced = quiesced(vm, &running.quiesced, quiesce)?;
+    Ok(Started { backup: wish.backup.clone(), checkpoint, running, time, quiesced })
+}
+
+async fn wait(vm: &Vm, wish: &BackupWish) -> Result<(RunningBackup, Timestamp)> {
+    let asked = Instant::now();
+    let (mut seen, mut time) = (None, Timestamp::now());
+    // Once KubeVirt has the backup it is KubeVirt that is waited for; before, somebody else's.
+    let mut limit = asked + vm.patience + vm.options.start_within;
+    let mut handed_over = false;
+    loop {
+        let next = match timeout_at(limit, vm.cluster.progress(&wish.backup, seen.as_ref())).await {
+            Ok(next) => next.map_err(|error| error.within("waiting for the backup of KubeVirt"))?,
+            Err(_) => return Err(too_late(vm, wish.depth, seen.as_ref(), asked)),
+        };
+        tracing::debug!(vm = %vm.facts.vm, backup = %wish.backup, progress = ?next, "the backup of KubeVirt");
+        match next {
+            BackupProgress::Running(running) => return Ok((running, time)),
+            BackupProgress::Failed { reason, message } => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the backup of KubeVirt failed ({reason}): {message}"),
+                ));
+            }
+            BackupProgress::Ended(how) => return Err(ended(&how)),
+            BackupProgress::Waiting(_) if !handed_over => {
+                handed_over = true;
+                limit = Instant::now() + vm.options.start_within;
+            }
+            BackupProgress::Waiting(_) | BackupProgress::Queued(_) => {}
+        }
+        time = Timestamp::now();
+        seen = Some(next);
+    }
+}
+
+/// `Damaged` makes the engine repeat without an increment: KubeVirt tries one that it cannot start for ever, and says
+/// nothing of it in the backup's status.
+fn too_late(vm: &Vm, depth: Depth, seen: Option<&BackupProgress>, asked: Instant) -> Error {
+    let seconds = asked.elapsed().as_secs();
+    let known = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
+    match (seen, depth) {
+        (Some(BackupProgress::Waiting(text)), Depth::SinceLatest) => Error::new(
+            ErrorKind::Damaged,
+            format!("KubeVirt has not started the increment within {} s{}", vm.options.start_within.as_secs(), known(text)),
+        ),
+        (Some(BackupProgress::Waiting(text)), Depth::Full) => Error::new(
+            ErrorKind::Unavailable,
+            format!("KubeVirt has not started the backup within {} s{}", vm.options.start_within.as_secs(), known(text)),
+        )
+        .advise("Look at the events of the VirtualMachineBackup, and at whether its scratch PVC can be attached to the VM's node."),
+        (Some(BackupProgress::Queued(text)), _) => {
+            Error::new(ErrorKind::Busy, format!("the backup has not become possible within {seconds} s{}", known(text)))
+        }
+        _ => Error::new(ErrorKind::Unavailable, format!("nothing was heard of the backup of KubeVirt for {seconds} s")),
+    }
+}
+
+/// Whoever ends it: a person, its time to live, the VM's stop.
+pub(super) fn ended(how: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the backup of KubeVirt was ended by somebody else ({how})"))
+        .advise("Find out who deletes VirtualMachineBackups or stops the VM, and back up again.")
+}
+
+/// The checkpoint of a job, if that is the job of our backup.
+fn ours(checkpoint: &str, backup: &BackupName) -> Result<CheckpointName> {
+    let parsed: Option<CheckpointName> = checkpoint.parse().ok();
+    parsed.filter(|name| name.backup().as_ref() == Some(backup)).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("the VM's job made the checkpoint {checkpoint:?}, which is not of our backup {backup}"),
+        )
+        .advise("Another backup of this VM runs: let it end, and back up again.")
+    })
+}
+
+fn quiesced(vm: &Vm, told: &QuiesceFacts, asked: Quiesce) -> Result<Quiesced> {
+    let why = match (asked, told) {
+        (_, QuiesceFacts::Succeeded) => return Ok(Quiesced::Frozen),
+        (Quiesce::Never, _) => return Ok(Quiesced::Skipped),
+        (_, QuiesceFacts::Failed(why)) => why.as_str(),
+        (_, QuiesceFacts::Skipped) => "KubeVirt did not ask the guest",
+        (_, QuiesceFacts::Unknown) => "KubeVirt does not say whether it was frozen",
+    };
+    if asked == Quiesce::Required {
+        return Err(Error::new(ErrorKind::Refused, "the guest's filesystems could not be frozen")
+            .because(why.to_owned())
+            .advise("Start qemu-guest-agent in the guest, or let the run prefer freezing instead of requiring it."));
+    }
+    tracing::warn!(vm = %vm.facts.vm, why, "the guest could not be frozen; this point is crash-consistent");
+    Ok(Quiesced::Failed)
+}
+
+/// Why the job tells no increment, though one was asked for since `since`; `latest` is what the tracker says now that
+/// the job runs.
+pub(super) fn no_increment(running: &RunningBackup, since: &CheckpointName, latest: Option<&str>) -> Option<String> {
+    match latest {
+        _ if running.kind == BackupKind::Full => Some("KubeVirt made a full backup instead of an increment".into()),
+        Some(latest) if latest == since.as_str() => None,
+        Some(latest) => Some(format!(
+            "KubeVirt's tracker moved on to {latest} without us: its increment does not start from the newest point's {since}"
+        )),
+        None => Some("KubeVirt's tracker lost its checkpoint".into()),
+    }
+}

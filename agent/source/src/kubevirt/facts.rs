@@ -1,0 +1,137 @@
+//! From what the cluster tells of a VM to what the planning needs. Pure.
+
+use std::collections::BTreeSet;
+
+use remora_core::point::DiskIdentity;
+use remora_core::ports::{Bitmaps, DiskSize, DiskState, VmState};
+use remora_core::{CheckpointName, DiskName, Error, ErrorKind, Result};
+
+use super::cluster::{ChangedBlockTracking, InstanceFacts, LatestCheckpoint, VmFacts, VolumeFacts, VolumeMode};
+
+/// The VM as the planning sees it.
+pub(super) fn state(facts: &VmFacts) -> VmState {
+    for (volume, why) in &facts.left_out {
+        tracing::warn!(vm = %facts.vm, volume, why, "this disk is not backed up");
+    }
+    let bitmaps = bitmaps(facts);
+    let disks = facts.volumes.iter().filter_map(|volume| {
+        let name = DiskName::new(&volume.name)
+            .inspect_err(|error| tracing::warn!(vm = %facts.vm, %error, "this disk is not backed up"));
+        let identity = identity(facts, volume);
+        Some(DiskState { name: name.ok()?, size: DiskSize::About(volume.capacity), identity, bitmaps: bitmaps.clone() })
+    });
+    VmState { vm: facts.vm.clone(), definition: facts.definition.clone(), disks: disks.collect() }
+}
+
+/// Every disk lies in the raw image of a PVC below an overlay that alone knows what changed: whoever writes to the PVC
+/// while no QEMU has it is not noticed. With a data file, an increment needs the very process that served its parent.
+fn identity(facts: &VmFacts, volume: &VolumeFacts) -> DiskIdentity {
+    let namespace = facts.vm.as_str().split('/').next().unwrap_or_default();
+    let mode = match volume.mode {
+        VolumeMode::Filesystem => "filesystem",
+        VolumeMode::Block => "block",
+    };
+    DiskIdentity {
+        vm_uuid: facts.uid.clone(),
+        path: format!("{namespace}/{}", volume.claim),
+        inode: Some(volume.claim_uid.clone()),
+        data_file: Some(format!("{mode} {}", volume.claim_uid)),
+    }
+}
+
+/// KubeVirt starts an increment from its tracker's latest checkpoint and no other, and of all disks or none.
+fn bitmaps(facts: &VmFacts) -> Bitmaps {
+    let (mut usable, mut broken) = (BTreeSet::new(), Vec::new());
+    if let Some(LatestCheckpoint { name, volumes }) = &facts.latest
+        && let Ok(checkpoint) = name.parse::<CheckpointName>()
+    {
+        match facts.volumes.iter().find(|volume| !volumes.contains(&volume.name)) {
+            None => _ = usable.insert(checkpoint),
+            Some(later) => broken.push((
+                checkpoint,
+                format!(
+                    "disk {} joined the VM later, and KubeVirt makes increments of all disks or of none",
+                    later.name
+                ),
+            )),
+        }
+    }
+    Bitmaps::Able { usable, broken }
+}
+
+/// What runs of the VM, if it can be backed up.
+pub(super) fn runs(facts: &VmFacts) -> Result<&InstanceFacts> {
+    let vm = facts.vm.as_str();
+    let Some(instance) = &facts.instance else {
+        return Err(Error::new(ErrorKind::Unavailable, "it is halted, so QEMU cannot serve its disks")
+            .advise(format!("Start it, and back up again: virtctl start {vm}.")));
+    };
+    let ChangedBlockTracking::Not(word) = &facts.tracking else { return Ok(instance) };
+    let (what, advice) = match word.as_str() {
+        "PendingRestart" => ("changed-block tracking begins with its next start", "Restart the VM."),
+        "Initializing" => ("changed-block tracking is being set up", "Back up again in a minute."),
+        "IncrementalBackupFeatureGateDisabled" => (
+            "KubeVirt's feature gate IncrementalBackup is off",
+            "Enable the feature gates IncrementalBackup and UtilityVolumes in the KubeVirt resource.",
+        ),
+        _ => (
+            "changed-block tracking is off",
+            "Give the VM (or its namespace) a label that the KubeVirt resource's changedBlockTrackingLabelSelectors select, and restart the VM.",
+        ),
+    };
+    Err(Error::new(ErrorKind::Unsupported, what).advise(advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_core::{RepositoryId, VmName};
+
+    use super::*;
+    use crate::kubevirt::LauncherUser;
+
+    fn facts(latest: Option<&str>, covered: &[&str]) -> VmFacts {
+        let volume = |name: &str| VolumeFacts {
+            name: name.into(),
+            claim: format!("{name}-claim"),
+            claim_uid: format!("{name}-uid"),
+            mode: VolumeMode::Block,
+            capacity: 1 << 30,
+        };
+        let volumes = covered.iter().map(|name| (*name).to_owned()).collect();
+        VmFacts {
+            vm: VmName::new("ns/vm").unwrap(),
+            uid: "u".into(),
+            instance: Some(InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu }),
+            tracking: ChangedBlockTracking::Enabled,
+            volumes: vec![volume("a"), volume("b")],
+            left_out: Vec::new(),
+            latest: latest.map(|name| LatestCheckpoint { name: name.into(), volumes }),
+            definition: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn only_a_checkpoint_of_ours_that_covers_all_disks_is_usable() {
+        let backup = CheckpointName::random(RepositoryId::random()).as_backup();
+        let ours = format!("{backup}-2026-03-01_00-00-00");
+        for (latest, covered, usable, broken) in [
+            (None, &["a", "b"][..], 0, 0),
+            (Some("somebodys-2026-03-01_00-00-00"), &["a", "b"], 0, 0),
+            (Some(&ours), &["a", "b"], 1, 0),
+            (Some(&ours), &["a"], 0, 1),
+            (Some(&ours), &["a", "b", "gone"], 1, 0),
+        ] {
+            let Bitmaps::Able { usable: u, broken: b } = bitmaps(&facts(latest, covered)) else { panic!("able") };
+            assert_eq!((u.len(), b.len()), (usable, broken), "{latest:?} {covered:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_its_pvc_below_an_overlay() {
+        let state = state(&facts(None, &[]));
+        let identity = &state.disks[1].identity;
+        assert_eq!((identity.path.as_str(), identity.inode.as_deref()), ("ns/b-claim", Some("b-uid")));
+        assert_eq!(identity.data_file.as_deref(), Some("block b-uid"));
+        assert_eq!(state.disks[1].size, DiskSize::About(1 << 30));
+    }
+}

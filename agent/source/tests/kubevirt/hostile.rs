@@ -1,0 +1,249 @@
+//! A launcher pod that plants things where we look, and servers that lie: contained, and said so.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use remora_core::plan::Asked;
+use remora_core::ports::{Mover, NoProgress};
+use remora_core::testing::FakeMover;
+use remora_core::{Error, ErrorKind, Result, VmName};
+use remora_engine::{BackupReport, BackupRequest, backup};
+use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
+use remora_tests::MIB;
+use tokio_util::sync::CancellationToken;
+
+use crate::bench::Bench;
+use crate::cluster::{FakeCluster, Hypervisor};
+use crate::launcher::Node;
+use crate::liar::{Lie, serve};
+use crate::wait_for;
+
+/// Nothing runs jobs: what is in the folder was put there.
+struct Planted;
+
+impl Hypervisor for Planted {
+    fn start(&self, _: &str, _: Option<&str>) {}
+    fn stop(&self) {}
+}
+
+/// A VM of one disk of a MiB, and a node whose launcher pod is hostile.
+struct Trap {
+    node: Node,
+    cluster: Arc<FakeCluster>,
+    mover: FakeMover,
+}
+
+impl Trap {
+    fn new() -> Self {
+        let node = Node::new();
+        let cluster = FakeCluster::new("tenant/vm", &node.pod, &[("disk", MIB)], Box::new(Planted));
+        Self { node, cluster, mover: FakeMover::default() }
+    }
+
+    /// With a server of our own in the pod.
+    fn served(lie: Lie) -> Self {
+        let trap = Self::new();
+        serve(&trap.node.short_path(), lie);
+        trap.node.adopt(std::process::id());
+        trap.node.move_in();
+        trap
+    }
+
+    async fn run(&self) -> Result<BackupReport> {
+        let options = KubevirtOptions {
+            pods: self.node.pods(),
+            proc: self.node.proc(),
+            start_within: Duration::from_secs(2),
+            answer_within: Duration::from_secs(2),
+            retirer: Vec::new(),
+        };
+        let source = KubevirtSource::new(Arc::clone(&self.cluster) as _, options);
+        let request = BackupRequest {
+            vm: VmName::new("tenant/vm").unwrap(),
+            disks: None,
+            asked: Asked::Auto,
+            quiesce: remora_core::point::Quiesce::Preferred,
+            patience: remora_core::ports::Patience::None,
+            spot_checks: 4,
+            memory: remora_core::MemoryBudget::new(16 * MIB),
+        };
+        let done = backup(&source, &self.mover, request, Arc::new(NoProgress), CancellationToken::new()).await;
+        assert!(!self.cluster.has_backup(), "a backup is left behind");
+        done
+    }
+
+    /// A run that fails, soon, and makes no point.
+    #[track_caller]
+    fn assert_refused(&self, kind: ErrorKind, word: &str) -> Error {
+        let start = Instant::now();
+        let error = wait_for(self.run()).map(|report| report.point).unwrap_err();
+        assert!(error.kind() == kind && error.chain().contains(word), "{:?}: {}", error.kind(), error.chain());
+        assert!(start.elapsed() < Duration::from_secs(30), "that took {:?}", start.elapsed());
+        assert!(wait_for(self.mover.list(None)).unwrap().points.is_empty());
+        error
+    }
+}
+
+#[test]
+fn an_honest_server_in_the_pod_is_read() {
+    let trap = Trap::served(Lie::None(MIB));
+    assert!(trap.node.nbd_socket().as_os_str().len() > 108, "the path is as long as on a node");
+    let report = wait_for(trap.run()).unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(trap.mover.bytes(&report.point.id, 0).unwrap(), vec![0x5a; MIB as usize]);
+}
+
+#[test]
+fn a_symbolic_link_is_followed_nowhere_on_the_way() {
+    let pod = PathBuf::from("3c0a2b1c-1111-4222-8333-444455556666");
+    let components = [
+        "",
+        "volumes",
+        "volumes/kubernetes.io~empty-dir",
+        "volumes/kubernetes.io~empty-dir/sockets",
+        "volumes/kubernetes.io~empty-dir/sockets/backup-nbd-sock",
+    ];
+    for component in components {
+        for target in ["away", "relative"] {
+            let trap = Trap::served(Lie::None(MIB));
+            let linked = trap.node.pods().join(&pod).join(component);
+            let linked = linked.components().collect::<PathBuf>();
+            let away = trap.node.pods().parent().unwrap().join("away");
+            let beside = linked.with_file_name("beside");
+            // What it leads to is all right: only that it is a link is not.
+            let real = if target == "away" { &away } else { &beside };
+            fs::rename(&linked, real).unwrap();
+            symlink(if target == "away" { away.clone() } else { "beside".into() }, &linked).unwrap();
+            trap.assert_refused(ErrorKind::Refused, "a symbolic link stands on the way");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_socket_is_not_opened() {
+    for plant in ["file", "fifo", "folder"] {
+        let trap = Trap::new();
+        let socket = trap.node.nbd_socket();
+        match plant {
+            "file" => fs::write(&socket, "x").unwrap(),
+            // One that nobody writes to would hold up who opens it.
+            "fifo" => nix::unistd::mkfifo(&socket, Mode::from_bits_truncate(0o666)).unwrap(),
+            _ => fs::create_dir(&socket).unwrap(),
+        }
+        trap.assert_refused(ErrorKind::Refused, "it is no socket");
+    }
+    let trap = Trap::new();
+    trap.assert_refused(ErrorKind::NotFound, "backup-nbd-sock of launcher pod 3c0a2b1c");
+    // A socket that a process left behind.
+    drop(UnixListener::bind(trap.node.short_path()).unwrap());
+    trap.node.move_in();
+    trap.assert_refused(ErrorKind::Unavailable, "does not answer");
+}
+
+#[test]
+fn a_listener_that_is_not_of_the_pod_is_refused_and_named() {
+    let other = "9c0a2b1c-1111-4222-8333-444455556666";
+    let uid = "3c0a2b1c-1111-4222-8333-444455556666";
+    for cgroups in [
+        format!("0::/kubepods/burstable/pod{other}/0123\n"),
+        format!("0::/kubepods/burstable/pod{uid}0/0123\n"),
+        format!("0::/kubepods/burstable/xpod{uid}/0123\n"),
+        format!("0::/system.slice/{uid}.service\n"),
+        String::new(),
+    ] {
+        let trap = Trap::served(Lie::None(MIB));
+        trap.node.put(std::process::id(), &cgroups);
+        let error = trap.assert_refused(ErrorKind::Refused, "which is not of this pod");
+        assert!(error.chain().contains(cgroups.trim()) && error.advice().is_some(), "{}", error.chain());
+    }
+    // In the ways of cgroups 1 and 2, and of both drivers of the kubelet.
+    let under = uid.replace('-', "_");
+    for cgroups in [
+        format!("0::/kubepods/burstable/pod{uid}/0123\n"),
+        format!("0::/../../kubepods-pod{under}.slice/cri-containerd-0123.scope\n"),
+        format!("12:pids:/kubepods/pod{uid}/0123\n1:name=systemd:/kubepods/pod{uid}/0123\n"),
+        format!(
+            "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice:cri-containerd:0123\n0::/pod{uid}\n"
+        ),
+    ] {
+        let trap = Trap::served(Lie::None(MIB));
+        trap.node.put(std::process::id(), &cgroups);
+        wait_for(trap.run()).unwrap_or_else(|error| panic!("{cgroups}: {}", error.chain()));
+    }
+}
+
+#[test]
+fn a_pods_uid_is_no_path() {
+    for uid in ["..", "", "a/b", "../x", "a\0b", &"a".repeat(65)] {
+        let trap = Trap::new();
+        trap.cluster.state().facts.instance.as_mut().unwrap().pod = uid.into();
+        trap.assert_refused(ErrorKind::Invalid, "is no pod's UID");
+        assert!(trap.cluster.state().wishes.is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_lies_about_a_disks_size_is_not_believed() {
+    Trap::served(Lie::None(u64::MAX)).assert_refused(ErrorKind::Unavailable, "larger than any disk");
+    for size in [1 << 62, 65 << 40, 18 * MIB + (1 << 30), 0] {
+        let trap = Trap::served(Lie::None(size));
+        trap.assert_refused(ErrorKind::Refused, &format!("is said to have {size} bytes"));
+    }
+}
+
+#[test]
+fn a_server_that_stalls_hangs_up_or_never_ends_costs_bounded_time_and_no_point() {
+    for (lie, word) in [
+        (Lie::Mute, "did not answer the handshake within 2 s"),
+        (Lie::NoReads(MIB), "within 2 s"),
+        (Lie::HangsUp(MIB), "broke off"),
+        (Lie::EndlessExtents(MIB), "broke the protocol"),
+    ] {
+        Trap::served(lie).assert_refused(ErrorKind::Unavailable, word);
+    }
+}
+
+#[test]
+fn another_process_that_answers_for_the_second_disk_is_noticed() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        bench.run().await;
+        let node = Arc::clone(&bench.node);
+        bench.cluster.state().on_latest = Some(Box::new(move || {
+            serve(&node.short_path(), Lie::None(8 * MIB));
+            node.adopt(std::process::id());
+            node.move_in();
+        }));
+        let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
+        let own = std::process::id();
+        assert!(error.chain().contains(&format!("and is of process {own} now")), "{}", error.chain());
+    });
+}
+
+#[test]
+fn a_launchers_libvirt_that_cannot_be_had_costs_a_note_and_no_run() {
+    wait_for(async {
+        let mut bench = Bench::new().await;
+        bench.run().await;
+        let socket = bench.node.volume("libvirt-runtime").join("virtqemud-sock");
+        fs::rename(&socket, socket.with_file_name("real")).unwrap();
+        symlink("real", &socket).unwrap();
+        bench.domain.write("vda", 5, 9 * MIB, MIB);
+        let next = bench.run().await;
+        assert!(next.notes[0].contains("a symbolic link stands on the way"), "{:?}", next.notes);
+        assert_eq!(bench.checkpoints().len(), 2);
+        fs::rename(socket.with_file_name("real"), &socket).unwrap();
+        let retirer =
+            std::mem::replace(&mut bench.options.retirer, vec!["sh".into(), "-c".into(), "echo no >&2; exit 3".into()]);
+        let next = bench.run().await;
+        assert!(next.notes[0].contains("it failed: no (exit status: 3)"), "{:?}", next.notes);
+        bench.options.retirer = retirer;
+        let next = bench.run().await;
+        assert_eq!((next.notes.len(), bench.checkpoints().len()), (0, 1), "{:?}", next.notes);
+        bench.assert_is_now(&next.point);
+    });
+}

@@ -1,0 +1,184 @@
+//! The client for a place that somebody chose who is not trusted: it connects to addresses of the internet only.
+//!
+//! What a name resolves to is looked at where the connection takes its addresses from, so nothing can change in between;
+//! addresses that stand in a URL, whoever wrote it, are looked at with each request; and no redirect is followed, nor a
+//! proxy of the process's environment asked, which would connect in our stead.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use object_store::client::{
+    ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+    HttpService, ReqwestConnector,
+};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect;
+use url::Host;
+
+use crate::store::open::Patience;
+
+/// What makes HTTP clients.
+#[derive(Debug)]
+pub(super) enum Connector {
+    /// Those that connect to whatever they are told.
+    Anywhere(ReqwestConnector),
+    /// Those that do not.
+    Internet(ToInternet),
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        match self {
+            Self::Anywhere(connector) => connector.connect(options),
+            Self::Internet(connector) => connector.connect(options),
+        }
+    }
+}
+
+/// Makes clients that connect to addresses of the internet only.
+#[derive(Debug)]
+pub(super) struct ToInternet {
+    pub(super) patience: Patience,
+    /// PEM certificates that are trusted beside the system's.
+    pub(super) certificates: Option<Vec<u8>>,
+}
+
+impl HttpConnector for ToInternet {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let failed = |e: reqwest::Error| object_store::Error::Generic { store: "HTTP client", source: Box::new(e) };
+        let certificates = match &self.certificates {
+            Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?,
+            None => Vec::new(),
+        };
+        let http = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
+        let client = reqwest::Client::builder()
+            .default_headers(options.get_default_headers().cloned().unwrap_or_default())
+            .tls_certs_merge(certificates)
+            .connect_timeout(self.patience.connect)
+            .read_timeout(self.patience.silence)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .https_only(!http)
+            .dns_resolver(Arc::new(InternetNames))
+            .build()
+            .map_err(failed)?;
+        Ok(HttpClient::new(InternetOnly(client)))
+    }
+}
+
+/// Refuses URLs with an address in them that is not of the internet.
+#[derive(Debug)]
+struct InternetOnly(reqwest::Client);
+
+#[async_trait]
+impl HttpService for InternetOnly {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let url = request.uri().to_string();
+        // As the client reads it: 127.1 and 0x7f.1 are addresses too.
+        let address = match url::Url::parse(&url).ok().and_then(|url| url.host().map(|host| host.to_owned())) {
+            Some(Host::Domain(_)) => None,
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            None => return Err(HttpError::new(HttpErrorKind::Request, Inside("a URL without a host".into()))),
+        };
+        if let Some(address) = address.filter(|address| !is_internet(*address)) {
+            return Err(HttpError::new(HttpErrorKind::Request, Inside(address.to_string())));
+        }
+        self.0.call(request).await
+    }
+}
+
+/// Resolves names to addresses of the internet.
+struct InternetNames;
+
+impl Resolve for InternetNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            // One inside among them is no accident.
+            if let Some(inside) = found.iter().find(|address| !is_internet(address.ip())) {
+                return Err(Inside(format!("{} (of {})", inside.ip(), name.as_str())).into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// An address that is not to be connected to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not an address of the internet, and a tenant's repository reaches no other")]
+struct Inside(String);
+
+/// Whether an address is of the internet: not of this host, its links, a private net, or of a form in which such a one can
+/// be hidden. As `deploy/base/tenancy.yaml` has it.
+fn is_internet(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_internet_v4(address),
+        IpAddr::V6(address) => is_internet_v6(address),
+    }
+}
+
+fn is_internet_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast();
+    // This net, the carrier's, the protocols' and the benchmarks', and what is reserved.
+    let reserved = a == 0
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (b == 18 || b == 19))
+        || a >= 240;
+    !(special || reserved)
+}
+
+fn is_internet_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    // What is in 2000::/3 and holds no other address: 6to4 and Teredo do. Everything else is local, mapped or reserved.
+    first & 0xe000 == 0x2000 && first != 0x2002 && !(first == 0x2001 && second == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_inside_are_told_from_those_of_the_internet() {
+        for inside in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.96.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.0.0.8",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001:0:1::",
+            "2002:7f00:1::",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!is_internet(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "192.0.2.1", "198.20.0.1", "2001:db8::1", "2600::1"] {
+            assert!(is_internet(outside.parse().unwrap()), "{outside}");
+        }
+    }
+}

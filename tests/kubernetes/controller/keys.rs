@@ -1,0 +1,59 @@
+//! Who is given keys.
+
+use serde_json::json;
+
+use super::cluster::Shop;
+
+const AUDIENCE: Option<&str> = Some("remora-controller");
+
+#[test]
+fn an_agent_is_given_the_keys_of_its_node_s_runs_and_nobody_else_is() {
+    let shop = Shop::open();
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let ask = |token: Option<&str>, name: &str| cluster.controller.keys(&cluster.api, token, namespace, name);
+    let agent = cluster.agent("one", AUDIENCE);
+    let given = ask(Some(&agent), "run");
+    assert_eq!((given.code, &given.body["tenant"]), (200, &json!(namespace)), "{given:?}");
+    assert_eq!(given.body["grant"].as_str().map(str::len), Some(176));
+    // Not the passphrase, which opens every tenant's part.
+    let text = given.body.to_string();
+    assert!(!text.contains("battery") && !text.contains("passphrase"), "{text}");
+
+    let other = cluster.agent("two", AUDIENCE);
+    for name in ["run", "none"] {
+        let refused = ask(Some(&other), name);
+        assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("NotThisNode")), "{refused:?}");
+    }
+    let accounts = "/api/v1/namespaces/remora/serviceaccounts";
+    let metadata = json!({"name": "thief"});
+    cluster.api.create(accounts, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})).ok();
+    for (who, token) in [
+        ("nobody", None),
+        ("a word", Some("owner".to_owned())),
+        ("an agent, for the API server", Some(cluster.agent("one", None))),
+        ("an agent of no pod", Some(cluster.api.token("remora", "remora-agent", AUDIENCE, None))),
+        ("another account", Some(cluster.api.token("remora", "thief", AUDIENCE, None))),
+        ("the controller", Some(cluster.api.token("remora", "remora-controller", AUDIENCE, None))),
+    ] {
+        let refused = ask(token.as_deref(), "run");
+        assert_eq!(refused.code, 401, "{who}: {refused:?}");
+    }
+}
+
+#[test]
+fn keys_end_with_the_run_and_with_what_the_administrators_allow() {
+    let shop = Shop::open();
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let agent = cluster.agent("one", AUDIENCE);
+    let ask = || cluster.controller.keys(&cluster.api, Some(&agent), namespace, "run");
+    assert_eq!(ask().code, 200);
+    cluster.allow(|allowed| allowed.retain(|one| one != namespace));
+    let refused = ask();
+    assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("RepositoryNotAllowed")), "{refused:?}");
+    run.end("Failed");
+    assert_eq!(ask().code, 409);
+}

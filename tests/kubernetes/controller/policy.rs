@@ -1,0 +1,81 @@
+//! What an agent may not write, and the controller neither.
+
+use remora_tests::wait_until;
+use serde_json::{Value, json};
+
+use super::cluster::{SOON, Shop};
+use crate::says;
+
+#[test]
+fn an_agent_writes_the_status_of_its_own_node_s_runs_and_nothing_of_the_controller_s() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.waits_for("Assigned", "Assigned");
+    // Policies are in force a moment after they are applied.
+    wait_until("the policy is not in force", SOON, || run.write("two", &json!({"heartbeat": 0})).code == 422);
+
+    says(&run.write("two", &json!({"heartbeat": 1})).refused(), "the runs of its own node only");
+    says(&run.write("one", &json!({"node": "two"})).refused(), "which node has a run is the controller's");
+    says(&run.write("one", &json!({"preparedAttempt": 1})).refused(), "preparedAttempt is the controller's");
+    let mut conditions = run.get()["status"]["conditions"].as_array().unwrap().clone();
+    conditions[0]["reason"] = json!("Forged");
+    says(&run.write("one", &json!({"conditions": conditions})).refused(), "the conditions Assigned and Prepared");
+    says(&run.write("one", &json!({"conditions": []})).refused(), "the conditions Assigned and Prepared");
+    run.write("one", &json!({"agent": shop.cluster.agent_uid("one"), "heartbeat": 1})).ok();
+
+    // A token of no pod has no node.
+    let api = &shop.cluster.api;
+    let nowhere = api.token("remora", "remora-agent", None, None);
+    let status = format!("{}/status", run.path());
+    says(&api.merge_as(&nowhere, &status, &json!({"status": {"heartbeat": 2}})).refused(), "its own node only");
+    let agent = shop.cluster.agent("one", None);
+    says(&api.merge_as(&agent, &run.path(), &json!({"spec": {"cancel": true}})).refused(), "the status of runs only");
+    says(
+        &api.merge_as(&agent, &run.path(), &json!({"metadata": {"finalizers": null}})).refused(),
+        "the status of runs only",
+    );
+    says(&api.delete_as(&agent, &run.path()).refused(), "the status of runs only");
+}
+
+#[test]
+fn a_run_that_is_given_to_nobody_is_nobody_s() {
+    let shop = Shop::open();
+    shop.change_instance(&json!({"status": {"phase": "Succeeded"}}));
+    let run = shop.run("run", &json!({}));
+    run.waits_for("Assigned", "NotRunning");
+    says(&run.write("one", &json!({"agent": "thief"})).refused(), "the runs of its own node only");
+    says(&run.write("one", &json!({"agent": "thief", "node": "one"})).refused(), "the runs of its own node only");
+}
+
+#[test]
+fn an_attempt_does_not_change_and_a_run_that_has_ended_neither() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.wants(2);
+    let change = |attempt: Value| run.write("one", &json!({"attempt": attempt}));
+    let words = "an attempt stays what it was";
+    says(&change(run.attempt(1, &run.backup_name(1), "Wanted")).refused(), words);
+    says(&change(run.attempt(2, &run.backup_name(3), "Wanted")).refused(), words);
+    says(&change(Value::Null).refused(), words);
+    change(run.attempt(2, &name, "Ended")).ok();
+    says(&change(run.attempt(2, &name, "Wanted")).refused(), words);
+    change(run.attempt(3, &run.backup_name(3), "Wanted")).ok();
+    run.end("Failed");
+    says(&run.write("one", &json!({"point": "0011223344556677-1"})).refused(), "a run that has ended stays as it is");
+}
+
+#[test]
+fn the_controller_claims_no_run_and_changes_none() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let api = &shop.cluster.api;
+    let controller = api.token("remora", "remora-controller", None, None);
+    let status = format!("{}/status", run.path());
+    says(&api.merge_as(&controller, &status, &json!({"status": {"agent": "me"}})).refused(), "who has claimed a run");
+    says(&api.merge_as(&controller, &status, &json!({"status": {"point": "p-1"}})).refused(), "which point a run made");
+    says(&api.merge_as(&controller, &run.path(), &json!({"spec": {"cancel": true}})).refused(), "is its owner's");
+    let secrets = api.merge_as(&controller, &format!("{}/x", shop.core("secrets")), &json!({"data": {}}));
+    assert_eq!(secrets.code, 403, "it changes no Secret");
+}

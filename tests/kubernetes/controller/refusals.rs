@@ -1,0 +1,79 @@
+//! What keeps a run from beginning: said, with what to do, where those look who can do it.
+
+use serde_json::{Value, json};
+
+use super::cluster::Shop;
+
+#[test]
+fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begins() {
+    let shop = Shop::open();
+    let tracking = |state: &str| json!({"status": {"changedBlockTracking": {"state": state}}});
+    shop.change_instance(&json!({"status": {"phase": "Succeeded"}}));
+    let run = shop.run("run", &json!({}));
+    assert!(run.waits_for("Assigned", "NotRunning").contains("virtctl start web"));
+    let rows: [(Value, &str, &str); 5] = [
+        (
+            json!({"status": {"phase": "Running", "changedBlockTracking": {"state": "PendingRestart"}}}),
+            "TrackingPendingRestart",
+            "virtctl restart web",
+        ),
+        (tracking("IncrementalBackupFeatureGateDisabled"), "FeatureGateDisabled", "IncrementalBackup"),
+        (tracking("Disabled"), "TrackingDisabled", "changedBlockTrackingLabelSelectors"),
+        (
+            json!({"status": {"changedBlockTracking": {"state": "Enabled"}}, "spec": {"volumes": []}}),
+            "NoEligibleDisk",
+            "DataVolume",
+        ),
+        (
+            json!({"status": {"nodeName": "three"}, "spec": {"volumes": [{"name": "root", "dataVolume": {"name": "root"}}]}}),
+            "NoAgent",
+            "on node three",
+        ),
+    ];
+    for (fields, reason, words) in rows {
+        shop.change_instance(&fields);
+        let message = run.waits_for("Assigned", reason);
+        assert!(message.contains(words), "wanted {words:?} in {message:?}");
+        assert_eq!(run.get()["status"]["node"], Value::Null, "{reason}");
+    }
+    // The machine's owner sees what is hers to do.
+    let events = shop.events("VirtualMachine", "web");
+    for reason in ["TrackingPendingRestart", "FeatureGateDisabled", "TrackingDisabled", "NoEligibleDisk"] {
+        assert!(events.contains(&reason.to_owned()), "{reason} in {events:?}");
+    }
+    assert!(!events.contains(&"NoAgent".to_owned()), "{events:?}");
+    assert!(shop.events("BackupRun", "run").contains(&"NoAgent".to_owned()));
+    shop.change_instance(&json!({"status": {"nodeName": "one"}}));
+    run.waits_for("Assigned", "Assigned");
+}
+
+#[test]
+fn a_machine_or_a_repository_that_is_missing_is_named() {
+    let shop = Shop::open();
+    let run = shop.run("no-machine", &json!({"virtualMachine": "db"}));
+    assert!(run.waits_for("Assigned", "NoMachine").contains("VirtualMachine db"));
+    let run = shop.run("no-repository", &json!({"repository": {"name": "mine"}}));
+    assert!(run.waits_for("Assigned", "RepositoryMissing").contains("Repository mine"));
+}
+
+#[test]
+fn another_namespace_s_repository_is_refused_and_not_told_of() {
+    let (shop, bank) = (Shop::open(), Shop::open());
+    let spec = json!({
+        "url": "s3://bucket/prefix", "credentialsSecret": {"name": "c"}, "passphraseSecret": {"name": "p"},
+        // It says so, but is not the one to.
+        "allowedNamespaces": [shop.namespace],
+    });
+    super::cluster::repository(&shop.cluster.api, &bank.namespace, "private", &spec);
+    let mut messages = Vec::new();
+    for (run, name, namespace) in [
+        ("of-a-tenant", "private", bank.namespace.as_str()),
+        ("of-none", "none", &bank.namespace),
+        ("of-administrators-none", "none", "remora"),
+    ] {
+        let run = shop.run(run, &json!({"repository": {"name": name, "namespace": namespace}}));
+        messages
+            .push(run.waits_for("Assigned", "RepositoryNotAllowed").replace(name, "NAME").replace(namespace, "SPACE"));
+    }
+    assert!(messages.iter().all(|message| *message == messages[0]), "{messages:#?}");
+}

@@ -1,0 +1,119 @@
+//! Repositories that the controller opens, or does not.
+
+use std::net::TcpListener;
+
+use remora_tests::wait_until;
+use serde_json::{Value, json};
+
+use super::cluster::{SOON, Shop, repository, secret};
+
+/// Waits for what is said of a repository.
+#[track_caller]
+fn waits_for(shop: &Shop, namespace: &str, name: &str, reason: &str) -> String {
+    let mut said = Value::Null;
+    wait_until(format_args!("repository {namespace}/{name} does not say {reason}"), SOON, || {
+        said = shop.cluster.ready(namespace, name).unwrap_or_default();
+        said["reason"] == reason
+    });
+    said["message"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_is_missing_of_a_repository_is_named() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let spec = |passphrase: &str| {
+        json!({
+            "url": "s3://bucket/prefix", "credentialsSecret": {"name": "credentials"}, "passphraseSecret": {"name": passphrase},
+        })
+    };
+    repository(api, &shop.namespace, "none", &spec("none"));
+    assert!(waits_for(&shop, &shop.namespace, "none", "SecretMissing").contains("Secret none"));
+    secret(api, &shop.namespace, "short", &json!({"passphrase": "hunter2"}));
+    repository(api, &shop.namespace, "short", &spec("short"));
+    let message = waits_for(&shop, &shop.namespace, "short", "PassphraseTooShort");
+    assert!(message.contains("20 characters") && !message.contains("hunter2"), "{message}");
+    let other = json!({"other": "correct horse battery staple"});
+    secret(api, &shop.namespace, "key", &other);
+    repository(api, &shop.namespace, "key", &spec("key"));
+    assert!(waits_for(&shop, &shop.namespace, "key", "SecretMissing").contains("no key passphrase"));
+    let location = json!({"backupStorageLocation": "default", "passphraseSecret": {"name": "key", "key": "other"}});
+    repository(api, &shop.namespace, "velero", &location);
+    let message = waits_for(&shop, &shop.namespace, "velero", "LocationMissing");
+    assert!(message.contains("BackupStorageLocation default"), "{message}");
+    repository(
+        api,
+        &shop.namespace,
+        "ambient",
+        &json!({"url": "s3://b/p", "passphraseSecret": {"name": "key", "key": "other"}}),
+    );
+    assert!(waits_for(&shop, &shop.namespace, "ambient", "NotAllowed").contains("its own credentials"));
+    repository(
+        api,
+        &shop.namespace,
+        "folder",
+        &json!({"url": "file:///srv", "passphraseSecret": {"name": "key", "key": "other"}}),
+    );
+    assert!(waits_for(&shop, &shop.namespace, "folder", "NotAllowed").contains("lies in a bucket"));
+}
+
+/// The admission's policy for tenants is not applied here: what it keeps out, the controller does not use either.
+#[test]
+fn a_tenant_s_repository_connects_to_nothing_inside() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    secret(api, &shop.namespace, "passphrase", &json!({"passphrase": "correct horse battery staple"}));
+    let keys = "[default]\naws_access_key_id=a\naws_secret_access_key=s\n";
+    secret(api, &shop.namespace, "credentials", &json!({"cloud": keys}));
+    for (name, host) in
+        [("address", "127.0.0.1"), ("short", "127.1"), ("name", "localhost"), ("v6", "[::ffff:127.0.0.1]")]
+    {
+        let spec = json!({
+            "url": format!("s3://bucket/prefix?endpoint=http://{host}:{port}"),
+            "credentialsSecret": {"name": "credentials"}, "passphraseSecret": {"name": "passphrase"},
+        });
+        repository(api, &shop.namespace, name, &spec);
+        let message = waits_for(&shop, &shop.namespace, name, "Unavailable");
+        assert!(message.contains("is not an address of the internet"), "{host}: {message}");
+    }
+    // Credentials that name this pod's token, or a server of theirs.
+    for (name, line) in
+        [("file", "aws_web_identity_token_file=/etc/passwd"), ("server", "aws_endpoint_url=http://127.0.0.1")]
+    {
+        secret(api, &shop.namespace, name, &json!({"cloud": format!("{keys}{line}\n")}));
+        let spec = json!({
+            "url": "s3://bucket/prefix", "credentialsSecret": {"name": name}, "passphraseSecret": {"name": "passphrase"},
+        });
+        repository(api, &shop.namespace, &format!("credentials-{name}"), &spec);
+        waits_for(&shop, &shop.namespace, &format!("credentials-{name}"), "Refused");
+    }
+    assert!(listener.accept().is_err(), "it connected");
+}
+
+#[test]
+fn a_new_repository_is_made_once_and_another_one_in_its_place_is_noticed() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let store = tempfile::tempdir().unwrap();
+    let name = format!("of-{}", shop.namespace);
+    let spec =
+        json!({"url": format!("file://{}/r", store.path().display()), "passphraseSecret": {"name": "passphrase"}});
+    repository(api, "remora", &name, &spec);
+    waits_for(&shop, "remora", &name, "Opened");
+    let path = super::cluster::repository_path("remora", &name);
+    let status = api.get(&path)["status"].clone();
+    assert!(store.path().join("r/remora.json").is_file() && status["repositoryId"].as_str().unwrap().len() == 32);
+    assert!(!status.to_string().contains("battery"));
+    let events = api.get("/apis/events.k8s.io/v1/namespaces/remora/events");
+    let initialized = |event: &&Value| event["regarding"]["name"] == name.as_str() && event["reason"] == "Initialized";
+    assert_eq!(events["items"].as_array().unwrap().iter().filter(initialized).count(), 1);
+
+    // Emptied: that is a loss to tell of, and no place to begin anew.
+    std::fs::remove_dir_all(store.path().join("r")).unwrap();
+    api.merge(&path, &json!({"spec": {"allowedNamespaces": ["elsewhere"]}})).ok();
+    waits_for(&shop, "remora", &name, "StoreMissing");
+    assert!(!store.path().join("r").exists());
+}

@@ -1,0 +1,188 @@
+//! From the assignment of a run to its end.
+
+use remora_tests::wait_until;
+use serde_json::{Value, json};
+
+use super::cluster::{Run, SOON, Shop};
+
+/// Waits until all that was made for runs is gone, playing who takes the protection of claims off.
+fn waits_until_nothing_is_left(shop: &Shop) {
+    wait_until(format_args!("what was made stays: {:?}", shop.made()), SOON, || {
+        unprotect(shop);
+        shop.made().is_empty()
+    });
+}
+
+/// Claims are kept by Kubernetes until no pod uses them: here none ever does.
+fn unprotect(shop: &Shop) {
+    let list = shop.core("persistentvolumeclaims");
+    for name in shop.names(&list).into_iter().filter(|name| name.starts_with("remora-")) {
+        shop.cluster.api.merge(&format!("{list}/{name}"), &json!({"metadata": {"finalizers": null}}));
+    }
+}
+
+fn backup(shop: &Shop, name: &str) -> Value {
+    shop.cluster.api.get(&format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups")))
+}
+
+fn waits_until_gone(run: &Run<'_>) {
+    wait_until(format_args!("{} does not go", run.path()), SOON, || run.shop.cluster.api.look(&run.path()).code == 404);
+}
+
+#[test]
+fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted() {
+    let shop = Shop::open();
+    let run = shop.run("first", &json!({}));
+    run.claim();
+    assert_eq!(run.get()["status"]["node"], "one");
+    let name = run.wants(1);
+    run.waits_for("Prepared", "Prepared");
+    assert_eq!(run.get()["status"]["preparedAttempt"], 1);
+
+    let made = backup(&shop, &name);
+    let spec = &made["spec"];
+    assert_eq!(
+        (&spec["mode"], &spec["forceFullBackup"], &spec["skipQuiesce"]),
+        (&json!("Pull"), &json!(false), &json!(false))
+    );
+    let time: u64 = spec["ttlDuration"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    assert!(time > 4 * 3600, "{time}");
+    let claim =
+        shop.cluster.api.get(&format!("{}/{}", shop.core("persistentvolumeclaims"), spec["pvcName"].as_str().unwrap()));
+    let size: u64 =
+        claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().trim_end_matches("Mi").parse().unwrap();
+    assert!(size > 1024, "{claim:#}");
+    assert_eq!(claim["spec"]["volumeMode"], "Filesystem");
+    let token = shop.cluster.api.get(&format!("{}/{}", shop.core("secrets"), spec["tokenSecretRef"].as_str().unwrap()));
+    assert!(token["data"]["token"].as_str().is_some_and(|token| token.len() > 30));
+    let trackers = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers");
+    let tracker = shop.cluster.api.get(&format!("{trackers}/{}", spec["source"]["name"].as_str().unwrap()));
+    assert_eq!(tracker["spec"]["source"]["name"], "web");
+    assert_eq!(tracker["metadata"]["ownerReferences"][0]["kind"], "VirtualMachine");
+
+    // An increment cannot be had: another attempt, for which the first one goes.
+    let second = run.wants(2);
+    wait_until("the second attempt is not made", SOON, || {
+        unprotect(&shop);
+        run.get()["status"]["preparedAttempt"] == 2 && run.says("Prepared")["status"] == "True"
+    });
+    assert_eq!(backup(&shop, &second)["spec"]["forceFullBackup"], true);
+    assert!(!shop.made().contains(&name));
+
+    run.write("one", &json!({"attempt": run.attempt(2, &second, "Ended")})).ok();
+    waits_until_nothing_is_left(&shop);
+    run.end("Complete");
+    wait_until("the finalizer stays", SOON, || run.get()["metadata"]["finalizers"].is_null());
+    assert_eq!(shop.names(&trackers).len(), 1, "the tracker is for the next run");
+    shop.cluster.api.delete(&run.path()).ok();
+    waits_until_gone(&run);
+}
+
+#[test]
+fn of_two_runs_of_a_machine_one_is_first_and_the_other_follows() {
+    let shop = Shop::open();
+    let first = shop.run("first", &json!({}));
+    first.claim();
+    let second = shop.run("a-second", &json!({}));
+    assert!(second.waits_for("Assigned", "WaitingForRun").contains("BackupRun first "));
+    first.end("Failed");
+    second.waits_for("Assigned", "Assigned");
+}
+
+#[test]
+fn a_foreign_backup_in_flight_is_waited_for_and_left_alone() {
+    let shop = Shop::open();
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+    let source = json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"});
+    let metadata = json!({"name": "theirs"});
+    let foreign = json!({
+        "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup", "metadata": metadata,
+        "spec": {"source": source, "pvcName": "somewhere"},
+    });
+    shop.cluster.api.create(&backups, &foreign).ok();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.wants(1);
+    let message = run.waits_for("Prepared", "WaitingForBackup");
+    assert!(message.contains("theirs") && run.says("Prepared")["status"] == "Unknown", "{message}");
+    assert_eq!(shop.names(&backups), ["theirs"]);
+
+    let since = "2026-01-01T00:00:00Z";
+    let complete = json!([{"type": "Complete", "status": "True", "reason": "Completed", "message": "", "lastTransitionTime": since}]);
+    shop.cluster.api.merge(&format!("{backups}/theirs/status"), &json!({"status": {"conditions": complete}})).ok();
+    run.waits_for("Prepared", "Prepared");
+    let mut names = shop.names(&backups);
+    names.sort_by_key(|one| *one != name);
+    assert_eq!(names, [name.as_str(), "theirs"]);
+}
+
+#[test]
+fn names_that_somebody_else_has_are_told_and_what_has_them_stays() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.backup_name(1);
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+    // It wears the label of the run, too.
+    let labels = json!({"remora.dev/run": run.get()["metadata"]["uid"]});
+    let source = json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "db"});
+    let metadata = json!({"name": name, "labels": labels});
+    let theirs = json!({
+        "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup", "metadata": metadata,
+        "spec": {"source": source, "pvcName": "somewhere"},
+    });
+    shop.cluster.api.create(&backups, &theirs).ok();
+    run.wants(1);
+    assert!(run.waits_for("Prepared", "NameTaken").contains(&name));
+    assert_eq!(run.says("Prepared")["status"], "False");
+    run.end("Failed");
+    wait_until("the finalizer stays", SOON, || run.get()["metadata"]["finalizers"].is_null());
+    assert_eq!(shop.made(), [name], "nothing half-made is left, and theirs stays");
+}
+
+#[test]
+fn a_forged_name_of_an_attempt_has_nothing_made_or_removed() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    run.write("one", &json!({"attempt": run.attempt(1, "kube-root-ca", "Wanted")})).ok();
+    run.waits_for("Prepared", "BadAttempt");
+    assert!(shop.made().is_empty());
+}
+
+#[test]
+fn a_run_that_nobody_has_claimed_is_cancelled_and_is_late_by_itself() {
+    let shop = Shop::open();
+    shop.change_instance(&json!({"status": {"phase": "Succeeded"}}));
+    let cancelled = shop.run("cancelled", &json!({}));
+    cancelled.waits_for("Assigned", "NotRunning");
+    shop.cluster.api.merge(&cancelled.path(), &json!({"spec": {"cancel": true}})).ok();
+    cancelled.waits_for("Failed", "Cancelled");
+    let late = shop.run("late", &json!({"deadline": "1s"}));
+    let message = late.waits_for("Failed", "DeadlineExceeded");
+    assert!(message.contains("within 1s"), "{message}");
+    assert_eq!(late.says("Complete")["status"], "False");
+    assert!(shop.events("BackupRun", "late").contains(&"DeadlineExceeded".to_owned()));
+    let deleted = shop.run("deleted", &json!({}));
+    deleted.waits_for("Assigned", "NotRunning");
+    shop.cluster.api.delete(&deleted.path()).ok();
+    waits_until_gone(&deleted);
+}
+
+#[test]
+fn a_scratch_that_is_refused_is_told_and_nothing_half_made_is_left() {
+    let shop = Shop::open();
+    let metadata = json!({"name": "small"});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"count/secrets": "0"}}});
+    shop.cluster.api.create(&shop.core("resourcequotas"), &quota).ok();
+    // Quotas are counted by another program: here nobody is.
+    let used = json!({"status": {"hard": {"count/secrets": "0"}, "used": {"count/secrets": "0"}}});
+    shop.cluster.api.merge(&format!("{}/small/status", shop.core("resourcequotas")), &used).ok();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    run.wants(1);
+    let message = run.waits_for("Prepared", "TokenRefused");
+    assert!(message.contains("exceeded quota"), "{message}");
+    run.end("Failed");
+    waits_until_nothing_is_left(&shop);
+}

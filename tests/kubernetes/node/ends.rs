@@ -1,0 +1,157 @@
+//! How runs end, and what is said of it.
+
+use remora_core::ErrorKind;
+use serde_json::{Value, json};
+
+use super::scene::{Scene, soon};
+use super::worker::{Act, Played};
+
+/// The reasons of the events on a run.
+fn events(scene: &Scene, run: &str) -> Vec<String> {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", scene.namespace);
+    let all = scene.api().get(&path);
+    let of_it = all["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == run);
+    of_it.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+fn message(scene: &Scene, run: &str, kind: &str) -> String {
+    let status = scene.status(run);
+    let conditions = status["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+    found["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_run_that_is_done_tells_its_point() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    scene.assigned("run", &json!({}));
+    let _agent = scene.agent("agent", played.clone());
+    soon("it tells how far it is", || scene.status("run")["percent"] == 40);
+    let status = scene.status("run");
+    assert_eq!((&status["readBytes"], &status["totalBytes"]), (&json!(400), &json!(1000)));
+    assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "Running".into())));
+    let before = status["heartbeat"].as_i64().unwrap();
+    soon("its heart beats", || scene.status("run")["heartbeat"].as_i64().unwrap() > before + 1);
+    played.release();
+    scene.becomes("run", "Complete", "True", "Stored");
+    let status = scene.status("run");
+    for (field, wanted) in [
+        ("point", json!("0011223344556677-1")),
+        ("decision", json!("full")),
+        ("reason", json!("it is the first")),
+        ("percent", json!(100)),
+        ("storedBytes", json!(4096)),
+        ("node", json!(scene.node)),
+    ] {
+        assert_eq!(status[field], wanted, "{field}");
+    }
+    assert!(status["completionTime"].is_string() && status["startTime"].is_string(), "{status:#}");
+    assert_eq!(status["attempt"]["state"], "Ended");
+    assert!(message(&scene, "run", "Complete").ends_with("; played"));
+    soon("both events are there", || {
+        let mut events = events(&scene, "run");
+        events.sort();
+        events == ["Claimed", "Stored"]
+    });
+    let ours = ["Claimed", "Complete"];
+    let said: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| one["type"].clone()).collect();
+    assert_eq!(said, ours);
+}
+
+#[test]
+fn a_run_that_fails_says_why_and_what_to_do() {
+    let scene = Scene::new();
+    let played = Played::new(Act::Fail(ErrorKind::NoSpace, "the bucket is full"));
+    let _agent = scene.agent("agent", played.clone());
+    scene.assigned("run", &json!({}));
+    scene.becomes("run", "Failed", "True", "NoSpace");
+    assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "NoSpace".into())));
+    assert_eq!(message(&scene, "run", "Failed"), "the bucket is full. Do something.");
+    soon("an event says it", || events(&scene, "run").contains(&"NoSpace".into()));
+    played.act(Act::Panic);
+    scene.assigned("next", &json!({}));
+    scene.becomes("next", "Failed", "True", "InternalError");
+    // The agent lives on.
+    played.act(Act::Store);
+    scene.assigned("last", &json!({}));
+    scene.becomes("last", "Complete", "True", "Stored");
+}
+
+#[test]
+fn a_run_ends_when_it_is_cancelled_deleted_or_late() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    let _agent = scene.agent("agent", played.clone());
+    for name in ["cancelled", "deleted"] {
+        scene.assigned(name, &json!({}));
+    }
+    scene.api().merge(&scene.runs.path("deleted"), &json!({"metadata": {"finalizers": ["remora.dev/run"]}})).ok();
+    scene.assigned("late", &json!({"deadline": "15s"}));
+    for name in ["cancelled", "deleted", "late"] {
+        soon("it is begun", || played.begun().contains(&name.to_owned()));
+    }
+    scene.runs.change("cancelled", &json!({"cancel": true})).ok();
+    scene.api().delete(&scene.runs.path("deleted")).ok();
+    scene.becomes("cancelled", "Failed", "True", "Cancelled");
+    scene.becomes("deleted", "Failed", "True", "Cancelled");
+    scene.becomes("late", "Failed", "True", "DeadlineExceeded");
+    for name in ["cancelled", "deleted", "late"] {
+        assert_eq!(scene.status(name)["attempt"]["state"], "Ended", "{name}");
+        assert_eq!(scene.status(name)["point"], Value::Null, "{name}");
+    }
+    let mut cancelled = played.cancelled();
+    cancelled.sort();
+    assert_eq!(cancelled, ["cancelled", "deleted", "late"]);
+}
+
+#[test]
+fn a_dead_agent_s_run_that_was_cancelled_meanwhile_is_ended_and_not_begun() {
+    let (scene, played) = (Scene::new(), Played::default());
+    scene.assigned("run", &json!({}));
+    scene.says("run", &json!({"agent": "gone"}));
+    scene.runs.change("run", &json!({"cancel": true})).ok();
+    let _agent = scene.agent("agent", played.clone());
+    scene.becomes("run", "Failed", "True", "Cancelled");
+    assert!(played.begun().is_empty());
+}
+
+#[test]
+fn an_agent_that_is_told_to_stop_gives_its_run_back_and_its_successor_begins_it_again() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    scene.assigned("run", &json!({}));
+    let mut agent = scene.agent("agent", played.clone());
+    soon("it has an attempt", || scene.status("run")["attempt"]["state"] == "Wanted");
+    scene.stop(&mut agent);
+    let status = scene.status("run");
+    assert_eq!((&status["agent"], &status["attempt"]["state"]), (&Value::Null, &json!("Ended")), "{status:#}");
+    assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "Interrupted".into())));
+    assert_eq!(scene.condition("run", "Failed"), None);
+    let _next = scene.agent("next", played.clone());
+    soon("the next one begins it", || scene.status("run")["attempt"]["number"] == 2);
+    played.release();
+    scene.becomes("run", "Complete", "True", "Stored");
+    assert_eq!(scene.condition("run", "Claimed"), Some(("True".into(), "Claimed".into())));
+}
+
+#[test]
+fn what_the_controller_has_ended_or_another_agent_has_claimed_is_let_go() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    let since = "2026-01-01T00:00:00Z";
+    let _agent = scene.agent("agent", played.clone());
+    for name in ["ended", "claimed"] {
+        scene.assigned(name, &json!({}));
+        soon("it has an attempt", || scene.status(name)["attempt"]["state"] == "Wanted");
+    }
+    let lost =
+        json!({"type": "Failed", "status": "True", "reason": "AgentLost", "message": "", "lastTransitionTime": since});
+    scene.says("ended", &json!({"conditions": [lost]}));
+    let other = scene.pod("other");
+    scene.says("claimed", &json!({"agent": other}));
+    soon("both are cancelled", || played.cancelled().len() == 2);
+    // One more is done after them: whatever they would write is written by then.
+    played.act(Act::Store);
+    scene.assigned("later", &json!({}));
+    scene.becomes("later", "Complete", "True", "Stored");
+    assert_eq!(scene.condition("ended", "Failed"), Some(("True".into(), "AgentLost".into())));
+    let claimed = scene.status("claimed");
+    assert_eq!((&claimed["agent"], &claimed["attempt"]["state"]), (&json!(other), &json!("Wanted")));
+}

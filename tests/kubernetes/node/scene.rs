@@ -1,0 +1,149 @@
+//! A node with its runs and agents, and a controller that the tests play.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use remora_kube::node::{Agent, Counts, Me, Pace, Worker};
+use remora_tests::{ApiServer, wait_until};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::shim::Shim;
+use crate::{Resources, with};
+
+/// How long anything may take on a busy machine.
+pub(super) const SOON: Duration = Duration::from_secs(90);
+
+/// A node of a test's own, in a namespace of its own that is also remora's.
+pub(super) struct Scene {
+    pub(super) runs: Resources,
+    pub(super) namespace: String,
+    pub(super) node: String,
+    runtime: Runtime,
+}
+
+/// An agent at work.
+pub(super) struct AgentAtWork {
+    pub(super) me: Me,
+    pub(super) shim: Arc<Shim>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        let runs = Resources::new("BackupRun", "backupruns");
+        let namespace = runs.list.split('/').nth(5).unwrap().to_owned();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        Self { node: format!("node-of-{namespace}"), runs, namespace, runtime }
+    }
+
+    pub(super) fn api(&self) -> &'static ApiServer {
+        self.runs.api
+    }
+
+    /// A run that the controller has given to this node.
+    pub(super) fn assigned(&self, name: &str, fields: &Value) {
+        let spec = json!({"virtualMachine": name, "repository": {"name": "offsite"}});
+        self.runs.create(name, &with(spec, fields)).ok();
+        self.says(name, &json!({"node": self.node}));
+    }
+
+    /// What somebody says in the status of a run.
+    pub(super) fn says(&self, name: &str, status: &Value) {
+        self.api().merge(&format!("{}/status", self.runs.path(name)), &json!({"status": status})).ok();
+    }
+
+    pub(super) fn run(&self, name: &str) -> Value {
+        self.api().get(&self.runs.path(name))
+    }
+
+    pub(super) fn status(&self, name: &str) -> Value {
+        self.run(name)["status"].clone()
+    }
+
+    /// A condition of a run: its status and its reason.
+    pub(super) fn condition(&self, name: &str, kind: &str) -> Option<(String, String)> {
+        let status = self.status(name);
+        let found = status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?;
+        Some((found["status"].as_str()?.into(), found["reason"].as_str()?.into()))
+    }
+
+    /// Waits until a condition of a run has this status and reason.
+    #[track_caller]
+    pub(super) fn becomes(&self, name: &str, kind: &str, status: &str, reason: &str) {
+        let wanted = Some((status.to_owned(), reason.to_owned()));
+        wait_until(format_args!("{kind} of {name} does not become {status} {reason}"), SOON, || {
+            self.condition(name, kind) == wanted
+        });
+    }
+
+    /// A pod of an agent on this node; its UID.
+    pub(super) fn pod(&self, name: &str) -> String {
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "remora-agent"}},
+            "spec": {"nodeName": self.node, "containers": [{"name": "agent", "image": "remora"}]},
+        });
+        let made = self.api().create(&self.pods(), &pod).ok();
+        made["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    pub(super) fn pod_is_gone(&self, name: &str) {
+        self.api().delete(&format!("{}/{name}?gracePeriodSeconds=0", self.pods())).ok();
+    }
+
+    fn pods(&self) -> String {
+        format!("/api/v1/namespaces/{}/pods", self.namespace)
+    }
+
+    /// An agent with a pod of its own, that does any number of runs at once.
+    pub(super) fn agent<W: Worker>(&self, pod: &str, worker: W) -> AgentAtWork {
+        self.agent_through(Shim::default(), pod, worker)
+    }
+
+    pub(super) fn agent_through<W: Worker>(&self, shim: Shim, pod: &str, worker: W) -> AgentAtWork {
+        self.start(Arc::new(shim), pod, self.pod(pod), worker, usize::MAX)
+    }
+
+    /// An agent with a pod that is there already, or was.
+    pub(super) fn agent_of<W: Worker>(&self, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
+        self.start(Arc::new(Shim::default()), pod, uid, worker, parallel)
+    }
+
+    fn start<W: Worker>(&self, shim: Arc<Shim>, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
+        let client = {
+            let _inside = self.runtime.enter();
+            shim.client(self.api())
+        };
+        let me = Me { node: self.node.clone(), namespace: self.namespace.clone(), pod: pod.into(), uid };
+        let second = Duration::from_secs(1);
+        let pace = Pace { parallel, heartbeat: second, look_again: second, capabilities: second };
+        let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
+        let agent = Agent::new(client, me.clone(), worker, pace, counts);
+        let task = Some(self.runtime.spawn(agent.run(stop.clone())));
+        AgentAtWork { me, shim, stop, task }
+    }
+
+    /// Tells the agent to stop, as the kubelet does, and waits until it has.
+    pub(super) fn stop(&self, agent: &mut AgentAtWork) {
+        agent.stop.cancel();
+        let task = agent.task.take().unwrap();
+        self.runtime.block_on(async { tokio::time::timeout(SOON, task).await }).unwrap().unwrap();
+    }
+
+    /// Ends the agent as SIGKILL does: it says nothing more.
+    pub(super) fn kill(&self, agent: &mut AgentAtWork) {
+        agent.shim.away(true);
+        agent.stop.cancel();
+        agent.task.take().unwrap().abort();
+    }
+}
+
+#[track_caller]
+pub(super) fn soon(what: &str, holds: impl FnMut() -> bool) {
+    wait_until(what.to_owned(), SOON, holds);
+}

@@ -1,0 +1,170 @@
+//! What makes points, played.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use remora_core::point::{Decision, Point, Quiesced};
+use remora_core::ports::{Outcome, Progress};
+use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, RepositoryId, VmName};
+use remora_kube::node::{Desk, Done, Failure, Order, Worker};
+use remora_kube::resources::Capability;
+use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What is made of a run.
+#[derive(Clone, Default)]
+pub(super) enum Act {
+    /// A point at once.
+    #[default]
+    Store,
+    /// A point once it is told to, by [`Played::release`]; until then an attempt is wanted.
+    StoreWhenTold,
+    /// Nothing, with this error.
+    Fail(ErrorKind, &'static str),
+    /// Nothing: the process dies of it.
+    Panic,
+}
+
+/// The worker of any number of agents.
+#[derive(Clone, Default)]
+pub(super) struct Played(Arc<Play>);
+
+struct Play {
+    act: Mutex<Act>,
+    begun: Mutex<Vec<String>>,
+    cancelled: Mutex<Vec<String>>,
+    told: Semaphore,
+    committed: Mutex<BTreeMap<String, Point>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Default for Play {
+    fn default() -> Self {
+        Self {
+            act: Mutex::default(),
+            begun: Mutex::default(),
+            cancelled: Mutex::default(),
+            told: Semaphore::new(0),
+            committed: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
+}
+
+impl Played {
+    pub(super) fn new(act: Act) -> Self {
+        let played = Self::default();
+        played.act(act);
+        played
+    }
+
+    pub(super) fn act(&self, act: Act) {
+        *self.0.act.lock().unwrap() = act;
+    }
+
+    /// The runs that were begun, in order; one that was begun twice is there twice.
+    pub(super) fn begun(&self) -> Vec<String> {
+        self.0.begun.lock().unwrap().clone()
+    }
+
+    pub(super) fn begun_once(&self) -> BTreeSet<String> {
+        let begun = self.begun();
+        let once: BTreeSet<_> = begun.iter().cloned().collect();
+        assert_eq!(once.len(), begun.len(), "some were begun twice: {begun:?}");
+        once
+    }
+
+    pub(super) fn cancelled(&self) -> Vec<String> {
+        self.0.cancelled.lock().unwrap().clone()
+    }
+
+    /// Lets one run that waits make its point.
+    pub(super) fn release(&self) {
+        self.0.told.add_permits(1);
+    }
+
+    /// Notes that an attempt has committed a point.
+    pub(super) fn has_committed(&self, attempt: &str, point: Point) {
+        self.0.committed.lock().unwrap().insert(attempt.into(), point);
+    }
+
+    /// The attempts of which it was asked whether they committed.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.0.asked.lock().unwrap().clone()
+    }
+
+    async fn wait(&self, order: &Order, desk: &Desk, cancel: &CancellationToken) -> Result<(), Failure> {
+        let cluster = desk.cluster(RepositoryId::from_bytes([7; 16]));
+        let wish = BackupWish { backup: a_backup(), depth: Depth::Full, freeze: Freeze::Skip };
+        cluster.begin(&wish).await?;
+        desk.meter().expect(1000);
+        desk.meter().advance(400);
+        let cancelled = tokio::select! {
+            told = self.0.told.acquire() => {
+                told.unwrap().forget();
+                false
+            }
+            () = cancel.cancelled() => true,
+        };
+        if cancelled {
+            self.0.cancelled.lock().unwrap().push(order.name.clone());
+        }
+        let outcome = if cancelled { Outcome::Abandoned } else { Outcome::Stored };
+        cluster.end(&wish.backup, outcome).await?;
+        if cancelled {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled").into());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Worker for Played {
+    async fn committed(&self, _: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
+        self.0.asked.lock().unwrap().push(attempt.to_string());
+        Ok(self.0.committed.lock().unwrap().get(&attempt.to_string()).cloned())
+    }
+
+    async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
+        self.0.begun.lock().unwrap().push(order.name.clone());
+        let act = self.0.act.lock().unwrap().clone();
+        match act {
+            Act::Store => {}
+            Act::StoreWhenTold => self.wait(order, desk, &cancel).await?,
+            Act::Fail(kind, what) => return Err(Error::new(kind, what).advise("Do something.").into()),
+            Act::Panic => panic!("as it was told"),
+        }
+        Ok(Done { point: a_point(order.vm_name()), notes: vec!["played".into()] })
+    }
+
+    async fn capabilities(&self) -> Vec<Capability> {
+        vec![Capability { name: "playing".into(), available: true, message: "well".into() }]
+    }
+}
+
+/// A name that nothing else has.
+pub(super) fn a_backup() -> BackupName {
+    CheckpointName::random(RepositoryId::from_bytes([7; 16])).as_backup()
+}
+
+/// A point without disks.
+pub(super) fn a_point(vm: String) -> Point {
+    Point {
+        id: PointId::new("0011223344556677", 1).unwrap(),
+        repository: RepositoryId::from_bytes([7; 16]),
+        copy_of: None,
+        vm: VmName::new(vm).unwrap(),
+        time: Timestamp::UNIX_EPOCH,
+        parent: None,
+        decision: Decision::Full,
+        reason: "it is the first".into(),
+        quiesced: Quiesced::Skipped,
+        disks: Vec::new(),
+        stored: 4096,
+        definition: "{}".into(),
+        tool: "test".into(),
+    }
+}

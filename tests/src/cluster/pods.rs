@@ -1,0 +1,103 @@
+//! Pods, and what runs in them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::process::{Must, run};
+
+use super::Cluster;
+
+/// A pod that was there when it was asked for.
+pub struct Pod<'cluster> {
+    cluster: &'cluster Cluster,
+    object: Value,
+}
+
+impl Cluster {
+    /// The pods with these labels that have not ended.
+    #[track_caller]
+    pub fn pods(&self, namespace: &str, labels: &str) -> Vec<Pod<'_>> {
+        let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        let pods = self.list("pods", namespace, labels).into_iter().filter(|pod| !ended(pod));
+        pods.map(|object| Pod { cluster: self, object }).collect()
+    }
+
+    /// The one pod with these labels that has not ended.
+    #[track_caller]
+    pub fn pod(&self, namespace: &str, labels: &str) -> Pod<'_> {
+        let mut pods = self.pods(namespace, labels);
+        assert_eq!(pods.len(), 1, "pods of {labels} in {namespace}");
+        pods.remove(0)
+    }
+}
+
+impl Pod<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().must("read a pod's name")
+    }
+
+    /// Its UID.
+    pub fn uid(&self) -> &str {
+        self.object["metadata"]["uid"].as_str().must("read a pod's UID")
+    }
+
+    /// The object, as it was when it was asked for.
+    pub fn object(&self) -> &Value {
+        &self.object
+    }
+
+    /// The folder of this host that is an `emptyDir` of it.
+    pub fn empty_dir(&self, volume: &str) -> PathBuf {
+        let pods = self.cluster.var_lib().join("kubelet/pods");
+        pods.join(self.uid()).join("volumes/kubernetes.io~empty-dir").join(volume)
+    }
+
+    /// A command in the namespaces of one of its containers, as root.
+    #[track_caller]
+    pub fn command(&self, container: &str, program: &str) -> Command {
+        let process = self.process(container);
+        let mut command = self.cluster.in_node("nsenter");
+        command.args(["--target", &process, "--mount", "--net", "--pid", "--uts", "--ipc", "--", program]);
+        command
+    }
+
+    /// Sends a signal to the first process of one of its containers.
+    #[track_caller]
+    pub fn signal(&self, container: &str, signal: Signal) {
+        let process = self.process(container);
+        run(self.cluster.in_node("kill").args(["-s", &(signal as i32).to_string(), &process])).ok();
+    }
+
+    /// What a container has logged.
+    #[track_caller]
+    pub fn log(&self, container: &str) -> String {
+        let namespace = self.object["metadata"]["namespace"].as_str().must("read a pod's namespace");
+        self.cluster.kubectl(&["logs", "--namespace", namespace, self.name(), "--container", container])
+    }
+
+    /// The first process of a container, as the node knows it.
+    #[track_caller]
+    fn process(&self, container: &str) -> String {
+        let statuses = self.object["status"]["containerStatuses"].as_array().must("read a pod's containers");
+        let status = statuses.iter().find(|status| status["name"] == container);
+        let id = status.and_then(|status| status["containerID"].as_str()?.strip_prefix("containerd://"));
+        let id = id.must(format_args!("find the container {container} of {}", self.name()));
+        let file = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid");
+        run(self.cluster.in_node("cat").arg(file)).ok().text().to_owned()
+    }
+}
+
+impl Cluster {
+    /// Sends a signal to a service of the node, such as `kubelet`; it is started again.
+    #[track_caller]
+    pub fn signal_service(&self, service: &str, signal: Signal) {
+        let file = self.node.dir().join("pid").join(service);
+        let process = fs::read_to_string(&file).must(format_args!("read {}", file.display()));
+        run(self.in_node("kill").args(["-s", &(signal as i32).to_string(), process.trim()])).ok();
+    }
+}

@@ -1,0 +1,178 @@
+//! remora in the cluster, as it is deployed: its image, `deploy/base`, and a store that its pods reach.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use base64ct::{Base64, Encoding};
+use serde_json::{Value, json};
+
+use crate::process::{Must, run};
+use crate::remora::{PASSPHRASE, Remora, program};
+use crate::s3::S3;
+
+use super::objects::is;
+use super::{Cluster, Vm};
+
+/// The namespace that it is deployed to.
+pub const NAMESPACE: &str = "remora";
+
+const PROGRAMS: [&str; 3] = ["remora", "remora-agent", "remora-controller"];
+/// Not `latest`, which would be pulled always.
+const TAG: &str = "test";
+/// How long its pods may take to be ready on a busy machine.
+const READY: Duration = Duration::from_mins(5);
+/// How long a run may take.
+const RUN: Duration = Duration::from_mins(10);
+
+/// remora in a cluster.
+pub struct Product {
+    cluster: &'static Cluster,
+    s3: S3,
+}
+
+impl Product {
+    /// The one of the shared cluster, deployed when it is first asked for.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Product> = OnceLock::new();
+        SHARED.get_or_init(|| Self::deploy(Cluster::shared()))
+    }
+
+    fn deploy(cluster: &'static Cluster) -> Self {
+        let root = tempfile::tempdir().must("make a folder for the image");
+        for name in PROGRAMS {
+            install(&program(name), root.path());
+        }
+        // A client of HTTPS is made before it is known whether the store speaks it.
+        copy_file(Path::new("/etc/ssl/certs/ca-certificates.crt"), root.path());
+        cluster.load_image(&format!("docker.io/library/remora:{TAG}"), root.path(), "");
+        let folder = tempfile::tempdir().must("make a folder for what is deployed");
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
+        run(Command::new("cp").arg("-r").arg(base).arg(folder.path().join("base"))).ok();
+        let overlay = json!({"resources": ["base"], "images": [{"name": "remora", "newTag": TAG}]});
+        fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
+        let path = folder.path().to_string_lossy().into_owned();
+        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", &path]);
+        let product = Self { cluster, s3: S3::start_at(cluster.host_address()) };
+        product.wait_for_pods();
+        product
+    }
+
+    /// The cluster that it is deployed to.
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// Waits until its controller and the agent of the node are ready.
+    #[track_caller]
+    pub fn wait_for_pods(&self) {
+        let available = |object: Option<&Value>| object.is_some_and(|one| is(one, "Available", "True"));
+        let what = "the controller is not ready";
+        self.cluster.wait_for("deployment", NAMESPACE, "remora-controller", what, READY, available);
+        let ready = |object: Option<&Value>| object.is_some_and(|one| one["status"]["numberReady"] == 1);
+        self.cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "no agent is ready", READY, ready);
+    }
+
+    /// Makes a repository of the administrators that serves a namespace, in a bucket of its own, and waits until it is
+    /// ready. Gives the command line that opens it.
+    #[track_caller]
+    pub fn repository(&self, name: &str, serves: &str, folder: &Path) -> Remora {
+        let url = self.s3.url(&self.s3.bucket(name));
+        let credentials = fs::read_to_string(self.s3.credentials()).must("read the credentials");
+        self.make_secret(&format!("{name}-credentials"), "cloud", &credentials);
+        self.make_secret(&format!("{name}-passphrase"), "passphrase", PASSPHRASE);
+        self.cluster.apply(&json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "Repository",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "url": url, "allowedNamespaces": [serves],
+                "credentialsSecret": {"name": format!("{name}-credentials")},
+                "passphraseSecret": {"name": format!("{name}-passphrase")},
+            },
+        }));
+        let ready = |object: Option<&Value>| object.is_some_and(|one| is(one, "Ready", "True"));
+        self.cluster.wait_for("repository", NAMESPACE, name, "the repository is not ready", READY, ready);
+        self.s3.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+    }
+
+    fn make_secret(&self, name: &str, key: &str, value: &str) {
+        self.cluster.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
+            "data": {key: Base64::encode_string(value.as_bytes())},
+        }));
+    }
+
+    /// Backs a machine up to a repository of the administrators. Gives the run's status once it has a point.
+    #[track_caller]
+    pub fn back_up(&self, vm: &Vm, repository: &str, run: &str) -> Value {
+        self.start_run(vm, repository, run, &json!({}));
+        self.wait_for_run(vm, run, |status| is_true(status, "Complete"))
+    }
+
+    /// Starts a run; `spec` has more of its fields.
+    #[track_caller]
+    pub fn start_run(&self, vm: &Vm, repository: &str, run: &str, spec: &Value) {
+        let mut object = json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun",
+            "metadata": {"name": run, "namespace": vm.namespace()},
+            "spec": {
+                "virtualMachine": vm.name(),
+                "repository": {"name": repository, "namespace": NAMESPACE},
+            },
+        });
+        for (name, value) in spec.as_object().must("read fields of a spec") {
+            object["spec"][name] = value.clone();
+        }
+        self.cluster.apply(&object);
+    }
+
+    /// Waits until the status of a run is as wanted; panics with it if the run fails before.
+    #[track_caller]
+    pub fn wait_for_run(&self, vm: &Vm, run: &str, ready: impl Fn(&Value) -> bool) -> Value {
+        let ended = |object: Option<&Value>| {
+            object.is_some_and(|one| ready(&one["status"]) || is_true(&one["status"], "Failed"))
+        };
+        let found = self.cluster.wait_for("backuprun", vm.namespace(), run, "the run is not as wanted", RUN, ended);
+        let status = found.must("have a run")["status"].take();
+        assert!(ready(&status), "the run has failed: {status:#}\n{}", self.logs());
+        status
+    }
+
+    /// What its pods have logged, for messages.
+    pub fn logs(&self) -> String {
+        let of = |name: &str| {
+            let selector = format!("app.kubernetes.io/name={name}");
+            let args = ["logs", "--namespace", NAMESPACE, "--selector", &selector, "--tail", "40", "--prefix"];
+            let ran = self.cluster.try_kubectl(&args);
+            format!("{}{}", String::from_utf8_lossy(&ran.stdout), ran.stderr)
+        };
+        of("remora-controller") + &of("remora-agent")
+    }
+}
+
+/// Whether a condition of a status is true.
+pub fn is_true(status: &Value, condition: &str) -> bool {
+    let conditions = status["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
+}
+
+/// Puts a program, without what debuggers need, and its libraries below a root.
+fn install(program: &Path, root: &Path) {
+    let folder = root.join("usr/bin");
+    fs::create_dir_all(&folder).must("make a folder of the image");
+    let name = program.file_name().must("have a program's name");
+    run(Command::new("strip").arg("-o").arg(folder.join(name)).arg(program)).ok();
+    let linked = run(Command::new("ldd").arg(program)).ok();
+    for word in linked.text().split_whitespace().filter(|word| word.starts_with('/')) {
+        copy_file(Path::new(word), root);
+    }
+}
+
+/// Puts a file of the host below a root, at the same path.
+fn copy_file(file: &Path, root: &Path) {
+    let into = root.join(file.strip_prefix("/").must("have a whole path"));
+    fs::create_dir_all(into.parent().must("have a folder of a file")).must("make a folder of the image");
+    fs::copy(file, &into).must(format_args!("copy {}", file.display()));
+}

@@ -1,0 +1,266 @@
+//! Virtual machines of KubeVirt with the lab's small Linux.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::guest::{Guest, Host};
+use crate::process::{Must, Ran, run};
+
+use super::objects::is;
+use super::{Cluster, Pod};
+
+/// How long a virtual machine may take to run, emulated on a busy machine.
+const START: Duration = Duration::from_mins(5);
+/// How long a volume may take to be made.
+const VOLUME: Duration = Duration::from_mins(1);
+/// The user as which KubeVirt runs a hypervisor.
+const QEMU: &str = "107";
+
+/// A virtual machine that is to be.
+pub struct VmBuilder<'cluster> {
+    cluster: &'cluster Cluster,
+    namespace: String,
+    name: String,
+    disks: Vec<Disk>,
+    tracked: bool,
+}
+
+struct Disk {
+    name: String,
+    size: u64,
+    content: Content,
+}
+
+#[derive(PartialEq)]
+enum Content {
+    Nothing,
+    Ext4,
+}
+
+/// A virtual machine.
+pub struct Vm<'cluster> {
+    cluster: &'cluster Cluster,
+    namespace: String,
+    name: String,
+}
+
+impl Cluster {
+    /// Starts the description of a virtual machine whose blocks' changes are tracked.
+    pub fn vm(&self, namespace: &str, name: &str) -> VmBuilder<'_> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        VmBuilder { cluster: self, namespace, name, disks: Vec::new(), tracked: true }
+    }
+}
+
+impl<'cluster> VmBuilder<'cluster> {
+    /// With a disk that has an ext4 file system; the first of a machine is mounted at `/mnt/vda`.
+    #[must_use]
+    pub fn disk(self, name: &str, size: u64) -> Self {
+        self.with(name, size, Content::Ext4)
+    }
+
+    /// With a disk that holds zeros.
+    #[must_use]
+    pub fn empty_disk(self, name: &str, size: u64) -> Self {
+        self.with(name, size, Content::Nothing)
+    }
+
+    /// Without changed-block tracking.
+    #[must_use]
+    pub fn untracked(mut self) -> Self {
+        self.tracked = false;
+        self
+    }
+
+    fn with(mut self, name: &str, size: u64, content: Content) -> Self {
+        self.disks.push(Disk { name: name.to_owned(), size, content });
+        self
+    }
+
+    /// Starts it, and waits until its guest's agent answers and its disks are tracked, if they are to be.
+    #[track_caller]
+    pub fn start(self) -> Vm<'cluster> {
+        let vm = Vm { cluster: self.cluster, namespace: self.namespace.clone(), name: self.name.clone() };
+        for disk in &self.disks {
+            disk.make(&vm);
+        }
+        vm.cluster.apply(&self.object());
+        vm.wait(self.tracked);
+        vm
+    }
+
+    fn object(&self) -> Value {
+        let disk = |disk: &Disk| json!({"name": disk.name, "disk": {"bus": "virtio"}});
+        let volume = |disk: &Disk| json!({"name": disk.name, "persistentVolumeClaim": {"claimName": claim(&self.name, &disk.name)}});
+        let container = json!({
+            "image": self.cluster.guest_image(), "imagePullPolicy": "IfNotPresent",
+            "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd.img",
+        });
+        let boot = json!({"kernelBoot": {"kernelArgs": "console=ttyS0 quiet agent=works", "container": container}});
+        json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": {
+                "name": self.name, "namespace": self.namespace,
+                "labels": {"changedBlockTracking": self.tracked.to_string()},
+            },
+            "spec": {"runStrategy": "Always", "template": {"spec": {
+                "terminationGracePeriodSeconds": 5,
+                "domain": {
+                    "firmware": boot,
+                    "resources": {"requests": {"memory": "256Mi", "cpu": "50m"}},
+                    "devices": {
+                        "autoattachPodInterface": false, "autoattachGraphicsDevice": false,
+                        "disks": self.disks.iter().map(disk).collect::<Vec<_>>(),
+                    },
+                },
+                "volumes": self.disks.iter().map(volume).collect::<Vec<_>>(),
+            }}},
+        })
+    }
+}
+
+impl Disk {
+    /// Makes its claim, and in the volume its image.
+    #[track_caller]
+    fn make(&self, vm: &Vm) {
+        vm.cluster.make_claim(&vm.namespace, &vm.claim(&self.name), self.size);
+        let image = vm.image(&self.name);
+        let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
+        file.set_len(self.size).must("make a disk's image");
+        if self.content == Content::Ext4 {
+            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))
+                .ok();
+        }
+        run(Command::new("chown").arg(format!("{QEMU}:{QEMU}")).arg(&image)).ok();
+    }
+}
+
+impl Cluster {
+    /// Makes a claim of the default storage class, and waits until it has its volume.
+    #[track_caller]
+    pub fn make_claim(&self, namespace: &str, name: &str, size: u64) {
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size.to_string()}}},
+        }));
+        let bound = |claim: Option<&Value>| claim.is_some_and(|claim| claim["status"]["phase"] == "Bound");
+        self.wait_for("pvc", namespace, name, "it has no volume", VOLUME, bound);
+    }
+
+    /// The folder of this host that is the volume of a claim.
+    #[track_caller]
+    pub fn volume(&self, namespace: &str, claim: &str) -> PathBuf {
+        let claim = self.get("pvc", namespace, claim);
+        self.var_lib().join("volumes").join(claim["spec"]["volumeName"].as_str().must("find the volume of a claim"))
+    }
+}
+
+impl<'cluster> Vm<'cluster> {
+    /// The cluster that it runs in.
+    pub fn cluster(&self) -> &'cluster Cluster {
+        self.cluster
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The claim that is a disk.
+    pub fn claim(&self, disk: &str) -> String {
+        claim(&self.name, disk)
+    }
+
+    /// Its instance, as it is now.
+    #[track_caller]
+    pub fn instance(&self) -> Value {
+        self.cluster.get("vmi", &self.namespace, &self.name)
+    }
+
+    /// Its launcher's pod.
+    #[track_caller]
+    pub fn launcher(&self) -> Pod<'cluster> {
+        let labels = format!("kubevirt.io=virt-launcher,vmi.kubevirt.io/id={}", self.name);
+        self.cluster.pod(&self.namespace, &labels)
+    }
+
+    /// Waits until its guest's agent answers, and, if `tracked`, until its disks' changes are tracked.
+    #[track_caller]
+    pub fn wait(&self, tracked: bool) {
+        let ready = |instance: Option<&Value>| {
+            instance.is_some_and(|instance| {
+                let tracks = instance["status"]["changedBlockTracking"]["state"] == "Enabled";
+                instance["status"]["phase"] == "Running"
+                    && is(instance, "AgentConnected", "True")
+                    && (tracks || !tracked)
+            })
+        };
+        self.cluster.wait_for("vmi", &self.namespace, &self.name, "the virtual machine does not run", START, ready);
+    }
+
+    /// The raw image that is a disk, on this host.
+    #[track_caller]
+    pub fn image(&self, disk: &str) -> PathBuf {
+        self.cluster.volume(&self.namespace, &self.claim(disk)).join("disk.img")
+    }
+
+    /// Copies what a disk holds now to a file. That is the truth only while nothing writes: see [`Vm::still`].
+    #[track_caller]
+    pub fn truth(&self, disk: &str, into: &Path) {
+        run(Command::new("cp").arg("--sparse=always").arg(self.image(disk)).arg(into)).ok();
+    }
+
+    /// Does something while the guest writes nothing: its file systems can be read only.
+    pub fn still<T>(&self, work: impl FnOnce() -> T) -> T {
+        let remount = |how: &str| {
+            let each = format!("mount -o remount,{how} \"$dir\" || exit 1");
+            let all = format!("while read -r _ dir _; do case $dir in /mnt/*) {each} ;; esac; done < /proc/mounts");
+            self.guest().sh(&format!("sync; {all}; sync"));
+        };
+        remount("ro");
+        let done = work();
+        remount("rw");
+        done
+    }
+
+    /// Runs `virsh` in its launcher.
+    pub fn try_virsh(&self, command: &str, args: &[&str]) -> Ran {
+        const URI: &str = "qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock";
+        let mut virsh = self.launcher().command("compute", "setpriv");
+        virsh.args(["--reuid", QEMU, "--regid", QEMU, "--clear-groups", "virsh", "--quiet", "--connect", URI]);
+        run(virsh.args([command, &self.domain()]).args(args))
+    }
+
+    /// What libvirt calls it.
+    pub fn domain(&self) -> String {
+        format!("{}_{}", self.namespace, self.name)
+    }
+
+    /// Its guest.
+    pub fn guest(&self) -> Guest<'_> {
+        Guest::new(self)
+    }
+}
+
+impl Host for Vm<'_> {
+    fn try_virsh(&self, command: &str, args: &[&str]) -> Ran {
+        Vm::try_virsh(self, command, args)
+    }
+
+    fn console(&self) -> Option<PathBuf> {
+        None
+    }
+}
+
+fn claim(vm: &str, disk: &str) -> String {
+    format!("{vm}-{disk}")
+}

@@ -1,0 +1,111 @@
+//! Running `remora-controller` beside an API server, under its own ServiceAccount.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api_server::{ApiServer, free_ports};
+use crate::process::{Must, run, wait_until};
+use crate::remora::program;
+
+/// How long it may take to come up: it may wait for the lease of one that was killed.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// Runs a program until standard input ends, then removes the folder that it had.
+const SUPERVISE: &str =
+    r#""$@" & read -r _; kill -9 $!; wait; [ -n "${REMORA_TEST_KEEP:-}" ] || rm -rf --one-file-system -- "$TMPDIR""#;
+
+/// A running controller. Dropping it kills it.
+pub struct Controller {
+    folder: PathBuf,
+    keys: u16,
+    child: Child,
+}
+
+/// What its key service answered.
+#[derive(Debug)]
+pub struct KeyAnswer {
+    /// The status of HTTP.
+    pub code: u16,
+    /// The keys, or why there are none.
+    pub body: Value,
+}
+
+impl Controller {
+    /// Starts one; `deploy/base/controller.yaml` must be applied.
+    #[track_caller]
+    pub fn start(server: &ApiServer) -> Self {
+        // What it runs under removes it: also when this process is killed.
+        let folder = tempfile::Builder::new().prefix("remora-controller-").tempdir();
+        let folder = folder.must("make the controller's folder").keep();
+        let token = server.token("remora", "remora-controller", None, None);
+        let kubeconfig = folder.join("kubeconfig");
+        fs::write(&kubeconfig, server.kubeconfig(&token)).must("write a kubeconfig");
+        let [keys, health] = free_ports();
+        let log = fs::File::create(folder.join("log")).must("open the controller's log");
+        // It ends when this process does, however that happens: its standard input ends then.
+        let child = Command::new("sh")
+            .args(["-c", SUPERVISE, "sh"])
+            .arg(program("remora-controller"))
+            .args(["--instance", "tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
+            .args(["--health", &format!("127.0.0.1:{health}")])
+            .env("KUBECONFIG", &kubeconfig)
+            .env("TMPDIR", &folder)
+            .env_remove("REMORA_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .must("start remora-controller");
+        let controller = Self { folder, keys, child };
+        let ready = format!("http://127.0.0.1:{health}/readyz");
+        wait_until(format_args!("the controller is not ready: {}", controller.log().display()), LIMIT, || {
+            run(Command::new("curl").args(["--silent", "--fail", &ready])).status.success()
+        });
+        controller
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// A folder that goes with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Asks its key service for the keys of a run, trusting the CA that it published.
+    #[track_caller]
+    pub fn keys(&self, server: &ApiServer, token: Option<&str>, namespace: &str, name: &str) -> KeyAnswer {
+        let published = server.get("/api/v1/namespaces/remora/configmaps/remora-controller-ca");
+        let ca = self.folder.join("ca.crt");
+        fs::write(&ca, published["data"]["ca.crt"].as_str().must("find the CA")).must("write the CA");
+        let host = "remora-controller.remora.svc";
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", "--cacert"]).arg(ca);
+        curl.args(["--resolve", &format!("{host}:{}:127.0.0.1", self.keys)]);
+        if let Some(token) = token {
+            curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+        }
+        let ran = run(curl.arg(format!("https://{host}:{}/v1/runs/{namespace}/{name}", self.keys))).ok();
+        let (body, code) = ran.text().rsplit_once('\n').must("find the status of HTTP");
+        KeyAnswer {
+            code: code.parse().must("read the status of HTTP"),
+            body: serde_json::from_str(body).unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the controller's log:\n{}", fs::read_to_string(self.log()).unwrap_or_default());
+        }
+        drop(self.child.stdin.take());
+        self.child.wait().ok();
+    }
+}
