@@ -70,6 +70,8 @@ pub struct VmState {
     pub definition: String,
     /// Its disks, in the definition's order: only those that can be backed up (no CD-ROM, no empty drive).
     pub disks: Vec<DiskState>,
+    /// Its disks that cannot be backed up, and why; for people.
+    pub left_out: Vec<String>,
 }
 
 /// What a source tells of a disk before it is opened.

@@ -340,6 +340,14 @@ pub struct VirtualMachineBackupSpec {
     pub skip_quiesce: Option<bool>,
 }
 
+impl VirtualMachineBackupSpec {
+    /// Whether it is a Pull of what changed since that tracker's newest checkpoint. Of another tracker it would begin at
+    /// another one, and nothing that its job says tells them apart.
+    pub fn is_pull_of(&self, tracker: &str) -> bool {
+        self.mode.as_deref() == Some("Pull") && self.source == Source::tracker(tracker)
+    }
+}
+
 /// What is backed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -48,9 +48,6 @@ impl Claimed {
             return Err(Error::new(ErrorKind::Unavailable, "it is shut off, so QEMU cannot serve its disks")
                 .advise(format!("Start it: virsh start {:?}.", domain.vm.as_str())));
         }
-        for (disk, why) in &definition.unsupported {
-            tracing::warn!(vm = %domain.vm, disk, why, "this disk is not backed up: libvirt source reads files and block devices, qcow2 and raw");
-        }
         let state = look(&domain, &definition, xml).await?;
         Ok(Self(Arc::new(Vm::new(domain, options, definition, state, lock))))
     }
@@ -146,7 +143,11 @@ async fn look(domain: &DomainHandle, definition: &Definition, xml: String) -> Re
     let (checkpoints, nodes) = (bitmaps::ours(&checkpoints), block_nodes(domain).await);
     let disks = definition.disks.iter().zip(sizes);
     let disks = disks.map(|(disk, size)| disk_state(domain, disk, size, &checkpoints, &nodes)).collect();
-    Ok(VmState { vm: domain.vm.clone(), definition: xml, disks })
+    let left_out = definition
+        .unsupported
+        .iter()
+        .map(|(disk, why)| format!("disk {disk} is not backed up: {why}; files and block devices are, qcow2 and raw"));
+    Ok(VmState { vm: domain.vm.clone(), definition: xml, disks, left_out: left_out.collect() })
 }
 
 fn disk_state(

@@ -111,6 +111,24 @@ fn a_point_that_was_committed_before_its_agent_died_is_found() {
 }
 
 #[test]
+fn an_agent_lives_while_the_repository_is_asked_for_a_point_that_may_be_there() {
+    let (scene, played) = (Scene::new(), Played::new(Act::LoseStoreWhenTold));
+    scene.assigned("run", &json!({}));
+    let _agent = scene.agent("agent", played.clone());
+    soon("it has an attempt", || scene.status("run")["attempt"]["state"] == "Wanted");
+    let backup = scene.status("run")["attempt"]["backup"].as_str().unwrap().to_owned();
+    played.has_committed(&backup, a_point(format!("{}/run", scene.namespace)));
+    played.release();
+    soon("the repository is asked", || played.asked() == [&*backup]);
+    let beat = || scene.status("run")["heartbeat"].as_i64().unwrap();
+    let before = beat();
+    soon("it beats on", || beat() > before + 1);
+    played.release();
+    scene.becomes("run", "Complete", "True", "Stored");
+    assert_eq!(played.begun(), ["run"]);
+}
+
+#[test]
 fn a_claim_whose_answer_is_lost_is_seen_to_be_ours() {
     let (scene, played) = (Scene::new(), Played::default());
     let agent = scene.agent("agent", played.clone());

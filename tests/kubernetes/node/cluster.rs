@@ -145,7 +145,7 @@ impl Machine {
             &json!({
                 "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackupTracker",
                 "metadata": {"name": tracker_name("web", REPOSITORY)},
-            "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"}},
+                "spec": {"source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"}},
                 "status": {"latestCheckpoint": {"name": "before", "volumes": [{"volumeName": "root"}]}},
             }),
         );
@@ -188,7 +188,13 @@ impl Machine {
                 "name": name, "labels": {"remora.dev/run": owner},
                 "ownerReferences": [{"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "name": "run", "uid": owner}],
             },
-            "spec": {"pvcName": "scratch"},
+            "spec": {
+                "source": {
+                    "apiGroup": "backup.kubevirt.io", "kind": "VirtualMachineBackupTracker",
+                    "name": tracker_name("web", REPOSITORY),
+                },
+                "mode": "Pull", "pvcName": "scratch",
+            },
         }));
         name
     }

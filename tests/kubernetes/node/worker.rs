@@ -24,6 +24,8 @@ pub(super) enum Act {
     StoreWhenTold,
     /// Nothing, with this error.
     Fail(ErrorKind, &'static str),
+    /// Nothing known, once it is told to: the store is away. Whether there is a point is answered when it is told so again.
+    LoseStoreWhenTold,
     /// Nothing: the process dies of it.
     Panic,
 }
@@ -125,6 +127,10 @@ impl Played {
 impl Worker for Played {
     async fn committed(&self, _: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
         self.0.asked.lock().unwrap().push(attempt.to_string());
+        let store_is_away = matches!(*self.0.act.lock().unwrap(), Act::LoseStoreWhenTold);
+        if store_is_away {
+            self.0.told.acquire().await.unwrap().forget();
+        }
         Ok(self.0.committed.lock().unwrap().get(&attempt.to_string()).cloned())
     }
 
@@ -134,6 +140,10 @@ impl Worker for Played {
         match act {
             Act::Store => {}
             Act::StoreWhenTold => self.wait(order, desk, &cancel).await?,
+            Act::LoseStoreWhenTold => {
+                self.wait(order, desk, &cancel).await?;
+                return Err(Error::new(ErrorKind::Unavailable, "the store is away").into());
+            }
             Act::Fail(kind, what) => return Err(Error::new(kind, what).advise("Do something.").into()),
             Act::Panic => panic!("as it was told"),
         }

@@ -107,7 +107,8 @@ impl State {
         let usable = self.checkpoint.iter().cloned().collect();
         let bitmaps = Bitmaps::Able { usable, broken: Vec::new() };
         let disk = DiskState { name: disk_name(), size: DiskSize::Exact(self.disk.size), identity, bitmaps };
-        VmState { vm: self.name.clone(), definition: "<domain/>".into(), disks: vec![disk] }
+        let left_out = Vec::new();
+        VmState { vm: self.name.clone(), definition: "<domain/>".into(), disks: vec![disk], left_out }
     }
 }
 

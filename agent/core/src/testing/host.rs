@@ -248,7 +248,7 @@ impl Source for FakeHost {
             host.disks.iter_mut().for_each(|disk| disk.forget(&checkpoint));
         }
         let disks = host.disks.iter().map(|disk| disk.state(size)).collect();
-        let state = VmState { vm: vm.clone(), definition: "<domain/>".into(), disks };
+        let state = VmState { vm: vm.clone(), definition: "<domain/>".into(), disks, left_out: Vec::new() };
         Ok(Box::new(Claimed { host: self.clone(), state }))
     }
 }

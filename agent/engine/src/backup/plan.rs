@@ -13,6 +13,9 @@ impl Run<'_> {
         let claim = self.source.claim(&self.request.vm, self.request.patience);
         let claimed = or_cancelled(&self.cancel, claim).await?;
         self.history = or_cancelled(&self.cancel, self.mover.history(&self.request.vm)).await?;
+        if self.request.disks.is_none() {
+            claimed.state().left_out.iter().for_each(|disk| self.note(disk.clone()));
+        }
         let now = Timestamp::now();
         let chosen = choose(claimed.state(), self.request.disks.as_deref())?;
         let disks = chosen.into_iter().map(|state| {

@@ -45,6 +45,10 @@ pub(super) async fn observe(
         classes: StorageClasses::default(),
         run,
     };
+    if plan::ends_as_asked(&observed) {
+        // Whatever cannot be read of the rest.
+        return Ok(observed);
+    }
     let backups = reader.backups().await?;
     let beside = reader.beside(&observed.run).await?;
     observed.made = made(backups.as_deref().unwrap_or_default(), &beside, &uid);
@@ -153,6 +157,10 @@ impl Reader<'_> {
                 Backing::Claim(claim) => self.capacity(claim).await?,
             };
             disks.push((volume.to_owned(), size));
+        }
+        // KubeVirt backs files of the node up too, and the scratch holds what changes of them; the agent does not read them.
+        if !instance.spec.eligible().any(|(_, backing)| matches!(backing, Backing::Claim(_))) {
+            disks.clear();
         }
         let status = instance.status.unwrap_or_default();
         let job = status.changed_block_tracking.and_then(|tracking| tracking.backup_status);
@@ -309,13 +317,13 @@ fn names(
         Machine::Found(found) => found.uid.as_str(),
         _ => "",
     };
-    let tracker = match observed.repository {
+    let wanted_tracker = match observed.repository {
         RepositoryFacts::Ready(id) => Some(tracker_name(&run.spec.virtual_machine, id)),
         _ => None,
     };
-    let tracker = trackers.iter().find(|one| tracker.is_some() && one.metadata.name == tracker);
+    let tracker = trackers.iter().find(|one| wanted_tracker.is_some() && one.metadata.name == wanted_tracker);
     Names {
-        backup: taken(existing.map(|backup| &backup.metadata), uid),
+        backup: existing.map_or(Taken::Free, |backup| backup_taken(backup, wanted_tracker.as_deref(), uid)),
         scratch: taken(beside.scratch.as_ref(), uid),
         token: taken(beside.token.as_ref(), uid),
         tracker: tracker_facts(tracker, &run.spec.virtual_machine, machine),
@@ -341,6 +349,14 @@ fn taken(metadata: Option<&ObjectMeta>, uid: &str) -> Taken {
     match owner.filter(|owner| is_of_run(metadata, &owner.uid)) {
         Some(owner) => Taken::OfRun(owner.name.clone()),
         None => Taken::Foreign,
+    }
+}
+
+/// A backup that says it is of the run must be one through the run's tracker, too.
+fn backup_taken(backup: &VirtualMachineBackup, tracker: Option<&str>, uid: &str) -> Taken {
+    match taken(Some(&backup.metadata), uid) {
+        Taken::Ours { .. } if !tracker.is_none_or(|tracker| backup.spec.is_pull_of(tracker)) => Taken::Foreign,
+        taken => taken,
     }
 }
 

@@ -92,9 +92,9 @@ pub(super) fn plan(observed: &Observed) -> Plan {
         return Plan::default();
     }
     if let Some(ended) = ending::of(observed) {
+        // Nothing is removed before that is written: who sees the past would remove what a living agent reads.
         let status = Status { ended: Some(ended), ..kept(run) };
-        let steps = removal(&observed.made);
-        return Plan { finalizer: missing_finalizer(run), steps, status: Some(status), again: Some(SOON) };
+        return Plan { finalizer: missing_finalizer(run), steps: Vec::new(), status: Some(status), again: Some(SOON) };
     }
     if is_claimed(run) { attempt::plan(observed) } else { assignment(observed) }
 }
@@ -144,6 +144,11 @@ fn removal(made: &Made) -> Vec<Step> {
 fn kept(run: &BackupRun) -> Status {
     let status = run.status.clone().unwrap_or_default();
     Status { node: status.node, ..Status::default() }
+}
+
+/// Whether it ends because somebody wants it, or its time is over: for that nothing else has to be known.
+pub(super) fn ends_as_asked(observed: &Observed) -> bool {
+    !has_ended(&observed.run) && ending::as_asked(observed).is_some()
 }
 
 fn missing_finalizer(run: &BackupRun) -> Finalizer {

@@ -118,9 +118,12 @@ impl RunCluster {
         self.ask("the VirtualMachineInstance", || api.get_opt(name)).await
     }
 
+    fn tracker_name(&self) -> String {
+        tracker_name(&self.desk.order.spec.virtual_machine, self.repository)
+    }
+
     async fn tracker(&self) -> Result<Option<VirtualMachineBackupTracker>> {
-        let api = self.api::<VirtualMachineBackupTracker>();
-        let name = tracker_name(&self.desk.order.spec.virtual_machine, self.repository);
+        let (api, name) = (self.api::<VirtualMachineBackupTracker>(), self.tracker_name());
         self.ask("the VirtualMachineBackupTracker", || api.get_opt(&name)).await
     }
 
@@ -135,14 +138,14 @@ impl RunCluster {
         let machine = &self.desk.order.spec.virtual_machine;
         let instance_watch = || watch_object(self.api::<VirtualMachineInstance>(), machine).default_backoff().boxed();
         let (mut backups, mut instances) = (backup_watch(), instance_watch());
-        let mut run = self.desk.run.clone();
+        let (mut run, tracker) = (self.desk.run.clone(), self.tracker_name());
         let (mut shown, mut known) = (Shown::default(), (false, false));
         loop {
             if let Seen::Run(run) = &*run.borrow_and_update() {
                 shown.run = Some(run.clone());
             }
             if known == (true, true) {
-                let now = progress(backup, &self.desk.order.uid, &shown);
+                let now = progress(backup, &self.desk.order.uid, &tracker, &shown);
                 // A watch may be behind the controller's word that it was made.
                 let gone = shown.backup.is_none() && matches!(now, BackupProgress::Ended(_));
                 if gone && let Some(there) = self.backup(backup).await? {

@@ -38,7 +38,7 @@ use super::RepositoryReference;
 #[serde(rename_all = "camelCase")]
 pub struct BackupRunSpec {
     /// The name of the `VirtualMachine` of KubeVirt.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub virtual_machine: String,
     /// Where the point goes.
     pub repository: RepositoryReference,

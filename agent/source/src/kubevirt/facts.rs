@@ -10,17 +10,21 @@ use super::cluster::{ChangedBlockTracking, InstanceFacts, LatestCheckpoint, VmFa
 
 /// The VM as the planning sees it.
 pub(super) fn state(facts: &VmFacts) -> VmState {
-    for (volume, why) in &facts.left_out {
-        tracing::warn!(vm = %facts.vm, volume, why, "this disk is not backed up");
+    let left_out = |volume: &str, why: &str| format!("disk {volume} is not backed up: {why}");
+    let mut out: Vec<_> = facts.left_out.iter().map(|(volume, why)| left_out(volume, why)).collect();
+    let (bitmaps, mut disks) = (bitmaps(facts), Vec::new());
+    for volume in &facts.volumes {
+        match DiskName::new(&volume.name) {
+            Ok(name) => disks.push(DiskState {
+                name,
+                size: DiskSize::About(volume.capacity),
+                identity: identity(facts, volume),
+                bitmaps: bitmaps.clone(),
+            }),
+            Err(error) => out.push(left_out(&volume.name, &error.to_string())),
+        }
     }
-    let bitmaps = bitmaps(facts);
-    let disks = facts.volumes.iter().filter_map(|volume| {
-        let name = DiskName::new(&volume.name)
-            .inspect_err(|error| tracing::warn!(vm = %facts.vm, %error, "this disk is not backed up"));
-        let identity = identity(facts, volume);
-        Some(DiskState { name: name.ok()?, size: DiskSize::About(volume.capacity), identity, bitmaps: bitmaps.clone() })
-    });
-    VmState { vm: facts.vm.clone(), definition: facts.definition.clone(), disks: disks.collect() }
+    VmState { vm: facts.vm.clone(), definition: facts.definition.clone(), disks, left_out: out }
 }
 
 /// Every disk lies in the raw image of a PVC below an overlay that alone knows what changed: whoever writes to the PVC

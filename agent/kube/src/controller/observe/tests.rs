@@ -101,3 +101,18 @@ fn what_has_our_names_is_told_apart() {
     assert_eq!(taken(Some(&theirs), "run-uid"), Taken::Foreign);
     assert_eq!(taken(None, "run-uid"), Taken::Free);
 }
+
+#[test]
+fn a_backup_with_our_marks_that_goes_through_another_tracker_is_not_ours() {
+    let through = |tracker: &str| {
+        let mut backup = backup("n", ("VirtualMachineBackupTracker", tracker), Some("run-uid"), None);
+        backup.spec.source.api_group = Some("backup.kubevirt.io".into());
+        backup.spec.mode = Some("Pull".into());
+        backup
+    };
+    let ours = Taken::Ours { leaving: false };
+    assert_eq!(backup_taken(&through("ours"), Some("ours"), "run-uid"), ours);
+    assert_eq!(backup_taken(&through("theirs"), Some("ours"), "run-uid"), Taken::Foreign);
+    // While the repository is away nobody knows the tracker's name.
+    assert_eq!(backup_taken(&through("theirs"), None, "run-uid"), ours);
+}

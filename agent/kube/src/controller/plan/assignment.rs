@@ -14,7 +14,7 @@ pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
     let instance = running(&observed.run, found)?;
     tracked(&observed.run, found)?;
     if instance.disks.is_empty() {
-        let message = "None of the machine's disks is a PersistentVolumeClaim, a DataVolume or a hostDisk: nothing of it \
+        let message = "None of the machine's disks is a PersistentVolumeClaim or a DataVolume: nothing of it \
                        can be backed up. Move what is to be kept to such a disk.";
         return Err(Says::no("NoEligibleDisk", message));
     }

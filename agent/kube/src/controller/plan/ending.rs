@@ -18,8 +18,16 @@ const TAKE_OVER: Duration = Duration::from_mins(2);
 /// So long an agent that lives has to end a run that is cancelled or late.
 const GRACE: SignedDuration = SignedDuration::from_mins(3);
 
+/// Of a run that had an agent.
+const PERHAPS: &str = "If it has committed a point before, the repository has it.";
+
 /// Why it has to end now, if it has to.
 pub(super) fn of(observed: &Observed) -> Option<Ended> {
+    as_asked(observed).or_else(|| lost(observed))
+}
+
+/// The same, of the run alone and the time.
+pub(super) fn as_asked(observed: &Observed) -> Option<Ended> {
     let run = &observed.run;
     let claimed = is_claimed(run);
     let grace = if claimed { GRACE } else { SignedDuration::ZERO };
@@ -28,15 +36,16 @@ pub(super) fn of(observed: &Observed) -> Option<Ended> {
     if past(run.metadata.deletion_timestamp.as_ref().map(|time| time.0)) || (run.spec.cancel && !claimed) {
         return Some(cancelled(claimed));
     }
-    if past(deadline(run)) {
-        return Some(too_late(run, claimed));
-    }
-    lost(observed)
+    past(deadline(run)).then(|| too_late(run, claimed))
 }
 
 fn cancelled(claimed: bool) -> Ended {
-    let how = if claimed { ", and its agent did not end it in time" } else { " before an agent had taken it" };
-    Ended { reason: "Cancelled", message: format!("The run was cancelled{how}. Nothing was stored by it.") }
+    let how = if claimed {
+        format!(", and its agent did not end it in time. {PERHAPS}")
+    } else {
+        " before an agent had taken it. Nothing was stored by it.".into()
+    };
+    Ended { reason: "Cancelled", message: format!("The run was cancelled{how}") }
 }
 
 fn too_late(run: &BackupRun, claimed: bool) -> Ended {
@@ -44,7 +53,7 @@ fn too_late(run: &BackupRun, claimed: bool) -> Ended {
     let last = conditions::find(conditions, "Assigned").filter(|one| one.status != "True");
     let why = match last {
         Some(assigned) => format!("It waited: {}", assigned.message),
-        None if claimed => "Its agent did not end it in time.".into(),
+        None if claimed => format!("Its agent did not end it in time. {PERHAPS}"),
         None => "No agent took it: look at the agents' pods in remora's namespace.".into(),
     };
     Ended {
@@ -63,8 +72,8 @@ fn lost(observed: &Observed) -> Option<Ended> {
     }
     let node = run.status.as_ref().and_then(|status| status.node.as_deref()).unwrap_or("the machine's node");
     let message = format!(
-        "The agent on {node} has shown no sign of life for {} seconds. Nothing was stored by this run, and all that was made \
-         for it is removed. Look at the node and at the agent's log, then create another BackupRun.",
+        "The agent on {node} has shown no sign of life for {} seconds. All that was made for the run is removed. {PERHAPS} Look \
+         at the node and at the agent's log, then create another BackupRun.",
         observed.silent.as_secs()
     );
     Some(Ended { reason: "AgentLost", message })

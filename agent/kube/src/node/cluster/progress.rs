@@ -16,11 +16,15 @@ pub(super) struct Shown {
     pub(super) instance: Option<VirtualMachineInstance>,
 }
 
-/// What has become of the backup of that name, of the run of that UID.
-pub(super) fn progress(name: &str, run: &str, shown: &Shown) -> BackupProgress {
+/// What has become of the backup of that name, of the run of that UID, through that tracker. Label and owner are what
+/// anybody can write who can make one; its spec cannot be changed later.
+pub(super) fn progress(name: &str, run: &str, tracker: &str, shown: &Shown) -> BackupProgress {
     let Some(backup) = &shown.backup else { return unmade(name, shown) };
-    if !is_of_run(&backup.metadata, run) {
-        let message = format!("VirtualMachineBackup {name} is there, but was not made for this run");
+    if !is_of_run(&backup.metadata, run) || !backup.spec.is_pull_of(tracker) {
+        let message = format!(
+            "VirtualMachineBackup {name} is there, but was not made for this run: find out who makes backups of this machine \
+             beside remora"
+        );
         return BackupProgress::Failed { reason: "ForeignBackup".into(), message };
     }
     let status = backup.status.clone().unwrap_or_default();

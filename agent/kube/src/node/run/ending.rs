@@ -1,10 +1,12 @@
 //! What follows the worker's end: its backup goes, and the outcome is written.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::{Error, ErrorKind};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Driven, Early, Outcome};
 use crate::node::cluster::is_there;
@@ -12,6 +14,9 @@ use crate::node::{Done, Failure, Worker};
 
 /// How long the end of a run waits for its `VirtualMachineBackup` to be gone. The point does not depend on it.
 const GONE: Duration = Duration::from_mins(2);
+
+/// How long the repository is asked whether the point was committed.
+const LOOK: Duration = Duration::from_mins(5);
 
 /// How long an agent that is told to stop tries to write.
 const LAST_WORDS: Duration = Duration::from_secs(15);
@@ -25,6 +30,9 @@ impl<W: Worker> Driven<W> {
             return Outcome::Lost;
         }
         let result = self.or_committed(result).await;
+        if matches!(self.early, Some(Early::Lost(_))) {
+            return Outcome::Lost;
+        }
         if self.early == Some(Early::Stopping) && result.is_err() {
             return self.give_back().await;
         }
@@ -61,13 +69,23 @@ impl<W: Worker> Driven<W> {
     }
 
     /// Where it is not known whether the point was committed, the repository knows.
-    async fn or_committed(&self, result: Result<Done, Failure>) -> Result<Done, Failure> {
+    async fn or_committed(&mut self, result: Result<Done, Failure>) -> Result<Done, Failure> {
         let Err(failure) = result else { return result };
         let unknown = matches!(failure.kind(), ErrorKind::Unavailable | ErrorKind::Failed);
         let Some(attempt) = self.run.record.attempt().filter(|_| unknown) else { return Err(failure) };
-        match self.run.worker.committed(&self.run.desk.order, &attempt).await {
-            Ok(Some(point)) => Ok(Done { point, notes: vec![failure.message()] }),
-            Ok(None) | Err(_) => Err(failure),
+        let (worker, order) = (Arc::clone(&self.run.worker), self.run.desk.order.clone());
+        let (mut asked, stopping) = (pin!(timeout(LOOK, worker.committed(&order, &attempt))), self.stopping.clone());
+        let found = loop {
+            tokio::select! {
+                found = &mut asked => break found.ok().and_then(Result::ok).flatten(),
+                () = stopping.cancelled() => break None,
+                // A repository that answers slowly is no dead agent.
+                () = sleep_until(self.writing.next_beat.max(self.writing.next_try)) => self.try_write().await,
+            }
+        };
+        match found {
+            Some(point) => Ok(Done { point, notes: vec![failure.message()] }),
+            None => Err(failure),
         }
     }
 

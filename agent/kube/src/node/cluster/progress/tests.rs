@@ -3,6 +3,11 @@ use serde_json::{Value, json};
 use super::*;
 
 const NAME: &str = "r-backup";
+const TRACKER: &str = "web-tracker";
+
+fn source(tracker: &str) -> Value {
+    json!({"apiGroup": "backup.kubevirt.io", "kind": "VirtualMachineBackupTracker", "name": tracker})
+}
 
 fn backup(fields: &Value) -> VirtualMachineBackup {
     let mut object = json!({
@@ -13,7 +18,7 @@ fn backup(fields: &Value) -> VirtualMachineBackup {
             "labels": {"remora.dev/run": "run-uid"},
             "ownerReferences": [{"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "name": "run", "uid": "run-uid"}],
         },
-        "spec": {"source": {"kind": "VirtualMachineBackupTracker", "name": "t"}, "pvcName": "scratch"},
+        "spec": {"source": source(TRACKER), "mode": "Pull", "pvcName": "scratch"},
         "status": {"type": "Incremental", "conditions": [{"type": "Progressing", "status": "True", "reason": "ExportReady"}]},
     });
     for (key, value) in fields.as_object().unwrap() {
@@ -53,7 +58,7 @@ fn of(
     instance: Option<VirtualMachineInstance>,
     status: &Value,
 ) -> BackupProgress {
-    progress(NAME, "run-uid", &Shown { run: Some(run(status)), backup, instance })
+    progress(NAME, "run-uid", TRACKER, &Shown { run: Some(run(status)), backup, instance })
 }
 
 fn prepared(status: &str, of_attempt: i32) -> Value {
@@ -109,8 +114,18 @@ fn what_has_ended_or_is_another_s_is_no_view() {
     assert_eq!(of_backup(status("Failed", "SourceLost")), failed("SourceLost", "m"));
     assert!(matches!(of_backup(status("Complete", "Completed")), BackupProgress::Ended(_)));
     assert!(matches!(of_backup(status("Aborting", "")), BackupProgress::Ended(_)));
-    let foreign = of_backup(json!({"metadata": {"name": NAME, "labels": {"remora.dev/run": "run-uid"}}}));
-    assert!(matches!(&foreign, BackupProgress::Failed { reason, .. } if reason == "ForeignBackup"), "{foreign:?}");
+    let pull_of = |source: &Value, mode: &str| json!({"spec": {"source": source, "mode": mode, "pvcName": "scratch"}});
+    for foreign in [
+        json!({"metadata": {"name": NAME, "labels": {"remora.dev/run": "run-uid"}}}),
+        // It looks as if it were ours, and begins at another checkpoint.
+        pull_of(&source("theirs"), "Pull"),
+        pull_of(&json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"}), "Pull"),
+        pull_of(&source(TRACKER), "Push"),
+    ] {
+        let progress = of_backup(foreign.clone());
+        let is_foreign = matches!(&progress, BackupProgress::Failed { reason, .. } if reason == "ForeignBackup");
+        assert!(is_foreign, "{foreign}: {progress:?}");
+    }
     for (field, ended) in [("completed", true), ("failed", false)] {
         let mut job = job();
         job[field] = json!(true);
