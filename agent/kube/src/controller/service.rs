@@ -26,7 +26,7 @@ use super::{Settings, observe, plan, tls};
 use crate::keys::{AUDIENCE, Refusal, RunKeys};
 use crate::resources::{BackupRun, Repository};
 
-/// What a token of a ServiceAccount says of the node of its pod.
+/// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
 
 /// What `/metrics` is written in.
@@ -139,7 +139,7 @@ impl Keys {
     }
 }
 
-/// The node of a pod of the agents' ServiceAccount; none of anybody else.
+/// The node of a pod of the agents' `ServiceAccount`; none of anybody else.
 fn node_of_agent(user: &UserInfo, settings: &Settings) -> Option<String> {
     let wanted = format!("system:serviceaccount:{}:{}", settings.namespace, settings.agents);
     if user.username.as_deref() != Some(wanted.as_str()) {
