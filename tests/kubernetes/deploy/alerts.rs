@@ -67,7 +67,7 @@ fn asked(expression: &str) -> Asked {
     while let Some(first) = rest.chars().next() {
         let word = rest.split(|one: char| !one.is_ascii_alphanumeric() && one != '_').next().unwrap();
         match first {
-            '"' => rest = rest[1..].split_once('"').expect("a text ends").1,
+            '"' => rest = rest[1..].split_once('"').unwrap().1,
             _ if word.is_empty() => {
                 at = match first {
                     '{' => At::Labels,
