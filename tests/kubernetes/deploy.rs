@@ -1,9 +1,12 @@
 //! What is deployed: that the API server takes it, and that what is written about it is so.
 
 mod alerts;
+mod identity;
 mod overlays;
 mod plugin;
 mod privileges;
+
+pub(crate) use identity::agent_token;
 
 use std::path::{Path, PathBuf};
 

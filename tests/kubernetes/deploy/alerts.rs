@@ -12,7 +12,7 @@ const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 /// Prometheus' own: whether a target was scraped.
 const OF_PROMETHEUS: &str = "up";
 
-/// Words of PromQL that stand where a metric could.
+/// Words of the language that stand where a metric could.
 const WORDS: [&str; 4] = ["and", "or", "unless", "bool"];
 
 /// What is followed by a list of labels.
@@ -58,7 +58,7 @@ enum At {
     Range,
 }
 
-/// Reads as much of PromQL as tells metrics, labels and functions apart.
+/// Reads as much of it as tells metrics, labels and functions apart.
 fn asked(expression: &str) -> Asked {
     let mut asked = Asked::default();
     let mut at = At::Query;

@@ -12,7 +12,7 @@ use crate::api;
 /// How much later than it is applied a policy may be in force.
 const IN_FORCE: Duration = Duration::from_mins(1);
 
-/// OpenShift's kind, as far as an object of it can be stored.
+/// The kind of `OpenShift` alone, as far as an object of it can be stored.
 const CONSTRAINTS: &str = "
 ---
 apiVersion: apiextensions.k8s.io/v1
@@ -111,7 +111,7 @@ fn of_remora(value: &Value) -> Option<String> {
     }
 }
 
-/// What the SecurityContextConstraints allow is what the agent's pod asks for.
+/// What the `SecurityContextConstraints` allow is what the agent's pod asks for.
 #[test]
 fn openshift_allows_the_agents_what_they_ask_for_and_nothing_else() {
     let objects = built(api(), "overlays/openshift");

@@ -43,7 +43,7 @@ fn rule(kind: &str, rule: &Value) -> String {
     format!("{on}: {}", texts(&rule["verbs"]).join(", "))
 }
 
-/// The roles that are bound to a ServiceAccount, and what they allow.
+/// The roles that are bound to a `ServiceAccount`, and what they allow.
 fn rules(objects: &[Value], account: &str) -> BTreeSet<String> {
     let bindings = objects.iter().filter(|object| object["roleRef"].is_object());
     let bound = bindings
