@@ -9,4 +9,5 @@ mod engine;
 mod outages;
 mod scene;
 mod shim;
+mod storm;
 mod worker;
