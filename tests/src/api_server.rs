@@ -174,7 +174,9 @@ impl ApiServer {
     pub fn define(&self, definitions: &str) {
         for path in self.apply_all(DEFINITIONS, definitions) {
             wait_until(format_args!("{path} is not served"), SERVED, || {
-                condition(&self.get(&path), "Established").is_some_and(|condition| condition["status"] == "True")
+                let definition = self.get(&path);
+                condition(&definition, "Established").is_some_and(|condition| condition["status"] == "True")
+                    && self.look(&list_of(&definition["spec"])).code == 200
             });
         }
     }
@@ -280,6 +282,12 @@ impl Answer {
 
 /// Where the definitions of resources are.
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// The list of all objects of a definition. Before it is ready to store them, its server answers 429.
+fn list_of(spec: &Value) -> String {
+    let text = |value: &Value| value.as_str().must("read a definition").to_owned();
+    format!("/apis/{}/{}/{}", text(&spec["group"]), text(&spec["versions"][0]["name"]), text(&spec["names"]["plural"]))
+}
 
 /// A condition of an object.
 pub fn condition(object: &Value, kind: &str) -> Option<Value> {
