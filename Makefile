@@ -20,7 +20,7 @@ CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
 
-.PHONY: help build demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia
+.PHONY: help build image demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test-kubernetes  of these, those of the API server alone'
 	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
+	@echo 'make image   the image for Kubernetes, in target/release/remora-image.tar'
 	@echo 'make lint    formatting, clippy, licenses, documentation'
 	@echo 'make bench   measure, and write docs/benchmarks.md'
 	@echo 'make fuzz    fuzz each parser for FUZZ_SECONDS=$(FUZZ_SECONDS) (needs the nightly toolchain and cargo-fuzz)'
@@ -74,6 +75,10 @@ build: setup
 	            cp --preserve=timestamps --remove-destination "$$program" "$$program.d" target/release/; \
 	    done; \
 	fi
+
+# Without a registry of images, from Debian's packages and the programs.
+image: build
+	deploy/image/build --programs '$(built)' target/release/remora-image.tar
 
 demo: build
 	'$(built)/demo'

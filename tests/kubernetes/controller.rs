@@ -3,6 +3,7 @@
 
 mod cluster;
 mod keys;
+mod metrics;
 mod policy;
 mod refusals;
 mod repositories;

@@ -4,6 +4,7 @@
 
 mod backup_run;
 mod controller;
+mod deploy;
 mod described;
 mod node;
 mod repository;

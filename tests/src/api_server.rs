@@ -34,6 +34,7 @@ const SEND_APPLY: &str = "Content-Type: application/apply-patch+yaml";
 /// An API server. It ends with its etcd when it is dropped or when the test process ends, however that happens.
 pub struct ApiServer {
     dir: PathBuf,
+    tools: PathBuf,
     port: u16,
     servers: Child,
     input: Option<ChildStdin>,
@@ -73,7 +74,8 @@ impl ApiServer {
             .spawn()
             .must("start the API server");
         let input = servers.stdin.take();
-        let server = Self { dir, port: ports[0], servers, input, namespaces: AtomicU32::new(0) };
+        let server = Self { dir, tools, port: ports[0], servers, input, namespaces: AtomicU32::new(0) };
+        fs::write(server.owner_config(), server.kubeconfig(server.owner_token())).must("write a kubeconfig");
         wait_until(Log(&server.dir), START, || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).is_ok()
                 && server.try_send("GET", "/readyz", ACCEPT_JSON, "").is_some_and(|answer| answer.code == 200)
@@ -103,6 +105,18 @@ impl ApiServer {
             "current-context": "tests",
         })
         .to_string()
+    }
+
+    fn owner_config(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// `kubectl`, as who may do anything.
+    pub fn kubectl(&self) -> Command {
+        let mut command = Command::new(self.tools.join("kubectl"));
+        command.env("KUBECONFIG", self.owner_config()).env("KUBECACHEDIR", self.dir.join("kubectl"));
+        command.env_remove("HTTPS_PROXY").env_remove("https_proxy");
+        command
     }
 
     /// A token of a `ServiceAccount`, for an audience other than the API server if there is one, of a pod if there is one.
@@ -160,7 +174,9 @@ impl ApiServer {
     pub fn define(&self, definitions: &str) {
         for path in self.apply_all(DEFINITIONS, definitions) {
             wait_until(format_args!("{path} is not served"), SERVED, || {
-                condition(&self.get(&path), "Established").is_some_and(|condition| condition["status"] == "True")
+                let definition = self.get(&path);
+                condition(&definition, "Established").is_some_and(|condition| condition["status"] == "True")
+                    && self.look(&list_of(&definition["spec"])).code == 200
             });
         }
     }
@@ -266,6 +282,12 @@ impl Answer {
 
 /// Where the definitions of resources are.
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// The list of all objects of a definition. Before it is ready to store them, its server answers 429.
+fn list_of(spec: &Value) -> String {
+    let text = |value: &Value| value.as_str().must("read a definition").to_owned();
+    format!("/apis/{}/{}/{}", text(&spec["group"]), text(&spec["versions"][0]["name"]), text(&spec["names"]["plural"]))
+}
 
 /// A condition of an object.
 pub fn condition(object: &Value, kind: &str) -> Option<Value> {

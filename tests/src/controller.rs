@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api_server::{ApiServer, free_ports};
-use crate::process::{Must, run, wait_until};
+use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::program;
 
 /// How long it may take to come up: it may wait for the lease of one that was killed.
@@ -22,6 +22,7 @@ const SUPERVISE: &str =
 pub struct Controller {
     folder: PathBuf,
     keys: u16,
+    health: u16,
     child: Child,
 }
 
@@ -60,12 +61,24 @@ impl Controller {
             .stderr(log)
             .spawn()
             .must("start remora-controller");
-        let controller = Self { folder, keys, child };
-        let ready = format!("http://127.0.0.1:{health}/readyz");
+        let controller = Self { folder, keys, health, child };
         wait_until(format_args!("the controller is not ready: {}", controller.log().display()), LIMIT, || {
-            run(Command::new("curl").args(["--silent", "--fail", &ready])).status.success()
+            controller.asked("readyz").status.success()
         });
         controller
+    }
+
+    fn asked(&self, path: &str) -> Ran {
+        let url = format!("http://127.0.0.1:{}/{path}", self.health);
+        run(Command::new("curl").args(["--silent", "--show-error", "--fail", "--noproxy", "*", &url]))
+    }
+
+    /// The value of a metric, with its labels if it has any; none if it is not told of.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let told = self.asked("metrics").ok();
+        let mut lines = told.text().lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        lines.next().map(|value| value.parse().must(format_args!("read the value of {name}")))
     }
 
     /// Its log.

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Where the key service listens
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
     pub(crate) keys: SocketAddr,
-    /// Where /healthz and /readyz are served
+    /// Where /metrics, /healthz and /readyz are served
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
     pub(crate) health: SocketAddr,
     /// The Service of the key service

@@ -2,13 +2,15 @@
 //! the keys of the tenants whose machines they hold.
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
-//! are its hands. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service.
+//! are its hands. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service, `metrics.rs` what is
+//! counted.
 
 mod apply;
 mod certificate;
 mod clocks;
 mod events;
 mod leader;
+mod metrics;
 mod objects;
 mod observe;
 mod observed;
@@ -55,17 +57,20 @@ pub struct Settings {
 pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) -> Result<()> {
     let opened = opened::Opened::default();
     let health = service::Health::default();
+    let metrics = metrics::Metrics::default();
     let mut beside = tokio::task::JoinSet::new();
     let listener = service::bind(settings.health).await?;
-    beside.spawn(service::serve_health(listener, health.clone(), cancel.clone()));
+    beside.spawn(service::serve_health(listener, health.clone(), metrics.clone(), cancel.clone()));
     let certificate = certificate::ready(&client, &settings).await?;
     let keys = service::Keys::new(client.clone(), settings.clone(), opened.clone());
     let listener = tls::Listener::bind(settings.keys, &certificate, cancel.clone()).await?;
     beside.spawn(service::serve_keys(listener, keys, cancel.clone()));
     health.ready();
     let led = leader::lead(client.clone(), &settings, &cancel, || {
-        let runs = runs::keep(client.clone(), settings.clone(), cancel.clone());
-        let repositories = repositories::keep(client.clone(), settings.clone(), opened.clone(), cancel.clone());
+        metrics.leads();
+        let runs = runs::keep(client.clone(), settings.clone(), metrics.clone(), cancel.clone());
+        let repositories =
+            repositories::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         async {
             futures::future::join(runs, repositories).await;
         }

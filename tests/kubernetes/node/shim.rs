@@ -11,6 +11,8 @@ use kube::{Client, Config};
 use remora_tests::ApiServer;
 use serde_json::json;
 
+use crate::deploy::agent_token;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Counts requests, and breaks them.
@@ -27,12 +29,12 @@ pub(super) struct Shim {
 }
 
 impl Shim {
-    /// A client of the API server whose requests go through it.
+    /// A client of the API server whose requests go through it, as an agent that may what is deployed.
     pub(super) fn client(self: &Arc<Self>, server: &ApiServer) -> Client {
         let mut config = Config::new(server.url().parse().unwrap());
         config.root_cert_file = Some(server.certificate());
         config.default_retry = false;
-        config.auth_info = AuthInfo { token: Some(server.owner_token().to_owned().into()), ..AuthInfo::default() };
+        config.auth_info = AuthInfo { token: Some(agent_token(server).into()), ..AuthInfo::default() };
         let inner = Client::try_from(config).unwrap();
         let shim = Arc::clone(self);
         let service = tower::service_fn(move |request| {

@@ -26,9 +26,15 @@ impl Cluster {
         image.args([name, "", entrypoint]).arg(&layer);
         image.stdout(File::create(&archive).must("make an image")).stdin(Stdio::null());
         assert!(image.status().must("make an image").success(), "{image:?}");
+        self.import_image(&archive);
+    }
+
+    /// Gives the node the image that an archive holds.
+    #[track_caller]
+    pub(super) fn import_image(&self, archive: &Path) {
         let mut import = self.in_node("ctr");
         import.args(["--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io", "images", "import", "-"]);
-        import.stdin(File::open(&archive).must("read an image")).stdout(Stdio::null());
+        import.stdin(File::open(archive).must("read an image")).stdout(Stdio::null());
         assert!(import.status().must("import an image").success(), "{import:?}");
     }
 

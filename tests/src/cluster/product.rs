@@ -1,7 +1,8 @@
 //! remora in the cluster, as it is deployed: its image, `deploy/base`, and a store that its pods reach.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
+use crate::cache::cached;
 use crate::process::{Must, run};
 use crate::remora::{PASSPHRASE, Remora, program};
 use crate::s3::S3;
@@ -41,16 +43,9 @@ impl Product {
     }
 
     fn deploy(cluster: &'static Cluster) -> Self {
-        let root = tempfile::tempdir().must("make a folder for the image");
-        for name in PROGRAMS {
-            install(&program(name), root.path());
-        }
-        // A client of HTTPS is made before it is known whether the store speaks it.
-        copy_file(Path::new("/etc/ssl/certs/ca-certificates.crt"), root.path());
-        cluster.load_image(&format!("docker.io/library/remora:{TAG}"), root.path(), "");
         let folder = tempfile::tempdir().must("make a folder for what is deployed");
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
-        run(Command::new("cp").arg("-r").arg(base).arg(folder.path().join("base"))).ok();
+        cluster.import_image(&image(folder.path()));
+        run(Command::new("cp").arg("-r").arg(deploy().join("base")).arg(folder.path().join("base"))).ok();
         let overlay = json!({"resources": ["base"], "images": [{"name": "remora", "newTag": TAG}]});
         fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
         let path = folder.path().to_string_lossy().into_owned();
@@ -158,21 +153,25 @@ pub fn is_true(status: &Value, condition: &str) -> bool {
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
 }
 
-/// Puts a program, without what debuggers need, and its libraries below a root.
-fn install(program: &Path, root: &Path) {
-    let folder = root.join("usr/bin");
-    fs::create_dir_all(&folder).must("make a folder of the image");
-    let name = program.file_name().must("have a program's name");
-    run(Command::new("strip").arg("-o").arg(folder.join(name)).arg(program)).ok();
-    let linked = run(Command::new("ldd").arg(program)).ok();
-    for word in linked.text().split_whitespace().filter(|word| word.starts_with('/')) {
-        copy_file(Path::new(word), root);
+/// Makes the image that is deployed, from the programs that the tests have.
+fn image(folder: &Path) -> PathBuf {
+    let scripts = deploy().join("image");
+    let inputs = ["debian", "packages"].map(|name| fs::read(scripts.join(name)).must("read how the image is made"));
+    let base = cached("image", &[&inputs[0], &inputs[1]], |into| {
+        run(Command::new(scripts.join("debian")).arg(into.join("debian.tar"))).ok();
+    });
+    let programs = folder.join("programs");
+    fs::create_dir(&programs).must("make a folder for the programs");
+    for name in PROGRAMS {
+        symlink(program(name), programs.join(name)).must("gather the programs");
     }
+    let image = folder.join("image.tar");
+    let mut build = Command::new(scripts.join("build"));
+    build.arg("--programs").arg(programs).arg("--base").arg(base.join("debian.tar"));
+    run(build.args(["--name", &format!("docker.io/library/remora:{TAG}")]).arg(&image)).ok();
+    image
 }
 
-/// Puts a file of the host below a root, at the same path.
-fn copy_file(file: &Path, root: &Path) {
-    let into = root.join(file.strip_prefix("/").must("have a whole path"));
-    fs::create_dir_all(into.parent().must("have a folder of a file")).must("make a folder of the image");
-    fs::copy(file, &into).must(format_args!("copy {}", file.display()));
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }

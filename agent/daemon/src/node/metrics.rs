@@ -1,4 +1,4 @@
-//! What the agent of a node counts, as Prometheus reads it. docs/kubernetes.md lists it; a test compares.
+//! What the agent of a node counts, as Prometheus reads it. docs/metrics.md lists it; a test compares.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,15 +56,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guide_lists_every_metric_and_no_other() {
+    fn the_document_lists_every_metric_and_no_other() {
         let counts = Counts::default();
         counts.given_back.store(3, Ordering::Relaxed);
         let text = text(&counts).unwrap();
         assert!(text.contains("remora_node_runs_total{outcome=\"GivenBack\"} 3"), "{text}");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let mut names: Vec<_> = types.filter_map(|line| line.split(' ').next()).collect();
-        let guide = include_str!("../../../../docs/kubernetes.md");
-        let rows = guide.lines().filter_map(|line| line.strip_prefix("| `remora_node_")?.split('`').next());
+        let document = include_str!("../../../../docs/metrics.md");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `remora_node_")?.split('`').next());
         let mut listed: Vec<_> = rows.map(|name| format!("remora_node_{}", name.trim_end_matches("_total"))).collect();
         names.sort_unstable();
         listed.sort();

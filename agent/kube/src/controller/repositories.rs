@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
+use super::metrics::{Kind, Metrics};
 use super::opened::{IfEmpty, Open, Opened};
 use super::tenancy::{self, Trouble};
 use super::{OWNER, Settings};
@@ -38,8 +39,15 @@ struct Context {
 }
 
 /// Looks at them until `cancel`.
-pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, cancel: CancellationToken) {
+pub(super) async fn keep(
+    client: Client,
+    settings: Settings,
+    opened: Opened,
+    metrics: Metrics,
+    cancel: CancellationToken,
+) {
     let (store, writer) = reflector::store::<Repository>();
+    metrics.watch_repositories(store.clone());
     let changes = watcher(Api::<Repository>::all(client.clone()), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
@@ -53,6 +61,7 @@ pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, can
         .for_each(|done| {
             if let Err(kube::runtime::controller::Error::ReconcilerFailed(error, of)) = done {
                 tracing::warn!(%error, repository = %of, "a Repository could not be looked at");
+                metrics.failed(Kind::Repository);
             }
             future::ready(())
         })

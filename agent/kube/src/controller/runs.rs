@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks::Clocks;
 use super::events::Events;
+use super::metrics::{Kind, Metrics};
 use super::{Settings, apply, observe, plan};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineInstance};
 use crate::resources::{BackupRun, Repository};
@@ -27,11 +28,13 @@ struct Context {
     settings: Settings,
     events: Events,
     clocks: Clocks,
+    metrics: Metrics,
 }
 
 /// Looks at them until `cancel`.
-pub(super) async fn keep(client: Client, settings: Settings, cancel: CancellationToken) {
+pub(super) async fn keep(client: Client, settings: Settings, metrics: Metrics, cancel: CancellationToken) {
     let (store, writer) = reflector::store::<BackupRun>();
+    metrics.watch_runs(store.clone());
     let runs: Api<BackupRun> = Api::all(client.clone());
     let changes = watcher(runs, watcher::Config::default())
         .default_backoff()
@@ -58,6 +61,7 @@ pub(super) async fn keep(client: Client, settings: Settings, cancel: Cancellatio
         clocks: Clocks::default(),
         client,
         settings,
+        metrics,
     });
     Controller::for_stream(changes, store)
         .with_config(ControllerConfig::default().concurrency(AT_ONCE))
@@ -118,19 +122,33 @@ async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action,
     let plan = plan::plan(&observed);
     tracing::debug!(namespace = run.namespace(), run = run.name_any(), ?plan, "looked at a run");
     apply::apply(&context.client, &context.events, &observed, &plan).await?;
+    count(&context.metrics, &run, &plan);
     if plan.again.is_none() {
         context.clocks.forget(&run.uid().unwrap_or_default());
     }
     Ok(plan.again.map_or_else(Action::await_change, Action::requeue))
 }
 
+/// What was written was guarded by the version that was looked at: each of these is counted once.
+fn count(metrics: &Metrics, run: &BackupRun, plan: &plan::Plan) {
+    let had_node = run.status.as_ref().is_some_and(|status| status.node.is_some());
+    let has_node = plan.status.as_ref().is_some_and(|status| status.node.is_some());
+    if has_node && !had_node {
+        metrics.assigned(run, jiff::Timestamp::now());
+    }
+    if plan.finalizer == plan::Finalizer::Remove {
+        metrics.ended(run);
+    }
+}
+
 /// The API server did not take it, or somebody was faster.
 #[allow(clippy::needless_pass_by_value, reason = "the signature is the runtime's")]
-fn again_after(run: Arc<BackupRun>, error: &kube::Error, _: Arc<Context>) -> Action {
+fn again_after(run: Arc<BackupRun>, error: &kube::Error, context: Arc<Context>) -> Action {
     let conflict = matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists());
     if conflict {
         return Action::requeue(Duration::from_millis(500));
     }
     tracing::warn!(namespace = run.namespace(), run = run.name_any(), %error, "a run could not be looked at");
+    context.metrics.failed(Kind::BackupRun);
     Action::requeue(Duration::from_secs(10))
 }

@@ -18,6 +18,7 @@ use remora_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Metrics;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
@@ -27,6 +28,9 @@ use crate::resources::{BackupRun, Repository};
 
 /// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
+
+/// What `/metrics` is written in.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The key service.
 #[derive(Clone)]
@@ -203,13 +207,25 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| Error::io(format!("listening on {address}"), e))
 }
 
-/// Serves `/healthz` and `/readyz` until `cancel`.
-pub(super) async fn serve_health(listener: TcpListener, health: Health, cancel: CancellationToken) {
+/// Serves `/metrics`, `/healthz` and `/readyz` until `cancel`.
+pub(super) async fn serve_health(listener: TcpListener, health: Health, metrics: Metrics, cancel: CancellationToken) {
     let ready = move || {
         let is_ready = health.0.load(Ordering::Relaxed);
         async move { if is_ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") } }
     };
-    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let text = move || {
+        let text = metrics.text();
+        async move {
+            match text {
+                Ok(text) => Ok(([(CONTENT_TYPE, OPENMETRICS)], text)),
+                Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+            }
+        }
+    };
+    let router = Router::new()
+        .route("/metrics", get(text))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready));
     let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "health is not served any more");

@@ -1,0 +1,124 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::runtime::{reflector, watcher};
+use serde_json::json;
+
+use super::*;
+
+fn run(name: &str, vm: &str, status: serde_json::Value) -> BackupRun {
+    serde_json::from_value(json!({
+        "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun",
+        "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"virtualMachine": vm, "repository": {"name": "offsite"}},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn condition(kind: &str, status: &str) -> Condition {
+    Condition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: "Why".into(),
+        message: "m".into(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+fn stored(name: &str, vm: &str, begun: &str) -> BackupRun {
+    let conditions = [condition("Complete", "True")];
+    run(name, vm, json!({"conditions": conditions, "startTime": begun, "point": "0011223344556677-1"}))
+}
+
+fn repository(name: &str, ready: Option<&str>) -> Repository {
+    let conditions: Vec<_> = ready.map(|status| condition("Ready", status)).into_iter().collect();
+    serde_json::from_value(json!({
+        "apiVersion": "remora.dev/v1alpha1", "kind": "Repository",
+        "metadata": {"name": name, "namespace": "remora"},
+        "spec": {"url": "s3://bucket", "passphraseSecret": {"name": "passphrase"}},
+        "status": {"conditions": conditions},
+    }))
+    .unwrap()
+}
+
+fn store<K>(objects: Vec<K>) -> Store<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (store, mut writer) = reflector::store();
+    for object in objects {
+        writer.apply_watcher_event(&watcher::Event::Apply(object));
+    }
+    store
+}
+
+/// With something of everything.
+fn full() -> Metrics {
+    let metrics = Metrics::default();
+    let failed = run("failed", "db", json!({"conditions": [condition("Failed", "True")]}));
+    metrics.leads();
+    metrics.assigned(&failed, "2026-01-01T00:00:20Z".parse().unwrap());
+    metrics.ended(&failed);
+    metrics.failed(Kind::Repository);
+    metrics.watch_runs(store(vec![
+        run("waits", "web", json!({})),
+        run("has-a-node", "web", json!({"node": "one"})),
+        run("at-work", "web", json!({"node": "one", "agent": "uid"})),
+        failed,
+        stored("older", "web", "2026-01-02T00:00:00Z"),
+        stored("newer", "web", "2026-01-03T00:00:00Z"),
+        stored("oldest", "web", "2026-01-01T00:00:00Z"),
+    ]));
+    metrics.watch_repositories(store(vec![
+        repository("one", Some("True")),
+        repository("two", Some("False")),
+        repository("three", None),
+    ]));
+    metrics
+}
+
+#[test]
+fn what_there_is_is_counted_when_it_is_asked_for() {
+    let text = full().text().unwrap();
+    for line in [
+        "remora_controller_leads 1",
+        "remora_controller_assignment_wait_seconds_bucket{le=\"15.0\"} 0",
+        "remora_controller_assignment_wait_seconds_bucket{le=\"60.0\"} 1",
+        "remora_controller_assignment_wait_seconds_sum 20.0",
+        "remora_controller_runs_ended_total{state=\"Failed\"} 1",
+        "remora_controller_reconcile_errors_total{kind=\"Repository\"} 1",
+        "remora_controller_runs{state=\"Waiting\"} 1",
+        "remora_controller_runs{state=\"Assigned\"} 1",
+        "remora_controller_runs{state=\"Running\"} 1",
+        "remora_controller_runs{state=\"Complete\"} 3",
+        "remora_controller_runs{state=\"Failed\"} 1",
+        "remora_controller_last_point_timestamp_seconds{vm=\"shop/web\"} 1767398400",
+        "remora_controller_repositories{state=\"Ready\"} 1",
+        "remora_controller_repositories{state=\"NotReady\"} 1",
+        "remora_controller_repositories{state=\"Unknown\"} 1",
+    ] {
+        assert!(text.lines().any(|one| one == line), "wanted {line} in\n{text}");
+    }
+}
+
+#[test]
+fn who_does_not_lead_tells_of_no_runs() {
+    let text = Metrics::default().text().unwrap();
+    assert!(text.contains("remora_controller_leads 0"), "{text}");
+    assert!(!text.contains("remora_controller_runs{"), "{text}");
+}
+
+#[test]
+fn the_document_lists_every_metric_and_no_other() {
+    let text = full().text().unwrap();
+    let told: BTreeSet<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let document = include_str!("../../../../../docs/metrics.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let ours = rows.filter(|name| name.starts_with("remora_controller_"));
+    let listed: BTreeSet<_> = ours.map(|name| name.trim_end_matches("_total")).collect();
+    assert_eq!(listed, told);
+}
