@@ -50,7 +50,7 @@ impl Controller {
         let child = Command::new("sh")
             .args(["-c", SUPERVISE, "sh"])
             .arg(program("remora-controller"))
-            .args(["--instance", "tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
+            .args(["--instance", "tests", "--image", "remora:tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
             .args(["--health", &format!("127.0.0.1:{health}")])
             .env("KUBECONFIG", &kubeconfig)
             .env("TMPDIR", &folder)

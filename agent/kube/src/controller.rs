@@ -2,7 +2,7 @@
 //! the keys of the tenants whose machines they hold.
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
-//! are its hands. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service.
+//! are its hands. `restores.rs` and what is below it are the same for restores. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service.
 
 mod apply;
 mod certificate;
@@ -15,6 +15,7 @@ mod observed;
 mod opened;
 mod plan;
 mod repositories;
+mod restores;
 mod runs;
 mod service;
 mod tenancy;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub health: SocketAddr,
     /// The name of the key service's Service, which its certificate is for.
     pub service: String,
+    /// The image of restores' workers; that of this controller's own pod where none is given.
+    pub image: Option<String>,
 }
 
 /// Runs until `cancel`, or until the lease is lost.
@@ -65,9 +68,10 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     health.ready();
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         let runs = runs::keep(client.clone(), settings.clone(), cancel.clone());
+        let restores = restores::keep(client.clone(), settings.clone(), opened.clone(), cancel.clone());
         let repositories = repositories::keep(client.clone(), settings.clone(), opened.clone(), cancel.clone());
         async {
-            futures::future::join(runs, repositories).await;
+            futures::future::join3(runs, restores, repositories).await;
         }
     })
     .await;
