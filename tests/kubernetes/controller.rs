@@ -6,4 +6,5 @@ mod keys;
 mod policy;
 mod refusals;
 mod repositories;
+mod restores;
 mod runs;
