@@ -82,10 +82,10 @@ test: build setup-s3 setup-apiserver
 	cargo test --locked --release --workspace --no-fail-fast
 
 test-kubernetes: setup setup-apiserver
-	cargo test --locked --release --package remora-tests --test kubernetes
+	cargo test --locked --release --workspace --test kubernetes
 
 test-cluster: build setup-s3 setup-cluster
-	cargo test --locked --release --package remora-tests --test cluster
+	cargo test --locked --release --workspace --test cluster
 
 bench: build setup-s3 setup-kopia
 	'$(built)/bench'

@@ -1,4 +1,4 @@
-//! `remora-controller` beside a real API server, under its own ServiceAccount and its own rules. The tests play KubeVirt
+//! `remora-controller` beside a real API server, under its own `ServiceAccount` and its own rules. The tests play KubeVirt
 //! and the agents.
 
 mod cluster;

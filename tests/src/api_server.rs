@@ -105,7 +105,7 @@ impl ApiServer {
         .to_string()
     }
 
-    /// A token of a ServiceAccount, for an audience other than the API server if there is one, of a pod if there is one.
+    /// A token of a `ServiceAccount`, for an audience other than the API server if there is one, of a pod if there is one.
     #[track_caller]
     pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>, pod: Option<&Value>) -> String {
         let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}));

@@ -1,4 +1,4 @@
-//! Running `remora-controller` beside an API server, under its own ServiceAccount.
+//! Running `remora-controller` beside an API server, under its own `ServiceAccount`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! `make build` leaves the programs in `target/release` of the checkout, wherever the cache is.
 //!
-//! The real Makefile and the real cargo build a workspace that is made in an instant: two programs of one line.
+//! The real Makefile and the real cargo build a workspace that is made in an instant: two programs of one line, and the test
+//! that `make build` names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,6 +29,7 @@ impl Checkout {
         }
         let files = [
             ("Cargo.toml", "[workspace]\n[package]\nname = \"remora\"\nedition = \"2024\"\n"),
+            ("tests/kubernetes.rs", "#[test]\nfn works() {}\n"),
             ("Cargo.lock", "version = 4\n[[package]]\nname = \"remora\"\nversion = \"0.0.0\"\n"),
         ];
         for (name, text) in files {

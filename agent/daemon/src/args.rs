@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Write log lines as JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) log_json: bool,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Receive(ReceiveArgs),
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
 }
 
 /// Runs in an unprivileged pod, which has claims and no keys.

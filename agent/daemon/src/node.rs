@@ -28,7 +28,7 @@ use crate::args::NodeArgs;
 use crate::web::{self, Health};
 
 /// Works until `cancel`.
-pub(crate) async fn work(args: NodeArgs, cancel: CancellationToken) -> Result<()> {
+pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
     // The one of this process; nobody was first.
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = Client::try_default().await.map_err(|error| {

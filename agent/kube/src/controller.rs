@@ -42,7 +42,7 @@ pub struct Settings {
     pub namespace: String,
     /// The name of this process among the controllers: its pod's.
     pub instance: String,
-    /// The name of the agents' ServiceAccount, in the same namespace.
+    /// The name of the agents' `ServiceAccount`, in the same namespace.
     pub agents: String,
     /// Where the key service listens.
     pub keys: SocketAddr,

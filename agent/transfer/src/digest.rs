@@ -59,7 +59,9 @@ mod tests {
 
     fn of(size: u64, parts: &[(u64, &[u8])]) -> [u8; 32] {
         let mut digest = Digest::new(size);
-        parts.iter().for_each(|(at, bytes)| digest.data(*at, bytes));
+        for (at, bytes) in parts {
+            digest.data(*at, bytes);
+        }
         digest.finish()
     }
 

@@ -167,7 +167,9 @@ fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER + length);
     frame.push(kind);
     frame.extend_from_slice(&(length as u32).to_le_bytes());
-    parts.iter().for_each(|part| frame.extend_from_slice(part));
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
     frame
 }
 

@@ -104,7 +104,7 @@ impl Cluster {
     }
 }
 
-/// What an agent's ServiceAccount may do beside what is refused it: all that the policies have to hold it back from.
+/// What an agent's `ServiceAccount` may do beside what is refused it: all that the policies have to hold it back from.
 const AGENTS: &str = r"
 ---
 apiVersion: v1
@@ -322,12 +322,8 @@ impl Run<'_> {
     #[track_caller]
     pub(super) fn wants(&self, number: u32) -> String {
         let backup = self.backup_name(number);
-        self.write("one", &json!({"attempt": self.attempt(number, &backup, "Wanted")})).ok();
+        self.write("one", &json!({"attempt": attempt(number, &backup, "Wanted")})).ok();
         backup
-    }
-
-    pub(super) fn attempt(&self, number: u32, backup: &str, state: &str) -> Value {
-        json!({"number": number, "backup": backup, "forceFull": number > 1, "skipQuiesce": false, "state": state})
     }
 
     /// A name of the repository, and of the run and the number.
@@ -361,4 +357,9 @@ fn base32(number: u128) -> String {
         char::from(ALPHABET[(five & 31) as usize])
     };
     (0..26).map(digit).collect()
+}
+
+/// An attempt as agents write it.
+pub(super) fn attempt(number: u32, backup: &str, state: &str) -> Value {
+    json!({"number": number, "backup": backup, "forceFull": number > 1, "skipQuiesce": false, "state": state})
 }

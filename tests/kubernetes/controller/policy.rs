@@ -3,7 +3,7 @@
 use remora_tests::wait_until;
 use serde_json::{Value, json};
 
-use super::cluster::{SOON, Shop};
+use super::cluster::{SOON, Shop, attempt};
 use crate::says;
 
 #[test]
@@ -55,12 +55,12 @@ fn an_attempt_does_not_change_and_a_run_that_has_ended_neither() {
     let name = run.wants(2);
     let change = |attempt: Value| run.write("one", &json!({"attempt": attempt}));
     let words = "an attempt stays what it was";
-    says(&change(run.attempt(1, &run.backup_name(1), "Wanted")).refused(), words);
-    says(&change(run.attempt(2, &run.backup_name(3), "Wanted")).refused(), words);
+    says(&change(attempt(1, &run.backup_name(1), "Wanted")).refused(), words);
+    says(&change(attempt(2, &run.backup_name(3), "Wanted")).refused(), words);
     says(&change(Value::Null).refused(), words);
-    change(run.attempt(2, &name, "Ended")).ok();
-    says(&change(run.attempt(2, &name, "Wanted")).refused(), words);
-    change(run.attempt(3, &run.backup_name(3), "Wanted")).ok();
+    change(attempt(2, &name, "Ended")).ok();
+    says(&change(attempt(2, &name, "Wanted")).refused(), words);
+    change(attempt(3, &run.backup_name(3), "Wanted")).ok();
     run.end("Failed");
     says(&run.write("one", &json!({"point": "0011223344556677-1"})).refused(), "a run that has ended stays as it is");
 }

@@ -269,7 +269,7 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     let refused = scene.restore("refused", &to("copy"));
     assert!(refused.waits_for("Failed", "WorkerRefused").contains("exceeded quota"));
     wait_until("something half-made is left", SOON, || {
-        refused.is_done() && claims(shop) == ["root"] && shop.made().is_empty()
+        claims(shop) == ["root"] && shop.made().is_empty() && refused.is_done()
     });
 }
 

@@ -3,7 +3,7 @@
 use remora_tests::wait_until;
 use serde_json::{Value, json};
 
-use super::cluster::{Run, SOON, Shop};
+use super::cluster::{Run, SOON, Shop, attempt};
 
 /// Waits until all that was made for runs is gone, playing who takes the protection of claims off.
 fn waits_until_nothing_is_left(shop: &Shop) {
@@ -69,7 +69,7 @@ fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted
     assert_eq!(backup(&shop, &second)["spec"]["forceFullBackup"], true);
     assert!(!shop.made().contains(&name));
 
-    run.write("one", &json!({"attempt": run.attempt(2, &second, "Ended")})).ok();
+    run.write("one", &json!({"attempt": attempt(2, &second, "Ended")})).ok();
     waits_until_nothing_is_left(&shop);
     run.end("Complete");
     wait_until("the finalizer stays", SOON, || run.get()["metadata"]["finalizers"].is_null());
@@ -145,7 +145,7 @@ fn a_forged_name_of_an_attempt_has_nothing_made_or_removed() {
     let shop = Shop::open();
     let run = shop.run("run", &json!({}));
     run.claim();
-    run.write("one", &json!({"attempt": run.attempt(1, "kube-root-ca", "Wanted")})).ok();
+    run.write("one", &json!({"attempt": attempt(1, "kube-root-ca", "Wanted")})).ok();
     run.waits_for("Prepared", "BadAttempt");
     assert!(shop.made().is_empty());
 }

@@ -87,7 +87,7 @@ fn an_agent_that_was_started_again_in_its_pod_goes_on_with_its_runs() {
     let pod = scene.pod("agent");
     let mut agent = scene.agent_of("agent", pod.clone(), played.clone(), 2);
     soon("it has an attempt", || scene.status("run")["attempt"]["state"] == "Wanted");
-    scene.kill(&mut agent);
+    agent.kill();
     let _again = scene.agent_of("agent", pod, played.clone(), 2);
     soon("it has the next attempt", || scene.status("run")["attempt"]["number"] == 2);
     played.release();

@@ -7,7 +7,7 @@ use remora_core::plan::Asked;
 use remora_core::point::{Point, Quiesce};
 use remora_core::ports::{Mover, Patience};
 use remora_core::testing::{FakeHost, FakeMover};
-use remora_core::{BackupName, MemoryBudget, PointId, VmName};
+use remora_core::{BackupName, CheckpointName, MemoryBudget, PointId, VmName};
 use remora_engine::{BackupRequest, SPOT_CHECKS, backup};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::Capability;
@@ -32,7 +32,7 @@ impl Worker for InMemory {
             point
                 .disks
                 .iter()
-                .any(|disk| disk.checkpoint.as_ref().and_then(|name| name.backup()).as_ref() == Some(attempt))
+                .any(|disk| disk.checkpoint.as_ref().and_then(CheckpointName::backup).as_ref() == Some(attempt))
         };
         Ok(listing.points.into_iter().find(of_it))
     }

@@ -32,6 +32,15 @@ pub(super) struct AgentAtWork {
     task: Option<JoinHandle<()>>,
 }
 
+impl AgentAtWork {
+    /// Ends it as SIGKILL does: it says nothing more.
+    pub(super) fn kill(&mut self) {
+        self.shim.away(true);
+        self.stop.cancel();
+        self.task.take().unwrap().abort();
+    }
+}
+
 impl Scene {
     pub(super) fn new() -> Self {
         let runs = Resources::new("BackupRun", "backupruns");
@@ -133,13 +142,6 @@ impl Scene {
         agent.stop.cancel();
         let task = agent.task.take().unwrap();
         self.runtime.block_on(async { tokio::time::timeout(SOON, task).await }).unwrap().unwrap();
-    }
-
-    /// Ends the agent as SIGKILL does: it says nothing more.
-    pub(super) fn kill(&self, agent: &mut AgentAtWork) {
-        agent.shim.away(true);
-        agent.stop.cancel();
-        agent.task.take().unwrap().abort();
     }
 }
 

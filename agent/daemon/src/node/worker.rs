@@ -8,7 +8,7 @@ use kube::Client;
 use remora_core::plan::Asked;
 use remora_core::point::{self, Point};
 use remora_core::ports::{Mover, Patience};
-use remora_core::{BackupName, Error, MemoryBudget, Result, VmName};
+use remora_core::{BackupName, CheckpointName, Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{BackupRunSpec, Capability, Mode, Quiesce};
@@ -67,7 +67,7 @@ impl Worker for EngineWorker {
 
 /// Whether an attempt has made the point: KubeVirt names the checkpoint after it.
 fn is_of(point: &Point, attempt: &BackupName) -> bool {
-    point.disks.iter().any(|disk| disk.checkpoint.as_ref().and_then(|name| name.backup()).as_ref() == Some(attempt))
+    point.disks.iter().any(|disk| disk.checkpoint.as_ref().and_then(CheckpointName::backup).as_ref() == Some(attempt))
 }
 
 fn request(order: &Order) -> Result<BackupRequest> {

@@ -1,4 +1,4 @@
-//! The key service's certificate: made once, kept in a Secret, its CA published in a ConfigMap that agents mount.
+//! The key service's certificate: made once, kept in a Secret, its CA published in a `ConfigMap` that agents mount.
 //!
 //! The CA signs this one certificate and its key is forgotten at once. Deleting the Secret and restarting the controllers
 //! makes both anew.
@@ -20,10 +20,10 @@ use super::{OWNER, Settings, api};
 /// The Secret with the certificate and its key.
 const SECRET: &str = "remora-controller-tls";
 
-/// The ConfigMap with the CA.
+/// The `ConfigMap` with the CA.
 const CONFIG_MAP: &str = "remora-controller-ca";
 
-/// The key of the ConfigMap and the Secret that holds the CA.
+/// The key of the `ConfigMap` and the Secret that holds the CA.
 const CA: &str = "ca.crt";
 
 /// A certificate with its key, as PEM.
@@ -37,17 +37,16 @@ pub(super) struct Certificate {
 pub(super) async fn ready(client: &Client, settings: &Settings) -> Result<Certificate> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
     let failed = |error| api(&format!("keeping Secret {SECRET} of namespace {}", settings.namespace), error);
-    let certificate = match secrets.get_opt(SECRET).await.map_err(failed)? {
-        Some(secret) => read(secret)?,
-        None => {
-            let made = make(&settings.service, &settings.namespace)?;
-            match secrets.create(&PostParams::default(), &secret(&made)).await {
-                Ok(_) => made,
-                Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                    read(secrets.get(SECRET).await.map_err(failed)?)?
-                }
-                Err(error) => return Err(failed(error)),
+    let certificate = if let Some(secret) = secrets.get_opt(SECRET).await.map_err(failed)? {
+        read(secret)?
+    } else {
+        let made = make(&settings.service, &settings.namespace)?;
+        match secrets.create(&PostParams::default(), &secret(&made)).await {
+            Ok(_) => made,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                read(secrets.get(SECRET).await.map_err(failed)?)?
             }
+            Err(error) => return Err(failed(error)),
         }
     };
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.namespace);

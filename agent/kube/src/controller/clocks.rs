@@ -55,7 +55,7 @@ mod tests {
         run.status.get_or_insert_default().agent = Some("a".into());
         run.status.get_or_insert_default().heartbeat = Some(7);
         assert_eq!(clocks.silent(&run, at(10)), Duration::ZERO);
-        assert_eq!(clocks.silent(&run, at(130)), Duration::from_secs(120));
+        assert_eq!(clocks.silent(&run, at(130)), Duration::from_mins(2));
         // Lower is another one too.
         run.status.get_or_insert_default().heartbeat = Some(6);
         assert_eq!(clocks.silent(&run, at(140)), Duration::ZERO);

@@ -83,6 +83,7 @@ pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, can
 }
 
 /// Of a run all but what its agent tells of its progress.
+#[allow(clippy::unnecessary_wraps, reason = "as a predicate is")]
 fn what_matters(run: &RestoreRun) -> Option<u64> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();

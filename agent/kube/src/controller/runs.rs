@@ -71,6 +71,7 @@ pub(super) async fn keep(client: Client, settings: Settings, cancel: Cancellatio
 }
 
 /// Of a run all but what its agent tells of its progress: that changes every few seconds.
+#[allow(clippy::unnecessary_wraps)] // A predicate may have nothing to say.
 fn what_matters(run: &BackupRun) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     (run.metadata.generation, run.metadata.deletion_timestamp.is_some(), run.finalizers()).hash(&mut hasher);

@@ -26,7 +26,7 @@ use super::{Settings, observe, plan, restores, tls};
 use crate::keys::{AUDIENCE, Refusal, RestoreKeys, RunKeys};
 use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, Run};
 
-/// What a token of a ServiceAccount says of the node of its pod.
+/// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
 
 /// The key service.
@@ -159,7 +159,7 @@ impl Keys {
     }
 }
 
-/// The node of a pod of the agents' ServiceAccount; none of anybody else.
+/// The node of a pod of the agents' `ServiceAccount`; none of anybody else.
 fn node_of_agent(user: &UserInfo, settings: &Settings) -> Option<String> {
     let wanted = format!("system:serviceaccount:{}:{}", settings.namespace, settings.agents);
     if user.username.as_deref() != Some(wanted.as_str()) {

@@ -74,7 +74,7 @@ impl Said {
 
     /// Shows observers that the agent lives.
     pub(super) fn beat(&mut self) {
-        self.status.heartbeat = next_beat(self.status.heartbeat);
+        self.status.heartbeat = Some(next_beat(self.status.heartbeat));
     }
 
     /// How far the run is.
@@ -160,8 +160,8 @@ pub(super) fn say(conditions: &mut Vec<Condition>, kind: &str, what: (&str, &str
 }
 
 /// The next heartbeat.
-pub(super) fn next_beat(heartbeat: Option<i64>) -> Option<i64> {
-    Some(heartbeat.unwrap_or_default().wrapping_add(1).max(1))
+pub(super) fn next_beat(heartbeat: Option<i64>) -> i64 {
+    heartbeat.unwrap_or_default().wrapping_add(1).max(1)
 }
 
 fn disk_result(disk: &PointDisk) -> DiskResult {

@@ -99,7 +99,8 @@ impl Relay {
 async fn an_answer_that_breaks_off_anywhere_ends_the_connection_and_gives_no_data() {
     const AT: u64 = 40960;
     const LEN: u64 = 4096;
-    let server = Server::nbdkit(&["pattern", "8M"]);
+    // One thread a connection: with more, nbdkit may abort when one of them has ended a connection that another answers on.
+    let server = Server::nbdkit(&["--threads=1", "pattern", "8M"]);
     let relay = Relay::before(&server, u64::MAX);
     let client = relay.connect().await.unwrap();
     let handshake = relay.passed.load(Ordering::SeqCst);

@@ -380,7 +380,7 @@ fn a_run_ends_without_a_point_when_nobody_else_can_end_it() {
         observed.agents = vec!["successor".into()];
         observed
     };
-    for (observed, wanted) in [
+    for (observed, wanted) in vec![
         (sound(), None),
         (claimed(), None),
         (cancelled(sound()), Some("Cancelled")),

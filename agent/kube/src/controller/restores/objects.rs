@@ -54,13 +54,17 @@ pub(super) fn claim(run: &RestoreRun, target: &Target, point: &Point) -> Persist
     let was = claim_of(point, &point.disks[target.index]);
     let asked = |path: &str| was.as_ref().and_then(|claim| claim.pointer(path)).cloned();
     let text = |path: &str| asked(path).and_then(|value| value.as_str().map(ToOwned::to_owned));
-    let before = text("/spec/resources/requests/storage").and_then(|text| bytes(&Quantity(text)));
+    let asked_size = text("/spec/resources/requests/storage").map(Quantity).filter(|size| bytes(size).is_some());
     let block = text("/spec/volumeMode").as_deref() == Some("Block");
     // Of a claim that nothing is known of, a part is its filesystem's.
     let least =
-        if block || before.is_some() { target.size.next_multiple_of(1 << 20) } else { with_overhead(target.size) };
+        if block || asked_size.is_some() { target.size.next_multiple_of(1 << 20) } else { with_overhead(target.size) };
     let modes = asked("/spec/accessModes").and_then(|modes| serde_json::from_value::<Vec<String>>(modes).ok());
-    let size = Quantity(before.unwrap_or_default().max(least).to_string());
+    // In the words of whoever asked for the original, as far as that is enough.
+    let size = match asked_size {
+        Some(size) if bytes(&size) >= Some(least) => size,
+        _ => Quantity(least.to_string()),
+    };
     let mut labels = managed();
     labels.insert(RUN_LABEL.into(), run.metadata.uid.clone().unwrap_or_default());
     PersistentVolumeClaim {

@@ -26,7 +26,7 @@ impl RestoreSaid {
         let mut status = RestoreRunStatus {
             conditions: conditions.collect(),
             agent: Some(me.uid.clone()),
-            heartbeat: next_beat(before.heartbeat),
+            heartbeat: Some(next_beat(before.heartbeat)),
             start_time: before.start_time.or(Some(Time(now))),
             ..RestoreRunStatus::default()
         };
@@ -38,7 +38,7 @@ impl RestoreSaid {
 
     /// Shows observers that the agent lives, and how far it is.
     pub(super) fn beat(&mut self, meter: &Meter) {
-        self.status.heartbeat = next_beat(self.status.heartbeat);
+        self.status.heartbeat = Some(next_beat(self.status.heartbeat));
         self.status.percent = meter.percent();
         self.status.total_bytes = meter.percent().map(|_| signed(meter.expected()));
         self.status.written_bytes = meter.percent().map(|_| signed(meter.done()));

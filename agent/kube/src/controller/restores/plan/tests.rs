@@ -182,7 +182,7 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
     assert_eq!((&spec(1)["volumeMode"], &spec(1)["storageClassName"]), (&json!("Filesystem"), &json!("slow")));
     assert_eq!(
         (&spec(0)["accessModes"], &spec(0)["resources"]["requests"]["storage"]),
-        (&json!(["ReadWriteMany"]), &json!((2 * GIB).to_string()))
+        (&json!(["ReadWriteMany"]), &json!("2Gi"))
     );
     // It stays when the run is deleted, and is known as the run's while that may fail.
     assert_eq!(
