@@ -3,12 +3,12 @@
 //! Plain threads, for it does one thing at a time. An agent that comes while another is served takes its place: both have
 //! shown the certificate that only this restore's agent has, so the one before is dead, or cut off.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use remora_core::{Error, Result};
@@ -155,18 +155,35 @@ fn greet(config: Arc<ServerConfig>, stream: TcpStream) -> std::io::Result<Stream
     stream.set_write_timeout(Some(HANDSHAKE))?;
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
-    let began = std::time::Instant::now();
-    while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock)?;
-        if began.elapsed() > HANDSHAKE {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-    }
+    shake_hands(&mut stream)?;
     // An agent may wait long for its store. One whose node is gone is noticed by the kernel.
     stream.sock.set_read_timeout(None)?;
     stream.sock.set_write_timeout(None)?;
     setsockopt(&stream.sock, sockopt::KeepAlive, &true)?;
     Ok(stream)
+}
+
+/// One step after another, so that a client that sends a byte now and then has no longer than the others.
+fn shake_hands(stream: &mut Stream) -> std::io::Result<()> {
+    let began = Instant::now();
+    while stream.conn.is_handshaking() || stream.conn.wants_write() {
+        if began.elapsed() > HANDSHAKE {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        if stream.conn.wants_write() {
+            stream.conn.write_tls(&mut stream.sock)?;
+            continue;
+        }
+        if stream.conn.read_tls(&mut stream.sock)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if let Err(refused) = stream.conn.process_new_packets() {
+            // It is told why.
+            stream.conn.write_tls(&mut stream.sock).ok();
+            return Err(std::io::Error::new(ErrorKind::InvalidData, refused));
+        }
+    }
+    Ok(())
 }
 
 fn say(stream: &mut Stream, answer: &Answer) -> std::io::Result<()> {

@@ -339,6 +339,53 @@ fn a_machine_is_made_when_its_disks_are_written() {
 }
 
 #[test]
+fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
+    let scene = Scene::new();
+    let (shop, api) = (&scene.shop, &scene.shop.cluster.api);
+    let worker = scene.restore("run", &to("copy")).worker_runs();
+    let controller = api.token("remora", "remora-controller", None, None);
+    // A worker of another name would do; so much as one thing more is refused.
+    let mut like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "remora-restore-more"}});
+    like["spec"] = worker["spec"].clone();
+    like["spec"]["nodeName"] = Value::Null;
+    let with = |path: &str, value: Value| {
+        let mut pod = like.clone();
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        pod.pointer_mut(parent).unwrap()[field] = value;
+        pod
+    };
+    let host = json!({"name": "host", "hostPath": {"path": "/"}});
+    let volumes = worker["spec"]["volumes"].as_array().unwrap().iter().cloned().chain([host]).collect::<Vec<_>>();
+    let privileged = json!({"privileged": true});
+    let wait = || {
+        wait_until("the policy is not in force", SOON, || {
+            let refused = api.create_as(&controller, &shop.core("pods"), &with("/spec/hostPID", json!(true)));
+            refused.code == 422 || refused.code == 403
+        })
+    };
+    wait();
+    for (path, value) in [
+        ("/spec/automountServiceAccountToken", json!(true)),
+        ("/spec/hostNetwork", json!(true)),
+        ("/spec/hostPID", json!(true)),
+        ("/spec/securityContext", json!({"runAsUser": 0})),
+        ("/spec/volumes", json!(volumes)),
+        ("/spec/containers/0/securityContext", privileged),
+        ("/spec/containers/0/securityContext/capabilities", json!({"add": ["SYS_ADMIN"]})),
+    ] {
+        let refused = api.create_as(&controller, &shop.core("pods"), &with(path, value));
+        says(&refused.refused(), "without any privilege only");
+    }
+    let named = api.create_as(&controller, &shop.core("pods"), &with("/metadata/name", json!("web-0")));
+    says(&named.refused(), "pods of restores only");
+    let theirs = with("/metadata/name", json!("web-0"));
+    api.create(&shop.core("pods"), &theirs).ok();
+    let removed = api.delete_as(&controller, &format!("{}/web-0", shop.core("pods")));
+    says(&removed.refused(), "pods of restores only");
+    api.create_as(&controller, &shop.core("pods"), &like).ok();
+}
+
+#[test]
 fn an_agent_says_how_the_writing_goes_and_nothing_else() {
     let scene = Scene::new();
     let run = scene.restore("run", &to("copy"));

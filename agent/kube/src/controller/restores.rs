@@ -28,6 +28,7 @@ use super::Settings;
 use super::clocks::Clocks;
 use super::events::Events;
 use super::opened::Opened;
+use super::plan::has_finalizer;
 use super::runs::{AT_ONCE, again_after, runs_of, touched};
 use crate::kubevirt::RUN_LABEL;
 use crate::resources::{Repository, RestoreRun, Run};
@@ -95,6 +96,11 @@ fn what_matters(run: &RestoreRun) -> Option<u64> {
 }
 
 async fn reconcile(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    if run.has_ended() && !has_finalizer(&*run) {
+        // Most runs are such ones, and nothing of theirs is left to look at.
+        context.clocks.forget(&run.uid().unwrap_or_default());
+        return Ok(Action::await_change());
+    }
     let silent = context.clocks.silent(&*run, Instant::now());
     let observed =
         observe::observe(&context.client, &context.settings, &context.opened, (*run).clone(), silent).await?;

@@ -222,6 +222,8 @@ fn metadata(run: &RestoreRun) -> ObjectMeta {
     let mut labels = managed();
     labels.insert(RUN_LABEL.into(), run.metadata.uid.clone().unwrap_or_default());
     labels.insert("app.kubernetes.io/name".into(), "remora-restore".into());
+    // The agent comes with a certificate of its own, and to the worker itself.
+    labels.insert("sidecar.istio.io/inject".into(), "false".into());
     ObjectMeta {
         name: Some(worker_name(run)),
         namespace: run.metadata.namespace.clone(),

@@ -145,7 +145,8 @@ async fn claims(reader: &Reader<'_>, observed: &Observed, uid: &str) -> Result<B
     let made = ListParams::default().labels(&format!("{RUN_LABEL}={uid}"));
     let made = api.list_metadata(&made).await?.items;
     names.extend(made.iter().map(ResourceExt::name_any).filter(|name| is_target(run, name)));
-    let others = Others::read(reader).await?;
+    // What is left of a run that has ended goes, whoever uses it.
+    let others = if run.has_ended() { Others::default() } else { Others::read(reader).await? };
     let mut all = BTreeMap::new();
     for name in names {
         let claim = api.get_opt(&name).await?;
@@ -176,6 +177,7 @@ fn claim_facts(claim: &PersistentVolumeClaim, uid: &str) -> ClaimFacts {
 }
 
 /// What might use claims of a namespace.
+#[derive(Default)]
 struct Others {
     pods: Vec<Pod>,
     instances: Vec<Value>,
