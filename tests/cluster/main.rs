@@ -4,3 +4,4 @@
 
 mod backup_runs;
 mod lab_works;
+mod restore_runs;

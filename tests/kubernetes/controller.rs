@@ -7,4 +7,5 @@ mod metrics;
 mod policy;
 mod refusals;
 mod repositories;
+mod restores;
 mod runs;

@@ -7,6 +7,7 @@ mod cluster;
 mod ends;
 mod engine;
 mod outages;
+mod restores;
 mod scene;
 mod shim;
 mod storm;

@@ -51,7 +51,7 @@ impl Controller {
         let child = Command::new("sh")
             .args(["-c", SUPERVISE, "sh"])
             .arg(program("remora-controller"))
-            .args(["--instance", "tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
+            .args(["--instance", "tests", "--image", "remora:tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
             .args(["--health", &format!("127.0.0.1:{health}")])
             .env("KUBECONFIG", &kubeconfig)
             .env("TMPDIR", &folder)
@@ -94,6 +94,17 @@ impl Controller {
     /// Asks its key service for the keys of a run, trusting the CA that it published.
     #[track_caller]
     pub fn keys(&self, server: &ApiServer, token: Option<&str>, namespace: &str, name: &str) -> KeyAnswer {
+        self.ask(server, token, &format!("/v1/runs/{namespace}/{name}"))
+    }
+
+    /// The same of a restore.
+    #[track_caller]
+    pub fn restore_keys(&self, server: &ApiServer, token: Option<&str>, namespace: &str, name: &str) -> KeyAnswer {
+        self.ask(server, token, &format!("/v1/restores/{namespace}/{name}"))
+    }
+
+    #[track_caller]
+    fn ask(&self, server: &ApiServer, token: Option<&str>, path: &str) -> KeyAnswer {
         let published = server.get("/api/v1/namespaces/remora/configmaps/remora-controller-ca");
         let ca = self.folder.join("ca.crt");
         fs::write(&ca, published["data"]["ca.crt"].as_str().must("find the CA")).must("write the CA");
@@ -104,7 +115,7 @@ impl Controller {
         if let Some(token) = token {
             curl.args(["--header", &format!("Authorization: Bearer {token}")]);
         }
-        let ran = run(curl.arg(format!("https://{host}:{}/v1/runs/{namespace}/{name}", self.keys))).ok();
+        let ran = run(curl.arg(format!("https://{host}:{}{path}", self.keys))).ok();
         let (body, code) = ran.text().rsplit_once('\n').must("find the status of HTTP");
         KeyAnswer {
             code: code.parse().must("read the status of HTTP"),

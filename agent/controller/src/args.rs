@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// The Service of the key service
     #[arg(long, value_name = "NAME", default_value = "remora-controller")]
     pub(crate) service: String,
+    /// The image of the pods that write restored disks, which holds remora-agent; that of this pod if not given
+    #[arg(long, env = "REMORA_IMAGE", value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
     /// Tell more of what is done (-vv: still more); REMORA_LOG takes filters such as `remora_kube=debug`
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -57,6 +57,7 @@ async fn in_runtime(args: Args) -> Result<()> {
         keys: args.keys,
         health: args.health,
         service: args.service,
+        image: args.image,
     };
     controller::run(client, settings, cancel).await
 }

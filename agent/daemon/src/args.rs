@@ -36,8 +36,25 @@ pub(crate) enum Command {
         /// What to remove, as JSON
         what: String,
     },
+    /// Writes restored disks to the claims of its pod; started by remora-controller
+    #[command(hide = true)]
+    Receive(ReceiveArgs),
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
     Node(Box<NodeArgs>),
+}
+
+/// Runs in an unprivileged pod, which has claims and no keys.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReceiveArgs {
+    /// Where the agent connects to
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// The folder of ca.crt, tls.crt and tls.key
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls: PathBuf,
+    /// A claim's folder or block device; the first is number 0
+    #[arg(long = "disk", value_name = "PATH", required = true)]
+    pub(crate) disks: Vec<PathBuf>,
 }
 
 /// Runs in a privileged pod of a DaemonSet; see deploy/base/agent.yaml.

@@ -1,10 +1,13 @@
 //! `remora-agent node`: the agent of one node of Kubernetes.
 //!
 //! Here the parts are put together: `remora-kube` claims runs and tells how they go, `worker.rs` makes their points with
-//! the engine, the source of KubeVirt and the vault.
+//! the engine, the source of KubeVirt and the vault, and `restore.rs` sends those of restores to the pods that have the
+//! claims.
 
 mod capabilities;
+mod keys;
 mod metrics;
+mod restore;
 mod worker;
 
 use std::fs;
@@ -14,10 +17,12 @@ use std::sync::atomic::Ordering;
 
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
-use remora_kube::node::{Agent, Counts, KeyService, Me, Pace};
+use remora_kube::node::{Agent, Counts, KeyService, Me, Pace, Restores};
 use remora_source::kubevirt::KubevirtOptions;
 use tokio_util::sync::CancellationToken;
 
+use self::keys::Keys;
+use self::restore::TransferWorker;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
 use crate::web::{self, Health};
@@ -32,11 +37,14 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
             .advise("The agent of a node runs in a pod, or with KUBECONFIG.")
     })?;
     clear(&args.keys)?;
-    let worker = EngineWorker {
-        client: client.clone(),
-        keys: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
+    let keys = Keys {
+        service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
         state: args.state,
+    };
+    let worker = EngineWorker {
+        client: client.clone(),
+        keys: keys.clone(),
         options: KubevirtOptions {
             pods: args.pods,
             ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
@@ -53,7 +61,9 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     }
     tracing::info!(node = me.node, pod = me.pod, "the agent is at work");
     let pace = Pace { parallel: args.parallel.get(), ..Pace::default() };
-    Agent::new(client, me, worker, pace, counts).run(cancel.clone()).await;
+    let restores = Restores::new(client.clone(), me.clone(), TransferWorker { keys }, pace, Arc::clone(&counts));
+    let agent = Agent::new(client, me, worker, pace, counts);
+    tokio::join!(agent.run(cancel.clone()), restores.run(cancel.clone()));
     cancel.cancel();
     beside.join_all().await;
     Ok(())
@@ -80,7 +90,7 @@ fn clear(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(failed)?;
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(worker::PREFIX) {
+        if entry.file_name().to_string_lossy().starts_with(keys::PREFIX) {
             fs::remove_dir_all(entry.path()).map_err(failed)?;
         }
     }

@@ -30,6 +30,7 @@ pub(crate) fn run() -> u8 {
     let ended = match args.command {
         Some(Command::Watchdog) => return remora_source::watchdog::main(),
         Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
+        Some(Command::Receive(args)) => remora_transfer::receive(args.listen, &args.tls, args.disks),
         Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
         None => in_runtime(|cancel| work(args.config, cancel)),
     };
@@ -51,7 +52,7 @@ fn log(args: &Args) {
     };
     // wasmtime's compiler tells much.
     let usual = format!(
-        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_vault={level},remora_plugins={level}"
+        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_transfer={level},remora_vault={level},remora_plugins={level}"
     );
     let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
     let lines = tracing_subscriber::fmt()

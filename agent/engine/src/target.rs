@@ -148,7 +148,7 @@ impl Target {
 }
 
 /// Makes a range of a file or device read as zeros, without writing them where the kernel can do that. Blocks.
-pub(crate) fn write_zeros(file: &File, range: ByteRange) -> std::io::Result<()> {
+pub fn write_zeros(file: &File, range: ByteRange) -> std::io::Result<()> {
     let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let (at, len) = (range.start.cast_signed(), range.len().cast_signed());
     for how in [FallocateFlags::FALLOC_FL_PUNCH_HOLE, FallocateFlags::FALLOC_FL_ZERO_RANGE] {

@@ -2,8 +2,8 @@
 //! the keys of the tenants whose machines they hold.
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
-//! are its hands. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `service.rs` is the key service, `metrics.rs` what is
-//! counted.
+//! are its hands. `restores.rs` and what is below it are the same for restores. `repositories.rs` opens repositories, by the
+//! rules of `tenancy.rs`; `service.rs` is the key service, `metrics.rs` what is counted.
 
 mod apply;
 mod certificate;
@@ -17,6 +17,7 @@ mod observed;
 mod opened;
 mod plan;
 mod repositories;
+mod restores;
 mod runs;
 mod service;
 mod tenancy;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub health: SocketAddr,
     /// The name of the key service's Service, which its certificate is for.
     pub service: String,
+    /// The image of restores' workers; that of this controller's own pod where none is given.
+    pub image: Option<String>,
 }
 
 /// Runs until `cancel`, or until the lease is lost.
@@ -69,10 +72,12 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         metrics.leads();
         let runs = runs::keep(client.clone(), settings.clone(), metrics.clone(), cancel.clone());
+        let restores =
+            restores::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         let repositories =
             repositories::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         async {
-            futures::future::join(runs, repositories).await;
+            futures::future::join3(runs, restores, repositories).await;
         }
     })
     .await;

@@ -1,13 +1,14 @@
 //! What the controller's key service tells an agent: how to open the repository of a run of its node, for that run's
 //! tenant.
 //!
-//! `GET /v1/runs/<namespace>/<name>` with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
-//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
+//! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
+//! answer is [`RunKeys`] or [`RestoreKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
 //! 404 (no such run), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -20,9 +21,39 @@ use zeroize::{Zeroize, Zeroizing};
 /// Whom an agent's token is for.
 pub const AUDIENCE: &str = "remora-controller";
 
-/// The path of a run's keys.
+/// The path of a backup run's keys.
 pub fn path(namespace: &str, name: &str) -> String {
     format!("/v1/runs/{namespace}/{name}")
+}
+
+/// The path of a restore run's.
+pub fn restore_path(namespace: &str, name: &str) -> String {
+    format!("/v1/restores/{namespace}/{name}")
+}
+
+/// What an agent needs for a restore: the keys, and the way to the worker that has the claims. Prints no secret.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreKeys {
+    /// The keys.
+    #[serde(flatten)]
+    pub keys: RunKeys,
+    /// The worker.
+    pub worker: WorkerAccess,
+}
+
+/// How the worker of a restore is reached. Prints no secret.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerAccess {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// What its certificate is signed by; PEM.
+    pub ca: String,
+    /// What the agent shows; PEM.
+    pub certificate: String,
+    /// The key of that; PEM.
+    pub key: String,
 }
 
 /// Where a repository is, and what opens one tenant's part of it. Prints no secret.
@@ -134,6 +165,18 @@ impl From<ReachOfStore> for Reach {
 impl Drop for RunKeys {
     fn drop(&mut self) {
         self.grant.zeroize();
+    }
+}
+
+impl Drop for WorkerAccess {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl fmt::Debug for WorkerAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerAccess").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

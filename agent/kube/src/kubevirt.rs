@@ -474,7 +474,7 @@ pub struct TrackingSelectors {
 /// anybody's.
 pub fn is_of_run(metadata: &kube::api::ObjectMeta, run: &str) -> bool {
     let labelled = metadata.labels.as_ref().and_then(|labels| labels.get(RUN_LABEL)).is_some_and(|uid| uid == run);
-    let owned = |owner: &OwnerReference| owner.kind == "BackupRun" && owner.uid == run;
+    let owned = |owner: &OwnerReference| matches!(owner.kind.as_str(), "BackupRun" | "RestoreRun") && owner.uid == run;
     labelled && metadata.owner_references.iter().flatten().any(owned)
 }
 

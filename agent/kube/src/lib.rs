@@ -14,3 +14,4 @@ pub mod node;
 // The derive of the schemas repeats each struct, public, in a scope of its own.
 #[allow(unreachable_pub)]
 pub mod resources;
+pub mod targets;

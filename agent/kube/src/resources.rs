@@ -9,6 +9,7 @@ mod backup_run;
 mod references;
 mod repository;
 mod restore_run;
+mod run;
 
 pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability};
 pub use backup_run::{
@@ -17,6 +18,7 @@ pub use backup_run::{
 pub use references::{RepositoryReference, SecretKeyReference, SecretReference};
 pub use repository::{Repository, RepositorySpec, RepositoryStatus};
 pub use restore_run::{DiskTarget, RestoreRun, RestoreRunSpec, RestoreRunStatus, VirtualMachineTarget};
+pub use run::Run;
 
 /// The group of the resources.
 pub const GROUP: &str = "remora.dev";

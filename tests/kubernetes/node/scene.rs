@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_kube::node::{Agent, Counts, Me, Pace, Worker};
+use remora_kube::node::{Agent, Counts, Me, Pace, RestoreWorker, Restores, Worker};
 use remora_tests::{ApiServer, wait_until};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -43,7 +43,12 @@ impl AgentAtWork {
 
 impl Scene {
     pub(super) fn new() -> Self {
-        let runs = Resources::new("BackupRun", "backupruns");
+        Self::of("BackupRun", "backupruns")
+    }
+
+    /// One whose runs are of that kind.
+    pub(super) fn of(kind: &'static str, plural: &'static str) -> Self {
+        let runs = Resources::new(kind, plural);
         let namespace = runs.list.split('/').nth(5).unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { node: format!("node-of-{namespace}"), runs, namespace, runtime }
@@ -133,13 +138,29 @@ impl Scene {
             let _inside = self.runtime.enter();
             shim.client(self.api())
         };
-        let me = Me { node: self.node.clone(), namespace: self.namespace.clone(), pod: pod.into(), uid };
-        let second = Duration::from_secs(1);
-        let pace = Pace { parallel, heartbeat: second, look_again: second, capabilities: second };
+        let (me, pace) = (self.me(pod, uid), pace(parallel));
         let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
         let agent = Agent::new(client, me.clone(), worker, pace, counts);
         let task = Some(self.runtime.spawn(agent.run(stop.clone())));
         AgentAtWork { me, shim, stop, task }
+    }
+
+    /// What does restores, with a pod of its own.
+    pub(super) fn restores<W: RestoreWorker>(&self, pod: &str, worker: W) -> AgentAtWork {
+        let shim = Arc::new(Shim::default());
+        let client = {
+            let _inside = self.runtime.enter();
+            shim.client(self.api())
+        };
+        let me = self.me(pod, self.pod(pod));
+        let stop = CancellationToken::new();
+        let restores = Restores::new(client, me.clone(), worker, pace(usize::MAX), Arc::default());
+        let task = Some(self.runtime.spawn(restores.run(stop.clone())));
+        AgentAtWork { me, shim, stop, task }
+    }
+
+    fn me(&self, pod: &str, uid: String) -> Me {
+        Me { node: self.node.clone(), namespace: self.namespace.clone(), pod: pod.into(), uid }
     }
 
     /// Tells the agent to stop, as the kubelet does, and waits until it has.
@@ -148,6 +169,12 @@ impl Scene {
         let task = agent.task.take().unwrap();
         self.runtime.block_on(async { tokio::time::timeout(SOON, task).await }).unwrap().unwrap();
     }
+}
+
+/// One of a second.
+fn pace(parallel: usize) -> Pace {
+    let second = Duration::from_secs(1);
+    Pace { parallel, heartbeat: second, look_again: second, capabilities: second }
 }
 
 #[track_caller]

@@ -1,10 +1,12 @@
 //! remora in the cluster, as it is deployed: its image, `deploy/base`, and a store that its pods reach.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
@@ -50,7 +52,7 @@ impl Product {
         fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
         let path = folder.path().to_string_lossy().into_owned();
         cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", &path]);
-        let product = Self { cluster, s3: S3::start_at(cluster.host_address()) };
+        let product = Self { cluster, s3: lasting_store(cluster.host_address()) };
         product.wait_for_pods();
         product
     }
@@ -151,6 +153,18 @@ impl Product {
 pub fn is_true(status: &Value, condition: &str) -> bool {
     let conditions = status["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
+}
+
+/// A store that is there until the process ends: it goes with the thread that has started it, and those of tests end.
+fn lasting_store(address: Ipv4Addr) -> S3 {
+    let (sender, started) = mpsc::channel();
+    thread::spawn(move || {
+        sender.send(S3::start_at(address)).ok();
+        loop {
+            thread::park();
+        }
+    });
+    started.recv().must("have a store")
 }
 
 /// Makes the image that is deployed, from the programs that the tests have.

@@ -48,6 +48,11 @@ pub struct Vm<'cluster> {
 }
 
 impl Cluster {
+    /// A virtual machine that somebody else has made.
+    pub fn existing_vm(&self, namespace: &str, name: &str) -> Vm<'_> {
+        Vm { cluster: self, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
     /// Starts the description of a virtual machine whose blocks' changes are tracked.
     pub fn vm(&self, namespace: &str, name: &str) -> VmBuilder<'_> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());

@@ -1,6 +1,5 @@
 //! Points of VMs of KubeVirt: keys from the controller, then the engine over the source of KubeVirt and the vault.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +8,15 @@ use kube::Client;
 use remora_core::plan::Asked;
 use remora_core::point::{self, Point};
 use remora_core::ports::{Mover, Patience};
-use remora_core::{BackupName, CheckpointName, Error, ErrorKind, MemoryBudget, Result, VmName};
+use remora_core::{BackupName, CheckpointName, Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
-use remora_kube::node::{Desk, Done, Failure, KeyService, Order, Worker};
+use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{BackupRunSpec, Capability, Mode, Quiesce};
 use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
-use remora_vault::{Vault, VaultOptions};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::capabilities::capabilities;
-
-/// What the names of folders of keys begin with.
-pub(super) const PREFIX: &str = "run-";
+use super::keys::{Keys, Opened};
 
 /// Bytes of pieces that a backup holds at once.
 const PIECES: u64 = 32 * 1024 * 1024;
@@ -31,34 +26,14 @@ const PATIENCE: Duration = Duration::from_hours(7 * 24);
 
 pub(super) struct EngineWorker {
     pub(super) client: Client,
-    pub(super) keys: KeyService,
-    /// Where what opens repositories is kept while a run lasts: in memory.
-    pub(super) folder: PathBuf,
-    /// Where this node remembers what it saw of repositories.
-    pub(super) state: Option<PathBuf>,
+    pub(super) keys: Keys,
     pub(super) options: KubevirtOptions,
-}
-
-/// An open repository. What opened it is removed with it.
-struct Opened {
-    vault: Vault,
-    _keys: TempDir,
 }
 
 impl EngineWorker {
     async fn open(&self, order: &Order) -> Result<Opened, Failure> {
-        let keys = self.keys.keys(order).await?;
-        if keys.tenant != order.namespace {
-            let what =
-                format!("the controller gave the keys of tenant {} for a run of {}", keys.tenant, order.namespace);
-            return Err(Error::new(ErrorKind::Refused, what).into());
-        }
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.folder);
-        let folder = folder.map_err(|e| Error::io(format!("making a folder in {}", self.folder.display()), e))?;
-        let location = keys.store.location(&folder.path().join("keys"))?;
-        let options = VaultOptions { state: self.state.clone(), ..VaultOptions::default() };
-        let vault = keys.grant()?.open(&location, options).await;
-        Ok(Opened { vault: vault.map_err(|error| error.within("opening the repository"))?, _keys: folder })
+        let keys = self.keys.service.keys(order).await?;
+        self.keys.open(&keys, &order.namespace).await
     }
 }
 

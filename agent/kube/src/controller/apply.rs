@@ -14,7 +14,7 @@ use super::plan::{Finalizer, Plan, Status, Step};
 use super::{FINALIZER, OWNER};
 use crate::conditions::{self, Says};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker};
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Run};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
@@ -23,7 +23,7 @@ pub(super) async fn apply(client: &Client, events: &Events, observed: &Observed,
     let mut run = observed.run.clone();
     let namespace = run.namespace().unwrap_or_default();
     if plan.finalizer != Finalizer::Keep {
-        run = set_finalizer(client, &namespace, &run, plan.finalizer).await?;
+        run = set_finalizer(client, &run, plan.finalizer).await?;
     }
     let mut status = plan.status.clone();
     for step in &plan.steps {
@@ -46,7 +46,7 @@ pub(super) async fn apply(client: &Client, events: &Events, observed: &Observed,
         *prepared = Says::yes("Prepared", "Its VirtualMachineBackup was made.");
     }
     if let Some(status) = status {
-        let changed = set_status(client, &namespace, &run, &status).await?;
+        let changed = set_status(client, &run, &status).await?;
         let machine = match &observed.machine {
             Machine::Found(found) => Some(found.uid.as_str()),
             _ => None,
@@ -70,7 +70,7 @@ async fn take(client: &Client, namespace: &str, step: &Step) -> Result<()> {
 }
 
 /// Removes that very object; one of the same name that came after it stays.
-async fn remove<K>(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<()>
+pub(super) async fn remove<K>(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<()>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -87,7 +87,7 @@ where
 }
 
 /// Makes an object. One that is there already was not when it was looked for: what it is, is looked at anew.
-async fn make<K>(client: &Client, namespace: &str, object: &K) -> Result<()>
+pub(super) async fn make<K>(client: &Client, namespace: &str, object: &K) -> Result<()>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -101,7 +101,7 @@ where
 }
 
 /// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook.
-fn is_final(status: &kube::core::Status) -> bool {
+pub(super) fn is_final(status: &kube::core::Status) -> bool {
     (400..500).contains(&status.code) && !status.is_already_exists() && !status.is_conflict() && status.code != 429
 }
 
@@ -119,13 +119,13 @@ fn refusal(step: &Step, message: &str) -> Says {
     Says::no(reason, message)
 }
 
-async fn set_finalizer(client: &Client, namespace: &str, run: &BackupRun, to: Finalizer) -> Result<BackupRun> {
+pub(super) async fn set_finalizer<R: Run>(client: &Client, run: &R, to: Finalizer) -> Result<R> {
     let mut finalizers: Vec<_> = run.finalizers().to_vec();
     finalizers.retain(|one| one != FINALIZER);
     if to == Finalizer::Add {
         finalizers.push(FINALIZER.into());
     }
-    let api: Api<BackupRun> = Api::namespaced(client.clone(), namespace);
+    let api: Api<R> = Api::namespaced(client.clone(), &run.namespace().unwrap_or_default());
     // Of this version of this very object: others' finalizers are in the list too.
     let metadata = json!({"uid": run.uid(), "resourceVersion": run.resource_version(), "finalizers": finalizers});
     let patch = Patch::Merge(json!({"metadata": metadata}));
@@ -134,7 +134,7 @@ async fn set_finalizer(client: &Client, namespace: &str, run: &BackupRun, to: Fi
 }
 
 /// Applies the controller's part, if it says something else than before; gives the conditions that are new.
-async fn set_status(client: &Client, namespace: &str, run: &BackupRun, status: &Status) -> Result<Vec<Condition>> {
+async fn set_status(client: &Client, run: &BackupRun, status: &Status) -> Result<Vec<Condition>> {
     let now = Timestamp::now();
     let earlier = run.status.clone().unwrap_or_default();
     let conditions = conditions_of(run, status, now);
@@ -158,18 +158,24 @@ async fn set_status(client: &Client, namespace: &str, run: &BackupRun, status: &
     if same {
         return Ok(Vec::new());
     }
-    // Guarded: what an agent wrote meanwhile, a point above all, is never overwritten unseen.
-    let object = json!({
-        "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun",
-        "metadata": {"name": run.name_any(), "uid": run.uid(), "resourceVersion": run.resource_version()},
-        "status": fields,
-    });
-    let api: Api<BackupRun> = Api::namespaced(client.clone(), namespace);
-    api.patch_status(&run.name_any(), &PatchParams::apply(OWNER).force(), &Patch::Apply(object)).await?;
+    write_status(client, run, &fields).await?;
     Ok(changed)
 }
 
-fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
+/// Writes the controller's fields of a status. Guarded: what an agent wrote meanwhile, a point above all, is never
+/// overwritten unseen.
+pub(super) async fn write_status<R: Run>(client: &Client, run: &R, fields: &serde_json::Value) -> Result<()> {
+    let object = json!({
+        "apiVersion": R::api_version(&()), "kind": R::kind(&()),
+        "metadata": {"name": run.name_any(), "uid": run.uid(), "resourceVersion": run.resource_version()},
+        "status": fields,
+    });
+    let api: Api<R> = Api::namespaced(client.clone(), &run.namespace().unwrap_or_default());
+    api.patch_status(&run.name_any(), &PatchParams::apply(OWNER).force(), &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+pub(super) fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
     earlier.is_none_or(|earlier| {
         (&earlier.status, &earlier.reason, &earlier.message) != (&now.status, &now.reason, &now.message)
     })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::resources::BackupRun;
+use crate::resources::Run;
 
 /// What was last seen of a run's agent, and when it was seen first.
 struct Seen {
@@ -19,18 +19,17 @@ pub(super) struct Clocks(Mutex<HashMap<String, Seen>>);
 
 impl Clocks {
     /// Since when the run's agent has shown no sign of life.
-    pub(super) fn silent(&self, run: &BackupRun, now: Instant) -> Duration {
-        let Some(uid) = run.metadata.uid.clone() else { return Duration::ZERO };
+    pub(super) fn silent(&self, run: &impl Run, now: Instant) -> Duration {
+        let Some(uid) = run.meta().uid.clone() else { return Duration::ZERO };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = run.status.as_ref().filter(|_| !super::plan::has_ended(run));
-        let Some((agent, heartbeat)) = status.and_then(|status| Some((status.agent.as_ref()?, status.heartbeat)))
-        else {
+        let Some(agent) = run.agent().filter(|_| !run.is_over()) else {
             seen.remove(&uid);
             return Duration::ZERO;
         };
-        let fresh = || Seen { agent: agent.clone(), heartbeat, since: now };
+        let heartbeat = run.heartbeat();
+        let fresh = || Seen { agent: agent.to_owned(), heartbeat, since: now };
         let last = seen.entry(uid).or_insert_with(fresh);
-        if (&last.agent, last.heartbeat) != (agent, heartbeat) {
+        if (last.agent.as_str(), last.heartbeat) != (agent, heartbeat) {
             *last = fresh();
         }
         now.saturating_duration_since(last.since)

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
-use crate::resources::{BackupRun, Repository};
+use crate::resources::{BackupRun, Repository, RestoreRun};
 
 /// The most that an event's note may be.
 const LONGEST: usize = 1000;
@@ -41,6 +41,17 @@ impl Events {
                 };
                 self.publish(&event, &machine).await;
             }
+        }
+    }
+
+    /// Of what changed for a restore.
+    pub(super) async fn of_restore(&self, run: &RestoreRun, changed: &[Condition]) {
+        let ended_well = |one: &&Condition| one.type_ != "Complete" || one.status == "True";
+        for condition in changed.iter().filter(ended_well) {
+            let bad = (condition.status == "False") != (condition.type_ == "Failed");
+            let kind = if bad { EventType::Warning } else { EventType::Normal };
+            let event = event(kind, &condition.reason, &condition.message, action(&condition.type_));
+            self.publish(&event, &run.object_ref(&())).await;
         }
     }
 

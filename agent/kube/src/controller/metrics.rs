@@ -42,6 +42,7 @@ struct Counted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(super) enum Kind {
     BackupRun,
+    RestoreRun,
     Repository,
 }
 
@@ -87,7 +88,7 @@ impl Default for Metrics {
         for state in [RunState::Complete, RunState::Failed] {
             drop(counted.ended.get_or_create(&OfRun { state }));
         }
-        for kind in [Kind::BackupRun, Kind::Repository] {
+        for kind in [Kind::BackupRun, Kind::RestoreRun, Kind::Repository] {
             drop(counted.errors.get_or_create(&OfKind { kind }));
         }
         Self(Arc::new(counted))

@@ -52,7 +52,7 @@ impl Wanted {
 
     /// The scratch volume: as large as all disks, and what its filesystem and QEMU's tables take beside them.
     pub(super) fn scratch(run: &BackupRun, disks: u64, class: Option<String>) -> Self {
-        let requests = BTreeMap::from([("storage".to_owned(), Quantity(scratch_size(disks).to_string()))]);
+        let requests = BTreeMap::from([("storage".to_owned(), Quantity(with_overhead(disks).to_string()))]);
         let spec = PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             volume_mode: Some("Filesystem".into()),
@@ -97,7 +97,7 @@ pub(super) fn with_token(mut secret: Secret) -> Secret {
 }
 
 /// A tenth more for the filesystem, whose tables and reserve take a part of it, and for QEMU's own tables; in whole MiB.
-fn scratch_size(disks: u64) -> u64 {
+pub(super) fn with_overhead(disks: u64) -> u64 {
     const MIB: u64 = 1 << 20;
     let more = disks.saturating_add(disks / 10).saturating_add(64 * MIB);
     more.div_ceil(MIB).saturating_mul(MIB)
@@ -115,7 +115,7 @@ fn metadata(run: &BackupRun, name: String) -> ObjectMeta {
     }
 }
 
-fn managed() -> BTreeMap<String, String> {
+pub(super) fn managed() -> BTreeMap<String, String> {
     BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "remora".to_owned())])
 }
 
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_scratch_is_never_smaller_than_the_disks() {
         for disks in [0, 1, 1 << 20, 10 << 30, u64::MAX / 2] {
-            let size = scratch_size(disks);
+            let size = with_overhead(disks);
             assert!(size > disks && size.is_multiple_of(1 << 20), "{disks}: {size}");
         }
     }

@@ -19,7 +19,7 @@ use crate::kubevirt::{
     Backing, KubeVirt, Stage, VirtualMachine, VirtualMachineBackup, VirtualMachineBackupTracker,
     VirtualMachineInstance, bytes, is_of_run, scratch_name, token_name, tracker_name, tracking,
 };
-use crate::resources::{BackupRun, Repository};
+use crate::resources::{BackupRun, Repository, RepositoryReference, Run};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
@@ -53,10 +53,10 @@ pub(super) async fn observe(
     let beside = reader.beside(&observed.run).await?;
     observed.made = made(backups.as_deref().unwrap_or_default(), &beside, &uid);
     observed.made.attached = reader.is_attached(&observed.run, &observed.made).await?;
-    if plan::has_ended(&observed.run) {
+    if observed.run.has_ended() {
         return Ok(observed);
     }
-    observed.repository = reader.repository(&observed.run).await?;
+    observed.repository = reader.repository(observed.run.repository()).await?;
     observed.machine = match &backups {
         None => reader.without_backups().await?,
         Some(_) => reader.machine(&observed.run).await?,
@@ -78,14 +78,14 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
-struct Reader<'a> {
-    client: &'a Client,
-    settings: &'a Settings,
-    namespace: String,
+pub(super) struct Reader<'a> {
+    pub(super) client: &'a Client,
+    pub(super) settings: &'a Settings,
+    pub(super) namespace: String,
 }
 
 impl Reader<'_> {
-    fn api<K>(&self) -> Api<K>
+    pub(super) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
@@ -181,8 +181,7 @@ impl Reader<'_> {
         Ok(size(has).max(size(asks)))
     }
 
-    async fn repository(&self, run: &BackupRun) -> Result<RepositoryFacts> {
-        let reference = &run.spec.repository;
+    pub(super) async fn repository(&self, reference: &RepositoryReference) -> Result<RepositoryFacts> {
         let namespace = reference.namespace.as_deref().unwrap_or(&self.namespace);
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
         let repository = repositories.get_opt(&reference.name).await?;
@@ -190,7 +189,7 @@ impl Reader<'_> {
     }
 
     /// The UIDs of the agents' pods that run on a node.
-    async fn agents(&self, node: &str) -> Result<Vec<String>> {
+    pub(super) async fn agents(&self, node: &str) -> Result<Vec<String>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let params = ListParams::default()
             .labels("app.kubernetes.io/name=remora-agent")
@@ -206,7 +205,7 @@ impl Reader<'_> {
     async fn others(&self, run: &BackupRun) -> Result<Vec<OtherRun>> {
         let params = ListParams::default().fields(&format!("spec.virtualMachine={}", run.spec.virtual_machine));
         let runs = self.api::<BackupRun>().list(&params).await?.items.into_iter();
-        let other = |other: &BackupRun| other.metadata.uid != run.metadata.uid && !plan::has_ended(other);
+        let other = |other: &BackupRun| other.metadata.uid != run.metadata.uid && !other.has_ended();
         Ok(runs
             .filter(other)
             .map(|other| OtherRun {
@@ -236,7 +235,7 @@ impl Reader<'_> {
         Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
     }
 
-    async fn classes(&self) -> Result<StorageClasses> {
+    pub(super) async fn classes(&self) -> Result<StorageClasses> {
         const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         let classes = classes.list_metadata(&ListParams::default()).await?.items;
@@ -330,7 +329,7 @@ fn names(
     }
 }
 
-fn things<'a>(metadata: impl Iterator<Item = &'a ObjectMeta>, uid: &str) -> Vec<Thing> {
+pub(super) fn things<'a>(metadata: impl Iterator<Item = &'a ObjectMeta>, uid: &str) -> Vec<Thing> {
     let ours = metadata.filter(|metadata| is_of_run(metadata, uid));
     ours.map(|metadata| Thing {
         name: metadata.name.clone().unwrap_or_default(),
@@ -340,12 +339,12 @@ fn things<'a>(metadata: impl Iterator<Item = &'a ObjectMeta>, uid: &str) -> Vec<
     .collect()
 }
 
-fn taken(metadata: Option<&ObjectMeta>, uid: &str) -> Taken {
+pub(super) fn taken(metadata: Option<&ObjectMeta>, uid: &str) -> Taken {
     let Some(metadata) = metadata else { return Taken::Free };
     if is_of_run(metadata, uid) {
         return Taken::Ours { leaving: metadata.deletion_timestamp.is_some() };
     }
-    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupRun");
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind.ends_with("Run"));
     match owner.filter(|owner| is_of_run(metadata, &owner.uid)) {
         Some(owner) => Taken::OfRun(owner.name.clone()),
         None => Taken::Foreign,

@@ -5,30 +5,30 @@
 //! holds the claim writes the end; the controller does where nobody holds it, or nobody lives. After the end everything is
 //! removed, and the finalizer last.
 
-mod assignment;
+pub(super) mod assignment;
 mod attempt;
 mod ending;
 #[cfg(test)]
 mod tests;
 
-pub(super) use ending::is_over;
+pub(super) use ending::{is_lost, is_over};
 
 use std::time::Duration;
 
-use crate::conditions::{self, Says};
+use crate::conditions::Says;
 use crate::controller::FINALIZER;
 use crate::controller::objects::Wanted;
 use crate::controller::observed::{Made, Observed, Thing};
-use crate::resources::{AttemptState, BackupRun};
+use crate::resources::{AttemptState, BackupRun, Run};
 
 /// When a run that waits is looked at again, if nothing happens before.
-const WAITING: Duration = Duration::from_secs(15);
+pub(super) const WAITING: Duration = Duration::from_secs(15);
 
 /// When a run that is worked on is looked at again: its heartbeat is read then.
-const WORKING: Duration = Duration::from_secs(30);
+pub(super) const WORKING: Duration = Duration::from_secs(30);
 
 /// How soon after something was begun that the API server finishes in its own time.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
 
 /// What to do, in this order: the finalizer, the steps, the status.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -84,10 +84,10 @@ pub(super) enum Step {
 /// The plan.
 pub(super) fn plan(observed: &Observed) -> Plan {
     let run = &observed.run;
-    if has_ended(run) {
+    if run.has_ended() {
         return after_the_end(observed);
     }
-    if is_leaving(run) && !has_finalizer(run) {
+    if run.is_leaving() && !has_finalizer(run) {
         // It goes whatever we do; what was made for it has it as its owner.
         return Plan::default();
     }
@@ -148,30 +148,19 @@ fn kept(run: &BackupRun) -> Status {
 
 /// Whether it ends because somebody wants it, or its time is over: for that nothing else has to be known.
 pub(super) fn ends_as_asked(observed: &Observed) -> bool {
-    !has_ended(&observed.run) && ending::as_asked(observed).is_some()
+    !observed.run.has_ended() && ending::as_asked(observed).is_some()
 }
 
-fn missing_finalizer(run: &BackupRun) -> Finalizer {
-    if has_finalizer(run) || is_leaving(run) { Finalizer::Keep } else { Finalizer::Add }
+pub(super) fn missing_finalizer(run: &impl Run) -> Finalizer {
+    if has_finalizer(run) || run.is_leaving() { Finalizer::Keep } else { Finalizer::Add }
 }
 
-pub(super) fn has_finalizer(run: &BackupRun) -> bool {
-    run.metadata.finalizers.iter().flatten().any(|one| one == FINALIZER)
+pub(super) fn has_finalizer(run: &impl Run) -> bool {
+    run.meta().finalizers.iter().flatten().any(|one| one == FINALIZER)
 }
 
-pub(super) fn is_leaving(run: &BackupRun) -> bool {
-    run.metadata.deletion_timestamp.is_some()
-}
-
-/// Whether it is complete or has failed.
-pub(super) fn has_ended(run: &BackupRun) -> bool {
-    run.status.as_ref().is_some_and(|status| {
-        conditions::holds(&status.conditions, "Complete") || conditions::holds(&status.conditions, "Failed")
-    })
-}
-
-pub(super) fn is_claimed(run: &BackupRun) -> bool {
-    run.status.as_ref().is_some_and(|status| status.agent.is_some())
+pub(super) fn is_claimed(run: &impl Run) -> bool {
+    run.agent().is_some()
 }
 
 /// The attempt that is wanted.

@@ -17,10 +17,10 @@ use super::events::Events;
 use super::metrics::{Kind, Metrics};
 use super::{Settings, apply, observe, plan};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineInstance};
-use crate::resources::{BackupRun, Repository};
+use crate::resources::{BackupRun, Repository, Run};
 
 /// How many runs are looked at at once.
-const AT_ONCE: u16 = 16;
+pub(super) const AT_ONCE: u16 = 16;
 
 /// What looking at a run needs.
 struct Context {
@@ -90,7 +90,7 @@ fn what_matters(run: &BackupRun) -> Option<u64> {
 }
 
 /// Objects that changed. A kind that the API server does not know may yet come: asked again, ever more seldom.
-fn touched<K>(client: Client) -> impl Stream<Item = PartialObjectMeta<K>> + Send
+pub(super) fn touched<K>(client: Client) -> impl Stream<Item = PartialObjectMeta<K>> + Send
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
@@ -101,23 +101,23 @@ where
 }
 
 /// The unfinished runs that changed objects matter to.
-fn runs_of<K: Send + 'static>(
+pub(super) fn runs_of<R: Run, K: Send + 'static>(
     touched: impl Stream<Item = PartialObjectMeta<K>> + Send + 'static,
-    store: Store<BackupRun>,
-    matters: impl Fn(&BackupRun, &PartialObjectMeta<K>) -> bool + Send + 'static,
-) -> impl Stream<Item = ObjectRef<BackupRun>> + Send + 'static
+    store: Store<R>,
+    matters: impl Fn(&R, &PartialObjectMeta<K>) -> bool + Send + 'static,
+) -> impl Stream<Item = ObjectRef<R>> + Send + 'static
 where
     PartialObjectMeta<K>: ResourceExt,
 {
     touched.flat_map(move |object| {
         let runs = store.state().into_iter().filter(|run| matters(run, &object));
-        let unfinished = runs.filter(|run| !plan::has_ended(run) || plan::has_finalizer(run));
+        let unfinished = runs.filter(|run| !run.has_ended() || plan::has_finalizer(&**run));
         futures::stream::iter(unfinished.map(|run| ObjectRef::from_obj(&*run)).collect::<Vec<_>>())
     })
 }
 
 async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
-    let silent = context.clocks.silent(&run, Instant::now());
+    let silent = context.clocks.silent(&*run, Instant::now());
     let observed = observe::observe(&context.client, &context.settings, (*run).clone(), silent).await?;
     let plan = plan::plan(&observed);
     tracing::debug!(namespace = run.namespace(), run = run.name_any(), ?plan, "looked at a run");
@@ -141,14 +141,18 @@ fn count(metrics: &Metrics, run: &BackupRun, plan: &plan::Plan) {
     }
 }
 
-/// The API server did not take it, or somebody was faster.
 #[allow(clippy::needless_pass_by_value, reason = "the signature is the runtime's")]
 fn again_after(run: Arc<BackupRun>, error: &kube::Error, context: Arc<Context>) -> Action {
+    again(&*run, error, &context.metrics, Kind::BackupRun)
+}
+
+/// The API server did not take it, or somebody was faster.
+pub(super) fn again(run: &impl Run, error: &kube::Error, metrics: &Metrics, kind: Kind) -> Action {
     let conflict = matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists());
     if conflict {
         return Action::requeue(Duration::from_millis(500));
     }
     tracing::warn!(namespace = run.namespace(), run = run.name_any(), %error, "a run could not be looked at");
-    context.metrics.failed(Kind::BackupRun);
+    metrics.failed(kind);
     Action::requeue(Duration::from_secs(10))
 }

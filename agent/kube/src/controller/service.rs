@@ -15,6 +15,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use kube::api::PostParams;
 use kube::{Api, Client};
 use remora_core::{Error, Result};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,9 +23,9 @@ use super::metrics::Metrics;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
-use super::{Settings, observe, plan, tls};
-use crate::keys::{AUDIENCE, Refusal, RunKeys};
-use crate::resources::{BackupRun, Repository};
+use super::{Settings, observe, plan, restores, tls};
+use crate::keys::{AUDIENCE, Refusal, RestoreKeys, RunKeys};
+use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, Run};
 
 /// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
@@ -61,22 +62,46 @@ impl Keys {
         Self { client, settings: Arc::new(settings), opened }
     }
 
-    async fn of_run(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
+    async fn of_backup(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
+        let over = |run: &BackupRun| plan::is_over(run, Timestamp::now());
+        Ok(self.of_run(namespace, name, headers, over).await?.1)
+    }
+
+    async fn of_restore(
+        &self,
+        namespace: &str,
+        name: &str,
+        headers: &HeaderMap,
+    ) -> std::result::Result<RestoreKeys, No> {
+        let over = |run: &RestoreRun| run.is_over() || run.is_cancelled();
+        let (run, keys) = self.of_run(namespace, name, headers, over).await?;
+        let later = |why| no(StatusCode::SERVICE_UNAVAILABLE, "WorkerNotReady", why);
+        let worker = restores::worker(&self.client, &run).await?.map_err(later)?;
+        Ok(RestoreKeys { keys, worker })
+    }
+
+    async fn of_run<R: Run>(
+        &self,
+        namespace: &str,
+        name: &str,
+        headers: &HeaderMap,
+        is_over: impl Fn(&R) -> bool,
+    ) -> std::result::Result<(R, RunKeys), No> {
         let node = self.node_of(headers).await?;
+        let kind = R::kind(&());
         // One of a node's agents learns nothing of runs that are not its node's, not even which there are.
-        let denied =
-            || no(StatusCode::FORBIDDEN, "NotThisNode", format!("BackupRun {name} is not one of node {node}'s."));
-        let runs: Api<BackupRun> = Api::namespaced(self.client.clone(), namespace);
+        let denied = || no(StatusCode::FORBIDDEN, "NotThisNode", format!("{kind} {name} is not one of node {node}'s."));
+        let runs: Api<R> = Api::namespaced(self.client.clone(), namespace);
         let run = runs.get_opt(name).await?.ok_or_else(denied)?;
-        let assigned = run.status.as_ref().and_then(|status| status.node.as_deref());
-        if assigned != Some(node.as_str()) {
+        if run.node() != Some(node.as_str()) {
             return Err(denied());
         }
-        if plan::is_over(&run, Timestamp::now()) {
+        if is_over(&run) {
             return Err(no(StatusCode::CONFLICT, "RunEnded", "The run has ended, was cancelled, or is late."));
         }
-        let repository = self.repository(&run, namespace).await?;
-        self.open(&repository, namespace).await
+        let repository = self.repository(run.repository(), namespace).await?;
+        let keys = self.open(&repository, namespace).await?;
+        Ok((run, keys))
     }
 
     /// The node whose agent asks.
@@ -96,8 +121,7 @@ impl Keys {
         node_of_agent(&status.user.unwrap_or_default(), &self.settings).ok_or_else(unknown)
     }
 
-    async fn repository(&self, run: &BackupRun, tenant: &str) -> std::result::Result<Repository, No> {
-        let reference = &run.spec.repository;
+    async fn repository(&self, reference: &RepositoryReference, tenant: &str) -> std::result::Result<Repository, No> {
         let namespace = reference.namespace.as_deref().unwrap_or(tenant);
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
         let repository = repositories.get_opt(&reference.name).await?;
@@ -163,7 +187,19 @@ async fn keys(
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    match keys.of_run(&namespace, &name, &headers).await {
+    answer(&namespace, &name, keys.of_backup(&namespace, &name, &headers).await)
+}
+
+async fn restore_keys(
+    State(keys): State<Keys>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    answer(&namespace, &name, keys.of_restore(&namespace, &name, &headers).await)
+}
+
+fn answer(namespace: &str, name: &str, keys: std::result::Result<impl Serialize, No>) -> Response {
+    match keys {
         Ok(found) => {
             tracing::info!(namespace, run = name, "keys were given");
             let body = serde_json::to_string(&found).unwrap_or_default();
@@ -184,7 +220,10 @@ async fn keys(
 
 /// Serves keys until `cancel`.
 pub(super) async fn serve_keys(listener: tls::Listener, keys_of: Keys, cancel: CancellationToken) {
-    let router = Router::new().route("/v1/runs/{namespace}/{name}", get(keys)).with_state(keys_of);
+    let router = Router::new()
+        .route("/v1/runs/{namespace}/{name}", get(keys))
+        .route("/v1/restores/{namespace}/{name}", get(restore_keys))
+        .with_state(keys_of);
     let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "keys are not served any more");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -16,6 +17,7 @@ use super::choose::{Candidate, Machine, choose, machine};
 use super::claim::{Claim, claim};
 use super::desk::Seen;
 use super::run::{Outcome, Run};
+use super::status::Said;
 use super::tell::Teller;
 use super::this_node::ThisNode;
 use super::watch::{News, Runs, is_too_old, runs_of};
@@ -73,7 +75,7 @@ pub struct Agent<W> {
     pace: Pace,
     counts: Arc<Counts>,
     teller: Teller,
-    runs: Runs,
+    runs: Runs<BackupRun>,
     /// Runs at work, or about to be claimed, by UID.
     active: BTreeMap<String, Active>,
     /// Runs that could not be claimed, and until when they are left alone unless they change.
@@ -112,7 +114,7 @@ impl<W: Worker> Agent<W> {
     pub async fn run(mut self, stop: CancellationToken) {
         let node = ThisNode::new(self.client.clone(), Arc::clone(&self.me), Arc::clone(&self.worker), self.pace);
         let node = tokio::spawn(node.keep(stop.clone()));
-        let mut events = runs_of(&self.client, &self.me.node);
+        let mut events = runs_of::<BackupRun>(&self.client, &self.me.node);
         let mut again = tokio::time::interval(self.pace.look_again);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
@@ -123,7 +125,7 @@ impl<W: Worker> Agent<W> {
                     Err(error) => {
                         tracing::warn!(%error, "the runs of this node are not followed; it is tried again");
                         if is_too_old(&error) {
-                            events = runs_of(&self.client, &self.me.node);
+                            events = runs_of::<BackupRun>(&self.client, &self.me.node);
                         }
                         continue;
                     }
@@ -170,7 +172,7 @@ impl<W: Worker> Agent<W> {
         let busy: BTreeSet<_> = self.active.values().map(|active| active.machine.clone()).collect();
         let known = |uid: &String| self.active.contains_key(uid) || self.postponed.contains_key(uid);
         let idle = self.runs.iter().filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
-        let (chosen, left) = choose(idle, &self.me.uid, &busy, free);
+        let (chosen, left) = choose(idle, machine, &self.me.uid, &busy, free);
         for candidate in chosen {
             self.begin(candidate, stop);
         }
@@ -178,7 +180,7 @@ impl<W: Worker> Agent<W> {
         self.counts.waiting.store(left as u64, Ordering::Relaxed);
     }
 
-    fn begin(&mut self, candidate: Candidate, stop: &CancellationToken) {
+    fn begin(&mut self, candidate: Candidate<BackupRun>, stop: &CancellationToken) {
         let uid = candidate.run.uid().unwrap_or_default();
         let (seen, run) = watch::channel(Seen::Run(Arc::clone(&candidate.run)));
         let (sender, wishes) = mpsc::channel(4);
@@ -197,7 +199,8 @@ impl<W: Worker> Agent<W> {
         let (client, me) = (self.client.clone(), Arc::clone(&self.me));
         let task = async move {
             let name = desk.order.full_name();
-            let record = match claim(&client, &me, &candidate).await {
+            let said = Said::claiming(&candidate.run, &me, Timestamp::now());
+            let record = match claim(&client, &me, &candidate, said).await {
                 Ok(Claim::Ours(record)) => *record,
                 Ok(Claim::OfAnother | Claim::Changed) => return Ended(None),
                 Err(error) => {

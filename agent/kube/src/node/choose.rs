@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::status::{agent, is_cancelled, is_over};
 use crate::conditions::find;
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Run};
 
 /// A VM: its namespace and name.
 pub(super) type Machine = (String, String);
@@ -30,24 +29,25 @@ pub(super) enum Claimed {
 
 /// A run that could be begun.
 #[derive(Clone, Debug)]
-pub(super) struct Candidate {
-    pub(super) run: Arc<BackupRun>,
+pub(super) struct Candidate<R> {
+    pub(super) run: Arc<R>,
     pub(super) claimed: Claimed,
 }
 
-/// At most `free` of `runs` that could be begun, oldest first, one a VM, and none of a VM in `busy`. With them, how many
-/// more there are.
-pub(super) fn choose<'a>(
-    runs: impl Iterator<Item = &'a Arc<BackupRun>>,
+/// At most `free` of `runs` that could be begun, oldest first, one of what `of` says they are of, such as a VM, and none of
+/// one in `busy`. With them, how many more there are.
+pub(super) fn choose<'a, R: Run>(
+    runs: impl Iterator<Item = &'a Arc<R>>,
+    of: fn(&R) -> Machine,
     me: &str,
     busy: &BTreeSet<Machine>,
     free: usize,
-) -> (Vec<Candidate>, usize) {
+) -> (Vec<Candidate<R>>, usize) {
     let mut waiting: Vec<_> = runs.filter_map(|run| candidate(run, me)).collect();
-    waiting.sort_by_key(|one| (one.run.creation_timestamp(), machine(&one.run), one.run.name_any()));
+    waiting.sort_by_key(|one| (one.run.creation_timestamp(), of(&one.run), one.run.name_any()));
     let (mut chosen, mut taken, mut left) = (Vec::new(), busy.clone(), 0);
     for one in waiting {
-        if chosen.len() < free && taken.insert(machine(&one.run)) {
+        if chosen.len() < free && taken.insert(of(&one.run)) {
             chosen.push(one);
         } else {
             left += 1;
@@ -56,26 +56,25 @@ pub(super) fn choose<'a>(
     (chosen, left)
 }
 
-fn candidate(run: &Arc<BackupRun>, me: &str) -> Option<Candidate> {
-    if is_over(run) {
+fn candidate<R: Run>(run: &Arc<R>, me: &str) -> Option<Candidate<R>> {
+    if run.is_over() {
         return None;
     }
-    let claimed = match agent(run) {
+    let claimed = match run.agent() {
         None => Claimed::No,
         Some(agent) if agent == me => Claimed::ByMe,
         Some(other) => Claimed::By(other.into()),
     };
     // Who has not begun has nothing to end: that is the controller's.
-    if claimed == Claimed::No && (is_cancelled(run) || !is_assigned(run)) {
+    if claimed == Claimed::No && (run.is_cancelled() || !is_assigned(&**run)) {
         return None;
     }
     Some(Candidate { run: Arc::clone(run), claimed })
 }
 
 /// The controller may see later that an assigned run cannot be begun yet.
-fn is_assigned(run: &BackupRun) -> bool {
-    let conditions = run.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    find(conditions, "Assigned").is_none_or(|condition| condition.status == "True")
+fn is_assigned(run: &impl Run) -> bool {
+    find(run.conditions(), "Assigned").is_none_or(|condition| condition.status == "True")
 }
 
 #[cfg(test)]
@@ -102,7 +101,7 @@ mod tests {
 
     fn names(runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
         let busy = busy.iter().map(|vm| ("shop".to_owned(), (*vm).to_owned())).collect();
-        let (chosen, left) = choose(runs.iter(), "me", &busy, free);
+        let (chosen, left) = choose(runs.iter(), machine, "me", &busy, free);
         (chosen.iter().map(|one| one.run.name_any()).collect(), left)
     }
 
@@ -135,7 +134,7 @@ mod tests {
             (json!({"agent": "other"}), true, Some(Claimed::By("other".into()))),
         ] {
             let runs = [run("web", 1, &status, cancel)];
-            let (chosen, _) = choose(runs.iter(), "me", &BTreeSet::new(), 1);
+            let (chosen, _) = choose(runs.iter(), machine, "me", &BTreeSet::new(), 1);
             assert_eq!(chosen.first().map(|one| one.claimed.clone()), wanted, "{status} {cancel}");
         }
     }

@@ -7,11 +7,12 @@ use http::{Request, StatusCode, Uri};
 use kube::client::Body;
 use kube::{Client, Config};
 use remora_core::{Error, ErrorKind, Result};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::{Failure, Order};
-use crate::keys::{Refusal, RunKeys, path};
+use super::{Failure, Order, RestoreOrder};
+use crate::keys::{Refusal, RestoreKeys, RunKeys, path, restore_path};
 
 /// A request that takes longer has failed.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -35,8 +36,8 @@ pub struct KeyService {
 }
 
 /// What one request came to.
-enum Asked {
-    Keys(Box<RunKeys>),
+enum Asked<T> {
+    Keys(Box<T>),
     /// Asking again would change nothing.
     No(Failure),
     /// It may yet be answered.
@@ -46,10 +47,19 @@ enum Asked {
 impl KeyService {
     /// The keys of a run. Waits for a controller that is away, or that does not know yet what the API server knows.
     pub async fn keys(&self, order: &Order) -> Result<RunKeys, Failure> {
+        self.of(&path(&order.namespace, &order.name), &order.full_name()).await
+    }
+
+    /// The keys of a restore, and the way to its worker.
+    pub async fn restore_keys(&self, order: &RestoreOrder) -> Result<RestoreKeys, Failure> {
+        self.of(&restore_path(&order.namespace, &order.name), &order.full_name()).await
+    }
+
+    async fn of<T: DeserializeOwned>(&self, path: &str, run: &str) -> Result<T, Failure> {
         let (began, mut backoff) = (Instant::now(), BACKOFF.0);
         loop {
             let late = |late| Asked::Later(self.failed(ErrorKind::Unavailable).because(late));
-            let error = match timeout(REQUEST, self.ask(order)).await.unwrap_or_else(late) {
+            let error = match timeout(REQUEST, self.ask(path)).await.unwrap_or_else(late) {
                 Asked::Keys(keys) => return Ok(*keys),
                 Asked::No(failure) => return Err(failure),
                 Asked::Later(error) => error,
@@ -57,14 +67,14 @@ impl KeyService {
             if began.elapsed() > PATIENCE {
                 return Err(error.into());
             }
-            tracing::warn!(run = order.full_name(), error = error.chain(), "asked again");
+            tracing::warn!(run, error = error.chain(), "asked again");
             sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
             backoff = (backoff * 2).min(BACKOFF.1);
         }
     }
 
-    async fn ask(&self, order: &Order) -> Asked {
-        let answer = match self.request(order) {
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Asked<T> {
+        let answer = match self.request(path) {
             Ok((client, request)) => client.send(request).await,
             Err(error) => return Asked::Later(error),
         };
@@ -87,7 +97,7 @@ impl KeyService {
         self.refused(status, &body)
     }
 
-    fn refused(&self, status: StatusCode, body: &[u8]) -> Asked {
+    fn refused<T>(&self, status: StatusCode, body: &[u8]) -> Asked<T> {
         let given: Option<Refusal> = serde_json::from_slice(body).ok();
         let (reason, message) = given.map_or_else(Default::default, |refusal| (refusal.reason, refusal.message));
         let message = if message.is_empty() { format!("it answers {status}") } else { message };
@@ -101,7 +111,7 @@ impl KeyService {
         Asked::No(Failure::because(&reason, self.failed(kind).because(message)))
     }
 
-    fn request(&self, order: &Order) -> Result<(Client, Request<Body>)> {
+    fn request(&self, path: &str) -> Result<(Client, Request<Body>)> {
         let mut config = Config::new(self.url.clone());
         config.root_cert_file = Some(self.ca.clone());
         config.default_retry = false;
@@ -112,7 +122,7 @@ impl KeyService {
         let mut header =
             http::HeaderValue::from_str(&bearer).map_err(|e| self.failed(ErrorKind::Invalid).because(e))?;
         header.set_sensitive(true);
-        let request = Request::get(path(&order.namespace, &order.name)).header(http::header::AUTHORIZATION, header);
+        let request = Request::get(path).header(http::header::AUTHORIZATION, header);
         let request = request.body(Body::empty()).map_err(|e| self.failed(ErrorKind::Invalid).because(e))?;
         Ok((client, request))
     }

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use remora_core::BackupName;
 use serde_json::{Value, json};
 
 use super::Me;
-use super::status::{COMPLETE, Said, agent, is_over};
-use crate::conditions::find;
-use crate::resources::BackupRun;
+use super::status::{Said, Words};
+use crate::resources::Run;
 
 /// Who owns the fields.
 pub(crate) const MANAGER: &str = "remora-agent";
@@ -24,13 +23,13 @@ const TRIES: usize = 8;
 
 /// What is written of one run, and its last known version.
 #[derive(Debug)]
-pub(super) struct Record {
-    api: Api<BackupRun>,
+pub(super) struct Record<S: Words> {
+    api: Api<S::Run>,
     me: String,
     name: String,
     uid: String,
     version: String,
-    pub(super) said: Said,
+    pub(super) said: S,
 }
 
 /// A run that is this agent's.
@@ -67,8 +66,15 @@ pub(super) enum Lost {
     Over,
 }
 
-impl Record {
-    pub(super) fn new(client: Client, run: &BackupRun, me: &Me, said: Said) -> Self {
+impl Record<Said> {
+    /// The name of the attempt that this agent, or the one before, has begun last.
+    pub(super) fn attempt(&self) -> Option<BackupName> {
+        self.said.status.attempt.as_ref()?.backup.parse().ok()
+    }
+}
+
+impl<S: Words> Record<S> {
+    pub(super) fn new(client: Client, run: &S::Run, me: &Me, said: S) -> Self {
         let namespace = run.namespace().unwrap_or_default();
         Self {
             api: Api::namespaced(client, &namespace),
@@ -78,11 +84,6 @@ impl Record {
             version: run.resource_version().unwrap_or_default(),
             said,
         }
-    }
-
-    /// The name of the attempt that this agent, or the one before, has begun last.
-    pub(super) fn attempt(&self) -> Option<BackupName> {
-        self.said.status.attempt.as_ref()?.backup.parse().ok()
     }
 
     /// Writes what claims the run, if nobody has written to it since it was seen. Says whether it is ours now.
@@ -117,19 +118,19 @@ impl Record {
     }
 
     /// Notes a version that the watch has shown.
-    pub(super) fn saw(&mut self, run: &BackupRun) -> Result<(), Lost> {
+    pub(super) fn saw(&mut self, run: &S::Run) -> Result<(), Lost> {
         if run.uid().as_deref() != Some(&self.uid) {
             return Err(Lost::Gone);
         }
         // The watch is behind what was written last, and may show the time before the claim.
-        if let Some(agent) = agent(run).filter(|agent| *agent != self.me)
+        if let Some(agent) = run.agent().filter(|agent| *agent != self.me)
             && newer(run, &self.version)
         {
             tracing::warn!(run = self.name, agent, "another agent has claimed the run");
             return Err(Lost::Taken);
         }
         if newer(run, &self.version) {
-            if is_over(run) {
+            if run.is_over() {
                 return Err(Lost::Over);
             }
             self.version = run.resource_version().unwrap_or_default();
@@ -143,23 +144,17 @@ impl Record {
         let run = run.map_err(|late| Unwritten::Later(late.into()))?.map_err(|e| Unwritten::Later(e.into()))?;
         let run = run.filter(|run| run.uid().as_deref() == Some(&self.uid)).ok_or(Lost::Gone)?;
         self.version = run.resource_version().unwrap_or_default();
-        let (ours, over) = (agent(&run) == Some(&self.me), is_over(&run));
+        let (ours, over) = (run.agent() == Some(&self.me), run.is_over());
         match (ours, over) {
             (true, false) => Ok(Ours::Otherwise),
-            _ if self.said_so(&run) => Ok(Ours::AsSaid),
+            // By a write of ours whose answer was lost.
+            _ if self.said.said_by(&run) => Ok(Ours::AsSaid),
             (_, true) => Err(Lost::Over.into()),
             (false, false) => Err(Lost::Taken.into()),
         }
     }
 
-    /// Whether the run ended, or was given back, by a write of ours whose answer was lost.
-    fn said_so(&self, run: &BackupRun) -> bool {
-        let (said, is) = (&self.said.status, run.status.clone().unwrap_or_default());
-        let reason = |conditions| find(conditions, COMPLETE).map(|condition| condition.reason.clone());
-        is.agent == said.agent && is.point == said.point && reason(&is.conditions) == reason(&said.conditions)
-    }
-
-    async fn patch(&self) -> Result<BackupRun, Refused> {
+    async fn patch(&self) -> Result<S::Run, Refused> {
         let params = PatchParams::apply(MANAGER).force();
         let body = self.body();
         let patch = Patch::Apply(&body);
@@ -176,9 +171,9 @@ impl Record {
     fn body(&self) -> Value {
         json!({
             "apiVersion": "remora.dev/v1alpha1",
-            "kind": "BackupRun",
+            "kind": S::Run::kind(&()),
             "metadata": {"name": self.name, "uid": self.uid, "resourceVersion": self.version},
-            "status": self.said.status,
+            "status": self.said.status(),
         })
     }
 }
@@ -190,7 +185,7 @@ enum Refused {
 }
 
 /// Whether what was seen is later than a version. Versions of one kind are numbers that grow (KEP-5504).
-fn newer(run: &BackupRun, version: &str) -> bool {
+fn newer(run: &impl Run, version: &str) -> bool {
     let number = |text: &str| text.parse::<u128>().ok();
     match (run.resource_version().as_deref().and_then(number), number(version)) {
         (Some(seen), Some(known)) => seen > known,

@@ -20,10 +20,10 @@ use self::work::{Work, panicked};
 use super::agent::Pace;
 use super::desk::{Change, Desk, Seen, Wish};
 use super::record::{Lost, Record, Unwritten};
-use super::status::is_cancelled;
+use super::status::Said;
 use super::tell::Teller;
 use super::{Done, Failure, Meter, Worker, deadline};
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Run as _};
 
 /// Between tries to write, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
@@ -55,7 +55,7 @@ pub(super) struct Run<W> {
     pub(super) pace: Pace,
     /// The object, as it was when it was claimed.
     pub(super) object: Arc<BackupRun>,
-    pub(super) record: Record,
+    pub(super) record: Record<Said>,
     pub(super) desk: Desk,
     pub(super) wishes: mpsc::Receiver<Wish>,
 }
@@ -117,7 +117,7 @@ impl<W: Worker> Driven<W> {
         let cancel = self.run.desk.cancel.clone();
         // Not begun at all if that is known from the start.
         let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        self.early = match (is_cancelled(&self.run.object), late) {
+        self.early = match (self.run.object.is_cancelled(), late) {
             (true, _) => Some(Early::Cancelled),
             (false, true) => Some(Early::DeadlineExceeded),
             (false, false) => None,
@@ -224,7 +224,7 @@ impl<W: Worker> Driven<W> {
 /// Waits for what ends the run before the worker does. May be dropped and called again.
 async fn early_end(
     seen: &mut watch::Receiver<Seen>,
-    record: &mut Record,
+    record: &mut Record<Said>,
     deadline: Option<Instant>,
     stopping: &CancellationToken,
 ) -> Early {
@@ -241,7 +241,7 @@ async fn early_end(
     }
 }
 
-async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record) -> Early {
+async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record<Said>) -> Early {
     loop {
         let now = seen.borrow_and_update().clone();
         match now {
@@ -249,7 +249,7 @@ async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record) 
                 if let Err(lost) = record.saw(&run) {
                     return Early::Lost(lost);
                 }
-                if is_cancelled(&run) {
+                if run.is_cancelled() {
                     return Early::Cancelled;
                 }
             }

@@ -3,30 +3,41 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use remora_core::point::{Point, PointDisk};
+use serde_json::{Value, json};
 
 use super::{Failure, Me, Meter};
-use crate::conditions::{find, holds, shortened};
-use crate::resources::{Attempt, AttemptState, BackupRun, BackupRunStatus, DiskResult};
+use crate::conditions::{find, shortened};
+use crate::resources::{Attempt, AttemptState, BackupRun, BackupRunStatus, DiskResult, Run};
 
 /// The conditions that are the agent's while it holds the claim.
 pub(super) const CLAIMED: &str = "Claimed";
 pub(super) const COMPLETE: &str = "Complete";
 pub(super) const FAILED: &str = "Failed";
 
-/// Whether the run has ended, with a point or without.
-pub(super) fn is_over(run: &BackupRun) -> bool {
-    let conditions = run.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    holds(conditions, COMPLETE) || holds(conditions, FAILED)
+/// What an agent says of a run of some kind.
+pub(super) trait Words: Clone + Send + Sync {
+    /// The kind.
+    type Run: Run;
+
+    /// All fields of the status that are the agent's, and no other.
+    fn status(&self) -> Value;
+
+    /// Whether the run says the same of its end, or of its being given back.
+    fn said_by(&self, run: &Self::Run) -> bool;
 }
 
-/// Whether somebody wants the run to end.
-pub(super) fn is_cancelled(run: &BackupRun) -> bool {
-    run.spec.cancel || run.metadata.deletion_timestamp.is_some()
-}
+impl Words for Said {
+    type Run = BackupRun;
 
-/// Who has claimed it.
-pub(super) fn agent(run: &BackupRun) -> Option<&str> {
-    run.status.as_ref()?.agent.as_deref()
+    fn status(&self) -> Value {
+        json!(self.status)
+    }
+
+    fn said_by(&self, run: &BackupRun) -> bool {
+        let (said, is) = (&self.status, run.status.clone().unwrap_or_default());
+        let reason = |conditions| find(conditions, COMPLETE).map(|condition| condition.reason.clone());
+        is.agent == said.agent && is.point == said.point && reason(&is.conditions) == reason(&said.conditions)
+    }
 }
 
 /// What the agent says of a run: all fields that are its own, and no other.
@@ -63,7 +74,7 @@ impl Said {
 
     /// Shows observers that the agent lives.
     pub(super) fn beat(&mut self) {
-        self.status.heartbeat = Some(self.status.heartbeat.unwrap_or_default().wrapping_add(1).max(1));
+        self.status.heartbeat = Some(next_beat(self.status.heartbeat));
     }
 
     /// How far the run is.
@@ -128,21 +139,29 @@ impl Said {
         self.say(COMPLETE, "False", "Interrupted", why, now);
     }
 
-    /// Sets a condition; since when changes with its status only.
     fn say(&mut self, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
-        let conditions = &mut self.status.conditions;
-        let since =
-            find(conditions, kind).filter(|one| one.status == status).map(|one| one.last_transition_time.clone());
-        conditions.retain(|condition| condition.type_ != kind);
-        conditions.push(Condition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message: shortened(message),
-            observed_generation: None,
-            last_transition_time: since.unwrap_or(Time(now)),
-        });
+        say(&mut self.status.conditions, kind, (status, reason, message), now);
     }
+}
+
+/// Sets a condition to a status, a reason and a message; since when changes with its status only.
+pub(super) fn say(conditions: &mut Vec<Condition>, kind: &str, what: (&str, &str, &str), now: Timestamp) {
+    let (status, reason, message) = what;
+    let since = find(conditions, kind).filter(|one| one.status == status).map(|one| one.last_transition_time.clone());
+    conditions.retain(|condition| condition.type_ != kind);
+    conditions.push(Condition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: shortened(message),
+        observed_generation: None,
+        last_transition_time: since.unwrap_or(Time(now)),
+    });
+}
+
+/// The next heartbeat.
+pub(super) fn next_beat(heartbeat: Option<i64>) -> i64 {
+    heartbeat.unwrap_or_default().wrapping_add(1).max(1)
 }
 
 fn disk_result(disk: &PointDisk) -> DiskResult {
@@ -156,6 +175,6 @@ fn disk_result(disk: &PointDisk) -> DiskResult {
     }
 }
 
-fn signed(bytes: u64) -> i64 {
+pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use super::Me;
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, RestoreRun};
 
 /// Tells of runs. An event that cannot be stored is lost: the status says the same.
 #[derive(Clone)]
@@ -18,14 +18,19 @@ impl Teller {
     }
 
     pub(super) async fn normal(&self, run: &BackupRun, reason: &str, note: &str) {
-        self.tell(run, EventType::Normal, reason, note).await;
+        self.of_backup(run, EventType::Normal, reason, note).await;
     }
 
     pub(super) async fn warning(&self, run: &BackupRun, reason: &str, note: &str) {
-        self.tell(run, EventType::Warning, reason, note).await;
+        self.of_backup(run, EventType::Warning, reason, note).await;
     }
 
-    async fn tell(&self, run: &BackupRun, type_: EventType, reason: &str, note: &str) {
+    /// Of a restore only that it was claimed: the rest is the controller's to tell.
+    pub(super) async fn of_restore(&self, run: &RestoreRun, reason: &str, note: &str) {
+        self.tell(run.object_ref(&()), "Restore", None, (EventType::Normal, reason, note)).await;
+    }
+
+    async fn of_backup(&self, run: &BackupRun, type_: EventType, reason: &str, note: &str) {
         let machine = ObjectReference {
             api_version: Some("kubevirt.io/v1".into()),
             kind: Some("VirtualMachine".into()),
@@ -33,14 +38,25 @@ impl Teller {
             namespace: run.metadata.namespace.clone(),
             ..Default::default()
         };
+        self.tell(run.object_ref(&()), "Backup", Some(machine), (type_, reason, note)).await;
+    }
+
+    async fn tell(
+        &self,
+        of: ObjectReference,
+        action: &str,
+        secondary: Option<ObjectReference>,
+        what: (EventType, &str, &str),
+    ) {
+        let (type_, reason, note) = what;
         let event = Event {
             type_,
             reason: shortened(reason, 128),
             note: Some(shortened(note, 1024)),
-            action: "Backup".into(),
-            secondary: Some(machine),
+            action: action.into(),
+            secondary,
         };
-        if let Err(error) = self.0.publish(&event, &run.object_ref(&())).await {
+        if let Err(error) = self.0.publish(&event, &of).await {
             tracing::debug!(%error, reason, "an event is lost");
         }
     }

@@ -9,12 +9,12 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 
-use crate::resources::BackupRun;
+use crate::resources::Run;
 
 /// Follows the runs of a node. A watch that breaks off, or whose version is too old, is begun again with a list; between
 /// tries it waits longer and longer.
-pub(super) fn runs_of(client: &Client, node: &str) -> BoxStream<'static, watcher::Result<Event<BackupRun>>> {
-    let runs: Api<BackupRun> = Api::all(client.clone());
+pub(super) fn runs_of<R: Run>(client: &Client, node: &str) -> BoxStream<'static, watcher::Result<Event<R>>> {
+    let runs: Api<R> = Api::all(client.clone());
     let config = Config::default().fields(&format!("status.node={node}"));
     watcher(runs, config).default_backoff().boxed()
 }
@@ -26,9 +26,9 @@ pub(super) fn is_too_old(error: &watcher::Error) -> bool {
 }
 
 /// The runs of this node, by UID.
-#[derive(Debug, Default)]
-pub(super) struct Runs {
-    known: BTreeMap<String, Arc<BackupRun>>,
+#[derive(Debug)]
+pub(super) struct Runs<R> {
+    known: BTreeMap<String, Arc<R>>,
     /// Those of a list that is being read.
     listed: BTreeSet<String>,
     /// Whether one list was read to its end.
@@ -37,17 +37,23 @@ pub(super) struct Runs {
 
 /// What an event says of a run.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum News<R> {
     /// It is like this.
-    Is(String, Arc<BackupRun>),
+    Is(String, Arc<R>),
     /// These are not there any more.
     Gone(Vec<String>),
     Nothing,
 }
 
-impl Runs {
+impl<R> Default for Runs<R> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), listed: BTreeSet::new(), complete: false }
+    }
+}
+
+impl<R: Run> Runs<R> {
     /// Notes an event.
-    pub(super) fn note(&mut self, event: Event<BackupRun>) -> News {
+    pub(super) fn note(&mut self, event: Event<R>) -> News<R> {
         match event {
             Event::Init => {
                 self.listed.clear();
@@ -73,16 +79,16 @@ impl Runs {
         }
     }
 
-    fn put(&mut self, run: BackupRun) -> News {
+    fn put(&mut self, run: R) -> News<R> {
         let (uid, mut run) = (run.uid().unwrap_or_default(), run);
         // Nobody asks for them, and they are most of its size.
-        run.metadata.managed_fields = None;
+        run.meta_mut().managed_fields = None;
         let run = Arc::new(run);
         self.known.insert(uid.clone(), Arc::clone(&run));
         News::Is(uid, run)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<BackupRun>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<R>> {
         self.known.values()
     }
 
@@ -97,6 +103,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::resources::BackupRun;
 
     fn run(name: &str) -> BackupRun {
         let spec = json!({"virtualMachine": "vm", "repository": {"name": "r"}});

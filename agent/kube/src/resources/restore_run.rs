@@ -19,6 +19,7 @@ use super::RepositoryReference;
     shortname = "rrun",
     category = "remora",
     doc = "One restore of one recovery point.",
+    selectable = ".status.node",
     printcolumn(name = "Point", type_ = "string", json_path = ".spec.point"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].reason"),
     printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percent"),
@@ -62,7 +63,7 @@ pub struct DiskTarget {
     pub disk: String,
     /// The `PersistentVolumeClaim` to write. One that is there must not be in use and is overwritten; one that is not is
     /// made as the point tells.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub claim: String,
     /// The `StorageClass` of a claim that is made; the original's where left empty.
     #[serde(default)]
@@ -70,12 +71,12 @@ pub struct DiskTarget {
     pub storage_class_name: String,
 }
 
-/// The virtual machine that a restore makes. It stays halted until all is written.
+/// The virtual machine that a restore makes, once all is written. Its claims have its name, a dash and the disk's.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineTarget {
     /// Its name; there must be none of that name.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
     /// Keep the MAC addresses and the firmware's UUID of the original, which then must be gone.
     #[serde(default)]
@@ -96,13 +97,18 @@ pub struct RestoreRunStatus {
     /// The generation of the spec that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Complete`: True when all is written and verified. `Failed`: True when it ended before.
+    /// `Assigned`: the worker runs that has the claims, or why it does not yet. `Claimed`: the agent of its node works on
+    /// it. `Written`: Unknown while it does; True when all was written and read back; False when that failed. `Complete`:
+    /// True when the machine, if one is wanted, is made too. `Failed`: True when it ended before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The node whose agent serves it.
+    /// The node of its worker, whose agent claims the run. Written by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The UID of the agent's pod that claimed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// Changed at least every 30 seconds while it is worked on. Compare it with what was seen before, not with a clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<i64>,

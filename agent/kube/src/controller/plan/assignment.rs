@@ -5,11 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::conditions::Says;
 use crate::controller::observed::{Found, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors};
 use crate::kubevirt::tracking;
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Run};
 
 /// The node; or why there is none yet. What is nearest to the user comes first.
 pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
-    repository(observed)?;
+    repository(&observed.run, &observed.repository)?;
     let found = machine(observed)?;
     let instance = running(&observed.run, found)?;
     tracked(&observed.run, found)?;
@@ -35,16 +35,17 @@ pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
     Ok(node)
 }
 
-fn repository(observed: &Observed) -> Result<(), Says> {
-    let reference = &observed.run.spec.repository;
-    let own = observed.run.metadata.namespace.as_deref().unwrap_or_default();
+/// Whether a run's repository can be used.
+pub(in crate::controller) fn repository(run: &impl Run, facts: &RepositoryFacts) -> Result<(), Says> {
+    let reference = run.repository();
+    let own = run.meta().namespace.as_deref().unwrap_or_default();
     let namespace = reference.namespace.as_deref().unwrap_or(own);
     let name = &reference.name;
-    match &observed.repository {
+    match facts {
         RepositoryFacts::Ready(_) => Ok(()),
         RepositoryFacts::Missing => {
             let message = format!(
-                "There is no Repository {name} in namespace {namespace}. Create it, or create a BackupRun that names another."
+                "There is no Repository {name} in namespace {namespace}. Create it, or create another run that names another."
             );
             Err(Says::no("RepositoryMissing", message))
         }

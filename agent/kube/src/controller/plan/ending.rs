@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Ended, is_claimed, is_leaving};
+use super::{Ended, is_claimed};
 use crate::conditions;
 use crate::controller::observed::Observed;
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Run};
 
 /// After so long without a heartbeat an agent is dead. It shows one every 30 s at least.
 const DEAD: Duration = Duration::from_mins(2);
@@ -64,10 +64,7 @@ fn too_late(run: &BackupRun, claimed: bool) -> Ended {
 
 fn lost(observed: &Observed) -> Option<Ended> {
     let run = &observed.run;
-    let holder = run.status.as_ref()?.agent.as_ref()?;
-    let successor = observed.agents.iter().any(|agent| agent != holder);
-    let patience = if successor { DEAD + TAKE_OVER } else { DEAD };
-    if observed.silent < patience {
+    if !is_lost(run, &observed.agents, observed.silent) {
         return None;
     }
     let node = run.status.as_ref().and_then(|status| status.node.as_deref()).unwrap_or("the machine's node");
@@ -77,6 +74,14 @@ fn lost(observed: &Observed) -> Option<Ended> {
         observed.silent.as_secs()
     );
     Some(Ended { reason: "AgentLost", message })
+}
+
+/// Whether who has claimed a run is dead, and nobody takes it over. `agents` are the UIDs of the pods on its node.
+pub(in crate::controller) fn is_lost(run: &impl Run, agents: &[String], silent: Duration) -> bool {
+    let Some(holder) = run.agent() else { return false };
+    let successor = agents.iter().any(|agent| agent != holder);
+    let patience = if successor { DEAD + TAKE_OVER } else { DEAD };
+    silent >= patience
 }
 
 /// When a run has to have ended.
@@ -106,7 +111,7 @@ fn seconds(text: &str) -> i64 {
 
 /// Whether its agent is to end it: for the key service, which gives no keys to what is over.
 pub(in crate::controller) fn is_over(run: &BackupRun, now: Timestamp) -> bool {
-    super::has_ended(run) || is_leaving(run) || run.spec.cancel || deadline(run).is_some_and(|deadline| deadline <= now)
+    run.has_ended() || run.is_cancelled() || deadline(run).is_some_and(|deadline| deadline <= now)
 }
 
 #[cfg(test)]

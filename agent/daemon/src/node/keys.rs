@@ -1,0 +1,44 @@
+//! What opens repositories: asked of the controller for each run, kept in memory while it lasts.
+
+use std::path::PathBuf;
+
+use remora_core::{Error, ErrorKind};
+use remora_kube::keys::RunKeys;
+use remora_kube::node::{Failure, KeyService};
+use remora_vault::{Vault, VaultOptions};
+use tempfile::TempDir;
+
+/// What the names of folders of keys begin with.
+pub(super) const PREFIX: &str = "run-";
+
+/// Who is asked, and where what is given is kept.
+#[derive(Clone)]
+pub(super) struct Keys {
+    pub(super) service: KeyService,
+    /// Where what opens repositories is kept while a run lasts: in memory.
+    pub(super) folder: PathBuf,
+    /// Where this node remembers what it saw of repositories.
+    pub(super) state: Option<PathBuf>,
+}
+
+/// An open repository. What opened it is removed with it.
+pub(super) struct Opened {
+    pub(super) vault: Vault,
+    _keys: TempDir,
+}
+
+impl Keys {
+    /// Opens the repository that keys are of, for a run of a namespace.
+    pub(super) async fn open(&self, keys: &RunKeys, namespace: &str) -> Result<Opened, Failure> {
+        if keys.tenant != namespace {
+            let what = format!("the controller gave the keys of tenant {} for a run of {namespace}", keys.tenant);
+            return Err(Error::new(ErrorKind::Refused, what).into());
+        }
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.folder);
+        let folder = folder.map_err(|e| Error::io(format!("making a folder in {}", self.folder.display()), e))?;
+        let location = keys.store.location(&folder.path().join("keys"))?;
+        let options = VaultOptions { state: self.state.clone(), ..VaultOptions::default() };
+        let vault = keys.grant()?.open(&location, options).await;
+        Ok(Opened { vault: vault.map_err(|error| error.within("opening the repository"))?, _keys: folder })
+    }
+}

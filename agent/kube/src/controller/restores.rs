@@ -1,0 +1,128 @@
+//! Restores: their claims, their worker, and the machine that one may end in.
+//!
+//! As for backups, `plan.rs` is what is decided, a pure function of `observed.rs`; `observe.rs` and `apply.rs` are its
+//! hands. `machine.rs` makes a machine of what a point says of one, `objects.rs` the claims and the worker's pod.
+
+mod apply;
+mod machine;
+mod objects;
+mod observe;
+mod observed;
+mod plan;
+mod users;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, future};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config as ControllerConfig};
+use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+pub(super) use observe::worker;
+
+use super::Settings;
+use super::clocks::Clocks;
+use super::events::Events;
+use super::metrics::{Kind, Metrics};
+use super::opened::Opened;
+use super::plan::has_finalizer;
+use super::runs::{AT_ONCE, again, runs_of, touched};
+use crate::kubevirt::RUN_LABEL;
+use crate::resources::{Repository, RestoreRun, Run};
+
+/// What looking at a run needs.
+struct Context {
+    client: Client,
+    settings: Settings,
+    opened: Opened,
+    events: Events,
+    clocks: Clocks,
+    metrics: Metrics,
+}
+
+/// Looks at them until `cancel`.
+pub(super) async fn keep(
+    client: Client,
+    settings: Settings,
+    opened: Opened,
+    metrics: Metrics,
+    cancel: CancellationToken,
+) {
+    let (store, writer) = reflector::store::<RestoreRun>();
+    let runs: Api<RestoreRun> = Api::all(client.clone());
+    let changes = watcher(runs, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(what_matters, PredicateConfig::default());
+    let repositories = touched::<Repository>(client.clone());
+    let of_repositories = runs_of(repositories, store.clone(), |run: &RestoreRun, repository| {
+        let reference = &run.spec.repository;
+        reference.name == repository.name_any()
+            && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
+    });
+    // Its worker, and no other pod of the cluster.
+    let of_runs = watcher::Config::default().labels(RUN_LABEL);
+    let workers = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), of_runs)
+        .default_backoff()
+        .touched_objects()
+        .filter_map(|touched| future::ready(touched.ok()));
+    let of_workers = runs_of(workers, store.clone(), |run: &RestoreRun, pod| {
+        run.namespace() == pod.namespace() && run.uid().as_ref() == pod.labels().get(RUN_LABEL)
+    });
+    let context = Arc::new(Context {
+        events: Events::new(client.clone(), &settings.instance),
+        clocks: Clocks::default(),
+        client,
+        settings,
+        opened,
+        metrics,
+    });
+    Controller::for_stream(changes, store)
+        .with_config(ControllerConfig::default().concurrency(AT_ONCE))
+        .reconcile_on(of_repositories)
+        .reconcile_on(of_workers)
+        .graceful_shutdown_on(cancel.cancelled_owned())
+        .run(reconcile, again_after, context)
+        .for_each(|_| future::ready(()))
+        .await;
+}
+
+/// Of a run all but what its agent tells of its progress.
+#[allow(clippy::unnecessary_wraps, reason = "as a predicate is")]
+fn what_matters(run: &RestoreRun) -> Option<u64> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (run.metadata.generation, run.is_leaving(), run.finalizers(), run.node(), run.agent()).hash(&mut hasher);
+    for condition in run.conditions() {
+        (&condition.type_, &condition.status).hash(&mut hasher);
+    }
+    Some(hasher.finish())
+}
+
+async fn reconcile(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    if run.has_ended() && !has_finalizer(&*run) {
+        // Most runs are such ones, and nothing of theirs is left to look at.
+        context.clocks.forget(&run.uid().unwrap_or_default());
+        return Ok(Action::await_change());
+    }
+    let silent = context.clocks.silent(&*run, Instant::now());
+    let observed =
+        observe::observe(&context.client, &context.settings, &context.opened, (*run).clone(), silent).await?;
+    let plan = plan::plan(&observed);
+    tracing::debug!(namespace = run.namespace(), run = run.name_any(), ?plan, "looked at a restore");
+    apply::apply(&context.client, &context.events, &observed.run, plan.clone()).await?;
+    if plan.again.is_none() {
+        context.clocks.forget(&run.uid().unwrap_or_default());
+    }
+    Ok(plan.again.map_or_else(Action::await_change, Action::requeue))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the signature is the runtime's")]
+fn again_after(run: Arc<RestoreRun>, error: &kube::Error, context: Arc<Context>) -> Action {
+    again(&*run, error, &context.metrics, Kind::RestoreRun)
+}

@@ -1,0 +1,91 @@
+//! What the controller knows when it decides about a restore.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use remora_core::point::Point;
+
+use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken, Thing};
+use crate::resources::RestoreRun;
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub(in crate::controller) struct Observed {
+    pub(super) run: RestoreRun,
+    /// Since when its agent has shown no sign of life, by this process's own clock.
+    pub(super) silent: Duration,
+    /// The UIDs of the agents' pods that run on the worker's node.
+    pub(super) agents: Vec<String>,
+    pub(super) repository: RepositoryFacts,
+    pub(super) point: PointFacts,
+    /// The claims that it names, or has had made, by name.
+    pub(super) claims: BTreeMap<String, ClaimFacts>,
+    pub(super) worker: WorkerFacts,
+    /// What the name of the worker's Secret stands for.
+    pub(super) secret: Taken,
+    pub(super) machine: MachineFacts,
+    pub(super) classes: StorageClasses,
+    /// The image of the worker; none if nothing tells it.
+    pub(super) image: Option<Image>,
+}
+
+/// An image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) name: String,
+    pub(super) pull_policy: Option<String>,
+}
+
+/// What there is of the point.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum PointFacts {
+    /// It was not asked for.
+    Unread,
+    /// There is none, or it cannot be used: why.
+    Unusable(&'static str, String),
+    /// It cannot be read now: why.
+    Later(String),
+    Found(Box<Point>),
+}
+
+/// A claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ClaimFacts {
+    pub(super) taken: Taken,
+    pub(super) uid: String,
+    /// What it has, or asks for if that is more; in bytes.
+    pub(super) capacity: Option<u64>,
+    pub(super) block: bool,
+    /// Who uses it, but for this run's worker.
+    pub(super) users: Vec<String>,
+}
+
+/// The worker's pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum WorkerFacts {
+    #[default]
+    None,
+    /// Somebody else's pod has its name.
+    Foreign,
+    Pod(Thing, PodState),
+}
+
+/// What a pod is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PodState {
+    /// Not there yet: why.
+    Waiting(String),
+    /// On that node, with an address.
+    Runs(String),
+    /// It has ended: why.
+    Ended(String),
+}
+
+/// The machine that is wanted, and the one that the point is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct MachineFacts {
+    /// What its name stands for.
+    pub(super) taken: Taken,
+    /// Whether the original is there.
+    pub(super) original: bool,
+}

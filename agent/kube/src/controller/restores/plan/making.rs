@@ -1,0 +1,233 @@
+//! What a restore needs before an agent can write: checked, and made.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use remora_core::point::Point;
+use serde_json::Value;
+
+use super::{Ended, Observed, Plan, PodState, PointFacts, SOON, Status, Step, WAITING, WorkerFacts, end, in_use};
+use crate::conditions::Says;
+use crate::controller::observed::Taken;
+use crate::controller::plan::assignment;
+use crate::controller::restores::objects::{self, Mounted};
+use crate::controller::restores::{machine, observed::ClaimFacts};
+use crate::resources::VirtualMachineTarget;
+use crate::targets::{Target, targets};
+
+/// Why a restore does not go on.
+enum Trouble {
+    /// It will not.
+    Ends(Says),
+    /// It may yet.
+    Waits(Says),
+}
+
+impl From<Says> for Trouble {
+    fn from(says: Says) -> Self {
+        Self::Ends(says)
+    }
+}
+
+/// Of a run that has no node yet.
+pub(super) fn plan(observed: &Observed) -> Plan {
+    match next(observed) {
+        Ok(next) => next,
+        Err(Trouble::Ends(says)) => end(observed, Ended::Badly(says)),
+        Err(Trouble::Waits(says)) => waiting(says),
+    }
+}
+
+fn waiting(says: Says) -> Plan {
+    let status = Status { assigned: Some(says), ..Status::default() };
+    Plan { status: Some(status), again: Some(WAITING), ..Plan::default() }
+}
+
+fn next(observed: &Observed) -> Result<Plan, Trouble> {
+    assignment::repository(&observed.run, &observed.repository).map_err(Trouble::Waits)?;
+    let point = point(observed)?;
+    let targets = targets(&observed.run.spec, point)?;
+    wanted_machine(observed, point)?;
+    for target in &targets {
+        fits(observed, target)?;
+    }
+    let steps = steps(observed, point, &targets)?;
+    if !steps.is_empty() {
+        let says = Says::not_yet("Preparing", "The claims, and the pod that writes them, are being made.");
+        return Ok(Plan { steps, again: Some(SOON), ..waiting(says) });
+    }
+    let node = node(observed)?;
+    let message = format!("The pod that writes the claims runs on node {node}, whose agent takes the run.");
+    let status = Status { node: Some(node), assigned: Some(Says::yes("Assigned", message)), ended: None };
+    Ok(Plan { status: Some(status), again: Some(WAITING), ..Plan::default() })
+}
+
+fn point(observed: &Observed) -> Result<&Point, Trouble> {
+    match &observed.point {
+        PointFacts::Found(point) => Ok(point),
+        PointFacts::Unusable(reason, why) => Err(Says::no(*reason, why.clone()).into()),
+        PointFacts::Later(why) => {
+            let message = format!("Point {} cannot be read now, and is tried again: {why}", observed.run.spec.point);
+            Err(Trouble::Waits(Says::not_yet("PointNotReadable", message)))
+        }
+        PointFacts::Unread => Err(Trouble::Waits(Says::not_yet("PointNotReadable", "The point is being read."))),
+    }
+}
+
+/// Whether the machine can be made, if one is wanted: said before anything is written.
+fn wanted_machine(observed: &Observed, point: &Point) -> Result<(), Trouble> {
+    let Some(wanted) = &observed.run.spec.virtual_machine else { return Ok(()) };
+    machine(observed, point)?;
+    if observed.machine.taken != Taken::Free {
+        return Err(name_taken("VirtualMachine", &wanted.name).into());
+    }
+    if wanted.keep_identity && observed.machine.original {
+        return Err(original_exists(point, wanted).into());
+    }
+    Ok(())
+}
+
+fn original_exists(point: &Point, wanted: &VirtualMachineTarget) -> Says {
+    let original = machine::original(&point.definition).unwrap_or_default();
+    let message = format!(
+        "VirtualMachine {original} is there, and {} would have its MAC addresses and its firmware's UUID. Delete the \
+         original first, or create a RestoreRun without keepIdentity.",
+        wanted.name
+    );
+    Says::no("OriginalExists", message)
+}
+
+/// The machine that is wanted.
+pub(super) fn machine(observed: &Observed, point: &Point) -> Result<Value, Says> {
+    let run = &observed.run;
+    let Some(wanted) = &run.spec.virtual_machine else { return Ok(Value::Null) };
+    let claims: BTreeMap<_, _> = targets(&run.spec, point)?.into_iter().map(|one| (one.disk, one.claim)).collect();
+    machine::machine(&point.definition, wanted, &claims, run.metadata.uid.as_deref().unwrap_or_default())
+}
+
+pub(super) fn name_taken(kind: &str, name: &str) -> Says {
+    let message = format!("There is a {kind} {name} already. Delete it, or create a RestoreRun with another name.");
+    Says::no("NameTaken", message)
+}
+
+/// Whether a disk can go to its claim.
+fn fits(observed: &Observed, target: &Target) -> Result<(), Trouble> {
+    let name = &target.claim;
+    let Some(facts) = observed.claims.get(name).filter(|facts| facts.taken != Taken::Free) else {
+        return is_class(observed, target);
+    };
+    let ours = matches!(facts.taken, Taken::Ours { .. });
+    if observed.run.spec.virtual_machine.is_some() && !ours {
+        return Err(name_taken("PersistentVolumeClaim", name).into());
+    }
+    if let Some(says) = in_use(name, facts) {
+        return Err(says.into());
+    }
+    if matches!(facts.taken, Taken::Ours { leaving: true }) {
+        let message =
+            format!("PersistentVolumeClaim {name} is being deleted. Create another RestoreRun when it is gone.");
+        return Err(Says::no("ClaimGoing", message).into());
+    }
+    if let Some(capacity) = facts.capacity.filter(|capacity| *capacity < target.size) {
+        let message = format!(
+            "PersistentVolumeClaim {name} has {capacity} bytes, and disk {} has {}. Expand it, or restore to a claim of \
+             another name, which is made as large as the disk needs; then create another RestoreRun.",
+            target.disk, target.size
+        );
+        return Err(Says::no("ClaimTooSmall", message).into());
+    }
+    Ok(())
+}
+
+/// Whether there is the class that a claim would be made of.
+fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
+    let PointFacts::Found(point) = &observed.point else { return Ok(()) };
+    let class = objects::claim(&observed.run, target, point).spec.and_then(|spec| spec.storage_class_name);
+    let known = |class: &String| class.is_empty() || observed.classes.names.contains(class);
+    match class {
+        Some(class) if !known(&class) => {
+            let message = format!(
+                "There is no StorageClass {class} for PersistentVolumeClaim {}. Create a RestoreRun whose storageClassName is \
+                 one of: {}.",
+                target.claim,
+                observed.classes.names.join(", ")
+            );
+            Err(Says::no("NoStorageClass", message).into())
+        }
+        None if observed.classes.default.is_none() => {
+            let message = format!(
+                "The cluster has no default StorageClass for PersistentVolumeClaim {}. Create a RestoreRun whose \
+                 storageClassName is one of: {}.",
+                target.claim,
+                observed.classes.names.join(", ")
+            );
+            Err(Says::no("NoStorageClass", message).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is still to be made.
+fn steps(observed: &Observed, point: &Point, targets: &[Target]) -> Result<Vec<Step>, Trouble> {
+    let (run, free) = (&observed.run, ClaimFacts::default());
+    let (mut steps, mut mounted) = (Vec::new(), Vec::new());
+    for target in targets {
+        let facts = observed.claims.get(&target.claim).unwrap_or(&free);
+        let mut block = facts.block;
+        if facts.taken == Taken::Free {
+            let claim = objects::claim(run, target, point);
+            block = is_block(&claim);
+            steps.push(Step::MakeClaim(Box::new(claim)));
+        }
+        mounted.push(Mounted { claim: target.claim.clone(), block });
+    }
+    let name = objects::worker_name(run);
+    match observed.secret {
+        Taken::Free => steps.push(Step::MakeSecret(Box::new(objects::secret(run)))),
+        Taken::Ours { leaving: false } => {}
+        _ => return Err(name_taken("Secret", &name).into()),
+    }
+    match &observed.worker {
+        WorkerFacts::None => {
+            let image = observed.image.as_ref().ok_or_else(|| {
+                let message = "The controller does not know the image of its own pod. Ask the administrators to set \
+                               REMORA_IMAGE of the Deployment remora-controller.";
+                Trouble::Waits(Says::no("NoImage", message))
+            })?;
+            steps.push(Step::MakeWorker(Box::new(objects::worker(run, image, &mounted))));
+        }
+        WorkerFacts::Foreign => return Err(name_taken("Pod", &name).into()),
+        WorkerFacts::Pod(..) => {}
+    }
+    Ok(steps)
+}
+
+fn is_block(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
+}
+
+/// Where the worker runs.
+fn node(observed: &Observed) -> Result<String, Trouble> {
+    let node = match &observed.worker {
+        WorkerFacts::Pod(_, PodState::Runs(node)) => node,
+        WorkerFacts::Pod(_, PodState::Waiting(why)) => {
+            let message = format!("The pod that writes the claims does not run yet: {why}");
+            return Err(Trouble::Waits(Says::not_yet("WorkerPending", message)));
+        }
+        WorkerFacts::Pod(_, PodState::Ended(why)) => {
+            let message = format!("The pod that writes the claims has ended: {why}. Create another RestoreRun.");
+            return Err(Says::no("WorkerFailed", message).into());
+        }
+        WorkerFacts::None | WorkerFacts::Foreign => {
+            return Err(Trouble::Waits(Says::not_yet("Preparing", "The pod that writes the claims is being made.")));
+        }
+    };
+    if observed.agents.is_empty() {
+        let message = format!(
+            "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's \
+             taints: kubectl get pods -o wide -n remora."
+        );
+        return Err(Trouble::Waits(Says::no("NoAgent", message)));
+    }
+    Ok(node.clone())
+}

@@ -1,0 +1,108 @@
+//! Who uses a claim.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::Value;
+
+use crate::kubevirt::is_of_run;
+
+/// Pods, instances and machines of a namespace that use a claim, or are about to; but for the worker of the run.
+pub(super) fn users(claim: &str, run: &str, pods: &[Pod], instances: &[Value], machines: &[Value]) -> Vec<String> {
+    let lives = |pod: &&Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let pods = pods.iter().filter(lives).filter(|pod| !is_of_run(&pod.metadata, run));
+    let pods = pods.filter(|pod| mounts(pod, claim)).map(|pod| format!("pod {}", pod.name_any()));
+    let runs = |instance: &&Value| !matches!(instance["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let instances = instances.iter().filter(runs).filter(|one| has_volume(&one["spec"]["volumes"], claim));
+    let instances = instances.map(|one| format!("VirtualMachineInstance {}", name(one)));
+    let machines = machines.iter().filter(|one| is_to_run(&one["spec"]));
+    let machines = machines.filter(|one| has_volume(&one["spec"]["template"]["spec"]["volumes"], claim));
+    let machines = machines.map(|one| format!("VirtualMachine {}", name(one)));
+    pods.chain(instances).chain(machines).collect()
+}
+
+fn mounts(pod: &Pod, claim: &str) -> bool {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    volumes.into_iter().flatten().any(|volume| {
+        let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim);
+        // One of its own is named after pod and volume.
+        named || (volume.ephemeral.is_some() && format!("{}-{}", pod.name_any(), volume.name) == claim)
+    })
+}
+
+fn has_volume(volumes: &Value, claim: &str) -> bool {
+    volumes.as_array().into_iter().flatten().any(|volume| {
+        volume["persistentVolumeClaim"]["claimName"] == claim
+            || volume["dataVolume"]["name"] == claim
+            || volume["ephemeral"]["persistentVolumeClaim"]["claimName"] == claim
+            || volume["memoryDump"]["claimName"] == claim
+    })
+}
+
+/// Whether KubeVirt starts it by itself.
+fn is_to_run(spec: &Value) -> bool {
+    spec["running"] == true || !matches!(spec["runStrategy"].as_str(), None | Some("Halted" | "Manual"))
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whoever_runs_with_a_claim_uses_it_and_whoever_does_not_does_not() {
+        let pod = |name: &str, phase: &str, volume: &Value, run: Option<&str>| -> Pod {
+            let owners = run.map(
+                |uid| json!([{"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "name": "r", "uid": uid}]),
+            );
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {"remora.dev/run": run.unwrap_or("none")}, "ownerReferences": owners},
+                "spec": {"containers": [], "volumes": [volume]}, "status": {"phase": phase},
+            }))
+            .unwrap()
+        };
+        let claim = json!({"name": "v", "persistentVolumeClaim": {"claimName": "root"}});
+        let pods = [
+            pod("runs", "Running", &claim, None),
+            pod("waits", "Pending", &claim, None),
+            pod("done", "Succeeded", &claim, None),
+            pod("other", "Running", &json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}), None),
+            pod("ours", "Running", &claim, Some("run-uid")),
+            pod("of-another-run", "Running", &claim, Some("other-uid")),
+        ];
+        assert_eq!(users("root", "run-uid", &pods, &[], &[]), ["pod runs", "pod waits", "pod of-another-run"]);
+        let own = [pod("app", "Running", &json!({"name": "v", "ephemeral": {}}), None)];
+        assert_eq!(users("app-v", "run-uid", &own, &[], &[]), ["pod app"]);
+
+        let volumes = |volume: &Value| json!([{"name": "cd"}, volume]);
+        let filled = json!({"name": "v", "dataVolume": {"name": "root"}});
+        let instances = [
+            json!({"metadata": {"name": "a"}, "spec": {"volumes": volumes(&claim)}, "status": {"phase": "Running"}}),
+            json!({"metadata": {"name": "b"}, "spec": {"volumes": volumes(&filled)}}),
+            json!({"metadata": {"name": "c"}, "spec": {"volumes": volumes(&claim)}, "status": {"phase": "Failed"}}),
+        ];
+        let used = ["VirtualMachineInstance a", "VirtualMachineInstance b"];
+        assert_eq!(users("root", "run-uid", &[], &instances, &[]), used);
+
+        let machine = |name: &str, spec: &Value| {
+            let mut spec = spec.clone();
+            spec["template"] = json!({"spec": {"volumes": volumes(&claim)}});
+            json!({"metadata": {"name": name}, "spec": spec})
+        };
+        let machines = [
+            machine("always", &json!({"runStrategy": "Always"})),
+            machine("running", &json!({"running": true})),
+            machine("halted", &json!({"runStrategy": "Halted"})),
+            machine("stopped", &json!({"running": false})),
+        ];
+        assert_eq!(users("root", "run-uid", &[], &[], &machines), ["VirtualMachine always", "VirtualMachine running"]);
+        assert!(users("data", "run-uid", &[], &instances, &machines).is_empty());
+    }
+}

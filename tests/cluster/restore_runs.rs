@@ -1,0 +1,154 @@
+//! Restore runs of the deployed remora: to claims, and to a machine that boots.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use remora_tests::MIB;
+use remora_tests::cluster::{NAMESPACE, Product, Vm, condition, is_true};
+use remora_tests::truth::assert_same;
+use serde_json::{Value, json};
+
+const SIZE: u64 = 64 * MIB;
+const DISKS: [&str; 2] = ["system", "data"];
+
+/// How long a restore may take on a busy machine.
+const RUN: Duration = Duration::from_mins(5);
+
+/// A machine with a point, and what its disks held then.
+struct Scene {
+    product: &'static Product,
+    vm: Vm<'static>,
+    repository: String,
+    point: String,
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(prefix: &str) -> Self {
+        let product = Product::shared();
+        let cluster = product.cluster();
+        let namespace = cluster.namespace(prefix);
+        let dir = tempfile::tempdir().unwrap();
+        let repository = format!("bucket-{namespace}");
+        product.repository(&repository, &namespace, dir.path());
+        let vm = cluster.vm(&namespace, "web").disk("system", SIZE).empty_disk("data", SIZE).start();
+        vm.guest().write_file("/mnt/vda/first", b"first");
+        vm.guest().sh("head -c 5000000 /dev/urandom | dd of=/dev/vdb bs=64k seek=100 conv=fsync 2>/dev/null");
+        let status = vm.still(|| {
+            for disk in DISKS {
+                vm.truth(disk, &dir.path().join(disk));
+            }
+            product.back_up(&vm, &repository, "run")
+        });
+        let point = status["point"].as_str().unwrap().to_owned();
+        Self { product, vm, repository, point, dir }
+    }
+
+    fn restore(&self, name: &str, target: &Value) {
+        let mut spec = json!({"point": self.point, "repository": {"name": self.repository, "namespace": NAMESPACE}});
+        spec.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
+        let metadata = json!({"name": name, "namespace": self.vm.namespace()});
+        let run =
+            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": metadata, "spec": spec});
+        self.vm.cluster().apply(&run);
+    }
+
+    /// Waits for the end of a restore; gives its status.
+    fn ended(&self, name: &str) -> Value {
+        let ended = |object: Option<&Value>| {
+            object.is_some_and(|one| {
+                let status = &one["status"];
+                (is_true(status, "Complete") || is_true(status, "Failed")) && one["metadata"]["finalizers"].is_null()
+            })
+        };
+        let cluster = self.vm.cluster();
+        let what = "the restore does not end";
+        let found = cluster.wait_for("restorerun", self.vm.namespace(), name, what, RUN, ended);
+        found.unwrap()["status"].take()
+    }
+
+    #[track_caller]
+    fn complete(&self, name: &str) -> Value {
+        let status = self.ended(name);
+        assert!(is_true(&status, "Complete"), "{status:#}\n{}", self.product.logs());
+        status
+    }
+
+    #[track_caller]
+    fn assert_restored(&self, claim: &str, disk: &str) {
+        let image = self.vm.cluster().volume(self.vm.namespace(), claim).join("disk.img");
+        assert_same(&image, &self.dir.path().join(disk));
+        let file = image.metadata().unwrap();
+        assert_eq!((file.uid(), file.gid(), file.len()), (107, 107, SIZE));
+    }
+
+    /// What the controller has made that goes with a run.
+    fn made(&self) -> Vec<Value> {
+        let labels = "app.kubernetes.io/name=remora-restore";
+        let of = |kind: &str| self.vm.cluster().list(kind, self.vm.namespace(), labels);
+        [of("pods"), of("secrets")].concat()
+    }
+}
+
+fn disks(to: &[[&str; 2]]) -> Value {
+    json!({"disks": to.iter().map(|[disk, claim]| json!({"disk": disk, "claim": claim})).collect::<Vec<_>>()})
+}
+
+#[test]
+fn a_point_is_restored_to_new_claims_to_one_that_is_there_and_to_none_in_use() {
+    let scene = Scene::new("restores");
+    let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
+    // As strict as a namespace may be: its worker is allowed in it.
+    cluster.kubectl(&["label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"]);
+    scene.restore("new", &disks(&[["data", "copy-data"], ["system", "copy-system"]]));
+    let status = scene.complete("new");
+    assert_eq!((&status["writtenBytes"], &status["percent"]), (&json!(2 * SIZE), &json!(100)), "{status:#}");
+    for disk in DISKS {
+        scene.assert_restored(&format!("copy-{disk}"), disk);
+    }
+    assert_eq!(scene.made(), Vec::<Value>::new());
+    cluster.delete("restorerun", namespace, "new");
+    cluster.wait_gone("restorerun", namespace, "new", RUN);
+
+    // The same claim, with something else in it and a longer image.
+    spoil(&cluster.volume(namespace, "copy-data").join("disk.img"));
+    scene.restore("again", &disks(&[["data", "copy-data"]]));
+    scene.complete("again");
+    scene.assert_restored("copy-data", "data");
+
+    scene.restore("in-use", &disks(&[["data", "never-made"], ["system", "web-system"]]));
+    let status = scene.ended("in-use");
+    let failed = condition(&json!({"status": status}), "Failed").cloned().unwrap();
+    assert_eq!(failed["reason"], "ClaimInUse", "{failed:#}");
+    assert!(cluster.find("pvc", namespace, "never-made").is_none(), "something half-made is left");
+    scene.vm.guest().sh("test \"$(cat /mnt/vda/first)\" = first");
+}
+
+fn spoil(image: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(image).unwrap();
+    file.set_len(SIZE + MIB).unwrap();
+    file.write_all_at(&[7; 100_000], 0).unwrap();
+}
+
+#[test]
+fn a_point_becomes_a_machine_that_boots_and_shows_the_files() {
+    let scene = Scene::new("machines");
+    let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
+    scene.restore("identity", &json!({"virtualMachine": {"name": "twin", "keepIdentity": true}}));
+    let failed = condition(&json!({"status": scene.ended("identity")}), "Failed").cloned().unwrap();
+    assert_eq!(failed["reason"], "OriginalExists", "{failed:#}");
+    assert!(cluster.find("vm", namespace, "twin").is_none());
+
+    scene.restore("machine", &json!({"virtualMachine": {"name": "copy", "start": true}}));
+    scene.complete("machine");
+    let copy = cluster.existing_vm(namespace, "copy");
+    copy.wait(true);
+    copy.guest().sh("test \"$(cat /mnt/vda/first)\" = first");
+    let volumes = cluster.get("vm", namespace, "copy")["spec"]["template"]["spec"]["volumes"].take();
+    assert_eq!(volumes[0], json!({"name": "system", "persistentVolumeClaim": {"claimName": "copy-system"}}));
+    // The original is what it was, and runs.
+    scene.vm.guest().sh("test \"$(cat /mnt/vda/first)\" = first");
+    assert_eq!(scene.made(), Vec::<Value>::new());
+}
