@@ -28,18 +28,13 @@ fn quoted(list: &Value) -> String {
 
 /// A rule of a role, as the table has it.
 fn rule(kind: &str, rule: &Value) -> String {
-    let mut on = quoted(&rule["resources"]);
     let groups = texts(&rule["apiGroups"]);
     assert_eq!(groups.len(), 1, "a rule of its own for each group: {rule}");
-    if !groups[0].is_empty() {
-        on += &format!(" of `{}`", groups[0]);
-    }
-    if !rule["resourceNames"].is_null() {
-        on += &format!(" named {}", quoted(&rule["resourceNames"]));
-    }
-    if kind == "Role" {
-        on += ", in remora's namespace";
-    }
+    let of = if groups[0].is_empty() { String::new() } else { format!(" of `{}`", groups[0]) };
+    let names = &rule["resourceNames"];
+    let named = if names.is_null() { String::new() } else { format!(" named {}", quoted(names)) };
+    let place = if kind == "Role" { ", in remora's namespace" } else { "" };
+    let on = format!("{}{of}{named}{place}", quoted(&rule["resources"]));
     format!("{on}: {}", texts(&rule["verbs"]).join(", "))
 }
 

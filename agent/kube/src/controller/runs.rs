@@ -131,9 +131,9 @@ async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action,
 
 /// What was written was guarded by the version that was looked at: each of these is counted once.
 fn count(metrics: &Metrics, run: &BackupRun, plan: &plan::Plan) {
-    let had_node = run.status.as_ref().is_some_and(|status| status.node.is_some());
-    let has_node = plan.status.as_ref().is_some_and(|status| status.node.is_some());
-    if has_node && !had_node {
+    let known = run.status.as_ref().is_some_and(|status| status.node.is_some());
+    let given = plan.status.as_ref().is_some_and(|status| status.node.is_some());
+    if given && !known {
         metrics.assigned(run, jiff::Timestamp::now());
     }
     if plan.finalizer == plan::Finalizer::Remove {

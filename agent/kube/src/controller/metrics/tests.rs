@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 
-fn run(name: &str, vm: &str, status: serde_json::Value) -> BackupRun {
+fn run(name: &str, vm: &str, status: &serde_json::Value) -> BackupRun {
     serde_json::from_value(json!({
         "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun",
         "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -31,7 +31,7 @@ fn condition(kind: &str, status: &str) -> Condition {
 
 fn stored(name: &str, vm: &str, begun: &str) -> BackupRun {
     let conditions = [condition("Complete", "True")];
-    run(name, vm, json!({"conditions": conditions, "startTime": begun, "point": "0011223344556677-1"}))
+    run(name, vm, &json!({"conditions": conditions, "startTime": begun, "point": "0011223344556677-1"}))
 }
 
 fn repository(name: &str, ready: Option<&str>) -> Repository {
@@ -59,15 +59,15 @@ where
 /// With something of everything.
 fn full() -> Metrics {
     let metrics = Metrics::default();
-    let failed = run("failed", "db", json!({"conditions": [condition("Failed", "True")]}));
+    let failed = run("failed", "db", &json!({"conditions": [condition("Failed", "True")]}));
     metrics.leads();
     metrics.assigned(&failed, "2026-01-01T00:00:20Z".parse().unwrap());
     metrics.ended(&failed);
     metrics.failed(Kind::Repository);
     metrics.watch_runs(store(vec![
-        run("waits", "web", json!({})),
-        run("has-a-node", "web", json!({"node": "one"})),
-        run("at-work", "web", json!({"node": "one", "agent": "uid"})),
+        run("waits", "web", &json!({})),
+        run("has-a-node", "web", &json!({"node": "one"})),
+        run("at-work", "web", &json!({"node": "one", "agent": "uid"})),
         failed,
         stored("older", "web", "2026-01-02T00:00:00Z"),
         stored("newer", "web", "2026-01-03T00:00:00Z"),
