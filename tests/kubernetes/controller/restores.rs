@@ -356,7 +356,7 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
     };
     let host = json!({"name": "host", "hostPath": {"path": "/"}});
     let volumes = worker["spec"]["volumes"].as_array().unwrap().iter().cloned().chain([host]).collect::<Vec<_>>();
-    let privileged = json!({"privileged": true});
+    let escalates = json!({"allowPrivilegeEscalation": true, "capabilities": {"drop": ["ALL"]}});
     let mut early = with("/spec/hostPID", json!(true));
     early["metadata"]["name"] = json!("remora-restore-early");
     wait_until("the policy is not in force", SOON, || {
@@ -368,7 +368,7 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
         ("/spec/hostPID", json!(true)),
         ("/spec/securityContext", json!({"runAsUser": 0})),
         ("/spec/volumes", json!(volumes)),
-        ("/spec/containers/0/securityContext", privileged),
+        ("/spec/containers/0/securityContext", escalates),
         ("/spec/containers/0/securityContext/capabilities", json!({"add": ["SYS_ADMIN"]})),
     ] {
         let refused = api.create_as(&controller, &shop.core("pods"), &with(path, value));

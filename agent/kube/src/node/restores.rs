@@ -27,7 +27,7 @@ use super::run::Outcome;
 use super::tell::Teller;
 use super::watch::{News, Runs, is_too_old, runs_of};
 use super::{Counts, Failure, Me, Meter};
-use crate::resources::{RestoreRun, RestoreRunSpec};
+use crate::resources::{RestoreRun, RestoreRunSpec, Run};
 
 /// Writes disks of points.
 #[async_trait]
@@ -144,7 +144,8 @@ impl<W: RestoreWorker> Restores<W> {
         let now = Instant::now();
         self.postponed.retain(|_, until| *until > now);
         let known = |uid: &String| self.active.contains_key(uid) || self.postponed.contains_key(uid);
-        let idle = self.runs.iter().filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
+        // One that is to end is the controller's to end, whoever has claimed it: begun again it would end at once, and again.
+        let idle = self.runs.iter().filter(|run| !run.is_cancelled() && run.uid().is_some_and(|uid| !known(&uid)));
         let (chosen, _) = choose(idle, itself, &self.me.uid, &BTreeSet::new(), free);
         for candidate in chosen {
             self.begin(candidate, stop);
