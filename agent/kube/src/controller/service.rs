@@ -23,7 +23,7 @@ use super::metrics::Metrics;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
-use super::{Settings, observe, plan, restores, tls};
+use super::{Settings, observe, plan, restores, tls, within};
 use crate::keys::{AUDIENCE, Refusal, RestoreKeys, RunKeys};
 use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, Run};
 
@@ -187,7 +187,7 @@ async fn keys(
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    answer(&namespace, &name, keys.of_backup(&namespace, &name, &headers).await)
+    answer(&namespace, &name, within(keys.of_backup(&namespace, &name, &headers)).await)
 }
 
 async fn restore_keys(
@@ -195,7 +195,7 @@ async fn restore_keys(
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    answer(&namespace, &name, keys.of_restore(&namespace, &name, &headers).await)
+    answer(&namespace, &name, within(keys.of_restore(&namespace, &name, &headers)).await)
 }
 
 fn answer(namespace: &str, name: &str, keys: std::result::Result<impl Serialize, No>) -> Response {
@@ -224,10 +224,7 @@ pub(super) async fn serve_keys(listener: tls::Listener, keys_of: Keys, cancel: C
         .route("/v1/runs/{namespace}/{name}", get(keys))
         .route("/v1/restores/{namespace}/{name}", get(restore_keys))
         .with_state(keys_of);
-    let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "keys are not served any more");
-    }
+    listener.serve(router, cancel).await;
 }
 
 /// Whether the process is at work.

@@ -5,6 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use super::Me;
+use super::record::REQUEST;
 use crate::resources::{BackupRun, RestoreRun};
 
 /// Tells of runs. An event that cannot be stored is lost: the status says the same.
@@ -56,8 +57,10 @@ impl Teller {
             action: action.into(),
             secondary,
         };
-        if let Err(error) = self.0.publish(&event, &of).await {
-            tracing::debug!(%error, reason, "an event is lost");
+        match tokio::time::timeout(REQUEST, self.0.publish(&event, &of)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, reason, "an event is lost"),
+            Err(_) => tracing::debug!(reason, "an event is lost: the API server is silent"),
         }
     }
 }
