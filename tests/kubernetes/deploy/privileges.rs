@@ -31,8 +31,8 @@ fn rule(kind: &str, rule: &Value) -> String {
     let groups = texts(&rule["apiGroups"]);
     assert_eq!(groups.len(), 1, "a rule of its own for each group: {rule}");
     let of = if groups[0].is_empty() { String::new() } else { format!(" of `{}`", groups[0]) };
-    let names = &rule["resourceNames"];
-    let named = if names.is_null() { String::new() } else { format!(" named {}", quoted(names)) };
+    let only = &rule["resourceNames"];
+    let named = if only.is_null() { String::new() } else { format!(" named {}", quoted(only)) };
     let place = if kind == "Role" { ", in remora's namespace" } else { "" };
     let on = format!("{}{of}{named}{place}", quoted(&rule["resources"]));
     format!("{on}: {}", texts(&rule["verbs"]).join(", "))
