@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use remora_core::{Error, ErrorKind, RepositoryId, Result};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::descriptor::Descriptor;
 use crate::keys::{Key, RepositoryKeys, random};
@@ -16,13 +17,19 @@ use crate::names::SLOTS;
 use crate::removals;
 use crate::secret::{Passphrase, Secret};
 use crate::slot::{Effort, OpensBy, Slot};
-use crate::store::{Created, Store};
+use crate::store::{Created, Reach, Store};
 
 /// A slot is some hundred bytes.
 const LIMIT: u64 = 64 * 1024;
 
 /// How many slots a repository has at most: each may cost whoever opens it a second.
 const MOST: usize = 32;
+
+/// How many of them are tried in a store that somebody chose who is not trusted.
+const MOST_OF_STRANGERS: usize = 8;
+
+/// One passphrase of this process is stretched at a time: each takes its slot's memory, up to a GiB.
+static ONE: Semaphore = Semaphore::const_new(1);
 
 /// A slot's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -259,9 +266,16 @@ async fn ids(store: &Store) -> Result<Vec<SlotId>> {
 async fn open(store: &Store, secret: &Secret, repository: RepositoryId) -> Result<(SlotId, Key)> {
     let (mut unusable, mut tried) = (None, 0);
     let ids = ids(store).await?;
+    let most = match store.reach() {
+        Reach::Anywhere => MOST,
+        Reach::Internet => MOST_OF_STRANGERS,
+    };
     for id in ids.iter().take(MOST) {
         match read(store, *id).await {
             Ok(slot) if slot.could_open(secret) => {
+                if tried == most {
+                    return Err(too_many(store, secret, most));
+                }
                 tried += 1;
                 if let Some(key) = unwrap(slot, secret, repository).await? {
                     return Ok((*id, key));
@@ -286,6 +300,12 @@ async fn open(store: &Store, secret: &Secret, repository: RepositoryId) -> Resul
     }
 }
 
+fn too_many(store: &Store, secret: &Secret, most: usize) -> Error {
+    let (place, noun) = (store.place(), secret.noun());
+    Error::new(ErrorKind::WrongKey, format!("repository {place}: the {noun} opens none of the first {most} key slots that take one, and no more are tried"))
+        .advise("Check it, and remove slots that nobody needs with `remora key remove`.")
+}
+
 fn wrong(store: &Store, secret: &Secret, tried: usize, slots: usize) -> Error {
     let noun = secret.noun();
     let what = format!(
@@ -303,7 +323,9 @@ fn wrong(store: &Store, secret: &Secret, tried: usize, slots: usize) -> Error {
 async fn read(store: &Store, id: SlotId) -> Result<Slot> {
     let path = id.path();
     let bytes = store.get(&path, LIMIT).await?.ok_or_else(|| store.damaged(&path, "it is missing"))?;
-    Slot::decode(&bytes).map_err(|why| store.damaged(&path, why))
+    let slot = Slot::decode(&bytes).map_err(|why| store.damaged(&path, why))?;
+    slot.check_cost(store.reach()).map_err(|why| store.damaged(&path, why))?;
+    Ok(slot)
 }
 
 async fn unwrap(slot: Slot, secret: &Secret, repository: RepositoryId) -> Result<Option<Key>> {
@@ -311,9 +333,14 @@ async fn unwrap(slot: Slot, secret: &Secret, repository: RepositoryId) -> Result
     blocking(move || slot.unwrap(&secret, repository)).await
 }
 
-/// Stretching a passphrase takes a second of a core.
+/// Stretching a passphrase takes a second of a core, and its memory: also when nobody waits for it any more.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let place = ONE.acquire().await.expect("it is never closed");
+    let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    })
+    .await;
     done.map_err(|e| Error::new(ErrorKind::Failed, "deriving a key").because(e))?
 }
 
@@ -328,6 +355,7 @@ mod tests {
 
     use super::*;
     use crate::secret::KeyFile;
+    use crate::stretch::Cost;
     use crate::{Vault, VaultOptions};
 
     struct Bench(Arc<InMemory>);
@@ -463,6 +491,51 @@ mod tests {
             keyring.remove(slot.id).await.unwrap();
         }
         assert_eq!(bench.opens(&passphrase("one")).await, Err(ErrorKind::WrongKey));
+    }
+
+    #[tokio::test]
+    async fn passphrases_are_stretched_one_at_a_time() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+        let work = || {
+            let others = AT_WORK.fetch_add(1, Ordering::SeqCst);
+            Cost { memory_kib: 8 * 1024, passes: 1, lanes: 1 }.stretch(&Passphrase::new("p"), &[0; 16])?;
+            AT_WORK.fetch_sub(1, Ordering::SeqCst);
+            Ok(others)
+        };
+        let others = futures::future::try_join_all((0..16).map(|_| blocking(work))).await.unwrap();
+        assert_eq!(others, [0; 16]);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_s_store_costs_little() {
+        let (bench, file) = Bench::new().await;
+        let keyring = bench.keyring(&file).await.unwrap();
+        let of_stranger = async |secret: &Secret| {
+            let store = bench.store().reached_to(Reach::Internet);
+            Keyring::open_in(store, secret).await.map(drop)
+        };
+        let (one, other) = (passphrase("one"), passphrase("other"));
+        let id = keyring.add(&one).await.unwrap();
+        of_stranger(&one).await.unwrap();
+
+        // What would take half a GiB is not tried, but by who trusts whoever chose the place.
+        let text = String::from_utf8(bench.objects().await[&id.path()].to_vec()).unwrap();
+        let dear = text.replace("\"memory_kib\": 64", "\"memory_kib\": 524288");
+        let dear = Slot::forged(dear.as_bytes()).unwrap().encode();
+        bench.0.put(&id.path(), dear.into()).await.unwrap();
+        let error = of_stranger(&one).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Damaged && error.chain().contains("256 MiB"), "{}", error.chain());
+        assert_eq!(bench.opens(&one).await, Err(ErrorKind::WrongKey));
+        keyring.remove(id).await.unwrap();
+
+        for n in 0..=MOST_OF_STRANGERS {
+            assert!(!of_stranger(&other).await.unwrap_err().chain().contains("first"), "{n} slots");
+            keyring.add(&passphrase(&n.to_string())).await.unwrap();
+        }
+        let error = of_stranger(&other).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::WrongKey && error.chain().contains("first 8"), "{}", error.chain());
+        assert_eq!(bench.opens(&other).await, Err(ErrorKind::WrongKey));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use zeroize::Zeroize;
 use crate::keys::{Key, random};
 use crate::seal::{Kind, Place, open_object, seal_object};
 use crate::secret::Secret;
+use crate::store::Reach;
 use crate::stretch::Cost;
 
 /// A slot as it is stored.
@@ -107,6 +108,14 @@ impl Slot {
             (&self.opens_by, secret),
             (OpensBy::Passphrase(_), Secret::Passphrase(_)) | (OpensBy::KeyFile, Secret::KeyFile(_))
         )
+    }
+
+    /// Refuses what costs more than is paid for a store that is reached so.
+    pub(crate) fn check_cost(&self, reach: Reach) -> Result<(), &'static str> {
+        match (&self.opens_by, reach) {
+            (OpensBy::Passphrase(Argon2id { cost, .. }), Reach::Internet) => cost.check_of_stranger(),
+            _ => Ok(()),
+        }
     }
 
     /// The key under which the repository key is sealed; none if the secret is of another kind than the slot.

@@ -64,6 +64,8 @@ struct Shared {
     locks: Option<Arc<dyn Locks>>,
     /// How long what is created is kept.
     keep_for: Mutex<Option<SignedDuration>>,
+    /// How far whoever chose it is trusted.
+    reach: Reach,
 }
 
 impl fmt::Debug for Store {
@@ -129,13 +131,25 @@ impl Store {
             Place::Bucket(_) => None,
         };
         let open::Opened { store, locks } = open::open(location, patience)?;
-        Ok(Self::new(store, location.to_string(), folder, locks))
+        Ok(Self::new(store, location.to_string(), folder, locks).reached_to(location.access.reach))
     }
 
     fn new(inner: Arc<dyn ObjectStore>, place: String, folder: Option<PathBuf>, locks: Option<Arc<dyn Locks>>) -> Self {
         let fetches = folder.is_none().then(|| Semaphore::new(FETCHES));
-        let shared = Shared { folder, proven: OnceCell::new(), fetches, locks, keep_for: Mutex::default() };
+        let (proven, keep_for, reach) = (OnceCell::new(), Mutex::default(), Reach::default());
+        let shared = Shared { folder, proven, fetches, locks, keep_for, reach };
         Self { inner, place, shared: Arc::new(shared) }
+    }
+
+    /// Chosen by somebody who is trusted so far. For a store that has no clones yet.
+    pub(crate) fn reached_to(mut self, reach: Reach) -> Self {
+        Arc::get_mut(&mut self.shared).expect("it has no clones yet").reach = reach;
+        self
+    }
+
+    /// How far whoever chose it is trusted.
+    pub(crate) fn reach(&self) -> Reach {
+        self.shared.reach
     }
 
     /// Any store, for tests and measurements.

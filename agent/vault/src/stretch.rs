@@ -24,6 +24,9 @@ const FEWEST_PASSES: u32 = 3;
 /// The most that a slot may ask of a reader: a hostile store must not be able to exhaust it.
 const CAP: Cost = Cost { memory_kib: 1024 * 1024, passes: 16, lanes: 16 };
 
+/// The most in a store that somebody chose who is not trusted: what remora itself asks for, with room to grow.
+const CAP_OF_STRANGERS: Cost = Cost { memory_kib: 2 * MEMORY_KIB, passes: 16, lanes: LANES };
+
 /// Argon2id's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,10 +47,22 @@ impl Cost {
 
     /// Whether a reader can pay it.
     pub(crate) fn check(self) -> Result<(), &'static str> {
-        if self.memory_kib > CAP.memory_kib || self.passes > CAP.passes || self.lanes > CAP.lanes {
+        if !self.is_within(CAP) {
             return Err("its Argon2 parameters ask for more than 1 GiB, 16 passes or 16 lanes");
         }
         self.params().map(drop).map_err(|_| "its Argon2 parameters are too low")
+    }
+
+    /// Whether it is asked of a reader who does not trust whoever chose the store, too.
+    pub(crate) fn check_of_stranger(self) -> Result<(), &'static str> {
+        if !self.is_within(CAP_OF_STRANGERS) {
+            return Err("its Argon2 parameters ask for more than 256 MiB, 16 passes or 4 lanes");
+        }
+        Ok(())
+    }
+
+    const fn is_within(self, cap: Self) -> bool {
+        self.memory_kib <= cap.memory_kib && self.passes <= cap.passes && self.lanes <= cap.lanes
     }
 
     fn params(self) -> Result<Params, argon2::Error> {
@@ -91,6 +106,7 @@ mod tests {
         let cost = Cost::measured().unwrap();
         cost.check().unwrap();
         assert!(cost.memory_kib == MEMORY_KIB && cost.passes >= FEWEST_PASSES);
+        cost.check_of_stranger().unwrap();
     }
 
     #[test]
