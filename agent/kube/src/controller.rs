@@ -22,7 +22,9 @@ mod tenancy;
 mod testing;
 mod tls;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
@@ -33,6 +35,10 @@ const FINALIZER: &str = "remora.dev/run";
 
 /// The controller's name as the owner of fields, and in events.
 const OWNER: &str = "remora-controller";
+
+/// How long what is asked of the API server for one object may take in all: the client itself waits without end for a
+/// server that took a request and is silent.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How it runs.
 #[derive(Clone, Debug)]
@@ -60,7 +66,7 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     beside.spawn(service::serve_health(listener, health.clone(), cancel.clone()));
     let certificate = certificate::ready(&client, &settings).await?;
     let keys = service::Keys::new(client.clone(), settings.clone(), opened.clone());
-    let listener = tls::Listener::bind(settings.keys, &certificate, cancel.clone()).await?;
+    let listener = tls::Listener::bind(settings.keys, &certificate).await?;
     beside.spawn(service::serve_keys(listener, keys, cancel.clone()));
     health.ready();
     let led = leader::lead(client.clone(), &settings, &cancel, || {
@@ -82,6 +88,14 @@ fn is_unknown(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// What the API server has answered within [`PATIENCE`].
+async fn within<T, E: From<kube::Error>>(
+    requests: impl Future<Output = std::result::Result<T, E>>,
+) -> std::result::Result<T, E> {
+    let late = |late: tokio::time::error::Elapsed| Err(kube::Error::Service(late.into()).into());
+    tokio::time::timeout(PATIENCE, requests).await.unwrap_or_else(late)
+}
+
 /// An error of the API server's.
 fn api(what: &str, error: kube::Error) -> Error {
     let kind = match &error {
@@ -90,4 +104,16 @@ fn api(what: &str, error: kube::Error) -> Error {
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, what).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_took_a_request_and_is_silent_is_not_waited_for() {
+        let began = tokio::time::Instant::now();
+        let error = within::<(), kube::Error>(std::future::pending()).await.expect_err("there is no answer");
+        assert!(matches!(error, kube::Error::Service(_)) && began.elapsed() == PATIENCE, "{error}");
+    }
 }

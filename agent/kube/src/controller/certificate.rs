@@ -30,7 +30,7 @@ const CA: &str = "ca.crt";
 pub(super) struct Certificate {
     pub(super) chain: String,
     pub(super) key: Zeroizing<String>,
-    ca: String,
+    pub(super) ca: String,
 }
 
 /// The one that all controllers show: read, or made by the first of them.
@@ -89,7 +89,7 @@ fn read(secret: Secret) -> Result<Certificate> {
 }
 
 /// Makes one for a Service. Its CA may sign names of that Service alone, and has no key any more.
-fn make(service: &str, namespace: &str) -> Result<Certificate> {
+pub(super) fn make(service: &str, namespace: &str) -> Result<Certificate> {
     let failed =
         |error: rcgen::Error| Error::new(ErrorKind::Failed, "making the key service's certificate").because(error);
     let ca_key = KeyPair::generate().map_err(failed)?;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks::Clocks;
 use super::events::Events;
-use super::{Settings, apply, observe, plan};
+use super::{Settings, apply, observe, plan, within};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineInstance};
 use crate::resources::{BackupRun, Repository};
 
@@ -113,6 +113,10 @@ where
 }
 
 async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    within(look(run, context)).await
+}
+
+async fn look(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
     let silent = context.clocks.silent(&run, Instant::now());
     let observed = observe::observe(&context.client, &context.settings, (*run).clone(), silent).await?;
     let plan = plan::plan(&observed);

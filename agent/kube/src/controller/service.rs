@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
-use super::{Settings, observe, plan, tls};
+use super::{Settings, observe, plan, tls, within};
 use crate::keys::{AUDIENCE, Refusal, RunKeys};
 use crate::resources::{BackupRun, Repository};
 
@@ -159,7 +159,7 @@ async fn keys(
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    match keys.of_run(&namespace, &name, &headers).await {
+    match within(keys.of_run(&namespace, &name, &headers)).await {
         Ok(found) => {
             tracing::info!(namespace, run = name, "keys were given");
             let body = serde_json::to_string(&found).unwrap_or_default();
@@ -181,10 +181,7 @@ async fn keys(
 /// Serves keys until `cancel`.
 pub(super) async fn serve_keys(listener: tls::Listener, keys_of: Keys, cancel: CancellationToken) {
     let router = Router::new().route("/v1/runs/{namespace}/{name}", get(keys)).with_state(keys_of);
-    let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "keys are not served any more");
-    }
+    listener.serve(router, cancel).await;
 }
 
 /// Whether the process is at work.

@@ -17,7 +17,7 @@ use crate::resources::BackupRun;
 pub(crate) const MANAGER: &str = "remora-agent";
 
 /// A request that takes longer has failed.
-const REQUEST: Duration = Duration::from_secs(15);
+pub(super) const REQUEST: Duration = Duration::from_secs(15);
 
 /// Somebody else writes between reading and writing; who writes as often as that is at fault.
 const TRIES: usize = 8;

@@ -5,6 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use super::Me;
+use super::record::REQUEST;
 use crate::resources::BackupRun;
 
 /// Tells of runs. An event that cannot be stored is lost: the status says the same.
@@ -40,8 +41,10 @@ impl Teller {
             action: "Backup".into(),
             secondary: Some(machine),
         };
-        if let Err(error) = self.0.publish(&event, &run.object_ref(&())).await {
-            tracing::debug!(%error, reason, "an event is lost");
+        match tokio::time::timeout(REQUEST, self.0.publish(&event, &run.object_ref(&()))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, reason, "an event is lost"),
+            Err(_) => tracing::debug!(reason, "an event is lost: the API server is silent"),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::agent::Pace;
-use super::record::MANAGER;
+use super::record::{MANAGER, REQUEST};
 use super::{Me, Worker};
 use crate::resources::{AgentNode, AgentNodeStatus, Capability};
 
@@ -48,7 +48,8 @@ impl<W: Worker> ThisNode<W> {
             };
             looks += 1;
             if self.written.as_ref() != Some(&capabilities) || looks > RENEW {
-                match self.write(&capabilities, true).await {
+                let late = |late: tokio::time::error::Elapsed| Err(kube::Error::Service(late.into()));
+                match tokio::time::timeout(REQUEST, self.write(&capabilities, true)).await.unwrap_or_else(late) {
                     Ok(()) => (self.written, looks) = (Some(capabilities), 0),
                     Err(error) => {
                         tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again");
