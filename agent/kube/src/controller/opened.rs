@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_vault::{Keyring, Passphrase, Secret, Tenant, Vault};
@@ -22,8 +23,21 @@ pub(super) struct Open {
     _files: TempDir,
 }
 
-/// By namespace and name: what it was opened with, and what became of that.
-type Cells = HashMap<(String, String), (blake3::Hash, Arc<OnceCell<Arc<Open>>>)>;
+/// How long one that nobody asks for stays: longer than the controller that acts takes between two looks.
+const IDLE: Duration = Duration::from_mins(20);
+
+/// One of them.
+struct Kept {
+    /// What it was opened with.
+    print: blake3::Hash,
+    /// When it was asked for last.
+    asked: Instant,
+    /// What became of that.
+    cell: Arc<OnceCell<Arc<Open>>>,
+}
+
+/// By namespace and name.
+type Cells = HashMap<(String, String), Kept>;
 
 /// All of them. Cheap to clone.
 #[derive(Clone, Default)]
@@ -40,15 +54,26 @@ impl Opened {
     /// The repository, opened with this material.
     pub(super) async fn get(&self, of: (String, String), material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
         let print = fingerprint(material);
-        let cell = {
-            let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = cells.entry(of).or_insert_with(|| (print, Arc::default()));
-            if kept.0 != print {
-                *kept = (print, Arc::default());
-            }
-            Arc::clone(&kept.1)
-        };
+        let cell = self.cell(of, print, Instant::now());
         cell.get_or_try_init(|| open(material, if_empty)).await.cloned()
+    }
+
+    fn cell(&self, of: (String, String), print: blake3::Hash, asked: Instant) -> Arc<OnceCell<Arc<Open>>> {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where nobody acts, nobody knows which there are.
+        cells.retain(|_, kept| asked.saturating_duration_since(kept.asked) < IDLE);
+        let kept = cells.entry(of).or_insert_with(|| Kept { print, asked, cell: Arc::default() });
+        if kept.print != print {
+            *kept = Kept { print, asked, cell: Arc::default() };
+        }
+        kept.asked = asked;
+        Arc::clone(&kept.cell)
+    }
+
+    /// Forgets all but those.
+    pub(super) fn keep(&self, is_there: impl Fn(&(String, String)) -> bool) {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.retain(|of, _| is_there(of));
     }
 
     /// Opens it anew the next time.
@@ -105,4 +130,24 @@ fn fingerprint(material: &Material) -> blake3::Hash {
     part(ca.as_deref().unwrap_or_default().as_bytes());
     part(&material.passphrase);
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_or_not_asked_for_is_closed() {
+        let (opened, begin) = (Opened::default(), Instant::now());
+        let of = |name: &str| ("shop".to_owned(), name.to_owned());
+        let ask = |name: &str, after: Duration| opened.cell(of(name), blake3::hash(b"material"), begin + after);
+        let (one, two) = (ask("one", Duration::ZERO), ask("two", Duration::ZERO));
+        assert!(Arc::ptr_eq(&one, &ask("one", IDLE / 2)), "it is opened once");
+        // Only this test holds the second one now.
+        ask("one", IDLE);
+        assert_eq!(Arc::strong_count(&two), 1);
+        assert!(Arc::ptr_eq(&one, &ask("one", IDLE)));
+        opened.keep(|of| of.1 != "one");
+        assert_eq!(Arc::strong_count(&one), 1);
+    }
 }

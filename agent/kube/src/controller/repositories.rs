@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures::{StreamExt, future};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::controller::Action;
+use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::events::EventType;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, predicates, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use remora_core::{Error, ErrorKind};
@@ -17,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use super::opened::{IfEmpty, Open, Opened};
 use super::tenancy::{self, Trouble};
-use super::{OWNER, Settings};
-use crate::conditions::{self, Says};
+use super::{OWNER, Settings, within};
+use crate::conditions::{self, Says, Truth};
 use crate::resources::Repository;
 
 /// How often one that works is looked at again: its Secrets are not watched.
@@ -26,6 +27,9 @@ const AGAIN: Duration = Duration::from_mins(10);
 
 /// How often one that does not: whoever repairs it waits.
 const SOON: Duration = Duration::from_secs(30);
+
+/// How many are looked at at once: each may wait for its turn to try its passphrase, within its patience.
+const AT_ONCE: u16 = 16;
 
 /// How long opening may take.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -35,6 +39,8 @@ struct Context {
     settings: Settings,
     opened: Opened,
     events: Events,
+    /// Those that there are.
+    store: Store<Repository>,
 }
 
 /// Looks at them until `cancel`.
@@ -46,8 +52,9 @@ pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, can
         .touched_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
     let events = Events::new(client.clone(), &settings.instance);
-    let context = Arc::new(Context { client, settings, opened, events });
+    let context = Arc::new(Context { client, settings, opened, events, store: store.clone() });
     Controller::for_stream(changes, store)
+        .with_config(ControllerConfig::default().concurrency(AT_ONCE))
         .graceful_shutdown_on(cancel.cancelled_owned())
         .run(reconcile, |_, _, _| Action::requeue(SOON), context)
         .for_each(|done| {
@@ -61,6 +68,8 @@ pub(super) async fn keep(client: Client, settings: Settings, opened: Opened, can
 
 async fn reconcile(repository: Arc<Repository>, context: Arc<Context>) -> Result<Action, kube::Error> {
     let (namespace, name) = (repository.namespace().unwrap_or_default(), repository.name_any());
+    // Nobody tells of one that is gone: what opened it must not stay for it.
+    context.opened.keep(|(namespace, name)| context.store.get(&ObjectRef::new(name).within(namespace)).is_some());
     if repository.metadata.deletion_timestamp.is_some() {
         context.opened.forget(&namespace, &name);
         return Ok(Action::await_change());
@@ -70,16 +79,29 @@ async fn reconcile(repository: Arc<Repository>, context: Arc<Context>) -> Result
         Err(Trouble::Says(says)) => (says, None),
         Err(Trouble::Api(error)) => return Err(error),
     };
-    tell(&repository, &context, &says, open.as_deref()).await?;
+    within(tell(&repository, &context, &says, open.as_deref())).await?;
     if open.is_none() {
         context.opened.forget(&namespace, &name);
     }
-    Ok(Action::requeue(if open.is_some() { AGAIN } else { SOON }))
+    Ok(Action::requeue(again_after(&says, &repository, Timestamp::now())))
+}
+
+/// When it is looked at again. What costs the processor's time is tried ever more seldom: after as long as it was so already.
+fn again_after(says: &Says, repository: &Repository, now: Timestamp) -> Duration {
+    match says.reason.as_ref() {
+        _ if says.truth == Truth::True => AGAIN,
+        "WrongPassphrase" | "Damaged" => {
+            let earlier = repository.status.as_ref().and_then(|status| conditions::find(&status.conditions, "Ready"));
+            let since = earlier.filter(|one| one.status == "False").map_or(now, |one| one.last_transition_time.0);
+            Duration::try_from(now.duration_since(since)).unwrap_or_default().clamp(SOON, AGAIN)
+        }
+        _ => SOON,
+    }
 }
 
 /// Opens it, and asks its store for something: it may have gone since it was opened.
 async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, Trouble> {
-    let material = tenancy::material(&context.client, &context.settings.namespace, repository).await?;
+    let material = within(tenancy::material(&context.client, &context.settings.namespace, repository)).await?;
     let of = (repository.namespace().unwrap_or_default(), repository.name_any());
     let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
     // An empty place that held a repository before is a loss to tell of, not a place to begin in.
@@ -158,4 +180,41 @@ async fn tell(repository: &Repository, context: &Context, says: &Says, open: Opt
     let kind = if open.is_some() { EventType::Normal } else { EventType::Warning };
     context.events.of_repository(repository, kind, &says.reason, &says.message).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_passphrase_that_stays_wrong_is_tried_ever_more_seldom() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let repository = |status: &str, seconds: i64| -> Repository {
+            let since = Timestamp::from_second(1_000_000 - seconds).unwrap();
+            let ready = json!({
+                "type": "Ready", "status": status, "reason": "R", "message": "m", "lastTransitionTime": since.to_string(),
+            });
+            let object = json!({
+                "apiVersion": "remora.dev/v1alpha1", "kind": "Repository", "metadata": {"name": "offsite"},
+                "spec": {"url": "s3://b/p", "passphraseSecret": {"name": "p"}}, "status": {"conditions": [ready]},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let (opened, wrong, away) =
+            (Says::yes("Opened", "m"), Says::no("WrongPassphrase", "m"), Says::no("Unavailable", "m"));
+        for (says, status, seconds, again) in [
+            (&wrong, "True", 1000, SOON),
+            (&wrong, "False", 10, SOON),
+            (&wrong, "False", 200, Duration::from_secs(200)),
+            (&wrong, "False", 100_000, AGAIN),
+            (&wrong, "False", -10, SOON),
+            (&away, "False", 200, SOON),
+            (&opened, "False", 200, AGAIN),
+        ] {
+            let repository = repository(status, seconds);
+            assert_eq!(again_after(says, &repository, now), again, "{} {status} {seconds}", says.reason);
+        }
+    }
 }

@@ -22,6 +22,10 @@ use crate::resources::Repository;
 /// The fewest characters of a passphrase: it is tried by whoever has the store.
 const SHORTEST: usize = 20;
 
+/// The most that credentials and CA may be, in all and in files: they are kept in memory as long as the repository is open.
+const LARGEST: usize = 64 * 1024;
+const MOST_FILES: usize = 16;
+
 /// The folder beside Velero's: what is in its own, Velero calls an error.
 const BESIDE: &str = "-remora";
 
@@ -110,6 +114,7 @@ pub(super) async fn material(
     };
     store.reach = if namespace == administrators { ReachOfStore::Anywhere } else { ReachOfStore::Internet };
     borrows_nothing(repository, &store)?;
+    is_small(&store)?;
     Ok(Material { store, passphrase })
 }
 
@@ -135,6 +140,21 @@ fn borrows_nothing(repository: &Repository, store: &StoreAccess) -> Result<(), T
             "NotAllowed",
             "A tenant's Repository serves its own namespace only: leave allowedNamespaces out.",
         ));
+    }
+    Ok(())
+}
+
+/// That it takes up little of the controller's and the agents' memory, which everybody's have to fit in.
+fn is_small(store: &StoreAccess) -> Result<(), Trouble> {
+    let credentials = || store.credentials.iter().flatten();
+    let decoded = |text: &String| text.len() / 4 * 3;
+    let size: usize = credentials().map(|(name, value)| name.len() + decoded(value)).sum();
+    if size + store.ca.as_ref().map_or(0, String::len) > LARGEST || credentials().count() > MOST_FILES {
+        let message = format!(
+            "The store's credentials and CA are more than {} KiB or {MOST_FILES} keys. Put nothing else into their Secret.",
+            LARGEST / 1024
+        );
+        return Err(no("CredentialsTooLarge", message));
     }
     Ok(())
 }

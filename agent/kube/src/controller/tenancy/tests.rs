@@ -101,3 +101,21 @@ fn a_tenant_borrows_nothing_whatever_was_admitted() {
         .map_err(reason)
         .unwrap();
 }
+
+#[test]
+fn credentials_that_would_fill_the_controller_s_memory_are_refused() {
+    let access = |files: usize, each: usize, ca: usize| {
+        let mut access = StoreAccess::default();
+        let value = Base64::encode_string(&vec![0; each]);
+        access.credentials = Some((0..files).map(|number| (format!("{number:02}"), value.clone())).collect());
+        access.ca = Some("x".repeat(ca));
+        access
+    };
+    let most = LARGEST - 2;
+    for fits in [access(1, most / 3 * 3, 0), access(1, 3000, 60_000), access(MOST_FILES, 3000, 0)] {
+        is_small(&fits).map_err(reason).unwrap();
+    }
+    for large in [access(1, LARGEST, 0), access(1, 3000, LARGEST - 1000), access(MOST_FILES + 1, 1, 0)] {
+        assert_eq!(is_small(&large).map_err(reason).unwrap_err(), "CredentialsTooLarge");
+    }
+}
