@@ -98,13 +98,13 @@ impl RunCluster {
             Error::new(ErrorKind::NotFound, format!("no virt-launcher pod runs the VM on {here}"))
                 .advise("It may have stopped just now: see `kubectl get vmi,pods`.")
         })?;
-        let user = if status.runtime_user == Some(0) || status.runtime_user.is_none() {
-            LauncherUser::Root
-        } else {
-            LauncherUser::Qemu
-        };
-        Ok(InstanceFacts { uid, pod, user })
+        Ok(InstanceFacts { uid, pod, user: launcher_user(status.runtime_user) })
     }
+}
+
+/// Root only where KubeVirt says so: what is done as a launcher's user would be done as root.
+fn launcher_user(said: Option<i64>) -> LauncherUser {
+    if said == Some(0) { LauncherUser::Root } else { LauncherUser::Qemu }
 }
 
 /// KubeVirt itself says which pods are an instance's; a label alone may be anybody's.
@@ -158,4 +158,17 @@ fn volume_facts(name: &str, claim: &PersistentVolumeClaim) -> Result<VolumeFacts
         mode: if block { VolumeMode::Block } else { VolumeMode::Filesystem },
         capacity: capacity.and_then(bytes).ok_or_else(unbound)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_runs_as_root_only_where_it_is_said() {
+        for (said, user) in [(Some(0), LauncherUser::Root), (Some(107), LauncherUser::Qemu), (None, LauncherUser::Qemu)]
+        {
+            assert_eq!(launcher_user(said), user, "{said:?}");
+        }
+    }
 }
