@@ -118,6 +118,15 @@ fn a_tenant_s_endpoint_is_on_the_internet() {
         "https://[fe80::1]",
         "https://[64:ff9b::a00:1]",
         "https://[2002:7f00:1::]",
+        "https://[2001:0:1::]",
+        "https://[64:ff9b:1::1]",
+        "https://[100::1]",
+        "https://[fec0::1]",
+        "https://192.0.0.8",
+        "https://198.18.0.1",
+        "https://198.19.255.255",
+        "https://240.0.0.1",
+        "https://255.255.255.255",
         "http://localhost:9000",
         "http://a.LOCALHOST",
         "http://minio",
@@ -138,9 +147,20 @@ fn a_tenant_s_endpoint_is_on_the_internet() {
     ] {
         cluster.refuses(name, &json!({"url": format!("s3://bucket/prefix?{query}")}), "is on the internet");
     }
+    // What one parser leaves out and another one reads.
+    for (name, query) in [
+        ("semicolon", "endpoint=http://minio.storage.svc/;"),
+        ("bare-percent", "endpoint=http://minio.storage.svc/%"),
+        ("half-an-escape", "endpoint=http://minio.storage.svc/%2"),
+        ("no-escape", "endpoint=http://minio.storage.svc/%zz"),
+        ("nearly-an-escape", "endpoint=http://minio.storage.svc/%2g"),
+    ] {
+        cluster.refuses(name, &json!({"url": format!("s3://bucket/prefix?{query}")}), "has no ';', and no '%'");
+    }
     let outside = [
         "https://s3.example.org:9000",
         "https://192.0.2.1",
+        "https%3A%2F%2Fs3.example.org",
         "https://[2001:db8::1]",
         "https://S3.eu-west-1.example.ORG.",
     ];
