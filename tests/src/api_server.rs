@@ -123,6 +123,13 @@ impl ApiServer {
         answer.must(format_args!("have an answer to PATCH {path}"))
     }
 
+    /// Creates an object, as whoever has that token.
+    #[track_caller]
+    pub fn create_as(&self, token: &str, list: &str, object: &Value) -> Answer {
+        let answer = self.try_send_as(token, "POST", list, SEND_OBJECT, &object.to_string());
+        answer.must(format_args!("have an answer to POST {list}"))
+    }
+
     /// Deletes an object, as whoever has that token.
     #[track_caller]
     pub fn delete_as(&self, token: &str, path: &str) -> Answer {

@@ -79,3 +79,44 @@ fn the_controller_claims_no_run_and_changes_none() {
     let secrets = api.merge_as(&controller, &format!("{}/x", shop.core("secrets")), &json!({"data": {}}));
     assert_eq!(secrets.code, 403, "it changes no Secret");
 }
+
+#[test]
+fn the_controller_makes_and_removes_nothing_but_remora_s() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let controller = api.token("remora", "remora-controller", None, None);
+    let list = shop.core("secrets");
+    let secret = |name: &str, labels: &Value| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": labels}, "stringData": {"a": "b"}})
+    };
+    let (ours, half) = (json!({"app.kubernetes.io/managed-by": "remora", "remora.dev/run": "uid"}), "remora.dev/run");
+    let (managed, of_a_run) = (json!({"app.kubernetes.io/managed-by": "remora"}), json!({half: "uid"}));
+    let delete = |path: &str| api.delete_as(&controller, path);
+    let make = |list: &str, name: &str, labels: &Value| api.create_as(&controller, list, &secret(name, labels));
+    // Policies are in force a moment after they are applied.
+    api.create(&list, &secret("early", &json!({}))).ok();
+    wait_until("the policy is not in force", SOON, || {
+        let dry = format!("{list}/early?dryRun=All");
+        delete(&dry).code == 422
+    });
+
+    // A tenant's, and what only looks like remora's.
+    for (name, labels, words) in [
+        ("none", json!({}), "managed by remora"),
+        ("managed", managed, "labelled with a run"),
+        ("of-a-run", of_a_run, "managed by remora"),
+    ] {
+        api.create(&list, &secret(name, &labels)).ok();
+        says(&delete(&format!("{list}/{name}")).refused(), words);
+        says(&make(&list, &format!("{name}-2"), &labels).refused(), words);
+    }
+    says(&delete(&format!("{}/root", shop.core("persistentvolumeclaims"))).refused(), "managed by remora");
+    says(&make(&list, "remora-controller-tls", &json!({})).refused(), "managed by remora");
+
+    make(&list, "ours", &ours).ok();
+    delete(&format!("{list}/ours")).ok();
+    // The certificate of its key service, which is there already.
+    let own = "/api/v1/namespaces/remora/secrets";
+    assert_eq!(make(own, "remora-controller-tls", &json!({})).code, 409);
+    says(&delete(&format!("{own}/remora-controller-tls")).refused(), "managed by remora");
+}
