@@ -87,7 +87,8 @@ fn the_controller_makes_and_removes_nothing_but_remora_s() {
     let controller = api.token("remora", "remora-controller", None, None);
     let list = shop.core("secrets");
     let secret = |name: &str, labels: &Value| {
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": labels}, "stringData": {"a": "b"}})
+        let metadata = json!({"name": name, "labels": labels});
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "b"}})
     };
     let (ours, half) = (json!({"app.kubernetes.io/managed-by": "remora", "remora.dev/run": "uid"}), "remora.dev/run");
     let (managed, of_a_run) = (json!({"app.kubernetes.io/managed-by": "remora"}), json!({half: "uid"}));

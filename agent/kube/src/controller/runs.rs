@@ -113,7 +113,7 @@ where
 }
 
 async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
-    within(look(run, context)).await
+    within(Box::pin(look(run, context))).await
 }
 
 async fn look(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {

@@ -43,7 +43,7 @@ const LAST: Duration = Duration::from_secs(5);
 
 /// A bound address.
 pub(super) struct Listener {
-    listener: TcpListener,
+    bound: TcpListener,
     acceptor: TlsAcceptor,
     limits: Limits,
 }
@@ -53,8 +53,8 @@ impl Listener {
     pub(super) async fn bind(address: SocketAddr, certificate: &Certificate) -> Result<Self> {
         let acceptor = TlsAcceptor::from(Arc::new(config(certificate)?));
         let listening = |e| Error::io(format!("listening on {address}"), e);
-        let listener = TcpListener::bind(address).await.map_err(listening)?;
-        Ok(Self { listener, acceptor, limits: LIMITS })
+        let bound = TcpListener::bind(address).await.map_err(listening)?;
+        Ok(Self { bound, acceptor, limits: LIMITS })
     }
 
     /// Serves until `cancel`: one request a connection.
@@ -67,7 +67,7 @@ impl Listener {
     async fn accept(&self, router: Router, connections: &mut JoinSet<()>) {
         let places = Arc::new(Places::default());
         loop {
-            let Ok((stream, from)) = self.listener.accept().await else {
+            let Ok((stream, from)) = self.bound.accept().await else {
                 // Such as too many open files: it passes, or does not.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -183,7 +183,7 @@ mod tests {
             let certificate = certificate::make("keys", "remora").unwrap();
             let mut listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), &certificate).await.unwrap();
             listener.limits = limits;
-            let address = listener.listener.local_addr().unwrap();
+            let address = listener.bound.local_addr().unwrap();
             let cancel = CancellationToken::new();
             let router = Router::new().route("/", axum::routing::get(|| async { "here" }));
             let task = tokio::spawn(listener.serve(router, cancel.clone()));
