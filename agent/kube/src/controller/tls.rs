@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     /// Longer than anything here takes; a test that waits so long has failed.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     struct Served {
         address: SocketAddr,
