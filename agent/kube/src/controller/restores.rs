@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use observe::worker;
 
-use super::Settings;
+use super::{Settings, within};
 use super::clocks::Clocks;
 use super::events::Events;
 use super::metrics::{Kind, Metrics};
@@ -105,6 +105,10 @@ fn what_matters(run: &RestoreRun) -> Option<u64> {
 }
 
 async fn reconcile(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    within(Box::pin(look(run, context))).await
+}
+
+async fn look(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
     if run.has_ended() && !has_finalizer(&*run) {
         // Most runs are such ones, and nothing of theirs is left to look at.
         context.clocks.forget(&run.uid().unwrap_or_default());

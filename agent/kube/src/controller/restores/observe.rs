@@ -29,8 +29,8 @@ use crate::targets::{is_target, targets};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
-/// How long reading a point may take.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long reading a point may take: all that is looked at has a minute.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Reads all of it; of a run that an agent has only what changes.
 pub(super) async fn observe(
