@@ -10,4 +10,5 @@ mod outages;
 mod restores;
 mod scene;
 mod shim;
+mod storm;
 mod worker;

@@ -74,6 +74,11 @@ impl Scene {
         self.api().get(&self.runs.path(name))
     }
 
+    /// All runs.
+    pub(super) fn list(&self) -> Vec<Value> {
+        self.api().get(&self.runs.list)["items"].as_array().unwrap().clone()
+    }
+
     pub(super) fn status(&self, name: &str) -> Value {
         self.run(name)["status"].clone()
     }
