@@ -24,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use observe::worker;
 
-use super::{Settings, within};
 use super::clocks::Clocks;
 use super::events::Events;
 use super::metrics::{Kind, Metrics};
 use super::opened::Opened;
 use super::plan::has_finalizer;
 use super::runs::{AT_ONCE, again, runs_of, touched};
+use super::{Settings, within};
 use crate::kubevirt::RUN_LABEL;
 use crate::resources::{Repository, RestoreRun, Run};
 
