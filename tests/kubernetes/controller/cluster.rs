@@ -342,11 +342,14 @@ impl Run<'_> {
     /// What the agent says at the end.
     pub(super) fn end(&self, kind: &str) {
         let since = "2026-01-01T00:00:00Z";
-        let mut conditions = self.get()["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.push(
-            json!({"type": kind, "status": "True", "reason": "Stored", "message": "m", "lastTransitionTime": since}),
-        );
-        self.write("one", &json!({"conditions": conditions, "completionTime": since})).ok();
+        let end =
+            json!({"type": kind, "status": "True", "reason": "Stored", "message": "m", "lastTransitionTime": since});
+        // The controller may change conditions of its own in between, which an agent cannot put back.
+        wait_until("the agent's last word is refused", SOON, || {
+            let mut conditions = self.get()["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.push(end.clone());
+            self.write("one", &json!({"conditions": conditions, "completionTime": since})).code == 200
+        });
     }
 }
 

@@ -346,6 +346,7 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
     let controller = api.token("remora", "remora-controller", None, None);
     // A worker of another name would do; so much as one thing more is refused.
     let mut like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "remora-restore-more"}});
+    like["metadata"]["labels"] = worker["metadata"]["labels"].clone();
     like["spec"] = worker["spec"].clone();
     like["spec"]["nodeName"] = Value::Null;
     let with = |path: &str, value: Value| {
