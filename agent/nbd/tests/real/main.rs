@@ -39,7 +39,7 @@ impl Server {
         let process = command.spawn().unwrap_or_else(|e| panic!("{program}: {e}; `make setup` installs it"));
         let mut server = Self { process, socket, _dir: dir };
         let limit = Instant::now() + Duration::from_secs(20);
-        while !server.socket.exists() {
+        while !listens(&server.socket) {
             assert!(server.process.try_wait().unwrap().is_none(), "{program} ended at once");
             assert!(Instant::now() < limit, "{program} does not listen");
             std::thread::sleep(Duration::from_millis(10));
@@ -62,6 +62,14 @@ impl Server {
     async fn connect(&self, options: ConnectOptions) -> Result<Client, NbdError> {
         Client::connect_unix(&self.socket, options).await
     }
+}
+
+/// Whether somebody listens: a socket is there before. Connecting to find out would be a client, after whom servers may end.
+fn listens(socket: &Path) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    // Number, references, protocol, flags (of which SO_ACCEPTCON is the only one), type, state, inode, path.
+    let mut all = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    all.any(|fields| fields.get(3) == Some(&"00010000") && fields.last().map(Path::new) == Some(socket))
 }
 
 fn run(program: &str, arguments: &[&str]) {
