@@ -12,6 +12,9 @@ use remora_source::kubevirt::{
 };
 use tokio::sync::Notify;
 
+/// What each run notes of the disk that cannot be backed up.
+pub(crate) const LEFT_OUT: &str = "disk cloudinit is not backed up: it is no PVC";
+
 /// What runs backup jobs.
 pub(crate) trait Hypervisor: Send + Sync {
     /// Starts one that makes `checkpoint`.

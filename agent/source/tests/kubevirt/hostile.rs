@@ -18,7 +18,7 @@ use remora_tests::MIB;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::Bench;
-use crate::cluster::{FakeCluster, Hypervisor};
+use crate::cluster::{FakeCluster, Hypervisor, LEFT_OUT};
 use crate::launcher::Node;
 use crate::liar::{Lie, serve};
 use crate::wait_for;
@@ -234,16 +234,16 @@ fn a_launchers_libvirt_that_cannot_be_had_costs_a_note_and_no_run() {
         symlink("real", &socket).unwrap();
         bench.domain.write("vda", 5, 9 * MIB, MIB);
         let next = bench.run().await;
-        assert!(next.notes[0].contains("a symbolic link stands on the way"), "{:?}", next.notes);
+        assert!(next.notes[1].contains("a symbolic link stands on the way"), "{:?}", next.notes);
         assert_eq!(bench.checkpoints().len(), 2);
         fs::rename(socket.with_file_name("real"), &socket).unwrap();
         let retirer =
             std::mem::replace(&mut bench.options.retirer, vec!["sh".into(), "-c".into(), "echo no >&2; exit 3".into()]);
         let next = bench.run().await;
-        assert!(next.notes[0].contains("it failed: no (exit status: 3)"), "{:?}", next.notes);
+        assert!(next.notes[1].contains("it failed: no (exit status: 3)"), "{:?}", next.notes);
         bench.options.retirer = retirer;
         let next = bench.run().await;
-        assert_eq!((next.notes.len(), bench.checkpoints().len()), (0, 1), "{:?}", next.notes);
+        assert_eq!((next.notes.as_slice(), bench.checkpoints().len()), (&[LEFT_OUT.to_owned()][..], 1));
         bench.assert_is_now(&next.point);
     });
 }
