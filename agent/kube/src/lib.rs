@@ -7,6 +7,7 @@
 pub mod conditions;
 pub mod controller;
 pub mod crds;
+mod deadline;
 pub mod keys;
 pub mod kubevirt;
 #[cfg(feature = "node")]

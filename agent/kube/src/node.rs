@@ -12,7 +12,6 @@ mod capability;
 mod choose;
 mod claim;
 mod cluster;
-mod deadline;
 mod definition;
 mod desk;
 mod failure;

@@ -67,6 +67,19 @@ pub struct Counts {
     pub ready: AtomicBool,
 }
 
+impl Counts {
+    /// A run has ended here.
+    pub(super) fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Stored => &self.stored,
+            Outcome::Failed => &self.failed,
+            Outcome::GivenBack => &self.given_back,
+            Outcome::Lost => &self.lost,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The agent of a node.
 pub struct Agent<W> {
     client: Client,
@@ -231,14 +244,9 @@ impl<W: Worker> Agent<W> {
             let until = Instant::now() + self.pace.look_again;
             self.postponed.extend(ended.into_iter().map(|(uid, _)| (uid, until)));
         }
-        let counter = match outcome {
-            Some(Outcome::Stored) => &self.counts.stored,
-            Some(Outcome::Failed) => &self.counts.failed,
-            Some(Outcome::GivenBack) => &self.counts.given_back,
-            Some(Outcome::Lost) => &self.counts.lost,
-            None => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(outcome) = outcome {
+            self.counts.count(outcome);
+        }
     }
 }
 

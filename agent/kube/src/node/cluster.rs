@@ -5,7 +5,6 @@
 
 mod look;
 mod progress;
-mod quantity;
 
 use std::fmt;
 use std::future::Future;

@@ -6,7 +6,6 @@ mod said;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -191,14 +190,9 @@ impl<W: RestoreWorker> Restores<W> {
             let until = Instant::now() + self.pace.look_again;
             self.postponed.extend(ended.into_iter().map(|(uid, _)| (uid, until)));
         }
-        let counter = match outcome {
-            Some(Outcome::Stored) => &self.counts.stored,
-            Some(Outcome::Failed) => &self.counts.failed,
-            Some(Outcome::GivenBack) => &self.counts.given_back,
-            Some(Outcome::Lost) => &self.counts.lost,
-            None => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(outcome) = outcome {
+            self.counts.count(outcome);
+        }
     }
 }
 

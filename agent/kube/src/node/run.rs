@@ -22,7 +22,8 @@ use super::desk::{Change, Desk, Seen, Wish};
 use super::record::{Lost, Record, Unwritten};
 use super::status::Said;
 use super::tell::Teller;
-use super::{Done, Failure, Meter, Worker, deadline};
+use super::{Done, Failure, Meter, Worker};
+use crate::deadline;
 use crate::resources::{BackupRun, Run as _};
 
 /// Between tries to write, at first and at most.

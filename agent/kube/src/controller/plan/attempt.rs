@@ -7,7 +7,7 @@ use crate::conditions::Says;
 use crate::controller::objects::Wanted;
 use crate::controller::observed::{Found, Machine, Made, Observed, RepositoryFacts, Taken, Thing, TrackerFacts};
 use crate::controller::plan::assignment;
-use crate::controller::plan::ending::deadline;
+use crate::deadline;
 use crate::kubevirt::{scratch_name, token_name, tracker_name};
 use crate::resources::Attempt;
 
@@ -102,7 +102,7 @@ fn make(observed: &Observed, attempt: &Attempt) -> Result<Vec<Step>, Says> {
     if observed.names.token == Taken::Free {
         steps.push(Step::Make(Wanted::token(run)));
     }
-    let left = deadline(run).map_or(0, |deadline| observed.now.duration_until(deadline).as_secs().max(0));
+    let left = deadline::of(run).map_or(0, |deadline| observed.now.duration_until(deadline).as_secs().max(0));
     steps.push(Step::Make(Wanted::backup(run, attempt, repository, left)));
     Ok(steps)
 }

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Ended, is_claimed};
 use crate::conditions;
 use crate::controller::observed::Observed;
+use crate::deadline;
 use crate::resources::{BackupRun, Run};
 
 /// After so long without a heartbeat an agent is dead. It shows one every 30 s at least.
@@ -36,7 +37,7 @@ pub(super) fn as_asked(observed: &Observed) -> Option<Ended> {
     if past(run.metadata.deletion_timestamp.as_ref().map(|time| time.0)) || (run.spec.cancel && !claimed) {
         return Some(cancelled(claimed));
     }
-    past(deadline(run)).then(|| too_late(run, claimed))
+    past(deadline::of(run)).then(|| too_late(run, claimed))
 }
 
 fn cancelled(claimed: bool) -> Ended {
@@ -84,45 +85,7 @@ pub(in crate::controller) fn is_lost(run: &impl Run, agents: &[String], silent: 
     silent >= patience
 }
 
-/// When a run has to have ended.
-pub(in crate::controller) fn deadline(run: &BackupRun) -> Option<Timestamp> {
-    let created = run.metadata.creation_timestamp.as_ref()?.0;
-    created.checked_add(SignedDuration::from_secs(seconds(&run.spec.deadline))).ok()
-}
-
-/// A duration such as `1h30m`, whose form the schema checks.
-fn seconds(text: &str) -> i64 {
-    let (mut total, mut number) = (0_i64, 0_i64);
-    for character in text.chars() {
-        let unit = match character {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            digit => {
-                number = number.saturating_mul(10).saturating_add(digit.to_digit(10).map_or(0, i64::from));
-                continue;
-            }
-        };
-        total = total.saturating_add(number.saturating_mul(unit));
-        number = 0;
-    }
-    total
-}
-
 /// Whether its agent is to end it: for the key service, which gives no keys to what is over.
 pub(in crate::controller) fn is_over(run: &BackupRun, now: Timestamp) -> bool {
-    run.has_ended() || run.is_cancelled() || deadline(run).is_some_and(|deadline| deadline <= now)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_added_up() {
-        for (text, wanted) in [("90m", 5400), ("1h30m", 5400), ("4h", 14_400), ("10s", 10), ("0s", 0)] {
-            assert_eq!(seconds(text), wanted, "{text}");
-        }
-        assert_eq!(seconds(&"99999h".repeat(5)), 5 * 99_999 * 3600);
-    }
+    run.has_ended() || run.is_cancelled() || deadline::of(run).is_some_and(|deadline| deadline <= now)
 }

@@ -12,8 +12,7 @@ use remora_source::kubevirt::{
 };
 
 use super::RunCluster;
-use super::quantity::bytes;
-use crate::kubevirt::{Backing, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, tracking};
+use crate::kubevirt::{Backing, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, bytes, tracking};
 use crate::node::definition::definition;
 
 impl RunCluster {

@@ -1,4 +1,4 @@
-//! When a run has to be over.
+//! When a run has to be over: for its agent, and for the controller.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -36,9 +36,12 @@ mod tests {
 
     #[test]
     fn durations_are_sums_of_seconds_minutes_and_hours() {
-        for (text, seconds) in [("90m", Some(5400)), ("4h", Some(14400)), ("1h30m5s", Some(5405)), ("0s", Some(0))] {
+        for (text, seconds) in
+            [("90m", Some(5400)), ("4h", Some(14400)), ("1h30m5s", Some(5405)), ("0s", Some(0)), ("10s", Some(10))]
+        {
             assert_eq!(parse(text).map(|d| d.as_secs()), seconds, "{text}");
         }
+        assert_eq!(parse(&"99999h".repeat(5)).map(|d| d.as_secs()), Some(5 * 99_999 * 3600));
         for bad in ["", "h", "5", "1d", "99999999999999999999h", "1h5"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
