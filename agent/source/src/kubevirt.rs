@@ -4,12 +4,15 @@
 //! socket in the launcher pod's folder on which QEMU then serves the disks. KubeVirt freezes the guest, and makes the
 //! checkpoint and the scratch file. Start reading at `open.rs`.
 //!
+//! [`HaltedSource`] does so for a VM that is halted, through a port to whoever has its claims.
+//!
 //! The launcher pod is hostile: `launcher.rs` is the only way into its folder, and `open.rs` believes no size.
 
 mod attempt;
 mod checkpoints;
 mod cluster;
 mod facts;
+mod halted;
 mod job;
 mod launcher;
 mod open;
@@ -23,5 +26,6 @@ pub use cluster::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
     LatestCheckpoint, LauncherUser, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
 };
+pub use halted::{ClaimReader, HaltedSource};
 pub use options::KubevirtOptions;
 pub use source::KubevirtSource;

@@ -1,4 +1,4 @@
-//! The certificates of one restore. Their CA signs these two and its key is forgotten at once.
+//! The certificates of one run. Their CA signs these two and its key is forgotten at once.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
-/// What a worker's certificate is for, whichever address it has: the CA is of one restore alone.
-const NAME: &str = "restore.remora.internal";
+/// What a worker's certificate is for, whichever address it has: the CA is of one run alone.
+const NAME: &str = "worker.remora.internal";
 
 /// A certificate with its key, and what the other side's is signed by; PEM.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub struct Identity {
     pub key: Zeroizing<String>,
 }
 
-/// Both sides' of one restore.
+/// Both sides' of one run.
 pub struct Credentials {
     /// The worker's.
     pub worker: Identity,
@@ -37,14 +37,14 @@ pub struct Credentials {
 impl Credentials {
     /// New ones.
     pub fn new() -> Result<Self> {
-        make().map_err(|error| Error::new(ErrorKind::Failed, "making the certificates of a restore").because(error))
+        make().map_err(|error| Error::new(ErrorKind::Failed, "making the certificates of a run").because(error))
     }
 }
 
 fn make() -> std::result::Result<Credentials, rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
-    ca.distinguished_name.push(DnType::CommonName, "remora restore CA");
+    ca.distinguished_name.push(DnType::CommonName, "remora run CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca_certificate = ca.self_signed(&ca_key)?.pem();
@@ -111,5 +111,5 @@ pub(crate) fn name() -> ServerName<'static> {
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Invalid, "the certificates of a restore cannot be used").because(error)
+    Error::new(ErrorKind::Invalid, "the certificates of a run cannot be used").because(error)
 }

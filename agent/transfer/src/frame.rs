@@ -1,4 +1,4 @@
-//! What is said: a kind, a length (both little-endian), and so many bytes.
+//! What is said of a restore: a kind, a length (both little-endian), and so many bytes.
 //!
 //! ```text
 //! agent:  Begin  u32 version, u32 disk, u64 size, u64 bytes of data     worker: Ready, or Refused
@@ -19,17 +19,17 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const DATA: usize = remora_core::PIECE_SIZE as usize;
 
 /// The most that a refusal says.
-const WORDS: usize = 4096;
+pub(crate) const WORDS: usize = 4096;
 
 /// Before the bytes.
-const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 
 const BEGIN: u8 = 1;
 const DATA_KIND: u8 = 2;
 const END: u8 = 3;
 const READY: u8 = 16;
 const DIGEST: u8 = 17;
-const REFUSED: u8 = 18;
+pub(crate) const REFUSED: u8 = 18;
 
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +113,7 @@ impl Answer {
         match self {
             Self::Ready => frame(READY, &[]),
             Self::Digest(digest) => frame(DIGEST, &[digest]),
-            Self::Refused(fault, why) => {
-                let end = (0..=why.len().min(WORDS)).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
-                frame(REFUSED, &[&[fault.code()], &why.as_bytes()[..end]])
-            }
+            Self::Refused(fault, why) => refused(*fault, why),
         }
     }
 
@@ -145,7 +142,7 @@ impl Answer {
 }
 
 impl Fault {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::NoSpace => 1,
             Self::Invalid => 2,
@@ -153,7 +150,7 @@ impl Fault {
         }
     }
 
-    const fn of(code: u8) -> Self {
+    pub(crate) const fn of(code: u8) -> Self {
         match code {
             1 => Self::NoSpace,
             2 => Self::Invalid,
@@ -162,7 +159,13 @@ impl Fault {
     }
 }
 
-fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+/// A refusal, cut to what is read of one.
+pub(crate) fn refused(fault: Fault, why: &str) -> Vec<u8> {
+    let end = (0..=why.len().min(WORDS)).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+    frame(REFUSED, &[&[fault.code()], &why.as_bytes()[..end]])
+}
+
+pub(crate) fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut frame = Vec::with_capacity(HEADER + length);
     frame.push(kind);
@@ -173,17 +176,17 @@ fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     frame
 }
 
-fn parse(header: [u8; HEADER]) -> (u8, usize) {
+pub(crate) fn parse(header: [u8; HEADER]) -> (u8, usize) {
     let [kind, length @ ..] = header;
     (kind, u32::from_le_bytes(length) as usize)
 }
 
-fn nonsense(kind: u8, length: usize) -> io::Error {
+pub(crate) fn nonsense(kind: u8, length: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a frame of kind {kind} and {length} bytes makes no sense"))
 }
 
 /// Somebody else's words, for a log and a condition.
-fn printable(words: &[u8]) -> String {
+pub(crate) fn printable(words: &[u8]) -> String {
     String::from_utf8_lossy(words).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

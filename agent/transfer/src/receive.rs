@@ -1,192 +1,55 @@
-//! The worker: it listens, and writes what an agent sends.
-//!
-//! Plain threads, for it does one thing at a time. An agent that comes while another is served takes its place: both have
-//! shown the certificate that only this restore's agent has, so the one before is dead, or cut off.
+//! A worker that writes what an agent sends.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::io::{Read, Write};
+use std::path::PathBuf;
 
-use nix::sys::socket::{setsockopt, sockopt};
-use remora_core::{Error, Result};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use zeroize::Zeroizing;
-
-use crate::credentials::Identity;
 use crate::frame::{Answer, Fault, Order};
+use crate::server::{Stream, say};
 use crate::target::{Refusal, Target};
-
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// How many clients there may be at once, whoever they are.
-const AT_ONCE: usize = 16;
 
 /// What an agent may still send after it was refused, so that it reads why.
 const DRAINED: u64 = 64 * 1024 * 1024;
 
-type Stream = StreamOwned<ServerConnection, TcpStream>;
-
-/// What receives.
-pub struct Receiver {
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    /// By the number that the agent calls them by.
-    disks: Vec<PathBuf>,
-    clients: AtomicUsize,
-    /// The connection that is served, so that another can end it.
-    current: Mutex<Option<TcpStream>>,
-    /// Whoever writes.
-    writing: Mutex<()>,
-}
-
-/// Receives until the process is ended. `folder` has `ca.crt`, `tls.crt` and `tls.key`; each disk is a folder or a block
-/// device.
-pub fn receive(listen: SocketAddr, folder: &Path, disks: Vec<PathBuf>) -> Result<()> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        std::fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))
-    };
-    let (ca, certificate, key) = (read("ca.crt")?, read("tls.crt")?, Zeroizing::new(read("tls.key")?));
-    Receiver::bind(listen, &Identity { ca, certificate, key }, disks)?.serve()
-}
-
-impl Receiver {
-    /// Listens.
-    pub fn bind(listen: SocketAddr, identity: &Identity, disks: Vec<PathBuf>) -> Result<Self> {
-        let config = identity.server()?;
-        let listener = TcpListener::bind(listen).map_err(|e| Error::io(format!("listening on {listen}"), e))?;
-        let shared =
-            Shared { disks, clients: AtomicUsize::new(0), current: Mutex::default(), writing: Mutex::default() };
-        Ok(Self { listener, config, shared: Arc::new(shared) })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().map_err(|e| Error::io("asking where it listens", e))
-    }
-
-    /// Serves whoever comes; ends when it cannot listen any more.
-    pub fn serve(self) -> Result<()> {
-        loop {
-            let (stream, from) = self.listener.accept().map_err(|e| Error::io("waiting for an agent", e))?;
-            if self.shared.clients.fetch_add(1, Ordering::SeqCst) >= AT_ONCE {
-                self.shared.clients.fetch_sub(1, Ordering::SeqCst);
-                continue;
+/// Obeys one agent until it has left.
+pub(crate) fn serve(disks: &[PathBuf], stream: &mut Stream) -> std::io::Result<()> {
+    let mut target = None;
+    while let Some(order) = Order::read(stream)? {
+        let answer = match obey(disks, order, &mut target) {
+            Ok(None) => continue,
+            Ok(Some(answer)) => answer,
+            Err(Refusal(fault, why)) => {
+                tracing::error!(?fault, "{why}");
+                say(stream, &Answer::Refused(fault, why).encode())?;
+                // Closed while something is unread, the connection would lose what was said.
+                stream.conn.send_close_notify();
+                stream.flush()?;
+                std::io::copy(&mut Read::by_ref(stream).take(DRAINED), &mut std::io::sink())?;
+                return Ok(());
             }
-            let (config, shared) = (Arc::clone(&self.config), Arc::clone(&self.shared));
-            std::thread::spawn(move || {
-                match shared.serve(config, stream) {
-                    Ok(()) => tracing::info!(%from, "an agent has left"),
-                    Err(error) => tracing::warn!(%from, %error, "a client is gone"),
-                }
-                shared.clients.fetch_sub(1, Ordering::SeqCst);
-            });
-        }
-    }
-}
-
-impl Shared {
-    fn serve(&self, config: Arc<ServerConfig>, stream: TcpStream) -> std::io::Result<()> {
-        let mut stream = greet(config, stream)?;
-        // From here on it is an agent of this restore.
-        let ours = stream.sock.try_clone()?;
-        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(ours);
-        if let Some(before) = before {
-            // It may be gone already.
-            before.shutdown(Shutdown::Both).ok();
-        }
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut target = None;
-        while let Some(order) = Order::read(&mut stream)? {
-            let answer = match self.obey(order, &mut target) {
-                Ok(None) => continue,
-                Ok(Some(answer)) => answer,
-                Err(Refusal(fault, why)) => {
-                    tracing::error!(?fault, "{why}");
-                    say(&mut stream, &Answer::Refused(fault, why))?;
-                    // Closed while something is unread, the connection would lose what was said.
-                    stream.conn.send_close_notify();
-                    stream.flush()?;
-                    std::io::copy(&mut Read::by_ref(&mut stream).take(DRAINED), &mut std::io::sink())?;
-                    return Ok(());
-                }
-            };
-            say(&mut stream, &answer)?;
-        }
-        Ok(())
-    }
-
-    fn obey(&self, order: Order, target: &mut Option<Target>) -> std::result::Result<Option<Answer>, Refusal> {
-        match order {
-            Order::Begin { disk, size, data } => {
-                let path = self.disks.get(disk as usize);
-                let path =
-                    path.ok_or_else(|| Refusal(Fault::Invalid, format!("there is no disk number {disk} here")))?;
-                *target = None;
-                *target = Some(Target::open(path, size, data)?);
-                tracing::info!(disk, size, data, "a disk begins");
-                Ok(Some(Answer::Ready))
-            }
-            Order::Data { at, bytes } => {
-                let begun = || Refusal(Fault::Invalid, "there is data, and no disk has begun".into());
-                target.as_mut().ok_or_else(begun)?.write(at, &bytes)?;
-                Ok(None)
-            }
-            Order::End => {
-                let begun = || Refusal(Fault::Invalid, "a disk ends that has not begun".into());
-                Ok(Some(Answer::Digest(target.take().ok_or_else(begun)?.finish()?)))
-            }
-        }
-    }
-}
-
-/// The handshake. Whoever does not finish it in time, or is no agent, gets no further.
-fn greet(config: Arc<ServerConfig>, stream: TcpStream) -> std::io::Result<Stream> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HANDSHAKE))?;
-    stream.set_write_timeout(Some(HANDSHAKE))?;
-    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
-    let mut stream = StreamOwned::new(connection, stream);
-    shake_hands(&mut stream)?;
-    // An agent may wait long for its store. One whose node is gone is noticed by the kernel.
-    stream.sock.set_read_timeout(None)?;
-    stream.sock.set_write_timeout(None)?;
-    setsockopt(&stream.sock, sockopt::KeepAlive, &true)?;
-    Ok(stream)
-}
-
-/// One step after another, so that a client that sends a byte now and then has no longer than the others.
-fn shake_hands(stream: &mut Stream) -> std::io::Result<()> {
-    let began = Instant::now();
-    while stream.conn.is_handshaking() || stream.conn.wants_write() {
-        if began.elapsed() > HANDSHAKE {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        if stream.conn.wants_write() {
-            stream.conn.write_tls(&mut stream.sock)?;
-            continue;
-        }
-        if stream.conn.read_tls(&mut stream.sock)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        if let Err(refused) = stream.conn.process_new_packets() {
-            // It is told why.
-            stream.conn.write_tls(&mut stream.sock).ok();
-            return Err(std::io::Error::new(ErrorKind::InvalidData, refused));
-        }
+        };
+        say(stream, &answer.encode())?;
     }
     Ok(())
 }
 
-fn say(stream: &mut Stream, answer: &Answer) -> std::io::Result<()> {
-    stream.write_all(&answer.encode())?;
-    stream.flush()
+fn obey(disks: &[PathBuf], order: Order, target: &mut Option<Target>) -> std::result::Result<Option<Answer>, Refusal> {
+    match order {
+        Order::Begin { disk, size, data } => {
+            let path = disks.get(disk as usize);
+            let path = path.ok_or_else(|| Refusal(Fault::Invalid, format!("there is no disk number {disk} here")))?;
+            *target = None;
+            *target = Some(Target::open(path, size, data)?);
+            tracing::info!(disk, size, data, "a disk begins");
+            Ok(Some(Answer::Ready))
+        }
+        Order::Data { at, bytes } => {
+            let begun = || Refusal(Fault::Invalid, "there is data, and no disk has begun".into());
+            target.as_mut().ok_or_else(begun)?.write(at, &bytes)?;
+            Ok(None)
+        }
+        Order::End => {
+            let begun = || Refusal(Fault::Invalid, "a disk ends that has not begun".into());
+            Ok(Some(Answer::Digest(target.take().ok_or_else(begun)?.finish()?)))
+        }
+    }
 }

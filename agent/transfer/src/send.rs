@@ -2,39 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures::TryStreamExt;
-use nix::sys::socket::{setsockopt, sockopt};
 use remora_core::ports::{DiskIndex, PointReader, Progress};
 use remora_core::{ByteRange, Error, ErrorKind, ExtentState};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::credentials::{Identity, name};
+use crate::connect::{Worker, connect};
 use crate::digest::Digest;
 use crate::frame::{Answer, DATA, Fault, Order};
-
-/// How long connecting may take, and one try of it.
-const CONNECT: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(10));
-
-/// Between two tries.
-const AGAIN: Duration = Duration::from_millis(500);
-
-/// A worker.
-#[derive(Clone)]
-pub struct Worker {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// What the agent shows, and what the worker's certificate is signed by.
-    pub identity: Identity,
-}
 
 /// One disk to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,33 +96,13 @@ async fn listen(mut input: ReadHalf<TlsStream<TcpStream>>, answers: mpsc::Sender
 }
 
 impl Line {
-    /// Connects; a worker that was just started may not listen yet.
     async fn connect(worker: &Worker) -> Result<Self, SendError> {
-        let connector = TlsConnector::from(worker.identity.client()?);
-        let (began, address) = (tokio::time::Instant::now(), worker.address);
-        loop {
-            let one = async {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                setsockopt(&stream, sockopt::KeepAlive, &true)?;
-                connector.connect(name(), stream).await
-            };
-            let error = match timeout(CONNECT.1, one).await {
-                Ok(Ok(stream)) => {
-                    let (input, output) = tokio::io::split(stream);
-                    let (sender, answers) = mpsc::channel(1);
-                    let listening = AbortOnDropHandle::new(tokio::spawn(listen(input, sender)));
-                    return Ok(Self { address, output, answers, _listening: listening });
-                }
-                Ok(Err(error)) => error,
-                Err(late) => late.into(),
-            };
-            // Another certificate is none that a worker gets later.
-            if error.kind() == io::ErrorKind::InvalidData || began.elapsed() > CONNECT.0 {
-                return Err(SendError::Lost(address, error));
-            }
-            sleep(AGAIN).await;
-        }
+        let address = worker.address;
+        let stream = connect(worker).await?.map_err(|error| SendError::Lost(address, error))?;
+        let (input, output) = tokio::io::split(stream);
+        let (sender, answers) = mpsc::channel(1);
+        let listening = AbortOnDropHandle::new(tokio::spawn(listen(input, sender)));
+        Ok(Self { address, output, answers, _listening: listening })
     }
 
     async fn disk(

@@ -5,18 +5,17 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Whence, lseek64};
 use remora_core::ByteRange;
 use remora_engine::write_zeros;
 
 use crate::digest::Digest;
 use crate::frame::Fault;
+use crate::holes::data_from;
 
 /// The name of a disk's image in a claim's folder, as KubeVirt wants it.
-const IMAGE: &str = "disk.img";
+pub(crate) const IMAGE: &str = "disk.img";
 
 /// Bytes read back at once.
 const READ: usize = 1024 * 1024;
@@ -121,27 +120,13 @@ impl Target {
             return Err(io::Error::other(format!("it has {length} bytes, not {}", self.size)));
         }
         let (mut digest, mut buffer, mut at) = (Digest::new(self.size), vec![0; READ], 0);
-        while let Some(begin) = self.data_from(at)? {
+        while let Some(begin) = data_from(&self.file, at, self.size)? {
             let length = (self.size - begin).min(READ as u64) as usize;
             self.file.read_exact_at(&mut buffer[..length], begin)?;
             digest.data(begin, &buffer[..length]);
             at = begin + length as u64;
         }
         Ok(digest.finish())
-    }
-
-    /// Where there is data next; none after the last.
-    fn data_from(&self, at: u64) -> io::Result<Option<u64>> {
-        if at >= self.size {
-            return Ok(None);
-        }
-        match lseek64(&self.file, at.cast_signed(), Whence::SeekData) {
-            Ok(found) => Ok(Some(found.cast_unsigned().max(at)).filter(|found| *found < self.size)),
-            Err(Errno::ENXIO) => Ok(None),
-            // One that knows no holes.
-            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(Some(at)),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct VmFacts {
     pub vm: VmName,
     /// The `VirtualMachine`'s UID.
     pub uid: String,
+    /// The `VirtualMachine`'s version: another after every change of it, and so after every start.
+    pub version: String,
     /// What runs; none if the VM is halted.
     pub instance: Option<InstanceFacts>,
     /// Whether KubeVirt tracks its changes.

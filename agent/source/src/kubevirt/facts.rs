@@ -8,11 +8,23 @@ use remora_core::{CheckpointName, DiskName, Error, ErrorKind, Result};
 
 use super::cluster::{ChangedBlockTracking, InstanceFacts, LatestCheckpoint, VmFacts, VolumeFacts, VolumeMode};
 
-/// The VM as the planning sees it.
+/// No disk of a VM is larger, in bytes: whoever says so wants us to read for ever.
+const LARGEST_DISK: u64 = 64 << 40;
+
+/// The VM as the planning sees it, while it runs.
 pub(super) fn state(facts: &VmFacts) -> VmState {
+    state_with(facts, &bitmaps(facts))
+}
+
+/// The same, of a VM that is halted: no QEMU is there that could tell what has changed.
+pub(super) fn halted_state(facts: &VmFacts) -> VmState {
+    state_with(facts, &Bitmaps::Unable("the VM is halted".into()))
+}
+
+fn state_with(facts: &VmFacts, bitmaps: &Bitmaps) -> VmState {
     let left_out = |volume: &str, why: &str| format!("disk {volume} is not backed up: {why}");
     let mut out: Vec<_> = facts.left_out.iter().map(|(volume, why)| left_out(volume, why)).collect();
-    let (bitmaps, mut disks) = (bitmaps(facts), Vec::new());
+    let mut disks = Vec::new();
     for volume in &facts.volumes {
         match DiskName::new(&volume.name) {
             Ok(name) => disks.push(DiskState {
@@ -63,12 +75,32 @@ fn bitmaps(facts: &VmFacts) -> Bitmaps {
     Bitmaps::Able { usable, broken }
 }
 
+/// The volume that a disk is.
+pub(super) fn volume<'a>(facts: &'a VmFacts, disk: &DiskName) -> Result<&'a VolumeFacts> {
+    facts.volumes.iter().find(|volume| volume.name == disk.as_str()).ok_or_else(|| {
+        let known: Vec<_> = facts.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        Error::new(ErrorKind::NotFound, format!("there is no disk {disk} to back up"))
+            .advise(format!("The VM has these: {}.", known.join(", ")))
+    })
+}
+
+/// A disk may be larger than its PVC says (a device that was declared by hand), but not beyond all measure.
+pub(super) fn check_size(disk: &DiskName, size: u64, capacity: u64) -> Result<()> {
+    let most = capacity.saturating_mul(16).saturating_add(1 << 30).min(LARGEST_DISK);
+    if (1..=most).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!("disk {disk} is said to have {size} bytes, but its PVC has {capacity}: that is not believed"),
+    ))
+}
+
 /// What runs of the VM, if it can be backed up.
 pub(super) fn runs(facts: &VmFacts) -> Result<&InstanceFacts> {
-    let vm = facts.vm.as_str();
     let Some(instance) = &facts.instance else {
-        return Err(Error::new(ErrorKind::Unavailable, "it is halted, so QEMU cannot serve its disks")
-            .advise(format!("Start it, and back up again: virtctl start {vm}.")));
+        return Err(Error::new(ErrorKind::Unavailable, "it was halted meanwhile, so QEMU cannot serve its disks")
+            .advise("Back it up again: a VM that is halted is read through a pod that has its claims."));
     };
     let ChangedBlockTracking::Not(word) = &facts.tracking else { return Ok(instance) };
     let (what, advice) = match word.as_str() {
@@ -105,6 +137,7 @@ mod tests {
         VmFacts {
             vm: VmName::new("ns/vm").unwrap(),
             uid: "u".into(),
+            version: "1".into(),
             instance: Some(InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: vec![volume("a"), volume("b")],

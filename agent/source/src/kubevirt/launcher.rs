@@ -79,6 +79,7 @@ impl Launcher {
         // The path through /proc names the very file that was checked, and is short: a socket's has 107 bytes at most.
         let connecting = timeout(ACCEPT, UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())));
         let stream = match connecting.await {
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => return Err(within(forbidden())),
             Ok(connected) => connected.map_err(|error| failed(error.to_string()))?,
             Err(_) => return Err(failed(format!("nobody accepted within {} s", ACCEPT.as_secs()))),
         };
@@ -115,6 +116,7 @@ impl Launcher {
         openat2(&*self.pods, &path, how).map_err(|error| match error {
             nix::errno::Errno::ELOOP => planted("a symbolic link stands on the way"),
             nix::errno::Errno::EXDEV => planted("it leads out of the pod's folder"),
+            nix::errno::Errno::EACCES => forbidden(),
             error => Error::io("opening it", error.into()),
         })
     }
@@ -144,6 +146,13 @@ impl Launcher {
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// What is there belongs to another user.
+fn forbidden() -> Error {
+    Error::new(ErrorKind::Refused, "permission denied").advise(
+        "The agent needs uid 0 and the capability DAC_OVERRIDE, and SELinux type spc_t where SELinux is on: see deploy/base/agent.yaml.",
+    )
 }
 
 /// Somebody in the pod wants us to look elsewhere.

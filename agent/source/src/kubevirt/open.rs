@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::attempt::{self, Started};
 use super::cluster::{BackupKind, BackupWish, Depth, Freeze, VolumeFacts};
+use super::facts;
 use super::job::KubevirtJob;
 use super::launcher::{Connected, NBD};
 use super::source::Vm;
@@ -23,9 +24,6 @@ const SOCKET_APPEARS: Duration = Duration::from_secs(15);
 
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// No disk of a VM is larger, in bytes: whoever says so wants us to read for ever.
-const LARGEST_DISK: u64 = 64 << 40;
 
 /// A disk that is to be opened.
 struct Chosen<'a> {
@@ -92,14 +90,7 @@ fn choose<'a>(vm: &'a Vm, request: &'a OpenRequest) -> Result<Vec<Chosen<'a>>> {
     if request.disks.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, "no disk is chosen"));
     }
-    let choose = |disk: &'a OpenDisk| {
-        let volume = vm.facts.volumes.iter().find(|volume| volume.name == disk.name.as_str()).ok_or_else(|| {
-            let known: Vec<_> = vm.facts.volumes.iter().map(|volume| volume.name.as_str()).collect();
-            Error::new(ErrorKind::NotFound, format!("there is no disk {} to back up", disk.name))
-                .advise(format!("The VM has these: {}.", known.join(", ")))
-        })?;
-        Ok(Chosen { disk, volume })
-    };
+    let choose = |disk: &'a OpenDisk| Ok(Chosen { disk, volume: facts::volume(&vm.facts, &disk.name)? });
     request.disks.iter().map(choose).collect()
 }
 
@@ -186,7 +177,7 @@ async fn connect_disk(
         |error: Error| error.within(format_args!("connecting to disk {name} of launcher pod {}", vm.instance.pod));
     let client = Client::connect_stream(connected.stream, export.options(vm.options.answer_within)).await;
     let client = client.map_err(|error| within(refused(&name, error)))?;
-    check_size(&name, client.size(), volume.capacity).map_err(within)?;
+    facts::check_size(&name, client.size(), volume.capacity).map_err(within)?;
     let disk = Disk::new(export, client, job);
     disk.map_err(|error| match error.kind() {
         // The engine repeats without an increment.
@@ -199,16 +190,4 @@ async fn connect_disk(
 
 fn refused(disk: &DiskName, error: NbdError) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the launcher's QEMU does not serve disk {disk}")).because(error)
-}
-
-/// A disk may be larger than its PVC says (a device that was declared by hand), but not beyond all measure.
-fn check_size(disk: &DiskName, size: u64, capacity: u64) -> Result<()> {
-    let most = capacity.saturating_mul(16).saturating_add(1 << 30).min(LARGEST_DISK);
-    if (1..=most).contains(&size) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Refused,
-        format!("disk {disk} is said to have {size} bytes, but its PVC has {capacity}: that is not believed"),
-    ))
 }

@@ -95,6 +95,7 @@ impl FakeCluster {
         let facts = VmFacts {
             vm: VmName::new(vm).unwrap(),
             uid: "uid-of-vm".into(),
+            version: "1".into(),
             instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into(), user: LauncherUser::Root }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: disks.iter().map(volume).collect(),

@@ -61,7 +61,7 @@ fn a_vm_that_cannot_be_backed_up_says_what_to_do() {
         let instance = bench.cluster.state().facts.instance.take();
         let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.chain().contains("halted") && error.advice().unwrap().contains("virtctl start"), "{error:?}");
+        assert!(error.chain().contains("halted") && error.advice().unwrap().contains("Back it up again"), "{error:?}");
         bench.cluster.state().facts.instance = instance;
         for (word, what, advice) in [
             ("PendingRestart", "next start", "Restart"),

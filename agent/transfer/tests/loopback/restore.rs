@@ -1,6 +1,4 @@
-//! What a transfer promises, over real TLS: exact bytes, whoever dies or lies.
-
-#![allow(clippy::unwrap_used, reason = "these are tests throughout")]
+//! What a restore's transfer promises: exact bytes, whoever dies or lies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +16,7 @@ use remora_core::{
     BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, LineageId, PointId, RepositoryId, Result,
     VmName,
 };
-use remora_transfer::{Credentials, Parcel, Receiver, SendError, Worker, send};
+use remora_transfer::{Credentials, Parcel, SendError, Server, Task, Worker, send};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -145,7 +143,7 @@ impl Lab {
 
     fn with(claim: TempDir, disks: Vec<PathBuf>) -> Self {
         let credentials = Credentials::new().unwrap();
-        let receiver = Receiver::bind("127.0.0.1:0".parse().unwrap(), &credentials.worker, disks).unwrap();
+        let receiver = Server::bind(Task::Receive, "127.0.0.1:0".parse().unwrap(), &credentials.worker, disks).unwrap();
         let address = receiver.address().unwrap();
         std::thread::spawn(move || receiver.serve());
         Self { claim, credentials, address, cancel: CancellationToken::new() }

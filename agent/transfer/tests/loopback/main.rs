@@ -1,0 +1,6 @@
+//! Agents and workers, over real TLS.
+
+#![allow(clippy::unwrap_used, reason = "these are tests throughout")]
+
+mod loan;
+mod restore;
