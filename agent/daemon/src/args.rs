@@ -38,14 +38,23 @@ pub(crate) enum Command {
     },
     /// Writes restored disks to the claims of its pod; started by remora-controller
     #[command(hide = true)]
-    Receive(ReceiveArgs),
+    Receive {
+        #[command(flatten)]
+        worker: WorkerArgs,
+        /// A file that would hide what is written: it is removed first
+        #[arg(long = "overlay", value_name = "PATH")]
+        overlays: Vec<PathBuf>,
+    },
+    /// Reads the claims of its pod to an agent; started by remora-controller
+    #[command(hide = true)]
+    Lend(WorkerArgs),
     /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
     Node(Box<NodeArgs>),
 }
 
 /// Runs in an unprivileged pod, which has claims and no keys.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ReceiveArgs {
+pub(crate) struct WorkerArgs {
     /// Where the agent connects to
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,

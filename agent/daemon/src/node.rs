@@ -5,6 +5,7 @@
 //! claims.
 
 mod capabilities;
+mod claims;
 mod keys;
 mod metrics;
 mod restore;
@@ -13,15 +14,15 @@ mod worker;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
-use remora_kube::node::{Agent, Counts, KeyService, Me, Pace, Restores};
+use remora_kube::node::{Agent, KeyService, Me, Pace, Restores};
 use remora_source::kubevirt::KubevirtOptions;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
+use self::metrics::OfKinds;
 use self::restore::TransferWorker;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
@@ -50,10 +51,8 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
             ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
         },
     };
-    let (counts, me) = (
-        Arc::new(Counts::default()),
-        Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid },
-    );
+    let counts = OfKinds::default();
+    let me = Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = args.listen {
         let listener = web::bind(address).await?;
@@ -61,8 +60,9 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     }
     tracing::info!(node = me.node, pod = me.pod, "the agent is at work");
     let pace = Pace { parallel: args.parallel.get(), ..Pace::default() };
-    let restores = Restores::new(client.clone(), me.clone(), TransferWorker { keys }, pace, Arc::clone(&counts));
-    let agent = Agent::new(client, me, worker, pace, counts);
+    let restores =
+        Restores::new(client.clone(), me.clone(), TransferWorker { keys }, pace, Arc::clone(&counts.restores));
+    let agent = Agent::new(client, me, worker, pace, counts.backups);
     tokio::join!(agent.run(cancel.clone()), restores.run(cancel.clone()));
     cancel.cancel();
     beside.join_all().await;
@@ -98,10 +98,7 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 /// The agent is ready once it knows the runs of its node.
-fn health(counts: &Arc<Counts>) -> Health {
-    let (of_text, of_ready) = (Arc::clone(counts), Arc::clone(counts));
-    Health {
-        metrics: Box::new(move || metrics::text(&of_text)),
-        ready: Box::new(move || of_ready.ready.load(Ordering::Relaxed)),
-    }
+fn health(counts: &OfKinds) -> Health {
+    let (of_text, of_ready) = (counts.clone(), counts.clone());
+    Health { metrics: Box::new(move || of_text.text()), ready: Box::new(move || of_ready.are_known()) }
 }

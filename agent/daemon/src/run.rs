@@ -9,11 +9,12 @@ use remora_core::{Error, Result};
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions};
 use remora_source::{LibvirtOptions, LibvirtSource};
+use remora_transfer::Task;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, WorkerArgs};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -30,7 +31,10 @@ pub(crate) fn run() -> u8 {
     let ended = match args.command {
         Some(Command::Watchdog) => return remora_source::watchdog::main(),
         Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
-        Some(Command::Receive(args)) => remora_transfer::receive(args.listen, &args.tls, args.disks),
+        Some(Command::Receive { worker, overlays }) => {
+            remora_transfer::remove_overlays(&overlays).and_then(|()| serve(Task::Receive, worker))
+        }
+        Some(Command::Lend(worker)) => serve(Task::Lend, worker),
         Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
         None => in_runtime(|cancel| work(args.config, cancel)),
     };
@@ -41,6 +45,11 @@ pub(crate) fn run() -> u8 {
             1
         }
     }
+}
+
+/// The work of a pod that has claims.
+fn serve(task: Task, args: WorkerArgs) -> Result<()> {
+    remora_transfer::serve(task, args.listen, &args.tls, args.disks)
 }
 
 fn log(args: &Args) {

@@ -165,6 +165,7 @@ impl Run<'_> {
         loop {
             let name = state.name();
             let span = tracing::info_span!("state", name);
+            span.in_scope(|| tracing::info!("begins"));
             state = match self.next(state).instrument(span).await {
                 Ok(State::Done(report)) => return Ok(*report),
                 Ok(next) => next,

@@ -9,6 +9,7 @@ mod apply;
 mod certificate;
 mod clocks;
 mod events;
+mod index;
 mod leader;
 mod metrics;
 mod objects;
@@ -24,6 +25,8 @@ mod tenancy;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod users;
+mod worker;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //! tenant.
 //!
 //! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
-//! answer is [`RunKeys`] or [`RestoreKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
+//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
 //! 404 (no such run), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
 
 use std::collections::BTreeMap;
@@ -31,18 +31,7 @@ pub fn restore_path(namespace: &str, name: &str) -> String {
     format!("/v1/restores/{namespace}/{name}")
 }
 
-/// What an agent needs for a restore: the keys, and the way to the worker that has the claims. Prints no secret.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RestoreKeys {
-    /// The keys.
-    #[serde(flatten)]
-    pub keys: RunKeys,
-    /// The worker.
-    pub worker: WorkerAccess,
-}
-
-/// How the worker of a restore is reached. Prints no secret.
+/// How the worker of a run is reached. Prints no secret.
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerAccess {
@@ -54,9 +43,12 @@ pub struct WorkerAccess {
     pub certificate: String,
     /// The key of that; PEM.
     pub key: String,
+    /// The claims that it has, by the numbers that it knows them by.
+    pub claims: Vec<String>,
 }
 
-/// Where a repository is, and what opens one tenant's part of it. Prints no secret.
+/// What an agent needs for a run: where a repository is, what opens one tenant's part of it, and the way to the run's worker.
+/// Prints no secret.
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunKeys {
@@ -67,6 +59,9 @@ pub struct RunKeys {
     pub store: StoreAccess,
     /// A [`Grant`], as text.
     pub grant: String,
+    /// The worker: of a restore, and of the backup of a halted machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerAccess>,
 }
 
 /// How a repository's store is reached. Prints no secret.

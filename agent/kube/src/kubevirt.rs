@@ -212,7 +212,7 @@ pub struct VirtualMachineInstanceStatus {
     /// Where it runs.
     #[serde(default)]
     pub node_name: Option<String>,
-    /// The nodes of its launcher pods, by their UIDs: two during a migration.
+    /// The nodes of its launcher pods, by their UIDs: also of those that a migration has ended, as long as they are there.
     #[serde(default)]
     pub active_pods: BTreeMap<String, String>,
     /// Its migration, if there is or was one.
@@ -233,10 +233,10 @@ pub struct MigrationState {
     /// Where it goes.
     #[serde(default)]
     pub target_node: Option<String>,
-    /// The UID of the pod that it goes to.
+    /// The name of the pod that it goes to.
     #[serde(default)]
     pub target_pod: Option<String>,
-    /// Whether it has succeeded.
+    /// Whether it has ended, however.
     #[serde(default)]
     pub completed: bool,
     /// Whether it has failed.
@@ -266,6 +266,14 @@ pub mod tracking {
     pub const INITIALIZING: &str = "Initializing";
     /// Wanted, but KubeVirt does not know of it.
     pub const GATE_OFF: &str = "IncrementalBackupFeatureGateDisabled";
+
+    /// The state of a machine that runs: what its instance says, if that is tracked or soon will be, else what the machine
+    /// says of its next start. Of one that was switched off and on again the instance says "Disabled" until then, and one
+    /// that is to be tracked no more is tracked still.
+    pub fn state<'a>(of_instance: Option<&'a str>, of_machine: Option<&'a str>) -> &'a str {
+        let tracks = of_instance.filter(|state| [ENABLED, INITIALIZING].contains(state));
+        tracks.or(of_machine.filter(|state| !state.is_empty())).or(of_instance).unwrap_or_default()
+    }
 }
 
 /// What an instance says of its backup.

@@ -1,6 +1,6 @@
 //! The agent of one node: it claims the runs of the VMs there, has them done, and tells how they go.
 //!
-//! What a run does is behind [`Worker`]; this crate knows no vault and no engine. Start reading at `agent.rs` (which runs are
+//! What a run does is behind [`Worker`]; this crate knows no vault and no engine. Start reading at `duty.rs` (which runs are
 //! begun), then `run.rs` (one run from claim to end), `claim.rs` and `record.rs` (how a status is written so that no two
 //! agents ever work on one run). [`RunCluster`] is what the source of KubeVirt asks of the cluster.
 //!
@@ -14,6 +14,7 @@ mod claim;
 mod cluster;
 mod definition;
 mod desk;
+mod duty;
 mod failure;
 mod identity;
 mod key_service;
@@ -28,10 +29,11 @@ mod this_node;
 mod watch;
 mod worker;
 
-pub use agent::{Agent, Counts, Pace};
+pub use agent::Agent;
 pub use capability::clock;
 pub use cluster::RunCluster;
 pub use desk::Desk;
+pub use duty::{Counts, Pace};
 pub use failure::{Failure, reason};
 pub use identity::Me;
 pub use key_service::KeyService;

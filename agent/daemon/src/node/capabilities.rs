@@ -11,8 +11,9 @@ use remora_kube::resources::Capability;
 use remora_source::kubevirt::KubevirtOptions;
 
 /// All of it.
-pub(super) async fn capabilities(client: &Client, options: &KubevirtOptions) -> Vec<Capability> {
-    vec![pods(&options.pods), processes(&options.proc), resolving(&options.pods), clock(client).await]
+pub(super) async fn capabilities(client: &Client, options: &KubevirtOptions, state: Option<&Path>) -> Vec<Capability> {
+    let (pods, processes) = (pods(&options.pods), processes(&options.proc));
+    vec![pods, processes, resolving(&options.pods), memory(state), clock(client).await]
 }
 
 fn capability(name: &str, tried: Result<String, String>) -> Capability {
@@ -25,6 +26,17 @@ fn pods(folder: &Path) -> Capability {
     let shown = folder.display();
     let tried = fs::read_dir(folder).map_err(|e| format!("{shown}: {e}: mount the kubelet's folder of pods there"));
     capability("pods-folder", tried.map(|_| format!("{shown} can be read")))
+}
+
+/// Where it is remembered what was seen of repositories. Runs go on without it, so nobody else would notice.
+fn memory(folder: Option<&Path>) -> Capability {
+    let lost = "that a store was put back to an earlier state goes unnoticed: mount a folder of the node there";
+    let tried = folder.ok_or_else(|| format!("there is no folder for it (--state), so {lost}")).and_then(|folder| {
+        let shown = folder.display();
+        let tried = tempfile::tempfile_in(folder);
+        tried.map(|_| format!("{shown} can be written")).map_err(|e| format!("{shown}: {e}: {lost}"))
+    });
+    capability("state-folder", tried)
 }
 
 /// Processes of other pods: of whoever serves a socket it is asked which pod it is of.

@@ -1,7 +1,8 @@
 //! What the agent of a node counts, as Prometheus reads it. docs/metrics.md lists it; a test compares.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -11,9 +12,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use remora_kube::node::Counts;
 
+/// What it counts of each kind of runs.
+#[derive(Clone, Default)]
+pub(super) struct OfKinds {
+    pub(super) backups: Arc<Counts>,
+    pub(super) restores: Arc<Counts>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: Kind,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRun {
+    kind: Kind,
     outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Kind {
+    BackupRun,
+    RestoreRun,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -24,31 +44,39 @@ enum Outcome {
     Lost,
 }
 
-/// All of it, as it is now.
-pub(super) fn text(counts: &Counts) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("remora");
-    let runs: Family<OfRun, Counter> = Family::default();
-    let ended = [
-        (Outcome::Stored, &counts.stored),
-        (Outcome::Failed, &counts.failed),
-        (Outcome::GivenBack, &counts.given_back),
-        (Outcome::Lost, &counts.lost),
-    ];
-    for (outcome, count) in ended {
-        runs.get_or_create(&OfRun { outcome }).inc_by(count.load(Ordering::Relaxed));
+impl OfKinds {
+    /// Whether the runs of all kinds are known.
+    pub(super) fn are_known(&self) -> bool {
+        [&self.backups, &self.restores].iter().all(|counts| counts.ready.load(Ordering::Relaxed))
     }
-    registry.register("node_runs", "Runs of this node that have ended here", runs);
-    registry.register("node_runs_in_progress", "Runs that are at work", gauge(&counts.running));
-    registry.register("node_runs_waiting", "Runs of this node that wait for their turn", gauge(&counts.waiting));
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
-}
 
-fn gauge(count: &AtomicU64) -> Gauge {
-    let gauge = Gauge::default();
-    gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-    gauge
+    /// All of it, as it is now.
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+        let runs: Family<OfRun, Counter> = Family::default();
+        let (running, waiting): (Family<OfKind, Gauge>, Family<OfKind, Gauge>) = Default::default();
+        for (kind, counts) in [(Kind::BackupRun, &self.backups), (Kind::RestoreRun, &self.restores)] {
+            let ended = [
+                (Outcome::Stored, &counts.stored),
+                (Outcome::Failed, &counts.failed),
+                (Outcome::GivenBack, &counts.given_back),
+                (Outcome::Lost, &counts.lost),
+            ];
+            for (outcome, count) in ended {
+                runs.get_or_create(&OfRun { kind, outcome }).inc_by(count.load(Ordering::Relaxed));
+            }
+            for (gauge, count) in [(&running, &counts.running), (&waiting, &counts.waiting)] {
+                let count = i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+                gauge.get_or_create(&OfKind { kind }).set(count);
+            }
+        }
+        let mut registry = Registry::with_prefix("remora");
+        registry.register("node_runs", "Runs of this node that have ended here", runs);
+        registry.register("node_runs_in_progress", "Runs that are at work", running);
+        registry.register("node_runs_waiting", "Runs of this node that wait for their turn", waiting);
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
 }
 
 #[cfg(test)]
@@ -57,10 +85,11 @@ mod tests {
 
     #[test]
     fn the_document_lists_every_metric_and_no_other() {
-        let counts = Counts::default();
-        counts.given_back.store(3, Ordering::Relaxed);
-        let text = text(&counts).unwrap();
-        assert!(text.contains("remora_node_runs_total{outcome=\"GivenBack\"} 3"), "{text}");
+        let counts = OfKinds::default();
+        counts.restores.given_back.store(3, Ordering::Relaxed);
+        let text = counts.text().unwrap();
+        assert!(text.contains("remora_node_runs_total{kind=\"RestoreRun\",outcome=\"GivenBack\"} 3"), "{text}");
+        assert!(text.contains("remora_node_runs_total{kind=\"BackupRun\",outcome=\"GivenBack\"} 0"), "{text}");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let mut names: Vec<_> = types.filter_map(|line| line.split(' ').next()).collect();
         let document = include_str!("../../../../docs/metrics.md");

@@ -28,8 +28,9 @@ impl RestoreWorker for TransferWorker {
         let opening = async {
             Ok(async {
                 let keys = self.keys.service.restore_keys(order).await?;
-                let opened = self.keys.open(&keys.keys, &order.namespace).await?;
-                Ok::<_, Failure>((opened, worker(&keys.worker)))
+                let opened = self.keys.open(&keys, &order.namespace).await?;
+                let access = keys.worker.as_ref().ok_or_else(no_worker)?;
+                Ok::<_, Failure>((opened, worker(access)))
             }
             .await)
         };
@@ -45,7 +46,11 @@ impl RestoreWorker for TransferWorker {
     }
 }
 
-fn worker(access: &WorkerAccess) -> Worker {
+fn no_worker() -> Failure {
+    Error::new(ErrorKind::Failed, "the controller did not tell of the pod that has the claims").into()
+}
+
+pub(super) fn worker(access: &WorkerAccess) -> Worker {
     let identity = Identity {
         ca: access.ca.clone(),
         certificate: access.certificate.clone(),

@@ -7,15 +7,17 @@ use async_trait::async_trait;
 use kube::Client;
 use remora_core::plan::Asked;
 use remora_core::point::{self, Point};
-use remora_core::ports::{Mover, Patience};
+use remora_core::ports::{Mover, Patience, Source};
 use remora_core::{BackupName, CheckpointName, Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{BackupRunSpec, Capability, Mode, Quiesce};
-use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
+use remora_source::kubevirt::{HaltedSource, KubevirtOptions, KubevirtSource};
+use remora_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
 use super::capabilities::capabilities;
+use super::claims::Claims;
 use super::keys::{Keys, Opened};
 
 /// Bytes of pieces that a backup holds at once.
@@ -31,28 +33,41 @@ pub(super) struct EngineWorker {
 }
 
 impl EngineWorker {
-    async fn open(&self, order: &Order) -> Result<Opened, Failure> {
+    async fn open(&self, order: &Order) -> Result<(Opened, Option<Claims>), Failure> {
         let keys = self.keys.service.keys(order).await?;
-        self.keys.open(&keys, &order.namespace).await
+        let opened = self.keys.open(&keys, &order.namespace).await?;
+        let claims = match &keys.worker {
+            Some(access) => Some(Claims::connect(access).await?),
+            None => None,
+        };
+        Ok((opened, claims))
+    }
+
+    /// The VM as it runs, or as it lies in its claims.
+    fn source(&self, desk: &Desk, vault: &Vault, claims: Option<Claims>) -> Box<dyn Source> {
+        let cluster = Arc::new(desk.cluster(vault.repository()));
+        match claims {
+            Some(claims) => Box::new(HaltedSource::new(cluster, Arc::new(claims))),
+            None => Box::new(KubevirtSource::new(cluster, self.options.clone())),
+        }
     }
 }
 
 #[async_trait]
 impl Worker for EngineWorker {
     async fn committed(&self, order: &Order, attempt: &BackupName) -> Result<Option<Point>, Failure> {
-        let opened = self.open(order).await?;
+        let (opened, _) = self.open(order).await?;
         let listing = opened.vault.list(Some(&VmName::new(order.vm_name()).map_err(Error::from)?)).await?;
         Ok(listing.points.into_iter().rev().find(|point| is_of(point, attempt)))
     }
 
     async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
         let opening = async { Ok(self.open(order).await) };
-        let opened = or_cancelled(&cancel, opening).await??;
+        let (opened, claims) = or_cancelled(&cancel, opening).await??;
         let vault = &opened.vault;
-        let cluster = Arc::new(desk.cluster(vault.repository()));
-        let source = KubevirtSource::new(cluster, self.options.clone());
+        let source = self.source(desk, vault, claims);
         let request = request(order)?;
-        let report = backup(&source, vault, request, desk.meter(), cancel.clone()).await?;
+        let report = backup(source.as_ref(), vault, request, desk.meter(), cancel.clone()).await?;
         let mut notes = report.notes;
         if let Err(error) = or_cancelled(&cancel, vault.renew(&report.point.vm)).await {
             notes.push(format!("what the point needs is not locked for longer yet: {}", error.chain()));
@@ -61,7 +76,7 @@ impl Worker for EngineWorker {
     }
 
     async fn capabilities(&self) -> Vec<Capability> {
-        capabilities(&self.client, &self.options).await
+        capabilities(&self.client, &self.options, self.keys.state.as_deref()).await
     }
 }
 

@@ -11,7 +11,7 @@ use super::events::Events;
 use super::objects::{Wanted, with_token};
 use super::observed::{Machine, Observed};
 use super::plan::{Finalizer, Plan, Status, Step};
-use super::{FINALIZER, OWNER};
+use super::{FINALIZER, OWNER, worker};
 use crate::conditions::{self, Says};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker};
 use crate::resources::{BackupRun, Run};
@@ -31,8 +31,10 @@ pub(super) async fn apply(client: &Client, events: &Events, observed: &Observed,
             Ok(()) => {}
             Err(kube::Error::Api(refused)) if is_final(&refused) && status.is_some() => {
                 let says = refusal(step, &refused.message);
-                if let Some((_, prepared)) = status.as_mut().and_then(|status| status.prepared.as_mut()) {
-                    *prepared = says;
+                match status.as_mut().map(|status| (&mut status.prepared, &mut status.assigned)) {
+                    Some((Some((_, prepared)), _)) => *prepared = says,
+                    Some((None, assigned)) if matches!(step, Step::Worker(_)) => *assigned = Some(says),
+                    _ => {}
                 }
                 break;
             }
@@ -62,6 +64,7 @@ async fn take(client: &Client, namespace: &str, step: &Step) -> Result<()> {
         Step::RemoveScratch(thing) => remove::<PersistentVolumeClaim>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveToken(thing) => remove::<Secret>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveTracker(name, uid) => remove::<VirtualMachineBackupTracker>(client, namespace, name, uid).await,
+        Step::Worker(step) => worker::take(client, namespace, step).await,
         Step::Make(Wanted::Tracker(tracker)) => make(client, namespace, &**tracker).await,
         Step::Make(Wanted::Scratch(claim)) => make(client, namespace, &**claim).await,
         Step::Make(Wanted::Token(secret)) => make(client, namespace, &with_token((**secret).clone())).await,
@@ -111,6 +114,7 @@ fn refusal(step: &Step, message: &str) -> Says {
         Step::Make(Wanted::Scratch(_)) => ("ScratchRefused", "PersistentVolumeClaim for the scratch"),
         Step::Make(Wanted::Token(_)) => ("TokenRefused", "Secret for KubeVirt's exporter"),
         Step::Make(Wanted::Backup(_)) => ("BackupRefused", "VirtualMachineBackup"),
+        Step::Worker(step) => worker::refused(step),
         _ => ("RemovalRefused", "removal of what an earlier attempt left"),
     };
     let message = format!(
@@ -135,36 +139,62 @@ pub(super) async fn set_finalizer<R: Run>(client: &Client, run: &R, to: Finalize
 
 /// Applies the controller's part, if it says something else than before; gives the conditions that are new.
 async fn set_status(client: &Client, run: &BackupRun, status: &Status) -> Result<Vec<Condition>> {
-    let now = Timestamp::now();
-    let earlier = run.status.clone().unwrap_or_default();
-    let conditions = conditions_of(run, status, now);
-    let changed = conditions.iter().filter(|one| differs(conditions::find(&earlier.conditions, &one.type_), one));
+    let mut said = vec![
+        ("Assigned", status.assigned.clone()),
+        ("Prepared", status.prepared.as_ref().map(|(_, says)| says.clone())),
+    ];
+    if let Some(ended) = &status.ended {
+        said.extend(failed(&Says::no(ended.reason, ended.message.clone())));
+    }
+    let earlier = run.status.as_ref().and_then(|status| status.prepared_attempt);
+    let fields = json!({
+        "node": status.node,
+        "halted": status.halted.then_some(true),
+        "preparedAttempt": status.prepared.as_ref().map(|(number, _)| *number).or(earlier),
+    });
+    tell(client, run, &said, fields).await
+}
+
+/// The conditions of a run that has failed.
+pub(super) fn failed(why: &Says) -> [(&'static str, Option<Says>); 2] {
+    [("Complete", Some(why.clone())), ("Failed", Some(Says::yes(why.reason.clone(), why.message.clone())))]
+}
+
+/// Applies conditions and fields of the controller's part, if they say something else than before; gives the conditions that
+/// are new. A condition of which nothing is said is told as it was, or it would go; so would a field that is null.
+pub(super) async fn tell<R: Run>(
+    client: &Client,
+    run: &R,
+    said: &[(&str, Option<Says>)],
+    fields: serde_json::Value,
+) -> Result<Vec<Condition>> {
+    let (now, earlier, generation) = (Timestamp::now(), run.conditions(), run.meta().generation);
+    let condition = |(kind, says): &(&str, Option<Says>)| match says {
+        Some(says) => Some(says.condition(kind, earlier, generation, now)),
+        None => conditions::find(earlier, kind).cloned(),
+    };
+    let conditions: Vec<_> = said.iter().filter_map(condition).collect();
+    let changed = conditions.iter().filter(|one| differs(conditions::find(earlier, &one.type_), one));
     let changed: Vec<_> = changed.cloned().collect();
-    let mut fields = json!({"observedGeneration": run.metadata.generation, "conditions": conditions});
-    if let Some(node) = &status.node {
-        fields["node"] = json!(node);
-    }
-    let number = status.prepared.as_ref().map(|(number, _)| *number).or(earlier.prepared_attempt);
-    if let Some(number) = number {
-        fields["preparedAttempt"] = json!(number);
-    }
-    if status.ended.is_some() {
-        fields["completionTime"] = json!(now.to_string());
-    }
-    let same = changed.is_empty()
-        && earlier.node == status.node
-        && earlier.prepared_attempt == number
-        && earlier.observed_generation == run.metadata.generation;
-    if same {
+    let before = serde_json::to_value(run).map_err(kube::Error::SerdeError)?["status"].take();
+    let mut fields = fields;
+    fields["observedGeneration"] = json!(generation);
+    let fields: serde_json::Map<_, _> = fields.as_object().cloned().unwrap_or_default();
+    if changed.is_empty() && fields.iter().all(|(name, value)| before[name] == *value) {
         return Ok(Vec::new());
     }
-    write_status(client, run, &fields).await?;
+    let mut fields: serde_json::Map<_, _> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    if conditions.iter().any(|one| one.type_ == "Complete") {
+        fields.insert("completionTime".into(), json!(now.to_string()));
+    }
+    fields.insert("conditions".into(), json!(conditions));
+    write_status(client, run, &fields.into()).await?;
     Ok(changed)
 }
 
 /// Writes the controller's fields of a status. Guarded: what an agent wrote meanwhile, a point above all, is never
 /// overwritten unseen.
-pub(super) async fn write_status<R: Run>(client: &Client, run: &R, fields: &serde_json::Value) -> Result<()> {
+async fn write_status<R: Run>(client: &Client, run: &R, fields: &serde_json::Value) -> Result<()> {
     let object = json!({
         "apiVersion": R::api_version(&()), "kind": R::kind(&()),
         "metadata": {"name": run.name_any(), "uid": run.uid(), "resourceVersion": run.resource_version()},
@@ -175,26 +205,8 @@ pub(super) async fn write_status<R: Run>(client: &Client, run: &R, fields: &serd
     Ok(())
 }
 
-pub(super) fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
+fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
     earlier.is_none_or(|earlier| {
         (&earlier.status, &earlier.reason, &earlier.message) != (&now.status, &now.reason, &now.message)
     })
-}
-
-/// The controller's conditions: those that it does not change now are told again, or they would go.
-fn conditions_of(run: &BackupRun, status: &Status, now: Timestamp) -> Vec<Condition> {
-    let earlier = run.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-    let generation = run.metadata.generation;
-    let mut all = Vec::new();
-    let mut tell = |kind: &str, says: Option<&Says>| {
-        let kept = conditions::find(&earlier, kind).cloned();
-        all.extend(says.map(|says| says.condition(kind, &earlier, generation, now)).or(kept));
-    };
-    tell("Assigned", status.assigned.as_ref());
-    tell("Prepared", status.prepared.as_ref().map(|(_, says)| says));
-    if let Some(ended) = &status.ended {
-        tell("Complete", Some(&Says::no(ended.reason, ended.message.clone())));
-        tell("Failed", Some(&Says::yes(ended.reason, ended.message.clone())));
-    }
-    all
 }

@@ -35,7 +35,8 @@ impl Clocks {
         now.saturating_duration_since(last.since)
     }
 
-    /// Forgets a run that is gone.
+    /// Forgets a run: one that is gone, or one that could not be looked at. An API server that was away has taken no heartbeat
+    /// either, and a controller that reaches it again before the agent does must not hold the agent for dead.
     pub(super) fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -66,5 +67,9 @@ mod tests {
         clocks.silent(&run, at(170));
         run.status.get_or_insert_default().agent = Some("b".into());
         assert_eq!(clocks.silent(&run, at(180)), Duration::ZERO);
+        // Nobody could be asked for ten minutes: the clock begins anew with the next look.
+        clocks.forget("run-uid");
+        assert_eq!(clocks.silent(&run, at(780)), Duration::ZERO);
+        assert_eq!(clocks.silent(&run, at(790)), Duration::from_secs(10));
     }
 }

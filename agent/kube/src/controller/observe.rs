@@ -9,10 +9,12 @@ use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 
 use super::observed::{
-    Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses, Taken,
-    Thing, TrackerFacts,
+    Claim, Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses,
+    Taken, Thing, TrackerFacts,
 };
 use super::plan;
+use super::users::Others;
+use super::worker::{self, PodState, Worker, WorkerFacts};
 use super::{Settings, is_unknown};
 use crate::conditions;
 use crate::kubevirt::{
@@ -22,6 +24,9 @@ use crate::kubevirt::{
 use crate::resources::{BackupRun, Repository, RepositoryReference, Run};
 
 type Result<T> = std::result::Result<T, kube::Error>;
+
+/// What KubeVirt says of a machine of which nothing runs, and nothing is to.
+const STOPPED: &str = "Stopped";
 
 /// Reads all of it. Of a run that has ended only what is left of it.
 pub(super) async fn observe(
@@ -43,6 +48,8 @@ pub(super) async fn observe(
         foreign: Vec::new(),
         names: Names::default(),
         classes: StorageClasses::default(),
+        worker: Worker::default(),
+        image: None,
         run,
     };
     if plan::ends_as_asked(&observed) {
@@ -53,6 +60,10 @@ pub(super) async fn observe(
     let beside = reader.beside(&observed.run).await?;
     observed.made = made(backups.as_deref().unwrap_or_default(), &beside, &uid);
     observed.made.attached = reader.is_attached(&observed.run, &observed.made).await?;
+    if observed.run.status.as_ref().is_some_and(|status| status.halted) {
+        observed.worker = worker::observe(&reader, &observed.run).await?;
+        observed.image = worker::image(client, settings).await?;
+    }
     if observed.run.has_ended() {
         return Ok(observed);
     }
@@ -62,8 +73,8 @@ pub(super) async fn observe(
         Some(_) => reader.machine(&observed.run).await?,
     };
     // Of a run that is claimed those where it was claimed, wherever the machine is now.
-    let holders = observed.run.status.as_ref().filter(|status| status.agent.is_some()).and_then(|one| one.node.clone());
-    if let Some(node) = holders.or_else(|| node(&observed)) {
+    let holder = observed.run.status.as_ref().filter(|status| status.agent.is_some()).and_then(|one| one.node.clone());
+    if let Some(node) = holder.or_else(|| node(&observed)) {
         observed.agents = reader.agents(&node).await?;
     }
     observed.others = reader.others(&observed.run).await?;
@@ -122,8 +133,10 @@ impl Reader<'_> {
         let instance = instance.filter(owned);
         let of_machine = machine.status.as_ref().and_then(|status| status.changed_block_tracking.as_ref());
         let of_instance = instance.as_ref().and_then(|one| one.status.as_ref()?.changed_block_tracking.as_ref());
-        let tracking = of_instance.or(of_machine).map(|tracking| tracking.state.clone()).unwrap_or_default();
+        let [of_machine, of_instance] = [of_machine, of_instance].map(|of| of.map(|tracking| tracking.state.as_str()));
+        let tracking = tracking::state(of_instance, of_machine).to_owned();
         let selectors = if tracking == tracking::ENABLED { Selectors::default() } else { self.selectors().await? };
+        let halted = if instance.is_none() { self.halted(run, &machine).await? } else { None };
         Ok(Machine::Found(Box::new(Found {
             uid,
             state: machine.status.and_then(|status| status.printable_status).unwrap_or_default(),
@@ -133,7 +146,27 @@ impl Reader<'_> {
                 Some(instance) => Some(self.instance(instance).await?),
                 None => None,
             },
+            halted,
         })))
+    }
+
+    /// What can be read of a machine of which nothing runs.
+    async fn halted(&self, run: &BackupRun, machine: &VirtualMachine) -> Result<Option<Vec<Claim>>> {
+        let state = machine.status.as_ref().and_then(|status| status.printable_status.as_deref());
+        let template = machine.spec.template.as_ref().filter(|_| state == Some(STOPPED));
+        let Some(template) = template else { return Ok(None) };
+        let others = Others::read(self).await?;
+        let (uid, itself) = (run.uid().unwrap_or_default(), format!("VirtualMachine {}", machine.name_any()));
+        let mut claims = Vec::new();
+        for (_, backing) in template.spec.eligible() {
+            let Backing::Claim(name) = backing else { continue };
+            let claim = self.api::<PersistentVolumeClaim>().get_opt(name).await?;
+            let block =
+                |claim: PersistentVolumeClaim| claim.spec.and_then(|spec| spec.volume_mode).as_deref() == Some("Block");
+            let users = others.of(name, &uid).into_iter().filter(|user| *user != itself).collect();
+            claims.push(Claim { name: name.to_owned(), block: claim.map(block), users });
+        }
+        Ok(Some(claims))
     }
 
     async fn selectors(&self) -> Result<Selectors> {
@@ -248,11 +281,16 @@ impl Reader<'_> {
     }
 }
 
-/// The node of a machine that runs.
+/// The node of a machine that runs, or of the pod that has its claims.
 fn node(observed: &Observed) -> Option<String> {
-    match &observed.machine {
-        Machine::Found(found) => found.instance.as_ref()?.node.clone(),
+    let instance = match &observed.machine {
+        Machine::Found(found) => found.instance.as_ref(),
         _ => None,
+    };
+    match (instance, &observed.worker.pod) {
+        (Some(instance), _) => instance.node.clone(),
+        (None, WorkerFacts::Pod(_, PodState::Runs(node))) => Some(node.clone()),
+        (None, _) => None,
     }
 }
 

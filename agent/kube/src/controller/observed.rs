@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use remora_core::RepositoryId;
 
+use super::worker::{Image, Worker};
 use crate::resources::BackupRun;
 
 /// All of it.
@@ -28,6 +29,10 @@ pub(super) struct Observed {
     /// What the names that this attempt needs stand for.
     pub(super) names: Names,
     pub(super) classes: StorageClasses,
+    /// What has the claims of a halted machine.
+    pub(super) worker: Worker,
+    /// The worker's image; none if nothing tells it.
+    pub(super) image: Option<Image>,
 }
 
 /// Another run of the machine.
@@ -63,6 +68,18 @@ pub(super) struct Found {
     /// What KubeVirt tracks the changes of.
     pub(super) selectors: Selectors,
     pub(super) instance: Option<Instance>,
+    /// What can be read of it while nothing of it runs and KubeVirt is not about to change that.
+    pub(super) halted: Option<Vec<Claim>>,
+}
+
+/// The claim of a halted machine's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) name: String,
+    /// None if there is no such claim.
+    pub(super) block: Option<bool>,
+    /// Who uses it, but for this run's worker and the machine itself.
+    pub(super) users: Vec<String>,
 }
 
 /// What runs of a machine.

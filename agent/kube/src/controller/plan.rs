@@ -1,6 +1,6 @@
 //! What to do about a run: a pure function of what was observed. `apply.rs` does it.
 //!
-//! A run is *assigned* to the node of its machine when nothing speaks against it, and says what does until then. Once an
+//! A run is *assigned* to the node of its machine, or of the pod that has the claims of one that is halted, when nothing speaks against it, and says what does until then. Once an
 //! agent has claimed it, the controller makes what the agent's attempt wants, and removes what it no longer wants. Whoever
 //! holds the claim writes the end; the controller does where nobody holds it, or nobody lives. After the end everything is
 //! removed, and the finalizer last.
@@ -8,6 +8,7 @@
 pub(super) mod assignment;
 mod attempt;
 mod ending;
+mod halted;
 #[cfg(test)]
 mod tests;
 
@@ -15,14 +16,22 @@ pub(super) use ending::{is_lost, is_over};
 
 use std::time::Duration;
 
-use crate::conditions::Says;
+use jiff::SignedDuration;
+
+use self::assignment::Place;
+use crate::conditions::{self, Says};
 use crate::controller::FINALIZER;
 use crate::controller::objects::Wanted;
 use crate::controller::observed::{Made, Observed, Thing};
+use crate::controller::worker::WorkerStep;
+use crate::deadline;
 use crate::resources::{AttemptState, BackupRun, Run};
 
 /// When a run that waits is looked at again, if nothing happens before.
 pub(super) const WAITING: Duration = Duration::from_secs(15);
+
+/// The same, of one that nobody has claimed and that waits for long: a cluster's nightly runs all wait at once.
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// When a run that is worked on is looked at again: its heartbeat is read then.
 pub(super) const WORKING: Duration = Duration::from_secs(30);
@@ -57,6 +66,8 @@ pub(super) enum Finalizer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) node: Option<String>,
+    /// Whether the machine's claims are read, and not what runs of it.
+    pub(super) halted: bool,
     pub(super) assigned: Option<Says>,
     /// Of which attempt, and what.
     pub(super) prepared: Option<(i32, Says)>,
@@ -79,6 +90,8 @@ pub(super) enum Step {
     /// A tracker of an earlier machine: its name and UID.
     RemoveTracker(String, String),
     Make(Wanted),
+    /// About who reads the claims of a halted machine.
+    Worker(WorkerStep),
 }
 
 /// The plan.
@@ -96,25 +109,53 @@ pub(super) fn plan(observed: &Observed) -> Plan {
         let status = Status { ended: Some(ended), ..kept(run) };
         return Plan { finalizer: missing_finalizer(run), steps: Vec::new(), status: Some(status), again: Some(SOON) };
     }
-    if is_claimed(run) { attempt::plan(observed) } else { assignment(observed) }
+    match (is_claimed(run), is_halted(run)) {
+        (true, true) => halted::working(observed),
+        (true, false) => attempt::plan(observed),
+        (false, _) => assignment(observed),
+    }
 }
 
 /// Of a run that nobody has claimed.
 fn assignment(observed: &Observed) -> Plan {
     let run = &observed.run;
-    let status = match assignment::decide(observed) {
-        Ok(node) => Status {
-            assigned: Some(Says::yes(
-                "Assigned",
-                format!("The machine runs on node {node}, whose agent takes the run."),
-            )),
-            node: Some(node),
-            ..Status::default()
-        },
+    let mut plan = match assignment::decide(observed) {
+        Ok(Place::Claims(claims)) => halted::plan(observed, claims),
+        decided => elsewhere(observed, decided),
+    };
+    plan.finalizer = missing_finalizer(run);
+    plan
+}
+
+/// Of a run that needs no worker, or none any more.
+fn elsewhere(observed: &Observed, decided: Result<Place<'_>, Says>) -> Plan {
+    let steps = removal(observed);
+    let status = match decided {
+        _ if observed.worker.is_there() => {
+            let message = "The machine is not halted any more. The pod that was to read its claims is being removed.";
+            Status { halted: true, assigned: Some(Says::not_yet("CleaningUp", message)), ..Status::default() }
+        }
+        Ok(Place::Node(node)) => {
+            let message = format!("The machine runs on node {node}, whose agent takes the run.");
+            Status { assigned: Some(Says::yes("Assigned", message)), node: Some(node), ..Status::default() }
+        }
+        Ok(Place::Claims(_)) => Status::default(),
         Err(says) => Status { assigned: Some(says), ..Status::default() },
     };
-    let steps = removal(&observed.made);
-    Plan { finalizer: missing_finalizer(run), steps, status: Some(status), again: Some(WAITING) }
+    Plan { steps, status: Some(status), again: Some(again(observed)), ..Plan::default() }
+}
+
+/// After as long as it has waited already, and not after its deadline.
+fn again(observed: &Observed) -> Duration {
+    let (run, now) = (&observed.run, observed.now);
+    let since = conditions::find(run.conditions(), "Assigned").map(|one| one.last_transition_time.0);
+    let waited = now.duration_since(since.unwrap_or(now));
+    let left = deadline::of(run).map_or(LONGEST, |deadline| positive(deadline.duration_since(now)));
+    positive(waited).clamp(WAITING, LONGEST).min(left.max(SOON))
+}
+
+fn positive(time: SignedDuration) -> Duration {
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn after_the_end(observed: &Observed) -> Plan {
@@ -122,14 +163,20 @@ fn after_the_end(observed: &Observed) -> Plan {
     if !has_finalizer(run) {
         return Plan::default();
     }
-    if observed.made.nothing() {
+    if observed.made.nothing() && !observed.worker.is_there() {
         return Plan { finalizer: Finalizer::Remove, ..Plan::default() };
     }
-    Plan { steps: removal(&observed.made), again: Some(SOON), ..Plan::default() }
+    Plan { steps: removal(observed), again: Some(SOON), ..Plan::default() }
 }
 
-/// Removes what was made: the backup first, for it uses the others; what uses nothing waits until it is gone.
-fn removal(made: &Made) -> Vec<Step> {
+/// Removes all that was made for the run.
+fn removal(observed: &Observed) -> Vec<Step> {
+    let worker = observed.worker.removal(&observed.run).into_iter().map(Step::Worker);
+    removal_of(&observed.made).into_iter().chain(worker).collect()
+}
+
+/// Removes what KubeVirt's backup needed: the backup first, for it uses the others; what uses nothing waits until it is gone.
+fn removal_of(made: &Made) -> Vec<Step> {
     let going = |things: &[Thing]| things.iter().filter(|thing| !thing.leaving).cloned().collect::<Vec<_>>();
     if !made.backups.is_empty() {
         return going(&made.backups).into_iter().map(Step::RemoveBackup).collect();
@@ -143,7 +190,7 @@ fn removal(made: &Made) -> Vec<Step> {
 /// What the status said before of assignment and preparation: what an end leaves to read.
 fn kept(run: &BackupRun) -> Status {
     let status = run.status.clone().unwrap_or_default();
-    Status { node: status.node, ..Status::default() }
+    Status { node: status.node, halted: status.halted, ..Status::default() }
 }
 
 /// Whether it ends because somebody wants it, or its time is over: for that nothing else has to be known.
@@ -161,6 +208,11 @@ pub(super) fn has_finalizer(run: &impl Run) -> bool {
 
 pub(super) fn is_claimed(run: &impl Run) -> bool {
     run.agent().is_some()
+}
+
+/// Whether it is one of a machine that was halted when it began.
+fn is_halted(run: &BackupRun) -> bool {
+    run.status.as_ref().is_some_and(|status| status.halted)
 }
 
 /// The attempt that is wanted.

@@ -1,37 +1,33 @@
 //! Restores: their claims, their worker, and the machine that one may end in.
 //!
 //! As for backups, `plan.rs` is what is decided, a pure function of `observed.rs`; `observe.rs` and `apply.rs` are its
-//! hands. `machine.rs` makes a machine of what a point says of one, `objects.rs` the claims and the worker's pod.
+//! hands. `machine.rs` makes a machine of what a point says of one, `claim.rs` the claims; `overlays.rs` says what else the
+//! worker has to do.
 
 mod apply;
+mod claim;
 mod machine;
-mod objects;
 mod observe;
 mod observed;
+mod overlays;
 mod plan;
-mod users;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{StreamExt, future};
-use k8s_openapi::api::core::v1::Pod;
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
-
-pub(super) use observe::worker;
 
 use super::clocks::Clocks;
 use super::events::Events;
 use super::metrics::{Kind, Metrics};
 use super::opened::Opened;
 use super::plan::has_finalizer;
-use super::runs::{AT_ONCE, again, runs_of, touched};
+use super::runs::{AT_ONCE, again, of_workers, runs_of, touched};
 use super::{Settings, within};
-use crate::kubevirt::RUN_LABEL;
 use crate::resources::{Repository, RestoreRun, Run};
 
 /// What looking at a run needs.
@@ -56,6 +52,7 @@ pub(super) async fn keep(
     let runs: Api<RestoreRun> = Api::all(client.clone());
     let changes = watcher(runs, watcher::Config::default())
         .default_backoff()
+        .modify(|run| run.metadata.managed_fields = None)
         .reflect(writer)
         .touched_objects()
         .predicate_filter(what_matters, PredicateConfig::default());
@@ -65,15 +62,7 @@ pub(super) async fn keep(
         reference.name == repository.name_any()
             && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
     });
-    // Its worker, and no other pod of the cluster.
-    let of_runs = watcher::Config::default().labels(RUN_LABEL);
-    let workers = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), of_runs)
-        .default_backoff()
-        .touched_objects()
-        .filter_map(|touched| future::ready(touched.ok()));
-    let of_workers = runs_of(workers, store.clone(), |run: &RestoreRun, pod| {
-        run.namespace() == pod.namespace() && run.uid().as_ref() == pod.labels().get(RUN_LABEL)
-    });
+    let of_workers = of_workers(client.clone(), store.clone());
     let context = Arc::new(Context {
         events: Events::new(client.clone(), &settings.instance),
         clocks: Clocks::default(),
@@ -128,5 +117,5 @@ async fn look(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kub
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is the runtime's")]
 fn again_after(run: Arc<RestoreRun>, error: &kube::Error, context: Arc<Context>) -> Action {
-    again(&*run, error, &context.metrics, Kind::RestoreRun)
+    again(&*run, error, &context.clocks, &context.metrics, Kind::RestoreRun)
 }

@@ -4,7 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::channel::mpsc;
 use futures::{Stream, StreamExt, future};
+use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -14,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks::Clocks;
 use super::events::Events;
+use super::index::Index;
 use super::metrics::{Kind, Metrics};
 use super::{Settings, apply, observe, plan, within};
-use crate::kubevirt::{VirtualMachineBackup, VirtualMachineInstance};
+use crate::kubevirt::{RUN_LABEL, VirtualMachineBackup, VirtualMachineInstance};
 use crate::resources::{BackupRun, Repository, Run};
 
 /// How many runs are looked at at once.
@@ -38,24 +41,43 @@ pub(super) async fn keep(client: Client, settings: Settings, metrics: Metrics, c
     let runs: Api<BackupRun> = Api::all(client.clone());
     let changes = watcher(runs, watcher::Config::default())
         .default_backoff()
+        // Nobody asks for them, and they are most of a run's size.
+        .modify(|run| run.metadata.managed_fields = None)
         .reflect(writer)
         .touched_objects()
         .predicate_filter(what_matters, PredicateConfig::default());
+    let index = Arc::new(Index::new(store.clone()));
+    let (noted, (end, ended)) = (Arc::clone(&index), mpsc::unbounded());
+    let changes = changes.inspect(move |run| {
+        if let Ok(run) = run
+            && noted.note(run)
+        {
+            end.unbounded_send(run.clone()).ok();
+        }
+    });
     let (machines, backups, repositories) = (
         touched::<VirtualMachineInstance>(client.clone()),
         touched::<VirtualMachineBackup>(client.clone()),
         touched::<Repository>(client.clone()),
     );
-    let of_machines = runs_of(machines, store.clone(), |run, instance| {
-        run.namespace() == instance.namespace() && run.spec.virtual_machine == instance.name_any()
+    // Not all runs are looked through for each machine that changes: there are thousands of both.
+    let (of_machine, of_backup, of_ended) = (Arc::clone(&index), Arc::clone(&index), index);
+    let of_machines = machines.flat_map(move |instance| {
+        let namespace = instance.namespace().unwrap_or_default();
+        futures::stream::iter(of_machine.of_machine(&namespace, &instance.name_any()))
     });
-    // Whose backup it is stands in it or in its tracker; a namespace has few runs at a time.
-    let of_backups = runs_of(backups, store.clone(), |run, backup| run.namespace() == backup.namespace());
+    let of_backups = backups.flat_map(move |backup| futures::stream::iter(of_backup.of_backup(&backup.metadata)));
+    // One that has ended was perhaps waited for.
+    let of_others = ended.flat_map(move |run: BackupRun| {
+        let namespace = run.namespace().unwrap_or_default();
+        futures::stream::iter(of_ended.of_machine(&namespace, &run.spec.virtual_machine))
+    });
     let of_repositories = runs_of(repositories, store.clone(), |run, repository| {
         let reference = &run.spec.repository;
         reference.name == repository.name_any()
             && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
     });
+    let of_workers = of_workers(client.clone(), store.clone());
     let context = Arc::new(Context {
         events: Events::new(client.clone(), &settings.instance),
         clocks: Clocks::default(),
@@ -67,7 +89,9 @@ pub(super) async fn keep(client: Client, settings: Settings, metrics: Metrics, c
         .with_config(ControllerConfig::default().concurrency(AT_ONCE))
         .reconcile_on(of_machines)
         .reconcile_on(of_backups)
+        .reconcile_on(of_others)
         .reconcile_on(of_repositories)
+        .reconcile_on(of_workers)
         .graceful_shutdown_on(cancel.cancelled_owned())
         .run(reconcile, again_after, context)
         .for_each(|_| future::ready(()))
@@ -116,11 +140,29 @@ where
     })
 }
 
+/// The unfinished runs whose worker changed.
+pub(super) fn of_workers<R: Run>(client: Client, store: Store<R>) -> impl Stream<Item = ObjectRef<R>> + Send + 'static {
+    // Workers, and no other pod of the cluster.
+    let of_runs = watcher::Config::default().labels(RUN_LABEL);
+    let workers = watcher(Api::<PartialObjectMeta<Pod>>::all(client), of_runs)
+        .default_backoff()
+        .touched_objects()
+        .filter_map(|touched| future::ready(touched.ok()));
+    runs_of(workers, store, |run: &R, pod| {
+        run.meta().namespace == pod.namespace() && run.meta().uid.as_ref() == pod.labels().get(RUN_LABEL)
+    })
+}
+
 async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
     within(Box::pin(look(run, context))).await
 }
 
 async fn look(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    if run.has_ended() && !plan::has_finalizer(&*run) {
+        // Most runs are such ones, and nothing of theirs is left to look at.
+        context.clocks.forget(&run.uid().unwrap_or_default());
+        return Ok(Action::await_change());
+    }
     let silent = context.clocks.silent(&*run, Instant::now());
     let observed = observe::observe(&context.client, &context.settings, (*run).clone(), silent).await?;
     let plan = plan::plan(&observed);
@@ -147,16 +189,17 @@ fn count(metrics: &Metrics, run: &BackupRun, plan: &plan::Plan) {
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is the runtime's")]
 fn again_after(run: Arc<BackupRun>, error: &kube::Error, context: Arc<Context>) -> Action {
-    again(&*run, error, &context.metrics, Kind::BackupRun)
+    again(&*run, error, &context.clocks, &context.metrics, Kind::BackupRun)
 }
 
 /// The API server did not take it, or somebody was faster.
-pub(super) fn again(run: &impl Run, error: &kube::Error, metrics: &Metrics, kind: Kind) -> Action {
+pub(super) fn again(run: &impl Run, error: &kube::Error, clocks: &Clocks, metrics: &Metrics, kind: Kind) -> Action {
     let conflict = matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists());
     if conflict {
         return Action::requeue(Duration::from_millis(500));
     }
     tracing::warn!(namespace = run.namespace(), run = run.name_any(), %error, "a run could not be looked at");
     metrics.failed(kind);
+    clocks.forget(&run.meta().uid.clone().unwrap_or_default());
     Action::requeue(Duration::from_secs(10))
 }

@@ -23,8 +23,8 @@ use super::metrics::Metrics;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
-use super::{Settings, observe, plan, restores, tls, within};
-use crate::keys::{AUDIENCE, Refusal, RestoreKeys, RunKeys};
+use super::{Settings, observe, plan, tls, within, worker};
+use crate::keys::{AUDIENCE, Refusal, RunKeys};
 use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, Run};
 
 /// What a token of a `ServiceAccount` says of the node of its pod.
@@ -64,20 +64,21 @@ impl Keys {
 
     async fn of_backup(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
         let over = |run: &BackupRun| plan::is_over(run, Timestamp::now());
-        Ok(self.of_run(namespace, name, headers, over).await?.1)
+        let (run, keys) = self.of_run(namespace, name, headers, over).await?;
+        let halted = run.status.as_ref().is_some_and(|status| status.halted);
+        if halted { self.with_worker(&run, keys).await } else { Ok(keys) }
     }
 
-    async fn of_restore(
-        &self,
-        namespace: &str,
-        name: &str,
-        headers: &HeaderMap,
-    ) -> std::result::Result<RestoreKeys, No> {
+    async fn of_restore(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
         let over = |run: &RestoreRun| run.is_over() || run.is_cancelled();
         let (run, keys) = self.of_run(namespace, name, headers, over).await?;
+        self.with_worker(&run, keys).await
+    }
+
+    async fn with_worker(&self, run: &impl Run, mut keys: RunKeys) -> std::result::Result<RunKeys, No> {
         let later = |why| no(StatusCode::SERVICE_UNAVAILABLE, "WorkerNotReady", why);
-        let worker = restores::worker(&self.client, &run).await?.map_err(later)?;
-        Ok(RestoreKeys { keys, worker })
+        keys.worker = Some(worker::access(&self.client, run).await?.map_err(later)?);
+        Ok(keys)
     }
 
     async fn of_run<R: Run>(
@@ -159,7 +160,12 @@ impl Keys {
             ));
         }
         let grant = opened::grant(&open, &tenant.parse().map_err(unavailable)?).await.map_err(unavailable)?;
-        Ok(RunKeys { tenant: tenant.into(), store: material.store.clone(), grant: grant.to_text().to_string() })
+        Ok(RunKeys {
+            tenant: tenant.into(),
+            store: material.store.clone(),
+            grant: grant.to_text().to_string(),
+            worker: None,
+        })
     }
 }
 

@@ -38,6 +38,21 @@ fn the_conditions_of_both_versions_are_understood() {
 }
 
 #[test]
+fn a_machine_is_tracked_as_its_instance_says_and_else_as_it_will_be() {
+    for (of_instance, of_machine, state) in [
+        (Some("Enabled"), Some("PendingRestart"), "Enabled"),
+        (Some("Initializing"), Some("Initializing"), "Initializing"),
+        (Some("Disabled"), Some("PendingRestart"), "PendingRestart"),
+        (None, Some("PendingRestart"), "PendingRestart"),
+        (Some("Disabled"), Some(""), "Disabled"),
+        (Some("Disabled"), None, "Disabled"),
+        (None, None, ""),
+    ] {
+        assert_eq!(tracking::state(of_instance, of_machine), state, "{of_instance:?} {of_machine:?}");
+    }
+}
+
+#[test]
 fn disks_are_eligible_and_other_volumes_and_devices_are_not() {
     let disks = ["a", "b", "c", "d", "e"].map(|name| json!({"name": name}));
     let spec: VirtualMachineInstanceSpec = serde_json::from_value(json!({

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::progress::{Shown, job_facts, progress};
 use super::Desk;
-use super::desk::{Change, Seen, Wish};
+use super::desk::{Change, Wish};
 use super::watch::is_too_old;
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
 use crate::resources::{Attempt, AttemptState};
@@ -33,6 +33,9 @@ const REQUEST: Duration = Duration::from_secs(15);
 
 /// How long an API server that does not answer is asked again. The deadline of the run ends that earlier.
 const PATIENCE: Duration = Duration::from_mins(30);
+
+/// How long one that forbids it is asked again: one that has just started knows no rules yet, and serves all the same.
+const RULES: Duration = Duration::from_mins(1);
 
 /// Between two of these, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -92,7 +95,8 @@ impl RunCluster {
             };
             let failed =
                 |kind, error| Err(Error::new(kind, format!("asking the API server for {what}")).because(error));
-            if is_final(&error) {
+            let forbidden = matches!(&error, kube::Error::Api(status) if status.is_forbidden());
+            if is_final(&error) && (!forbidden || began.elapsed() > RULES) {
                 return failed(ErrorKind::Refused, error);
             }
             if began.elapsed() > PATIENCE || self.desk.stopping.is_cancelled() {
@@ -140,7 +144,7 @@ impl RunCluster {
         let (mut run, tracker) = (self.desk.run.clone(), self.tracker_name());
         let (mut shown, mut known) = (Shown::default(), (false, false));
         loop {
-            if let Seen::Run(run) = &*run.borrow_and_update() {
+            if let Some(run) = &*run.borrow_and_update() {
                 shown.run = Some(run.clone());
             }
             if known == (true, true) {

@@ -7,6 +7,7 @@ use remora_core::RepositoryId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::duty::Seen;
 use super::record::Lost;
 use super::{Me, Meter, Order, RunCluster};
 use crate::resources::{Attempt, BackupRun};
@@ -19,20 +20,11 @@ pub struct Desk {
     pub(super) order: Order,
     pub(super) meter: Arc<Meter>,
     pub(super) wishes: mpsc::Sender<Wish>,
-    pub(super) run: watch::Receiver<Seen>,
+    pub(super) run: watch::Receiver<Seen<BackupRun>>,
     /// The run is to end.
     pub(super) cancel: CancellationToken,
     /// The agent is to stop.
     pub(super) stopping: CancellationToken,
-}
-
-/// What is known of a run from the watch.
-#[derive(Clone, Debug)]
-pub(super) enum Seen {
-    /// It is like this.
-    Run(Arc<BackupRun>),
-    /// It is no longer of this node, or no longer there.
-    Gone,
 }
 
 /// A change of the run's attempt, to be written before the answer.

@@ -7,12 +7,11 @@ use http::{Request, StatusCode, Uri};
 use kube::client::Body;
 use kube::{Client, Config};
 use remora_core::{Error, ErrorKind, Result};
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::{Failure, Order, RestoreOrder};
-use crate::keys::{Refusal, RestoreKeys, RunKeys, path, restore_path};
+use crate::keys::{Refusal, RunKeys, path, restore_path};
 
 /// A request that takes longer has failed.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -36,8 +35,8 @@ pub struct KeyService {
 }
 
 /// What one request came to.
-enum Asked<T> {
-    Keys(Box<T>),
+enum Asked {
+    Keys(Box<RunKeys>),
     /// Asking again would change nothing.
     No(Failure),
     /// It may yet be answered.
@@ -51,11 +50,11 @@ impl KeyService {
     }
 
     /// The keys of a restore, and the way to its worker.
-    pub async fn restore_keys(&self, order: &RestoreOrder) -> Result<RestoreKeys, Failure> {
+    pub async fn restore_keys(&self, order: &RestoreOrder) -> Result<RunKeys, Failure> {
         self.of(&restore_path(&order.namespace, &order.name), &order.full_name()).await
     }
 
-    async fn of<T: DeserializeOwned>(&self, path: &str, run: &str) -> Result<T, Failure> {
+    async fn of(&self, path: &str, run: &str) -> Result<RunKeys, Failure> {
         let (began, mut backoff) = (Instant::now(), BACKOFF.0);
         loop {
             let late = |late| Asked::Later(self.failed(ErrorKind::Unavailable).because(late));
@@ -73,7 +72,7 @@ impl KeyService {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Asked<T> {
+    async fn ask(&self, path: &str) -> Asked {
         let answer = match self.request(path) {
             Ok((client, request)) => client.send(request).await,
             Err(error) => return Asked::Later(error),
@@ -97,7 +96,7 @@ impl KeyService {
         self.refused(status, &body)
     }
 
-    fn refused<T>(&self, status: StatusCode, body: &[u8]) -> Asked<T> {
+    fn refused(&self, status: StatusCode, body: &[u8]) -> Asked {
         let given: Option<Refusal> = serde_json::from_slice(body).ok();
         let (reason, message) = given.map_or_else(Default::default, |refusal| (refusal.reason, refusal.message));
         let message = if message.is_empty() { format!("it answers {status}") } else { message };

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::work::{Work, panicked};
-use super::agent::Pace;
-use super::desk::{Change, Desk, Seen, Wish};
+use super::desk::{Change, Desk, Wish};
+use super::duty::{Pace, Seen};
 use super::record::{Lost, Record, Unwritten};
 use super::status::Said;
 use super::tell::Teller;
@@ -75,7 +75,7 @@ struct Writing {
 /// A run that the worker is at work on, or was.
 struct Driven<W> {
     run: Run<W>,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<Seen<BackupRun>>,
     stopping: CancellationToken,
     meter: Arc<Meter>,
     deadline: Option<Instant>,
@@ -224,7 +224,7 @@ impl<W: Worker> Driven<W> {
 
 /// Waits for what ends the run before the worker does. May be dropped and called again.
 async fn early_end(
-    seen: &mut watch::Receiver<Seen>,
+    seen: &mut watch::Receiver<Seen<BackupRun>>,
     record: &mut Record<Said>,
     deadline: Option<Instant>,
     stopping: &CancellationToken,
@@ -242,11 +242,11 @@ async fn early_end(
     }
 }
 
-async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record<Said>) -> Early {
+async fn ended_by_others(seen: &mut watch::Receiver<Seen<BackupRun>>, record: &mut Record<Said>) -> Early {
     loop {
         let now = seen.borrow_and_update().clone();
         match now {
-            Seen::Run(run) => {
+            Some(run) => {
                 if let Err(lost) = record.saw(&run) {
                     return Early::Lost(lost);
                 }
@@ -255,7 +255,7 @@ async fn ended_by_others(seen: &mut watch::Receiver<Seen>, record: &mut Record<S
                 }
             }
             // A watch may lose it for other reasons: only the API server knows.
-            Seen::Gone => match record.look().await {
+            None => match record.look().await {
                 Ok(_) => {}
                 Err(Unwritten::Lost(lost)) => return Early::Lost(lost),
                 Err(Unwritten::Later(_)) => {

@@ -11,7 +11,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::agent::Pace;
+use super::duty::Pace;
 use super::record::{MANAGER, REQUEST};
 use super::{Me, Worker};
 use crate::resources::{AgentNode, AgentNodeStatus, Capability};

@@ -113,9 +113,14 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The node on which the machine runs. Written by the controller; that node's agent claims the run.
+    /// The node on which the machine runs, or its claims are read. Written by the controller; that node's agent claims the
+    /// run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Whether the machine was halted when the run began: its disks are read through a pod of its namespace that has its
+    /// claims, and `node` is where that pod runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub halted: bool,
     /// The UID of the agent's pod that claimed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,

@@ -60,70 +60,46 @@ pub trait Run:
     }
 }
 
-impl Run for BackupRun {
-    fn repository(&self) -> &RepositoryReference {
-        &self.spec.repository
-    }
+/// Both kinds say these things in fields of the same names.
+macro_rules! run {
+    ($kind:ty, $is_left_to_controller:expr) => {
+        impl Run for $kind {
+            fn repository(&self) -> &RepositoryReference {
+                &self.spec.repository
+            }
 
-    fn is_to_cancel(&self) -> bool {
-        self.spec.cancel
-    }
+            fn is_to_cancel(&self) -> bool {
+                self.spec.cancel
+            }
 
-    fn conditions(&self) -> &[Condition] {
-        self.status.as_ref().map_or(&[], |status| &status.conditions)
-    }
+            fn conditions(&self) -> &[Condition] {
+                self.status.as_ref().map_or(&[], |status| &status.conditions)
+            }
 
-    fn node(&self) -> Option<&str> {
-        self.status.as_ref()?.node.as_deref()
-    }
+            fn node(&self) -> Option<&str> {
+                self.status.as_ref()?.node.as_deref()
+            }
 
-    fn agent(&self) -> Option<&str> {
-        self.status.as_ref()?.agent.as_deref()
-    }
+            fn agent(&self) -> Option<&str> {
+                self.status.as_ref()?.agent.as_deref()
+            }
 
-    fn heartbeat(&self) -> Option<i64> {
-        self.status.as_ref()?.heartbeat
-    }
+            fn heartbeat(&self) -> Option<i64> {
+                self.status.as_ref()?.heartbeat
+            }
 
-    fn observed_generation(&self) -> Option<i64> {
-        self.status.as_ref()?.observed_generation
-    }
+            fn observed_generation(&self) -> Option<i64> {
+                self.status.as_ref()?.observed_generation
+            }
 
-    fn is_left_to_controller(&self) -> bool {
-        false
-    }
+            fn is_left_to_controller(&self) -> bool {
+                $is_left_to_controller(self)
+            }
+        }
+    };
 }
 
-impl Run for RestoreRun {
-    fn repository(&self) -> &RepositoryReference {
-        &self.spec.repository
-    }
-
-    fn is_to_cancel(&self) -> bool {
-        self.spec.cancel
-    }
-
-    fn conditions(&self) -> &[Condition] {
-        self.status.as_ref().map_or(&[], |status| &status.conditions)
-    }
-
-    fn node(&self) -> Option<&str> {
-        self.status.as_ref()?.node.as_deref()
-    }
-
-    fn agent(&self) -> Option<&str> {
-        self.status.as_ref()?.agent.as_deref()
-    }
-
-    fn heartbeat(&self) -> Option<i64> {
-        self.status.as_ref()?.heartbeat
-    }
-
-    fn observed_generation(&self) -> Option<i64> {
-        self.status.as_ref()?.observed_generation
-    }
-
-    fn is_left_to_controller(&self) -> bool {
-        find(self.conditions(), "Written").is_some_and(|written| written.status != "Unknown")
-    }
-}
+run!(BackupRun, |_| false);
+run!(RestoreRun, |run: &RestoreRun| {
+    find(run.conditions(), "Written").is_some_and(|written| written.status != "Unknown")
+});

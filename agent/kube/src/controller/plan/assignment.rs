@@ -3,20 +3,33 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::conditions::Says;
-use crate::controller::observed::{Found, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors};
+use crate::controller::observed::{Claim, Found, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors};
+use crate::controller::worker::no_agent;
 use crate::kubevirt::tracking;
 use crate::resources::{BackupRun, Run};
 
-/// The node; or why there is none yet. What is nearest to the user comes first.
-pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
+/// Where a machine is backed up.
+#[derive(Debug)]
+pub(super) enum Place<'a> {
+    /// On the node on which it runs.
+    Node(String),
+    /// It is halted, and this is what it has.
+    Claims(&'a [Claim]),
+}
+
+/// The place; or why there is none yet. What is nearest to the user comes first.
+pub(super) fn decide(observed: &Observed) -> Result<Place<'_>, Says> {
     repository(&observed.run, &observed.repository)?;
     let found = machine(observed)?;
+    if let Some(claims) = &found.halted {
+        readable(&observed.run, claims)?;
+        first(observed)?;
+        return Ok(Place::Claims(claims));
+    }
     let instance = running(&observed.run, found)?;
     tracked(&observed.run, found)?;
     if instance.disks.is_empty() {
-        let message = "None of the machine's disks is a PersistentVolumeClaim or a DataVolume: nothing of it \
-                       can be backed up. Move what is to be kept to such a disk.";
-        return Err(Says::no("NoEligibleDisk", message));
+        return Err(no_disk());
     }
     if instance.migrating {
         return Err(Says::no("Migrating", "The machine is being migrated to another node. The run begins after that."));
@@ -26,13 +39,40 @@ pub(super) fn decide(observed: &Observed) -> Result<String, Says> {
     let node =
         node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
     if observed.agents.is_empty() {
-        let message = format!(
-            "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's \
-             taints: kubectl get pods -o wide -n remora."
-        );
-        return Err(Says::no("NoAgent", message));
+        return Err(no_agent(&node));
     }
-    Ok(node)
+    Ok(Place::Node(node))
+}
+
+fn no_disk() -> Says {
+    let message = "None of the machine's disks is a PersistentVolumeClaim or a DataVolume: nothing of it can be backed up. \
+                   Move what is to be kept to such a disk.";
+    Says::no("NoEligibleDisk", message)
+}
+
+/// Whether the claims of a halted machine can be read.
+fn readable(run: &BackupRun, claims: &[Claim]) -> Result<(), Says> {
+    if claims.is_empty() {
+        return Err(no_disk());
+    }
+    let machine = &run.spec.virtual_machine;
+    if let Some(missing) = claims.iter().find(|claim| claim.block.is_none()) {
+        let message = format!(
+            "There is no PersistentVolumeClaim {}, which machine {machine} has a disk on. The run begins when it is there.",
+            missing.name
+        );
+        return Err(Says::no("NoClaim", message));
+    }
+    match claims.iter().find_map(|claim| Some((&claim.name, claim.users.first()?))) {
+        None => Ok(()),
+        Some((claim, user)) => {
+            let message = format!(
+                "Machine {machine} is halted, and its PersistentVolumeClaim {claim} is used by {user}. The run begins when \
+                 nobody uses it."
+            );
+            Err(Says::no("ClaimInUse", message))
+        }
+    }
 }
 
 /// Whether a run's repository can be used.
@@ -94,7 +134,7 @@ fn running<'a>(run: &BackupRun, found: &'a Found) -> Result<&'a Instance, Says> 
         let state = found.instance.as_ref().map_or(&found.state, |instance| &instance.phase);
         let state = if state.is_empty() { "not running" } else { state };
         let message = format!(
-            "VirtualMachine {} is {state}, and KubeVirt backs up machines that run. Start it: virtctl start {0}.",
+            "VirtualMachine {} is {state}: it is backed up while it runs, or when it is Stopped. The run begins then.",
             run.spec.virtual_machine
         );
         Says::no("NotRunning", message)

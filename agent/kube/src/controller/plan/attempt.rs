@@ -2,7 +2,7 @@
 
 use remora_core::{BackupName, RepositoryId};
 
-use super::{Plan, SOON, Status, Step, WORKING, missing_finalizer, removal, wanted_attempt};
+use super::{Plan, SOON, Status, Step, WORKING, missing_finalizer, removal_of, wanted_attempt};
 use crate::conditions::Says;
 use crate::controller::objects::Wanted;
 use crate::controller::observed::{Found, Machine, Made, Observed, RepositoryFacts, Taken, Thing, TrackerFacts};
@@ -15,7 +15,7 @@ use crate::resources::Attempt;
 pub(super) fn plan(observed: &Observed) -> Plan {
     let run = &observed.run;
     let mut plan = match wanted_attempt(run) {
-        None => Plan { steps: removal(&observed.made), again: Some(WORKING), ..Plan::default() },
+        None => Plan { steps: removal_of(&observed.made), again: Some(WORKING), ..Plan::default() },
         Some(attempt) => wanted(observed, attempt),
     };
     let removing = wanted_attempt(run).is_none() && !observed.made.nothing();
@@ -35,7 +35,12 @@ fn wanted(observed: &Observed, attempt: &Attempt) -> Plan {
     let others = leftovers(&observed.made, attempt);
     if !others.nothing() {
         let says = Says::not_yet("CleaningUp", "What an earlier attempt needed is being removed.");
-        return Plan { steps: removal(&others), status: Some(of(attempt, says)), again: Some(SOON), ..Plan::default() };
+        return Plan {
+            steps: removal_of(&others),
+            status: Some(of(attempt, says)),
+            again: Some(SOON),
+            ..Plan::default()
+        };
     }
     if matches!(observed.names.backup, Taken::Ours { .. }) {
         let message = format!("VirtualMachineBackup {} was made.", attempt.backup);

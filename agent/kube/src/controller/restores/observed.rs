@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use remora_core::point::Point;
 
-use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken, Thing};
+use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken};
+use crate::controller::worker::{Image, Overlay, Worker};
 use crate::resources::RestoreRun;
 
 /// All of it.
@@ -20,20 +21,11 @@ pub(in crate::controller) struct Observed {
     pub(super) point: PointFacts,
     /// The claims that it names, or has had made, by name.
     pub(super) claims: BTreeMap<String, ClaimFacts>,
-    pub(super) worker: WorkerFacts,
-    /// What the name of the worker's Secret stands for.
-    pub(super) secret: Taken,
+    pub(super) worker: Worker,
     pub(super) machine: MachineFacts,
     pub(super) classes: StorageClasses,
     /// The image of the worker; none if nothing tells it.
     pub(super) image: Option<Image>,
-}
-
-/// An image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Image {
-    pub(super) name: String,
-    pub(super) pull_policy: Option<String>,
 }
 
 /// What there is of the point.
@@ -58,27 +50,8 @@ pub(super) struct ClaimFacts {
     pub(super) block: bool,
     /// Who uses it, but for this run's worker.
     pub(super) users: Vec<String>,
-}
-
-/// The worker's pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum WorkerFacts {
-    #[default]
-    None,
-    /// Somebody else's pod has its name.
-    Foreign,
-    Pod(Thing, PodState),
-}
-
-/// What a pod is at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PodState {
-    /// Not there yet: why.
-    Waiting(String),
-    /// On that node, with an address.
-    Runs(String),
-    /// It has ended: why.
-    Ended(String),
+    /// What would hide what is written to it.
+    pub(super) overlays: Vec<Overlay>,
 }
 
 /// The machine that is wanted, and the one that the point is of.

@@ -11,14 +11,14 @@ mod tests;
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::Value;
 
-use super::objects;
-use super::observed::{ClaimFacts, Observed, PodState, PointFacts, WorkerFacts};
+use super::observed::{ClaimFacts, Observed, PointFacts};
 use crate::conditions::{Says, find};
 use crate::controller::observed::{Taken, Thing};
 use crate::controller::plan::{Finalizer, SOON, WAITING, WORKING, has_finalizer, is_lost, missing_finalizer};
+use crate::controller::worker::{PodState, WorkerFacts, WorkerStep};
 use crate::resources::Run;
 
 /// What to do, in this order: the finalizer, the steps, the status.
@@ -50,12 +50,9 @@ pub(super) enum Ended {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    RemoveWorker(Thing),
-    RemoveSecret(Thing),
+    Worker(WorkerStep),
     RemoveClaim(Thing),
     MakeClaim(Box<PersistentVolumeClaim>),
-    MakeSecret(Box<Secret>),
-    MakeWorker(Box<Pod>),
     MakeMachine(Box<Value>),
 }
 
@@ -143,7 +140,7 @@ fn end(observed: &Observed, ended: Ended) -> Plan {
 
 /// Of a run whose worker an agent writes to, or is about to.
 fn working(observed: &Observed) -> Plan {
-    let lost = match &observed.worker {
+    let lost = match &observed.worker.pod {
         WorkerFacts::Pod(thing, PodState::Runs(_)) if !thing.leaving => None,
         WorkerFacts::Pod(_, PodState::Ended(why)) => Some(why.clone()),
         _ => Some("it is gone".to_owned()),
@@ -177,8 +174,7 @@ fn in_use(name: &str, facts: &ClaimFacts) -> Option<Says> {
 fn finish(observed: &Observed) -> Plan {
     let node = observed.run.node().map(ToOwned::to_owned);
     let steps = removal(observed, Claims::Stay);
-    let gone = !matches!(observed.worker, WorkerFacts::Pod(..)) && !matches!(observed.secret, Taken::Ours { .. });
-    if !gone {
+    if observed.worker.is_there() {
         return Plan {
             steps,
             status: Some(Status { node, ..Status::default() }),
@@ -228,8 +224,7 @@ fn after_the_end(observed: &Observed) -> Plan {
     }
     let complete = crate::conditions::holds(observed.run.conditions(), "Complete");
     let claims = if complete || written(observed) == Some(true) { Claims::Stay } else { Claims::Go };
-    let left = matches!(observed.worker, WorkerFacts::Pod(..))
-        || matches!(observed.secret, Taken::Ours { .. })
+    let left = observed.worker.is_there()
         || (claims == Claims::Go && observed.claims.values().any(|facts| matches!(facts.taken, Taken::Ours { .. })));
     if !left {
         return Plan { finalizer: Finalizer::Remove, ..Plan::default() };
@@ -245,16 +240,7 @@ enum Claims {
 }
 
 fn removal(observed: &Observed, claims: Claims) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if let WorkerFacts::Pod(thing, _) = &observed.worker
-        && !thing.leaving
-    {
-        steps.push(Step::RemoveWorker(thing.clone()));
-    }
-    if observed.secret == (Taken::Ours { leaving: false }) {
-        let name = objects::worker_name(&observed.run);
-        steps.push(Step::RemoveSecret(Thing { name, uid: String::new(), leaving: false }));
-    }
+    let mut steps: Vec<_> = observed.worker.removal(&observed.run).into_iter().map(Step::Worker).collect();
     if claims == Claims::Go {
         let ours = observed.claims.iter().filter(|(_, facts)| facts.taken == Taken::Ours { leaving: false });
         let thing =

@@ -1,7 +1,5 @@
 //! A VM as the cluster describes it.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{ApiResource, DynamicObject, ListParams};
@@ -12,7 +10,10 @@ use remora_source::kubevirt::{
 };
 
 use super::RunCluster;
-use crate::kubevirt::{Backing, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, bytes, tracking};
+use crate::kubevirt::{
+    Backing, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, VirtualMachineInstanceStatus, bytes,
+    tracking,
+};
 use crate::node::definition::definition;
 
 impl RunCluster {
@@ -43,6 +44,7 @@ impl RunCluster {
         Ok(VmFacts {
             vm: VmName::new(named)?,
             uid: machine.uid().unwrap_or_default(),
+            version: machine.resource_version().unwrap_or_default(),
             instance: match &instance {
                 Some(instance) => Some(self.instance_facts(instance).await?),
                 None => None,
@@ -91,8 +93,7 @@ impl RunCluster {
             .fields(&format!("spec.nodeName={here}"));
         let api = self.api::<Pod>();
         let pods = self.ask("the virt-launcher pod", || api.list(&of_it)).await?;
-        let pod =
-            pods.items.iter().filter(|pod| is_its_launcher(pod, &uid, &status.active_pods, here)).find_map(Pod::uid);
+        let pod = pods.items.iter().filter(|pod| is_its_launcher(pod, &uid, &status, here)).find_map(Pod::uid);
         let pod = pod.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no virt-launcher pod runs the VM on {here}"))
                 .advise("It may have stopped just now: see `kubectl get vmi,pods`.")
@@ -107,12 +108,15 @@ fn launcher_user(said: Option<i64>) -> LauncherUser {
 }
 
 /// KubeVirt itself says which pods are an instance's; a label alone may be anybody's.
-fn is_its_launcher(pod: &Pod, instance: &str, active: &BTreeMap<String, String>, node: &str) -> bool {
+fn is_its_launcher(pod: &Pod, instance: &str, status: &VirtualMachineInstanceStatus, node: &str) -> bool {
     let owned =
         pod.owner_references().iter().any(|owner| owner.kind == "VirtualMachineInstance" && owner.uid == instance);
     let runs = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-    let its = pod.uid().is_some_and(|uid| active.get(&uid).is_some_and(|on| on == node));
-    let target = pod.labels().contains_key("kubevirt.io/migrationJobUID") && active.len() > 1;
+    let its = pod.uid().is_some_and(|uid| status.active_pods.get(&uid).is_some_and(|on| on == node));
+    let target = status.migration_state.as_ref().is_some_and(|migration| {
+        let arrived = migration.completed && !migration.failed;
+        !arrived && migration.target_pod.as_deref() == Some(&*pod.name_any())
+    });
     owned && runs && its && !target
 }
 
@@ -168,6 +172,49 @@ mod tests {
         for (said, user) in [(Some(0), LauncherUser::Root), (Some(107), LauncherUser::Qemu), (None, LauncherUser::Qemu)]
         {
             assert_eq!(launcher_user(said), user, "{said:?}");
+        }
+    }
+
+    fn pod(name: &str, phase: &str, migration: Option<&str>) -> Pod {
+        let mut pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": name, "uid": name,
+                "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "web", "uid": "vmi"}],
+            },
+            "status": {"phase": phase},
+        }))
+        .unwrap();
+        pod.labels_mut().extend(migration.map(|uid| ("kubevirt.io/migrationJobUID".into(), uid.into())));
+        pod
+    }
+
+    fn status(pods: &[(&str, &str)], migration: &serde_json::Value) -> VirtualMachineInstanceStatus {
+        let pods: serde_json::Map<_, _> = pods.iter().map(|(pod, node)| ((*pod).into(), (*node).into())).collect();
+        serde_json::from_value(serde_json::json!({"activePods": pods, "migrationState": migration})).unwrap()
+    }
+
+    #[test]
+    fn what_a_machine_has_moved_to_is_its_launcher_and_what_it_moves_to_is_not() {
+        // As KubeVirt 1.9 leaves it: all pods are "active", also those that have ended.
+        let pods = [("old", "a"), ("failed", "b"), ("new", "b")];
+        let new = pod("new", "Running", Some("second"));
+        let is = |pod: &Pod, migration, node| is_its_launcher(pod, "vmi", &status(&pods, &migration), node);
+        let done = serde_json::json!({"targetPod": "new", "completed": true});
+        assert!(is(&new, done.clone(), "b"));
+        assert!(!is(&pod("failed", "Failed", Some("first")), done.clone(), "b"));
+        assert!(!is(&pod("old", "Succeeded", None), done.clone(), "a"));
+        assert!(!is(&new, done.clone(), "a"), "another node's");
+        assert!(!is(&pod("planted", "Running", None), done, "b"), "KubeVirt knows nothing of it");
+
+        let goes_on = serde_json::json!({"targetPod": "new"});
+        assert!(!is(&new, goes_on.clone(), "b"));
+        assert!(is(&pod("old", "Running", None), goes_on, "a"));
+        let failed = serde_json::json!({"targetPod": "new", "completed": true, "failed": true});
+        assert!(!is(&new, failed, "b"));
+        // On its way to a third node, or back again from there.
+        for completed in [false, true] {
+            let away = serde_json::json!({"targetPod": "third", "completed": completed, "failed": completed});
+            assert!(is(&new, away, "b"));
         }
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::said::RestoreSaid;
-use super::{RestoreOrder, RestoreWorker, Seen};
-use crate::node::agent::Pace;
+use super::{RestoreOrder, RestoreWorker};
+use crate::node::duty::{Pace, Seen};
 use crate::node::record::{Lost, Record, Unwritten};
 use crate::node::run::Outcome;
 use crate::node::{Failure, Meter};
-use crate::resources::Run;
+use crate::resources::{RestoreRun, Run};
 
 /// Between tries to write, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
@@ -38,7 +38,7 @@ pub(super) struct Restore<W> {
     pub(super) pace: Pace,
     pub(super) record: Record<RestoreSaid>,
     pub(super) order: RestoreOrder,
-    pub(super) seen: watch::Receiver<Seen>,
+    pub(super) seen: watch::Receiver<Seen<RestoreRun>>,
     pub(super) stopping: CancellationToken,
 }
 
@@ -135,7 +135,7 @@ fn later(backoff: Duration) -> (Instant, Duration) {
 
 /// Waits for what ends the restore before the worker does. May be dropped and called again.
 async fn ended_by_others(
-    seen: &mut watch::Receiver<Seen>,
+    seen: &mut watch::Receiver<Seen<RestoreRun>>,
     record: &mut Record<RestoreSaid>,
     stopping: &CancellationToken,
 ) -> Early {

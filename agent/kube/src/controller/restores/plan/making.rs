@@ -6,28 +6,15 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use remora_core::point::Point;
 use serde_json::Value;
 
-use super::{Ended, Observed, Plan, PodState, PointFacts, SOON, Status, Step, WAITING, WorkerFacts, end, in_use};
+use super::{Ended, Observed, Plan, PointFacts, SOON, Status, Step, WAITING, end, in_use};
 use crate::conditions::Says;
 use crate::controller::observed::Taken;
 use crate::controller::plan::assignment;
-use crate::controller::restores::objects::{self, Mounted};
-use crate::controller::restores::{machine, observed::ClaimFacts};
+use crate::controller::restores::observed::ClaimFacts;
+use crate::controller::restores::{claim, machine};
+use crate::controller::worker::{Mounted, Mounts, Task, Trouble};
 use crate::resources::VirtualMachineTarget;
 use crate::targets::{Target, targets};
-
-/// Why a restore does not go on.
-enum Trouble {
-    /// It will not.
-    Ends(Says),
-    /// It may yet.
-    Waits(Says),
-}
-
-impl From<Says> for Trouble {
-    fn from(says: Says) -> Self {
-        Self::Ends(says)
-    }
-}
 
 /// Of a run that has no node yet.
 pub(super) fn plan(observed: &Observed) -> Plan {
@@ -56,7 +43,7 @@ fn next(observed: &Observed) -> Result<Plan, Trouble> {
         let says = Says::not_yet("Preparing", "The claims, and the pod that writes them, are being made.");
         return Ok(Plan { steps, again: Some(SOON), ..waiting(says) });
     }
-    let node = node(observed)?;
+    let node = observed.worker.node(&observed.run, Task::Receive, &observed.agents)?;
     let message = format!("The pod that writes the claims runs on node {node}, whose agent takes the run.");
     let status = Status { node: Some(node), assigned: Some(Says::yes("Assigned", message)), ended: None };
     Ok(Plan { status: Some(status), again: Some(WAITING), ..Plan::default() })
@@ -142,7 +129,7 @@ fn fits(observed: &Observed, target: &Target) -> Result<(), Trouble> {
 /// Whether there is the class that a claim would be made of.
 fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
     let PointFacts::Found(point) = &observed.point else { return Ok(()) };
-    let class = objects::claim(&observed.run, target, point).spec.and_then(|spec| spec.storage_class_name);
+    let class = claim::claim(&observed.run, target, point).spec.and_then(|spec| spec.storage_class_name);
     let known = |class: &String| class.is_empty() || observed.classes.names.contains(class);
     match class {
         Some(class) if !known(&class) => {
@@ -170,64 +157,23 @@ fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
 /// What is still to be made.
 fn steps(observed: &Observed, point: &Point, targets: &[Target]) -> Result<Vec<Step>, Trouble> {
     let (run, free) = (&observed.run, ClaimFacts::default());
-    let (mut steps, mut mounted) = (Vec::new(), Vec::new());
+    let (mut steps, mut mounts) = (Vec::new(), Mounts::default());
     for target in targets {
         let facts = observed.claims.get(&target.claim).unwrap_or(&free);
         let mut block = facts.block;
         if facts.taken == Taken::Free {
-            let claim = objects::claim(run, target, point);
-            block = is_block(&claim);
-            steps.push(Step::MakeClaim(Box::new(claim)));
+            let made = claim::claim(run, target, point);
+            block = is_block(&made);
+            steps.push(Step::MakeClaim(Box::new(made)));
         }
-        mounted.push(Mounted { claim: target.claim.clone(), block });
+        mounts.disks.push(Mounted { claim: target.claim.clone(), block });
+        mounts.overlays.extend(facts.overlays.iter().cloned());
     }
-    let name = objects::worker_name(run);
-    match observed.secret {
-        Taken::Free => steps.push(Step::MakeSecret(Box::new(objects::secret(run)))),
-        Taken::Ours { leaving: false } => {}
-        _ => return Err(name_taken("Secret", &name).into()),
-    }
-    match &observed.worker {
-        WorkerFacts::None => {
-            let image = observed.image.as_ref().ok_or_else(|| {
-                let message = "The controller does not know the image of its own pod. Ask the administrators to set \
-                               REMORA_IMAGE of the Deployment remora-controller.";
-                Trouble::Waits(Says::no("NoImage", message))
-            })?;
-            steps.push(Step::MakeWorker(Box::new(objects::worker(run, image, &mounted))));
-        }
-        WorkerFacts::Foreign => return Err(name_taken("Pod", &name).into()),
-        WorkerFacts::Pod(..) => {}
-    }
+    let making = observed.worker.making(run, Task::Receive, observed.image.as_ref(), &mounts)?;
+    steps.extend(making.into_iter().map(Step::Worker));
     Ok(steps)
 }
 
 fn is_block(claim: &PersistentVolumeClaim) -> bool {
     claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
-}
-
-/// Where the worker runs.
-fn node(observed: &Observed) -> Result<String, Trouble> {
-    let node = match &observed.worker {
-        WorkerFacts::Pod(_, PodState::Runs(node)) => node,
-        WorkerFacts::Pod(_, PodState::Waiting(why)) => {
-            let message = format!("The pod that writes the claims does not run yet: {why}");
-            return Err(Trouble::Waits(Says::not_yet("WorkerPending", message)));
-        }
-        WorkerFacts::Pod(_, PodState::Ended(why)) => {
-            let message = format!("The pod that writes the claims has ended: {why}. Create another RestoreRun.");
-            return Err(Says::no("WorkerFailed", message).into());
-        }
-        WorkerFacts::None | WorkerFacts::Foreign => {
-            return Err(Trouble::Waits(Says::not_yet("Preparing", "The pod that writes the claims is being made.")));
-        }
-    };
-    if observed.agents.is_empty() {
-        let message = format!(
-            "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's \
-             taints: kubectl get pods -o wide -n remora."
-        );
-        return Err(Trouble::Waits(Says::no("NoAgent", message)));
-    }
-    Ok(node.clone())
 }

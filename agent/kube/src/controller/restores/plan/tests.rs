@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::controller::FINALIZER;
 use crate::controller::observed::{RepositoryFacts, StorageClasses};
-use crate::controller::restores::observed::{Image, MachineFacts};
+use crate::controller::restores::observed::MachineFacts;
+use crate::controller::worker::{Image, Overlay, PodState, Worker, WorkerFacts, WorkerStep};
 use crate::resources::RestoreRun;
 
 const GIB: u64 = 1 << 30;
@@ -74,8 +75,7 @@ fn observed(run: RestoreRun) -> Observed {
         repository: RepositoryFacts::Ready(RepositoryId::random()),
         point: PointFacts::Found(Box::new(point())),
         claims: BTreeMap::new(),
-        worker: WorkerFacts::None,
-        secret: Taken::Free,
+        worker: Worker::default(),
         machine: MachineFacts::default(),
         classes: StorageClasses { names: vec!["fast".into(), "slow".into()], default: Some("slow".into()) },
         image: Some(Image { name: "remora:1".into(), pull_policy: None }),
@@ -91,7 +91,7 @@ fn ours() -> ClaimFacts {
 }
 
 fn worker(state: PodState) -> WorkerFacts {
-    let name = "remora-restore-run-uid".into();
+    let name = "remora-worker-run-uid".into();
     WorkerFacts::Pod(Thing { name, uid: "p".into(), leaving: false }, state)
 }
 
@@ -103,8 +103,7 @@ fn made(run: RestoreRun) -> Observed {
     };
     Observed {
         claims: claims.map(|name| (name.to_owned(), ours())).into(),
-        worker: worker(PodState::Runs("one".into())),
-        secret: Taken::Ours { leaving: false },
+        worker: Worker { pod: worker(PodState::Runs("one".into())), secret: Taken::Ours { leaving: false } },
         ..observed(run)
     }
 }
@@ -128,12 +127,12 @@ fn claimed(mut run: RestoreRun) -> RestoreRun {
 fn names(plan: &Plan) -> Vec<String> {
     let name = |metadata: &kube::api::ObjectMeta| metadata.name.clone().unwrap();
     let steps = plan.steps.iter().map(|step| match step {
-        Step::RemoveWorker(_) => "-worker".to_owned(),
-        Step::RemoveSecret(_) => "-secret".to_owned(),
+        Step::Worker(WorkerStep::RemovePod(_)) => "-worker".to_owned(),
+        Step::Worker(WorkerStep::RemoveSecret(_)) => "-secret".to_owned(),
         Step::RemoveClaim(thing) => format!("-claim {}", thing.name),
         Step::MakeClaim(claim) => format!("+claim {}", name(&claim.metadata)),
-        Step::MakeSecret(_) => "+secret".to_owned(),
-        Step::MakeWorker(_) => "+worker".to_owned(),
+        Step::Worker(WorkerStep::MakeSecret(_)) => "+secret".to_owned(),
+        Step::Worker(WorkerStep::MakePod(_)) => "+worker".to_owned(),
         Step::MakeMachine(machine) => format!("+machine {}", machine["metadata"]["name"].as_str().unwrap()),
     });
     steps.collect()
@@ -160,7 +159,10 @@ fn a_run_has_all_made_and_is_given_to_the_node_of_its_worker() {
     let first = plan(&fresh);
     assert_eq!((first.finalizer, assigned(&first).0.as_str()), (Finalizer::Add, "Preparing"));
     assert_eq!(names(&first), ["+claim data-copy", "+claim root-copy", "+secret", "+worker"]);
-    let waits = Observed { worker: worker(PodState::Waiting("no node".into())), ..made(to_claims()) };
+    let waits = Observed {
+        worker: Worker { pod: worker(PodState::Waiting("no node".into())), ..made(to_claims()).worker },
+        ..made(to_claims())
+    };
     let pending = plan(&waits);
     assert_eq!((names(&pending), assigned(&pending)), (vec![], ("WorkerPending".into(), None)));
     assert!(pending.status.unwrap().assigned.unwrap().message.contains("no node"));
@@ -189,7 +191,7 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
         (&claims[0].metadata.owner_references, &claims[0].metadata.labels.as_ref().unwrap()["remora.dev/run"]),
         (&None, &"run-uid".to_owned())
     );
-    let Some(Step::MakeWorker(pod)) = steps.last() else { panic!("no worker: {steps:?}") };
+    let Some(Step::Worker(WorkerStep::MakePod(pod))) = steps.last() else { panic!("no worker: {steps:?}") };
     let pod = json!(pod);
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["volumeDevices"], json!([{"name": "disk-0", "devicePath": "/dev/disk-0"}]));
@@ -200,6 +202,20 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
     // Of its Secret it has no key but its own.
     let items = pod["spec"]["volumes"][0]["secret"]["items"].to_string();
     assert!(items.contains("tls.key") && !items.contains("agent"), "{items}");
+
+    // Of a claim that machines of KubeVirt have below overlays.
+    let overlay = |state: &str, volume: &str| Overlay { state: state.into(), volume: volume.into() };
+    let mut tracked = observed(to_claims());
+    let overlays = vec![overlay("of-web", "root"), overlay("of-web", "more"), overlay("of-db", "disk")];
+    tracked.claims = BTreeMap::from([("root-copy".to_owned(), ClaimFacts { overlays, ..theirs() })]);
+    let Some(Step::Worker(WorkerStep::MakePod(pod))) = plan(&tracked).steps.pop() else { panic!("no worker") };
+    let pod = json!(pod);
+    let args = pod["spec"]["containers"][0]["args"].as_array().unwrap().clone();
+    let paths = ["0/cbt/disk", "1/cbt/root", "1/cbt/more"].map(|path| json!(format!("--overlay=/states/{path}.qcow2")));
+    assert_eq!(args[args.len() - 3..], paths);
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let state = |at: usize| volumes[volumes.len() - 2 + at]["persistentVolumeClaim"]["claimName"].clone();
+    assert_eq!((state(0), state(1)), (json!("of-db"), json!("of-web")));
 
     // Of a point that says nothing of claims.
     let mut unknown = observed(to_claims());
@@ -227,10 +243,11 @@ fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
             o.claims.insert("data-copy".into(), ClaimFacts { taken: Taken::Ours { leaving: true }, ..theirs() });
         }),
         ("NoStorageClass", to_claims(), |o| o.classes.names = vec!["other".into()]),
-        ("NameTaken", to_claims(), |o| o.worker = WorkerFacts::Foreign),
-        ("NameTaken", to_claims(), |o| o.secret = Taken::Foreign),
+        ("NameTaken", to_claims(), |o| o.worker.pod = WorkerFacts::Foreign),
+        ("NameTaken", to_claims(), |o| o.worker.secret = Taken::Foreign),
         ("WorkerFailed", to_claims(), |o| {
-            *o = Observed { worker: worker(PodState::Ended("OOMKilled".into())), ..made(to_claims()) };
+            *o = made(to_claims());
+            o.worker.pod = worker(PodState::Ended("OOMKilled".into()));
         }),
         ("NameTaken", to_machine(&json!({})), |o| o.machine.taken = Taken::Foreign),
         ("NameTaken", to_machine(&json!({})), |o| {
@@ -280,7 +297,7 @@ fn an_existing_claim_that_is_free_and_large_enough_is_taken() {
     observed.claims.insert("data-copy".into(), ClaimFacts { block: true, ..theirs() });
     let first = plan(&observed);
     assert_eq!(names(&first), ["+claim root-copy", "+secret", "+worker"]);
-    let Some(Step::MakeWorker(pod)) = first.steps.last() else { panic!("no worker") };
+    let Some(Step::Worker(WorkerStep::MakePod(pod))) = first.steps.last() else { panic!("no worker") };
     assert_eq!(json!(pod)["spec"]["containers"][0]["volumeDevices"][0]["devicePath"], "/dev/disk-0");
 }
 
@@ -290,12 +307,12 @@ fn a_run_whose_agent_is_done_ends_when_its_worker_is_gone() {
     say(&mut run, "Written", "True", "Verified");
     let done = plan(&made(run.clone()));
     assert_eq!((names(&done), done.status.unwrap().ended), (vec!["-worker".into(), "-secret".into()], None));
-    let gone = Observed { worker: WorkerFacts::None, secret: Taken::Free, ..made(run.clone()) };
+    let gone = Observed { worker: Worker::default(), ..made(run.clone()) };
     let ended = plan(&gone);
     assert_eq!(names(&ended), Vec::<String>::new());
     assert!(matches!(ended.status.unwrap().ended, Some(Ended::Well(_))));
     say(&mut run, "Complete", "True", "Restored");
-    let after = plan(&Observed { worker: WorkerFacts::None, secret: Taken::Free, ..made(run) });
+    let after = plan(&Observed { worker: Worker::default(), ..made(run) });
     assert_eq!((after.finalizer, names(&after)), (Finalizer::Remove, vec![]));
 }
 
@@ -303,7 +320,7 @@ fn a_run_whose_agent_is_done_ends_when_its_worker_is_gone() {
 fn a_machine_is_made_once_all_is_written_and_what_is_written_stays_if_it_cannot_be() {
     let mut run = claimed(to_machine(&json!({"start": true})));
     say(&mut run, "Written", "True", "Verified");
-    let gone = Observed { worker: WorkerFacts::None, secret: Taken::Free, ..made(run) };
+    let gone = Observed { worker: Worker::default(), ..made(run) };
     let making = plan(&gone);
     assert_eq!((names(&making), making.status.clone().unwrap().ended), (vec!["+machine copy".into()], None));
     let Some(Step::MakeMachine(machine)) = making.steps.first() else { panic!("no machine") };
@@ -325,8 +342,8 @@ fn a_restore_that_ends_badly_leaves_no_claim_of_its_own_and_says_what_it_spoilt(
         ("Cancelled", |o| o.run.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH))),
         ("NoSpace", |o| say(&mut o.run, "Written", "False", "NoSpace")),
         ("AgentLost", |o| (o.agents, o.silent) = (vec![], Duration::from_secs(121))),
-        ("WorkerLost", |o| o.worker = worker(PodState::Ended("Evicted".into()))),
-        ("WorkerLost", |o| o.worker = WorkerFacts::None),
+        ("WorkerLost", |o| o.worker.pod = worker(PodState::Ended("Evicted".into()))),
+        ("WorkerLost", |o| o.worker.pod = WorkerFacts::None),
         ("ClaimInUse", |o| o.claims.get_mut("data-copy").unwrap().users.push("VirtualMachine db".into())),
     ];
     for (reason, change) in cases {

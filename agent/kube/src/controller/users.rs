@@ -1,13 +1,53 @@
 //! Who uses a claim.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 
+use super::is_unknown;
+use super::observe::Reader;
 use crate::kubevirt::is_of_run;
 
+type Result<T> = std::result::Result<T, kube::Error>;
+
+/// What might use claims of a namespace.
+#[derive(Default)]
+pub(super) struct Others {
+    pods: Vec<Pod>,
+    instances: Vec<Value>,
+    pub(super) machines: Vec<Value>,
+}
+
+impl Others {
+    pub(super) async fn read(reader: &Reader<'_>) -> Result<Self> {
+        let pods = reader.api::<Pod>().list(&ListParams::default()).await?.items;
+        let instances = of_kubevirt(reader, "VirtualMachineInstance").await?;
+        Ok(Self { pods, instances, machines: of_kubevirt(reader, "VirtualMachine").await? })
+    }
+
+    /// Who uses a claim, but for the worker of a run.
+    pub(super) fn of(&self, claim: &str, run: &str) -> Vec<String> {
+        users(claim, run, &self.pods, &self.instances, &self.machines)
+    }
+}
+
+pub(super) fn kubevirt(reader: &Reader<'_>, kind: &str) -> Api<DynamicObject> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kubevirt.io", "v1", kind));
+    Api::namespaced_with(reader.client.clone(), &reader.namespace, &kind)
+}
+
+async fn of_kubevirt(reader: &Reader<'_>, kind: &str) -> Result<Vec<Value>> {
+    match kubevirt(reader, kind).list(&ListParams::default()).await {
+        Ok(list) => Ok(list.items.into_iter().filter_map(|one| serde_json::to_value(one).ok()).collect()),
+        Err(error) if is_unknown(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Pods, instances and machines of a namespace that use a claim, or are about to; but for the worker of the run.
-pub(super) fn users(claim: &str, run: &str, pods: &[Pod], instances: &[Value], machines: &[Value]) -> Vec<String> {
+fn users(claim: &str, run: &str, pods: &[Pod], instances: &[Value], machines: &[Value]) -> Vec<String> {
     let lives = |pod: &&Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
@@ -33,12 +73,15 @@ fn mounts(pod: &Pod, claim: &str) -> bool {
 }
 
 fn has_volume(volumes: &Value, claim: &str) -> bool {
-    volumes.as_array().into_iter().flatten().any(|volume| {
-        volume["persistentVolumeClaim"]["claimName"] == claim
-            || volume["dataVolume"]["name"] == claim
-            || volume["ephemeral"]["persistentVolumeClaim"]["claimName"] == claim
-            || volume["memoryDump"]["claimName"] == claim
-    })
+    volumes.as_array().into_iter().flatten().any(|volume| has_claim(volume, claim))
+}
+
+/// Whether a volume of a machine is that claim.
+pub(super) fn has_claim(volume: &Value, claim: &str) -> bool {
+    volume["persistentVolumeClaim"]["claimName"] == claim
+        || volume["dataVolume"]["name"] == claim
+        || volume["ephemeral"]["persistentVolumeClaim"]["claimName"] == claim
+        || volume["memoryDump"]["claimName"] == claim
 }
 
 /// Whether KubeVirt starts it by itself.

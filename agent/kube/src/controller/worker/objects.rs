@@ -1,25 +1,21 @@
-//! What the controller makes for a restore: claims, which stay, and the worker with its certificates, which goes.
+//! The objects of a worker: its pod, and the Secret of its certificates.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, Secret,
-    SecretVolumeSource, SecurityContext, Volume, VolumeDevice, VolumeMount, VolumeResourceRequirements,
+    Capabilities, Container, ContainerPort, KeyToPath, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext,
+    PodSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext, Volume, VolumeDevice,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::Resource;
 use kube::api::ObjectMeta;
-use remora_core::point::{Point, PointDisk};
 use remora_transfer::Credentials;
-use serde_json::Value;
 
-use super::observed::Image;
-use crate::controller::objects::{managed, with_overhead};
-use crate::kubevirt::{RUN_LABEL, bytes};
-use crate::resources::RestoreRun;
-use crate::targets::Target;
+use super::Image;
+use crate::controller::objects::managed;
+use crate::kubevirt::RUN_LABEL;
+use crate::resources::Run;
 
 /// Where the worker listens.
 pub(super) const PORT: u16 = 8444;
@@ -30,6 +26,9 @@ const QEMU: i64 = 107;
 /// Where the worker's certificates are.
 const TLS: &str = "/etc/remora/tls";
 
+/// Where KubeVirt has its overlays of changes in the claim of a machine's state.
+const OVERLAYS: &str = "cbt";
+
 /// The names in the Secret: the worker mounts the first three, the key service gives the others away.
 const WORKER_FILES: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
 pub(super) const AGENT_CERTIFICATE: &str = "agent.crt";
@@ -37,72 +36,42 @@ pub(super) const AGENT_KEY: &str = "agent.key";
 pub(super) const CA: &str = WORKER_FILES[0];
 
 /// The name of a run's worker and of its Secret. Nobody knows it before the run is there.
-pub(super) fn worker_name(run: &RestoreRun) -> String {
-    format!("remora-restore-{}", run.metadata.uid.as_deref().unwrap_or_default())
+pub(in crate::controller) fn worker_name(run: &impl Run) -> String {
+    format!("remora-worker-{}", run.meta().uid.as_deref().unwrap_or_default())
 }
 
 /// A claim and how the worker mounts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    pub(super) claim: String,
-    pub(super) block: bool,
+pub(in crate::controller) struct Mounted {
+    pub(in crate::controller) claim: String,
+    pub(in crate::controller) block: bool,
 }
 
-/// The claim of a disk, as the point tells of the one that it was on. It has no owner: what was restored stays when the
-/// run is deleted.
-pub(super) fn claim(run: &RestoreRun, target: &Target, point: &Point) -> PersistentVolumeClaim {
-    let was = claim_of(point, &point.disks[target.index]);
-    let asked = |path: &str| was.as_ref().and_then(|claim| claim.pointer(path)).cloned();
-    let text = |path: &str| asked(path).and_then(|value| value.as_str().map(ToOwned::to_owned));
-    let asked_size = text("/spec/resources/requests/storage").map(Quantity).filter(|size| bytes(size).is_some());
-    let block = text("/spec/volumeMode").as_deref() == Some("Block");
-    // Of a claim that nothing is known of, a part is its filesystem's.
-    let least =
-        if block || asked_size.is_some() { target.size.next_multiple_of(1 << 20) } else { with_overhead(target.size) };
-    let modes = asked("/spec/accessModes").and_then(|modes| serde_json::from_value::<Vec<String>>(modes).ok());
-    // In the words of whoever asked for the original, as far as that is enough.
-    let size = match asked_size {
-        Some(size) if bytes(&size) >= Some(least) => size,
-        _ => Quantity(least.to_string()),
-    };
-    let mut labels = managed();
-    labels.insert(RUN_LABEL.into(), run.metadata.uid.clone().unwrap_or_default());
-    PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            name: Some(target.claim.clone()),
-            namespace: run.metadata.namespace.clone(),
-            labels: Some(labels),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PersistentVolumeClaimSpec {
-            access_modes: modes.filter(|modes| !modes.is_empty()).or_else(|| Some(vec!["ReadWriteOnce".into()])),
-            volume_mode: Some(if block { "Block" } else { "Filesystem" }.into()),
-            storage_class_name: target.storage_class.clone().or_else(|| text("/spec/storageClassName")),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), size)])),
-                ..Default::default()
-            }),
-            ..PersistentVolumeClaimSpec::default()
-        }),
-        ..PersistentVolumeClaim::default()
-    }
+/// The claims that a worker mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::controller) struct Mounts {
+    /// What it writes, or reads.
+    pub(in crate::controller) disks: Vec<Mounted>,
+    /// What would hide what it writes, and is removed first.
+    pub(in crate::controller) overlays: Vec<Overlay>,
 }
 
-/// What the point says of the claim that a disk was on.
-fn claim_of(point: &Point, disk: &PointDisk) -> Option<Value> {
-    let (_, name) = disk.identity.path.split_once('/')?;
-    let definition: Value = serde_json::from_str(&point.definition).ok()?;
-    let claims = definition["persistentVolumeClaims"].as_array()?;
-    claims.iter().find(|claim| claim["metadata"]["name"] == name).cloned()
+/// The overlay through which a machine of KubeVirt has a claim: see `restores/overlays.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::controller) struct Overlay {
+    /// The claim of the machine's state, in which it is a file.
+    pub(in crate::controller) state: String,
+    /// The volume of the machine, after which it is named.
+    pub(in crate::controller) volume: String,
 }
 
 /// The Secret, without what is in it; [`with_certificates`] puts that in.
-pub(super) fn secret(run: &RestoreRun) -> Secret {
+pub(in crate::controller) fn secret(run: &impl Run) -> Secret {
     Secret { metadata: metadata(run), immutable: Some(true), ..Secret::default() }
 }
 
 /// The Secret with new certificates, whose CA's key nobody has.
-pub(super) fn with_certificates(mut secret: Secret) -> remora_core::Result<Secret> {
+pub(in crate::controller) fn with_certificates(mut secret: Secret) -> remora_core::Result<Secret> {
     let Credentials { worker, agent } = Credentials::new()?;
     let files = [
         (WORKER_FILES[0], &worker.ca),
@@ -116,11 +85,24 @@ pub(super) fn with_certificates(mut secret: Secret) -> remora_core::Result<Secre
     Ok(secret)
 }
 
-/// The worker: as unprivileged as a pod can be that writes a hypervisor's disks.
-pub(super) fn worker(run: &RestoreRun, image: &Image, mounted: &[Mounted]) -> Pod {
+/// What a worker does with the claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::controller) enum Task {
+    /// It writes a restore's disks.
+    Receive,
+    /// It lets the disks of a halted machine be read.
+    Lend,
+}
+
+/// The pod: as unprivileged as one can be that has a hypervisor's disks.
+pub(in crate::controller) fn pod(run: &impl Run, task: Task, image: &Image, mounted: &Mounts) -> Pod {
     let place =
         |number: usize, block: bool| if block { format!("/dev/disk-{number}") } else { format!("/disks/{number}") };
-    let mut args = vec!["receive".to_owned(), format!("--listen=[::]:{PORT}"), format!("--tls={TLS}")];
+    let (command, read_only) = match task {
+        Task::Receive => ("receive", None),
+        Task::Lend => ("lend", Some(true)),
+    };
+    let mut args = vec![command.to_owned(), format!("--listen=[::]:{PORT}"), format!("--tls={TLS}")];
     let (mut volumes, mut mounts, mut devices) = (vec![certificates(run)], Vec::new(), Vec::new());
     mounts.push(VolumeMount {
         name: "tls".into(),
@@ -128,16 +110,23 @@ pub(super) fn worker(run: &RestoreRun, image: &Image, mounted: &[Mounted]) -> Po
         read_only: Some(true),
         ..VolumeMount::default()
     });
-    for (number, one) in mounted.iter().enumerate() {
+    for (number, one) in mounted.disks.iter().enumerate() {
         let (name, path) = (format!("disk-{number}"), place(number, one.block));
         args.push(format!("--disk={path}"));
         if one.block {
             devices.push(VolumeDevice { name: name.clone(), device_path: path });
         } else {
-            mounts.push(VolumeMount { name: name.clone(), mount_path: path, ..VolumeMount::default() });
+            mounts.push(VolumeMount { name: name.clone(), mount_path: path, read_only, ..VolumeMount::default() });
         }
-        let source = PersistentVolumeClaimVolumeSource { claim_name: one.claim.clone(), read_only: None };
-        volumes.push(Volume { name, persistent_volume_claim: Some(source), ..Volume::default() });
+        volumes.push(of_claim(&name, &one.claim));
+    }
+    let states: BTreeSet<_> = mounted.overlays.iter().map(|overlay| &overlay.state).collect();
+    for (number, state) in states.into_iter().enumerate() {
+        let (name, path) = (format!("state-{number}"), format!("/states/{number}"));
+        let of_it = mounted.overlays.iter().filter(|overlay| overlay.state == *state);
+        args.extend(of_it.map(|overlay| format!("--overlay={path}/{OVERLAYS}/{}.qcow2", overlay.volume)));
+        volumes.push(of_claim(&name, state));
+        mounts.push(VolumeMount { name, mount_path: path, ..VolumeMount::default() });
     }
     let container = Container {
         name: "worker".into(),
@@ -152,10 +141,15 @@ pub(super) fn worker(run: &RestoreRun, image: &Image, mounted: &[Mounted]) -> Po
         volume_devices: Some(devices).filter(|devices| !devices.is_empty()),
         ..Container::default()
     };
-    Pod { metadata: metadata(run), spec: Some(pod(container, volumes)), ..Pod::default() }
+    Pod { metadata: metadata(run), spec: Some(spec(container, volumes)), ..Pod::default() }
 }
 
-fn pod(container: Container, volumes: Vec<Volume>) -> PodSpec {
+fn of_claim(name: &str, claim: &str) -> Volume {
+    let source = PersistentVolumeClaimVolumeSource { claim_name: claim.into(), read_only: None };
+    Volume { name: name.into(), persistent_volume_claim: Some(source), ..Volume::default() }
+}
+
+fn spec(container: Container, volumes: Vec<Volume>) -> PodSpec {
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -184,7 +178,7 @@ fn pod(container: Container, volumes: Vec<Volume>) -> PodSpec {
     }
 }
 
-fn certificates(run: &RestoreRun) -> Volume {
+fn certificates(run: &impl Run) -> Volume {
     let item = |name: &str| KeyToPath { key: name.into(), path: name.into(), mode: None };
     let source = SecretVolumeSource {
         secret_name: Some(worker_name(run)),
@@ -212,21 +206,21 @@ fn resources() -> ResourceRequirements {
     };
     ResourceRequirements {
         requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
-        // What it writes, the kernel counts with it until it is on the disk.
+        // What it reads and writes, the kernel counts with it until it is on the disk, or forgotten.
         limits: quantities(&[("memory", "256Mi")]),
         ..ResourceRequirements::default()
     }
 }
 
-fn metadata(run: &RestoreRun) -> ObjectMeta {
+fn metadata(run: &impl Run) -> ObjectMeta {
     let mut labels = managed();
-    labels.insert(RUN_LABEL.into(), run.metadata.uid.clone().unwrap_or_default());
-    labels.insert("app.kubernetes.io/name".into(), "remora-restore".into());
+    labels.insert(RUN_LABEL.into(), run.meta().uid.clone().unwrap_or_default());
+    labels.insert("app.kubernetes.io/name".into(), "remora-worker".into());
     // The agent comes with a certificate of its own, and to the worker itself.
     labels.insert("sidecar.istio.io/inject".into(), "false".into());
     ObjectMeta {
         name: Some(worker_name(run)),
-        namespace: run.metadata.namespace.clone(),
+        namespace: run.meta().namespace.clone(),
         labels: Some(labels),
         owner_references: run.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
