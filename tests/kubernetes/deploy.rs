@@ -20,7 +20,7 @@ fn deploy(name: &str) -> PathBuf {
 
 /// The objects of a kustomization, as `kubectl` makes them.
 #[track_caller]
-fn built(api: &ApiServer, kustomization: &str) -> Vec<Value> {
+pub(crate) fn built(api: &ApiServer, kustomization: &str) -> Vec<Value> {
     let ran = run(api.kubectl().arg("kustomize").arg(deploy(kustomization))).ok();
     let objects: Vec<Value> = serde_saphyr::from_multiple(ran.text()).unwrap();
     assert!(objects.iter().all(|object| object["kind"].is_string()), "{}", ran.text());
@@ -35,7 +35,7 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
 }
 
 /// The texts of a list.
-fn texts(list: &Value) -> Vec<&str> {
+pub(crate) fn texts(list: &Value) -> Vec<&str> {
     list.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 

@@ -1,19 +1,24 @@
 //! A real API server of Kubernetes with its etcd: objects are stored, validated and refused, and nobody acts on them.
 
+mod audit;
+
 use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use self::audit::{Mark, Request};
 use crate::cluster::built;
-use crate::process::{Must, run_with_input, wait_until};
+use crate::process::{Must, run, run_with_input, wait_until};
+use crate::relay::Relay;
 
 /// How long it may take to start on a busy machine.
 const START: Duration = Duration::from_mins(5);
@@ -36,8 +41,9 @@ pub struct ApiServer {
     dir: PathBuf,
     tools: PathBuf,
     port: u16,
+    etcd: u16,
     servers: Child,
-    input: Option<ChildStdin>,
+    input: Mutex<Option<ChildStdin>>,
     namespaces: AtomicU32,
 }
 
@@ -59,28 +65,91 @@ impl ApiServer {
 
     /// Starts one with nothing in it.
     pub fn start() -> Self {
+        Self::start_at(free_ports(), None)
+    }
+
+    /// The same, with a relay between it and its etcd.
+    pub fn start_before_etcd() -> (Self, Relay) {
+        let ports = free_ports();
+        let etcd = Relay::before((Ipv4Addr::LOCALHOST, ports[1]).into());
+        (Self::start_at(ports, Some(etcd.address().port())), etcd)
+    }
+
+    fn start_at(ports: [u16; 3], store: Option<u16>) -> Self {
         let dir = tempfile::Builder::new().prefix("remora-api-").tempdir().must("make the API server's folder");
         let [tools] = built(&["kubernetes"]);
-        let ports = free_ports::<3>();
         // What it starts removes it: also when this process is killed.
         let dir = dir.keep();
         let mut servers = Command::new(sources().join("serve"))
             .arg(&dir)
             .arg(&tools)
-            .args(ports.map(|port| port.to_string()))
+            .args(ports.iter().chain(&store).map(ToString::to_string))
             .current_dir("/")
             .stdin(Stdio::piped())
             .process_group(0) // A Ctrl-C is not for it.
             .spawn()
             .must("start the API server");
-        let input = servers.stdin.take();
-        let server = Self { dir, tools, port: ports[0], servers, input, namespaces: AtomicU32::new(0) };
+        let input = Mutex::new(servers.stdin.take());
+        let server = Self { dir, tools, port: ports[0], etcd: ports[1], servers, input, namespaces: AtomicU32::new(0) };
         fs::write(server.owner_config(), server.kubeconfig(server.owner_token())).must("write a kubeconfig");
-        wait_until(Log(&server.dir), START, || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).is_ok()
-                && server.try_send("GET", "/readyz", ACCEPT_JSON, "").is_some_and(|answer| answer.code == 200)
-        });
+        server.wait_until_ready();
         server
+    }
+
+    fn wait_until_ready(&self) {
+        wait_until(Log(&self.dir), START, || {
+            TcpStream::connect(self.address()).is_ok()
+                && self.try_send("GET", "/readyz", ACCEPT_JSON, "").is_some_and(|answer| answer.code == 200)
+        });
+    }
+
+    fn order(&self, order: &str) {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(input.as_mut().must("have its input"), "{order}").must("give the API server an order");
+    }
+
+    /// Kills it; its etcd stays.
+    pub fn stop(&self) {
+        self.order("stop");
+        wait_until("the API server does not end", START, || TcpStream::connect(self.address()).is_err());
+    }
+
+    /// Starts it again after [`ApiServer::stop`].
+    pub fn start_again(&self) {
+        self.order("start");
+        self.wait_until_ready();
+    }
+
+    /// No token of a `ServiceAccount` from before its next start is good any more, as if all had expired.
+    pub fn renew_account_key(&self) {
+        self.order("rekey");
+    }
+
+    /// Has etcd forget all that was before: who goes on from there is told 410.
+    pub fn compact(&self) {
+        let etcd = format!("http://127.0.0.1:{}/v3/kv", self.etcd);
+        let post = |path: &str, body: &Value| {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--data", &body.to_string()]);
+            run(curl.arg(format!("{etcd}/{path}"))).ok().json()
+        };
+        let revision = post("range", &json!({"key": "AA=="}))["header"]["revision"].clone();
+        post("compaction", &json!({"revision": revision, "physical": true}));
+    }
+
+    /// The end of what it was asked so far.
+    pub fn mark(&self) -> Mark {
+        audit::end(&self.dir.join("audit.log"))
+    }
+
+    /// What it was asked between two such.
+    pub fn asked(&self, from: Mark, to: Mark, each: impl FnMut(Request)) {
+        audit::between(&self.dir.join("audit.log"), from, to, each);
+    }
+
+    /// The process itself.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Where it is.
@@ -95,12 +164,17 @@ impl ApiServer {
 
     /// A kubeconfig of whoever has that token.
     pub fn kubeconfig(&self, token: &str) -> String {
-        let cluster = json!({"server": self.url(), "certificate-authority": self.certificate()});
+        self.kubeconfig_at(&self.url(), &json!({"token": token}))
+    }
+
+    /// A kubeconfig of a user who reaches it at a URL.
+    pub fn kubeconfig_at(&self, url: &str, user: &Value) -> String {
+        let cluster = json!({"server": url, "certificate-authority": self.certificate()});
         json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "tests", "cluster": cluster}],
-            "users": [{"name": "tests", "user": {"token": token}}],
+            "users": [{"name": "tests", "user": user}],
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
             "current-context": "tests",
         })
@@ -154,6 +228,15 @@ impl ApiServer {
     #[track_caller]
     pub fn look(&self, path: &str) -> Answer {
         self.send("GET", path, ACCEPT_JSON, "")
+    }
+
+    /// Whether the rules of access allow something to a `ServiceAccount` of remora's namespace; `what` are
+    /// `resourceAttributes`.
+    #[track_caller]
+    pub fn may(&self, account: &str, what: &Value) -> bool {
+        let spec = json!({"user": format!("system:serviceaccount:remora:{account}"), "resourceAttributes": what});
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
+        self.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).ok()["status"]["allowed"] == true
     }
 
     /// The certificate of its CA.
@@ -266,7 +349,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        drop(self.input.take());
+        drop(self.input.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         self.servers.wait().ok();
     }
 }

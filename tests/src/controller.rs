@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api_server::{ApiServer, free_ports};
 use crate::process::{Must, Ran, run, wait_until};
@@ -13,6 +13,9 @@ use crate::remora::program;
 
 /// How long it may take to come up: it may wait for the lease of one that was killed.
 const LIMIT: Duration = Duration::from_mins(2);
+
+/// What its certificate is for: where the tests reach its keys.
+const SERVICE: &str = "localhost";
 
 /// Runs a program until standard input ends, then removes the folder that it had.
 const SUPERVISE: &str =
@@ -39,12 +42,19 @@ impl Controller {
     /// Starts one; `deploy/base/controller.yaml` must be applied.
     #[track_caller]
     pub fn start(server: &ApiServer) -> Self {
+        Self::start_at(server, &server.url())
+    }
+
+    /// The same, of one that reaches the API server at `url`.
+    #[track_caller]
+    pub fn start_at(server: &ApiServer, url: &str) -> Self {
         // What it runs under removes it: also when this process is killed.
         let folder = tempfile::Builder::new().prefix("remora-controller-").tempdir();
         let folder = folder.must("make the controller's folder").keep();
-        let token = server.token("remora", "remora-controller", None, None);
-        let kubeconfig = folder.join("kubeconfig");
-        fs::write(&kubeconfig, server.kubeconfig(&token)).must("write a kubeconfig");
+        let (kubeconfig, token) = (folder.join("kubeconfig"), folder.join("token"));
+        write_token(server, &token);
+        let user = json!({"tokenFile": token});
+        fs::write(&kubeconfig, server.kubeconfig_at(url, &user)).must("write a kubeconfig");
         let [keys, health] = free_ports();
         let log = fs::File::create(folder.join("log")).must("open the controller's log");
         // It ends when this process does, however that happens: its standard input ends then.
@@ -52,7 +62,7 @@ impl Controller {
             .args(["-c", SUPERVISE, "sh"])
             .arg(program("remora-controller"))
             .args(["--instance", "tests", "--image", "remora:tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
-            .args(["--health", &format!("127.0.0.1:{health}")])
+            .args(["--health", &format!("127.0.0.1:{health}"), "--service", SERVICE])
             .env("KUBECONFIG", &kubeconfig)
             .env("TMPDIR", &folder)
             .env_remove("REMORA_LOG")
@@ -81,6 +91,28 @@ impl Controller {
         lines.next().map(|value| value.parse().must(format_args!("read the value of {name}")))
     }
 
+    /// Its key service.
+    pub fn keys_url(&self) -> String {
+        format!("https://{SERVICE}:{}", self.keys)
+    }
+
+    /// Gives it a new token, as the kubelet does.
+    #[track_caller]
+    pub fn renew_token(&self, server: &ApiServer) {
+        write_token(server, &self.folder.join("token"));
+    }
+
+    /// Its process.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        let shell = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).must("find the controller");
+        let is_it =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("remora-"));
+        let pid = children.split_whitespace().find(is_it);
+        pid.and_then(|pid| pid.parse().ok()).must(format_args!("find the controller in {children:?}"))
+    }
+
     /// Its log.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
@@ -106,22 +138,27 @@ impl Controller {
     #[track_caller]
     fn ask(&self, server: &ApiServer, token: Option<&str>, path: &str) -> KeyAnswer {
         let published = server.get("/api/v1/namespaces/remora/configmaps/remora-controller-ca");
-        let ca = self.folder.join("ca.crt");
+        // A file of its own: several ask at once.
+        let ca = tempfile::NamedTempFile::new_in(&self.folder).must("make a file for the CA");
         fs::write(&ca, published["data"]["ca.crt"].as_str().must("find the CA")).must("write the CA");
-        let host = "remora-controller.remora.svc";
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", "--cacert"]).arg(ca);
-        curl.args(["--resolve", &format!("{host}:{}:127.0.0.1", self.keys)]);
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", "--cacert"])
+            .arg(ca.path());
+        curl.args(["--resolve", &format!("{SERVICE}:{}:127.0.0.1", self.keys)]);
         if let Some(token) = token {
             curl.args(["--header", &format!("Authorization: Bearer {token}")]);
         }
-        let ran = run(curl.arg(format!("https://{host}:{}{path}", self.keys))).ok();
+        let ran = run(curl.arg(format!("{}{path}", self.keys_url()))).ok();
         let (body, code) = ran.text().rsplit_once('\n').must("find the status of HTTP");
         KeyAnswer {
             code: code.parse().must("read the status of HTTP"),
             body: serde_json::from_str(body).unwrap_or_default(),
         }
     }
+}
+
+fn write_token(server: &ApiServer, file: &Path) {
+    fs::write(file, server.token("remora", "remora-controller", None, None)).must("write a token");
 }
 
 impl Drop for Controller {

@@ -15,8 +15,8 @@ pub(super) const SOON: Duration = Duration::from_mins(2);
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// The cluster of these tests: policies hold in all of it, and one controller acts in it.
-pub(super) struct Cluster {
-    pub(super) api: ApiServer,
+pub(crate) struct Cluster {
+    pub(crate) api: ApiServer,
     pub(super) controller: Controller,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Shop {
 }
 
 impl Cluster {
-    pub(super) fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }

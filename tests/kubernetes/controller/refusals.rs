@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use super::cluster::Shop;
 
 #[test]
-fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begins() {
+pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begins() {
     let shop = Shop::open();
     let tracking = |state: &str| json!({"status": {"changedBlockTracking": {"state": state}}});
     shop.change_instance(&json!({"status": {"phase": "Succeeded"}}));
     let run = shop.run("run", &json!({}));
-    assert!(run.waits_for("Assigned", "NotRunning").contains("virtctl start web"));
+    assert!(run.waits_for("Assigned", "NotRunning").contains("when it is Stopped"));
     let rows: [(Value, &str, &str); 5] = [
         (
             json!({"status": {"phase": "Running", "changedBlockTracking": {"state": "PendingRestart"}}}),

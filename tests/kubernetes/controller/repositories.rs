@@ -19,7 +19,7 @@ fn waits_for(shop: &Shop, namespace: &str, name: &str, reason: &str) -> String {
 }
 
 #[test]
-fn what_is_missing_of_a_repository_is_named() {
+pub(super) fn what_is_missing_of_a_repository_is_named() {
     let shop = Shop::open();
     let api = &shop.cluster.api;
     let spec = |passphrase: &str| {

@@ -10,6 +10,7 @@ use remora_vault::{Keyring, Location, Passphrase, Secret, Tenant, VaultOptions};
 use serde_json::{Value, json};
 
 use super::cluster::{SOON, Shop};
+use super::worker::Worker;
 use crate::says;
 
 const AUDIENCE: Option<&str> = Some("remora-controller");
@@ -123,42 +124,8 @@ impl Restore<'_> {
         said["message"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn worker_path(&self) -> String {
-        let uid = self.get()["metadata"]["uid"].as_str().unwrap().to_owned();
-        format!("{}/remora-restore-{uid}", self.shop.core("pods"))
-    }
-
-    /// Plays scheduler and kubelet of node `one`.
-    #[track_caller]
-    fn worker_runs(&self) -> Value {
-        let (api, path) = (&self.shop.cluster.api, self.worker_path());
-        wait_until("there is no worker", SOON, || api.look(&path).code == 200);
-        let name = path.rsplit('/').next().unwrap();
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": "one"},
-        });
-        api.create(&format!("{path}/binding"), &binding).ok();
-        let running = json!([{
-            "name": "worker", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
-            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-        }]);
-        let status = json!({"phase": "Running", "podIP": "192.0.2.7", "podIPs": [{"ip": "192.0.2.7"}], "containerStatuses": running});
-        api.merge(&format!("{path}/status"), &json!({"status": status})).ok();
-        api.get(&path)
-    }
-
-    /// Plays the kubelet that ends a worker once it is told to.
-    #[track_caller]
-    fn worker_goes(&self) {
-        let (api, path) = (&self.shop.cluster.api, self.worker_path());
-        wait_until("the worker stays", SOON, || {
-            let found = api.look(&path);
-            if found.code == 200 && !found.body["metadata"]["deletionTimestamp"].is_null() {
-                api.delete(&format!("{path}?gracePeriodSeconds=0"));
-            }
-            found.code == 404
-        });
+    fn worker(&self) -> Worker<'_> {
+        Worker { shop: self.shop, run: self.get() }
     }
 
     /// What the agent of a node writes into the status.
@@ -206,11 +173,11 @@ fn claims(shop: &Shop) -> Vec<String> {
 }
 
 #[test]
-fn a_restore_has_a_claim_and_a_worker_made_and_leaves_the_claim() {
+pub(super) fn a_restore_has_a_claim_and_a_worker_made_and_leaves_the_claim() {
     let scene = Scene::new();
     let (shop, cluster) = (&scene.shop, scene.shop.cluster);
     let run = scene.restore("run", &to("copy"));
-    let worker = run.worker_runs();
+    let worker = run.worker().runs();
     let spec = &worker["spec"];
     assert_eq!(
         (&spec["automountServiceAccountToken"], &spec["securityContext"]["runAsUser"]),
@@ -233,7 +200,7 @@ fn a_restore_has_a_claim_and_a_worker_made_and_leaves_the_claim() {
     assert_eq!((ask("two").code, &ask("two").body["reason"]), (403, &json!("NotThisNode")));
 
     run.write("one", &run.with("Written", "True", "Verified")).ok();
-    run.worker_goes();
+    run.worker().goes();
     run.waits_for("Complete", "Restored");
     wait_until("the finalizer stays", SOON, || run.is_done());
     assert!(claims(shop).contains(&"copy".to_owned()) && shop.made().is_empty(), "{:?}", shop.made());
@@ -274,12 +241,12 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
 }
 
 #[test]
-fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
+pub(super) fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
     let scene = Scene::new();
     let shop = &scene.shop;
     for name in ["failed", "cancelled", "deleted", "evicted"] {
         let run = scene.restore(name, &to("copy"));
-        run.worker_runs();
+        run.worker().runs();
         run.claim();
         assert!(claims(shop).contains(&"copy".to_owned()));
         let reason = match name {
@@ -293,7 +260,7 @@ fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
             }
             "evicted" => {
                 let status = json!({"status": {"phase": "Failed", "reason": "Evicted", "containerStatuses": null}});
-                shop.cluster.api.merge(&format!("{}/status", run.worker_path()), &status).ok();
+                shop.cluster.api.merge(&format!("{}/status", run.worker().path()), &status).ok();
                 "WorkerLost"
             }
             _ => {
@@ -302,7 +269,7 @@ fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
             }
         };
         if reason.is_empty() {
-            let path = run.worker_path();
+            let path = run.worker().path();
             wait_until("it is not gone", SOON, || {
                 claims(shop);
                 shop.cluster.api.delete(&format!("{path}?gracePeriodSeconds=0"));
@@ -310,7 +277,7 @@ fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
             });
         } else {
             run.waits_for("Failed", reason);
-            run.worker_goes();
+            run.worker().goes();
             wait_until("something is left", SOON, || {
                 claims(shop);
                 run.is_done()
@@ -321,16 +288,16 @@ fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
 }
 
 #[test]
-fn a_machine_is_made_when_its_disks_are_written() {
+pub(super) fn a_machine_is_made_when_its_disks_are_written() {
     let scene = Scene::new();
     let shop = &scene.shop;
     let run = scene.restore("run", &json!({"virtualMachine": {"name": "copy", "start": true}}));
-    run.worker_runs();
+    run.worker().runs();
     run.claim();
     let machines = shop.list("kubevirt.io/v1", "virtualmachines");
     assert_eq!(shop.names(&machines), ["web"], "it is made too early");
     run.write("one", &run.with("Written", "True", "Verified")).ok();
-    run.worker_goes();
+    run.worker().goes();
     assert!(run.waits_for("Complete", "Restored").contains("VirtualMachine copy"));
     let spec = shop.cluster.api.get(&format!("{machines}/copy"))["spec"].take();
     assert_eq!(spec["runStrategy"], "Always", "{spec:#}");
@@ -342,10 +309,10 @@ fn a_machine_is_made_when_its_disks_are_written() {
 fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
     let scene = Scene::new();
     let (shop, api) = (&scene.shop, &scene.shop.cluster.api);
-    let worker = scene.restore("run", &to("copy")).worker_runs();
+    let worker = scene.restore("run", &to("copy")).worker().runs();
     let controller = api.token("remora", "remora-controller", None, None);
     // A worker of another name would do; so much as one thing more is refused.
-    let mut like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "remora-restore-more"}});
+    let mut like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "remora-worker-more"}});
     like["metadata"]["labels"] = worker["metadata"]["labels"].clone();
     like["spec"] = worker["spec"].clone();
     like["spec"]["nodeName"] = Value::Null;
@@ -359,7 +326,7 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
     let volumes = worker["spec"]["volumes"].as_array().unwrap().iter().cloned().chain([host]).collect::<Vec<_>>();
     let escalates = json!({"allowPrivilegeEscalation": true, "capabilities": {"drop": ["ALL"]}});
     let mut early = with("/spec/hostPID", json!(true));
-    early["metadata"]["name"] = json!("remora-restore-early");
+    early["metadata"]["name"] = json!("remora-worker-early");
     wait_until("the policy is not in force", SOON, || {
         api.create_as(&controller, &shop.core("pods"), &early).code == 422
     });
@@ -376,11 +343,11 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
         says(&refused.refused(), "without any privilege only");
     }
     let named = api.create_as(&controller, &shop.core("pods"), &with("/metadata/name", json!("web-0")));
-    says(&named.refused(), "pods of restores only");
+    says(&named.refused(), "workers of runs only");
     let theirs = with("/metadata/name", json!("web-0"));
     api.create(&shop.core("pods"), &theirs).ok();
     let removed = api.delete_as(&controller, &format!("{}/web-0", shop.core("pods")));
-    says(&removed.refused(), "pods of restores only");
+    says(&removed.refused(), "workers of runs only");
     api.create_as(&controller, &shop.core("pods"), &like).ok();
 }
 
@@ -388,7 +355,7 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
 fn an_agent_says_how_the_writing_goes_and_nothing_else() {
     let scene = Scene::new();
     let run = scene.restore("run", &to("copy"));
-    run.worker_runs();
+    run.worker().runs();
     run.waits_for("Assigned", "Assigned");
     wait_until("the policy is not in force", SOON, || run.write("two", &json!({"heartbeat": 0})).code == 422);
     says(&run.write("two", &json!({"heartbeat": 1})).refused(), "the restores of its own node only");
@@ -406,7 +373,7 @@ fn an_agent_says_how_the_writing_goes_and_nothing_else() {
     says(&scene.shop.cluster.api.merge_as(&controller, &status, &forged).refused(), "whether a restore is written");
     run.claim();
     run.write("one", &run.with("Written", "False", "NoSpace")).ok();
-    run.worker_goes();
+    run.worker().goes();
     run.waits_for("Failed", "NoSpace");
     says(&run.write("one", &json!({"heartbeat": 9})).refused(), "a restore that has ended stays as it is");
 }

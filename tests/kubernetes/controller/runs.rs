@@ -30,7 +30,7 @@ fn waits_until_gone(run: &Run<'_>) {
 }
 
 #[test]
-fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted() {
+pub(super) fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted() {
     let shop = Shop::open();
     let run = shop.run("first", &json!({}));
     run.claim();
@@ -185,4 +185,32 @@ fn a_scratch_that_is_refused_is_told_and_nothing_half_made_is_left() {
     assert!(message.contains("exceeded quota"), "{message}");
     run.end("Failed");
     waits_until_nothing_is_left(&shop);
+}
+
+#[test]
+pub(super) fn a_tracker_of_an_earlier_machine_is_made_anew() {
+    let shop = Shop::open();
+    let first = shop.run("first", &json!({}));
+    first.claim();
+    let name = first.wants(1);
+    first.waits_for("Prepared", "Prepared");
+    let trackers = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers");
+    let tracker = || shop.cluster.api.get(&trackers)["items"][0]["metadata"].clone();
+    let earlier = tracker();
+    first.write("one", &json!({"attempt": attempt(1, &name, "Ended")})).ok();
+    waits_until_nothing_is_left(&shop);
+    first.end("Complete");
+    wait_until("the finalizer stays", SOON, || first.get()["metadata"]["finalizers"].is_null());
+
+    // Another machine takes its name. Nobody collects what was the first one's.
+    for plural in ["virtualmachineinstances", "virtualmachines"] {
+        shop.cluster.api.delete(&format!("{}/web", shop.list("kubevirt.io/v1", plural))).ok();
+    }
+    shop.machine(&json!({}));
+    let second = shop.run("second", &json!({}));
+    second.claim();
+    second.wants(1);
+    second.waits_for("Prepared", "Prepared");
+    assert_eq!(tracker()["name"], earlier["name"]);
+    assert_ne!(tracker()["uid"], earlier["uid"]);
 }

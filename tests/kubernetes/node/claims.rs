@@ -59,7 +59,7 @@ fn runs_of_other_nodes_and_those_that_wait_are_left_alone_and_of_one_machine_one
 }
 
 #[test]
-fn a_dead_agent_s_run_is_begun_again_with_the_next_attempt_and_a_live_one_s_is_not() {
+pub(super) fn a_dead_agent_s_run_is_begun_again_with_the_next_attempt_and_a_live_one_s_is_not() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
     let live = scene.pod("live");
     let attempt = |number: i32| json!({"number": number, "backup": a_backup().to_string(), "state": "Wanted"});

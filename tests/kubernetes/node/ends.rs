@@ -133,7 +133,7 @@ fn an_agent_that_is_told_to_stop_gives_its_run_back_and_its_successor_begins_it_
 }
 
 #[test]
-fn what_the_controller_has_ended_or_another_agent_has_claimed_is_let_go() {
+pub(super) fn what_the_controller_has_ended_or_another_agent_has_claimed_is_let_go() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
     let since = "2026-01-01T00:00:00Z";
     let _agent = scene.agent("agent", played.clone());
@@ -154,4 +154,15 @@ fn what_the_controller_has_ended_or_another_agent_has_claimed_is_let_go() {
     assert_eq!(scene.condition("ended", "Failed"), Some(("True".into(), "AgentLost".into())));
     let claimed = scene.status("claimed");
     assert_eq!((&claimed["agent"], &claimed["attempt"]["state"]), (&json!(other), &json!("Wanted")));
+}
+
+#[test]
+pub(super) fn a_run_that_the_watch_shows_no_more_is_looked_at() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    scene.assigned("run", &json!({}));
+    let agent = scene.agent("agent", played);
+    soon("it has an attempt", || scene.status("run")["attempt"]["state"] == "Wanted");
+    scene.says("run", &json!({"node": "another"}));
+    let looks = format!("GET {}", scene.runs.path("run"));
+    soon("it is looked at", || agent.shim.count(&looks) > 0);
 }

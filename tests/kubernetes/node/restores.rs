@@ -73,7 +73,7 @@ fn assigned(scene: &Scene, name: &str) {
 }
 
 #[test]
-fn a_restore_is_claimed_and_says_how_far_it_is_and_that_all_is_written() {
+pub(super) fn a_restore_is_claimed_and_says_how_far_it_is_and_that_all_is_written() {
     let (scene, worker) = (scene(), Writes::new(0, None));
     let agent = scene.restores("agent", worker.clone());
     assigned(&scene, "run");
@@ -136,7 +136,7 @@ fn one_of_a_dead_agent_is_taken_over_once_its_pod_is_gone() {
 }
 
 #[test]
-fn what_is_cancelled_deleted_or_ended_is_left_alone() {
+pub(super) fn what_is_cancelled_deleted_or_ended_is_left_alone() {
     let (scene, worker) = (scene(), Writes::new(0, None));
     let _agent = scene.restores("agent", worker.clone());
     for (number, name) in ["cancelled", "deleted", "ended"].into_iter().enumerate() {

@@ -1,5 +1,6 @@
 //! A cluster by hand: `cluster COMMAND…` runs a command (a shell, if none is given) with `KUBECONFIG` set to a cluster with
-//! KubeVirt, `kubectl` in its path, and in `REMORA_CLUSTER` the folder of its node. The cluster ends with the command.
+//! KubeVirt, `kubectl` in its path, and in `REMORA_CLUSTER` the folder of its first node. With `--worker NAME` before the
+//! command it has another node. The cluster ends with the command.
 
 use std::process::{Command, ExitCode};
 
@@ -8,6 +9,11 @@ use remora_tests::{Cluster, Must};
 fn main() -> ExitCode {
     let cluster = Cluster::start();
     let mut command: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut workers = Vec::new();
+    while command.len() > 1 && command[0] == "--worker" {
+        workers.push(cluster.worker(&command[1].to_string_lossy()));
+        command.drain(..2);
+    }
     if command.is_empty() {
         command.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     }

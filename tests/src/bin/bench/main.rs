@@ -15,9 +15,12 @@ mod file;
 mod fragments;
 mod full;
 mod huge;
+mod idle;
 mod incremental;
+mod kubevirt;
 mod measure;
 mod memory;
+mod nodes;
 mod peers;
 mod plugins;
 mod report;
@@ -36,7 +39,7 @@ use setting::Setting;
 type Bench = (&'static str, fn(&Setting) -> Vec<Row>);
 
 /// What can be measured, in the order of the table.
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 14] = [
     ("full", full::measure),
     ("incremental", incremental::measure),
     ("fragments", fragments::measure),
@@ -47,6 +50,9 @@ const BENCHES: [Bench; 11] = [
     ("s3", s3::measure),
     ("scale", scale::measure),
     ("plugins", plugins::measure),
+    ("idle", idle::measure),
+    ("nodes", nodes::measure),
+    ("kubevirt", kubevirt::measure),
     ("peers", peers::measure),
 ];
 

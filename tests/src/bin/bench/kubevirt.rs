@@ -1,0 +1,235 @@
+//! Backups of a machine of a real KubeVirt: remora's, beside the same machine through KubeVirt's own exporter, and by a push
+//! into a claim that is copied from there. Wants `make setup-cluster`, and some 3 GB of memory.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use remora_tests::cluster::{NAMESPACE, Product, Pull, Vm, is_true};
+use remora_tests::{GIB, MIB, Must, content, run};
+use serde_json::{Value, json};
+
+use crate::measure::{mib, seconds};
+use crate::report::{Row, Run};
+use crate::setting::{REPEATS, Setting};
+
+/// The disk that is read; the machine boots from another one.
+const DISK: u64 = GIB;
+const NAME: &str = "data";
+
+/// How much faster than the exporter it has to be.
+const FASTER: f64 = 3.0;
+
+/// How long a backup by KubeVirt may take on a busy machine.
+const LIMIT: Duration = Duration::from_mins(10);
+
+const WHERE: &str = "in reading, hashing, compressing and storing; see `full`.";
+
+/// What one backup took.
+#[derive(Clone, Copy)]
+struct Took {
+    /// From its creation to the first byte.
+    first: Duration,
+    /// From the first byte to the last.
+    read: Duration,
+    /// From the last byte to the end.
+    end: Duration,
+    bytes: u64,
+}
+
+impl Took {
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / self.read.as_secs_f64()
+    }
+}
+
+pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
+    let product = Product::shared();
+    let cluster = product.cluster();
+    let namespace = cluster.namespace("bench");
+    let folder = tempfile::tempdir().must("make a folder");
+    let repository = format!("bucket-{namespace}");
+    product.repository(&repository, &namespace, folder.path());
+    let vm = cluster.vm(&namespace, "web").disk("system", 64 * MIB).empty_disk(NAME, DISK).start();
+    fill(&vm, folder.path());
+    let ours: Vec<_> = (0..REPEATS).map(|number| by_remora(product, &vm, &repository, number)).collect();
+    Pull::make_tracker(&vm, "exporter");
+    let exporter: Vec<_> = (0..REPEATS).map(|number| by_exporter(&vm, number)).collect();
+    let push: Vec<_> = (0..REPEATS).map(|number| by_push(&vm, number, folder.path())).collect();
+    let all = [
+        ("remora, stored in S3", &ours),
+        ("KubeVirt's exporter, thrown away", &exporter),
+        ("a push, then a copy of its file", &push),
+    ];
+    let text = table(&all);
+    println!("{text}");
+    setting.tell("Machines of KubeVirt", text);
+    let base = median(&exporter);
+    let allowed = format!("{FASTER} × {} a second through KubeVirt's exporter", mib(base.rate() as u64));
+    let runs = ours.iter().map(|took| Run {
+        allowed: allowed.clone(),
+        measured: format!("{} a second: {:.1} × the exporter", mib(took.rate() as u64), took.rate() / base.rate()),
+        share: FASTER * base.rate() / took.rate(),
+    });
+    vec![Row::median("Full backup of a machine of KubeVirt: throughput", WHERE, runs.collect())]
+}
+
+/// Half text, half noise, written where the disk lies: the guest does not look at it.
+fn fill(vm: &Vm, folder: &Path) {
+    let disk = folder.join("disk.raw");
+    content::make_disk(&disk, DISK, DISK);
+    let mut copy = Command::new("dd");
+    copy.arg(format!("if={}", disk.display())).arg(format!("of={}", vm.image(NAME).display()));
+    run(copy.args(["bs=1M", "conv=notrunc,fsync", "status=none"])).ok();
+    fs::remove_file(disk).must("remove a disk");
+}
+
+/// The times at which the agent says of a machine that states of its backup begin.
+fn states(product: &Product) -> Vec<(String, f64)> {
+    let log = product.cluster().pod(NAMESPACE, "app.kubernetes.io/name=remora-agent").log("agent");
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let begins = lines.filter(|line| line["fields"]["message"] == "begins");
+    let state = |line: Value| {
+        let name = line["span"]["name"].as_str().must("find a state's name").to_owned();
+        let when =
+            run(Command::new("date").arg("+%s.%N").arg("--date").arg(line["timestamp"].as_str().must("find a time")));
+        (name, when.ok().text().trim().parse().must("read a time"))
+    };
+    begins.map(state).collect()
+}
+
+fn now() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.must("read the clock").as_secs_f64()
+}
+
+fn by_remora(product: &Product, vm: &Vm, repository: &str, number: usize) -> Took {
+    let name = format!("run-{number}");
+    let created = now();
+    product.start_run(vm, repository, &name, &json!({"mode": "Full"}));
+    let status = product.wait_for_run(vm, &name, |status| is_true(status, "Complete"));
+    let ended = now();
+    let begun = states(product);
+    let last = |state: &str| {
+        let found = begun.iter().rev().find(|(name, _)| name == state);
+        found.must(format_args!("find {state} in the agent's log")).1
+    };
+    let (copy, commit) = (last("copy"), last("commit"));
+    assert!(created < copy && copy < commit && commit < ended, "{created} {copy} {commit} {ended}: clocks differ");
+    let time = |from: f64, to: f64| Duration::from_secs_f64(to - from);
+    let bytes = status["totalBytes"].as_u64().must("find how much was read");
+    Took { first: time(created, copy), read: time(copy, commit), end: time(commit, ended), bytes }
+}
+
+fn by_exporter(vm: &Vm, number: usize) -> Took {
+    let (cluster, namespace) = (vm.cluster(), vm.namespace());
+    let began = Instant::now();
+    let pull = Pull::start(vm, "exporter", &format!("exported-{number}"), 2 * DISK);
+    let serves = |status: &Value| {
+        let conditions = status["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|one| one["reason"] == "ExportReady"))
+    };
+    let status = pull.wait_for("the exporter serves it", serves);
+    let volumes = status["includedVolumes"].as_array().must("find what is served");
+    let (mut took, mut first) = (Duration::ZERO, None);
+    let mut bytes = 0;
+    for volume in volumes {
+        let url = volume["dataEndpoint"].as_str().must("find where it is served");
+        let host = url.split('/').nth(2).must("find the exporter's name");
+        let service = host.split('.').next().must("find the exporter's service");
+        let address = cluster.get("service", namespace, service)["spec"]["clusterIP"].clone();
+        let size =
+            fs::metadata(vm.image(volume["volumeName"].as_str().must("name a volume"))).must("look at a disk").len();
+        let mut curl = cluster.in_node("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--insecure", "--noproxy", "*", "--output", "/dev/null"]);
+        curl.args(["--resolve", &format!("{host}:443:{}", address.as_str().must("find the exporter's address"))]);
+        curl.args(["--header", "x-kubevirt-export-token: a token for the exporter"]);
+        curl.args(["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]);
+        let before = began.elapsed();
+        let told = run(curl.arg(format!("{url}?offset=0&length={size}"))).ok();
+        let numbers: Vec<f64> = told.text().split(' ').map(|one| one.parse().must("read what curl tells")).collect();
+        let [loaded, start, total] = numbers[..] else { panic!("{numbers:?}") };
+        assert_eq!(loaded as u64, size, "all of {url} is loaded");
+        first.get_or_insert(before + Duration::from_secs_f64(start));
+        took += Duration::from_secs_f64(total - start);
+        bytes += size;
+    }
+    let ended = Instant::now();
+    pull.end();
+    Took { first: first.must("have loaded something"), read: took, end: ended.elapsed(), bytes }
+}
+
+/// KubeVirt says nothing of the first byte: all until its end is reading, and the copy is the end.
+fn by_push(vm: &Vm, number: usize, folder: &Path) -> Took {
+    let (cluster, namespace, name) = (vm.cluster(), vm.namespace(), format!("pushed-{number}"));
+    cluster.make_claim(namespace, &name, 2 * DISK);
+    let began = Instant::now();
+    cluster.apply(&json!({
+        "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "source": {"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": vm.name()},
+            "mode": "Push", "pvcName": name,
+        },
+    }));
+    let complete = |object: Option<&Value>| {
+        object.is_some_and(|one| is_true(&one["status"], "Complete") || is_true(&one["status"], "Failed"))
+    };
+    let backup = cluster.wait_for("vmbackup", namespace, &name, "the push does not end", LIMIT, complete);
+    let backup = backup.must("have a backup");
+    assert!(is_true(&backup["status"], "Complete"), "{backup:#}");
+    let (read, began) = (began.elapsed(), Instant::now());
+    let files = files(&cluster.volume(namespace, &name));
+    let mut bytes = 0;
+    for file in &files {
+        let into = folder.join("copied");
+        run(Command::new("cp").arg(file).arg(&into)).ok();
+        let copied = fs::File::open(&into).must("open a copy");
+        copied.sync_all().must("sync a copy");
+        bytes += copied.metadata().must("look at a copy").len();
+        fs::remove_file(into).must("remove a copy");
+    }
+    let end = began.elapsed();
+    cluster.delete("vmbackup", namespace, &name);
+    cluster.wait_gone("vmbackup", namespace, &name, LIMIT);
+    Took { first: Duration::ZERO, read, end, bytes }
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).must("list a volume").map(|entry| entry.must("list a volume").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// That whose time in all is in the middle.
+fn median(all: &[Took]) -> Took {
+    let mut sorted = all.to_vec();
+    sorted.sort_by_key(|took| took.first + took.read + took.end);
+    sorted[sorted.len() / 2]
+}
+
+fn table(all: &[(&str, &Vec<Took>)]) -> String {
+    let mut text = format!(
+        "A running machine with a disk of {} of half text and half noise and one of 64 MiB, both read in full; KubeVirt 1.9, \
+         emulated. remora reads the job's socket on the node, compresses, encrypts and stores in an S3 server of the same \
+         machine; what the exporter sends (over TLS, through a pod) is thrown away. A push writes a qcow2 file into a claim \
+         and says nothing of its first byte; the end is a plain copy of it. Medians of {REPEATS}.\n\n\
+         | | Created to first byte | First to last byte | Last byte to the end | MiB a second | In all |\n|---|---|---|---|---|---|\n",
+        mib(DISK),
+    );
+    for (who, took) in all {
+        let took = median(took);
+        let first = if took.first.is_zero() { "–".into() } else { seconds(took.first) };
+        let _ = writeln!(
+            text,
+            "| {who} | {first} | {} | {} | {:.0} | {} |",
+            seconds(took.read),
+            seconds(took.end),
+            took.rate() / MIB as f64,
+            seconds(took.first + took.read + took.end),
+        );
+    }
+    text
+}
