@@ -12,6 +12,7 @@ const DISKS: [&str; 2] = ["system", "data"];
 
 #[test]
 fn both_points_of_a_machine_are_what_its_disks_held() {
+    let _undisturbed = Product::undisturbed();
     let product = Product::shared();
     let cluster = product.cluster();
     let namespace = cluster.namespace("runs");

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use remora_tests::cluster::{Pull, is};
+use remora_tests::cluster::{Product, Pull, is};
 use remora_tests::truth::assert_same;
 use remora_tests::{Cluster, MIB};
 
@@ -21,6 +21,7 @@ fn the_node_is_ready_and_kubevirt_is_deployed() {
 
 #[test]
 fn a_full_and_an_incremental_backup_by_kubevirt_hold_what_the_disks_held() {
+    let _undisturbed = Product::undisturbed();
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("pull");
     let vm = cluster.vm(&namespace, "web").disk("system", SIZE).empty_disk("data", SIZE).start();

@@ -2,6 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod agents;
 mod backup_runs;
+mod increments;
 mod lab_works;
+mod machines;
+mod nodes;
+mod others;
+mod privileges;
 mod restore_runs;
+mod scene;

@@ -86,7 +86,7 @@ impl Scene {
 
     /// What the controller has made that goes with a run.
     fn made(&self) -> Vec<Value> {
-        let labels = "app.kubernetes.io/name=remora-restore";
+        let labels = "app.kubernetes.io/name=remora-worker";
         let of = |kind: &str| self.vm.cluster().list(kind, self.vm.namespace(), labels);
         [of("pods"), of("secrets")].concat()
     }
@@ -98,6 +98,7 @@ fn disks(to: &[[&str; 2]]) -> Value {
 
 #[test]
 fn a_point_is_restored_to_new_claims_to_one_that_is_there_and_to_none_in_use() {
+    let _undisturbed = Product::undisturbed();
     let scene = Scene::new("restores");
     let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
     // As strict as a namespace may be: its worker is allowed in it.
@@ -134,6 +135,7 @@ fn spoil(image: &Path) {
 
 #[test]
 fn a_point_becomes_a_machine_that_boots_and_shows_the_files() {
+    let _undisturbed = Product::undisturbed();
     let scene = Scene::new("machines");
     let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
     scene.restore("identity", &json!({"virtualMachine": {"name": "twin", "keepIdentity": true}}));

@@ -1,36 +1,42 @@
-//! A real cluster: one node of Kubernetes with containerd, kubelet and all, and a real KubeVirt on it.
+//! A real cluster: a node of Kubernetes with containerd, kubelet and all, and a real KubeVirt on it.
 //!
 //! [`Cluster::shared`] is the cluster of a test binary. [`Cluster::vm`] builds virtual machines, [`Vm`] is one that runs,
-//! [`Pull`] a backup of one. What it consists of is built by `make setup-cluster`.
+//! [`Pull`] a backup of one, [`Worker`] a further node, for tests that need one. What it consists of is built by
+//! `make setup-cluster`: also the state that it begins with, in which KubeVirt has been deployed.
 
+mod disks;
 mod image;
+mod migration;
 mod node;
 mod objects;
 mod pods;
 mod product;
 mod pull;
 mod vm;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cache::whole_cache;
-use crate::process::{Must, run, run_with_input};
+use crate::process::{Must, run};
 
+pub use migration::Migration;
 use node::Node;
 pub use objects::{condition, is};
 pub use pods::Pod;
 pub use product::{NAMESPACE, Product, is_true};
 pub use pull::Pull;
 pub use vm::{Vm, VmBuilder};
+pub use worker::Worker;
 
-/// How long KubeVirt may take to be deployed on a busy machine.
-const DEPLOY: Duration = Duration::from_mins(10);
+/// How long KubeVirt may take to be ready on a busy machine.
+const READY: Duration = Duration::from_mins(10);
 
 /// A cluster. It ends with all that runs in it when it is dropped or when the test process ends, however that happens.
 pub struct Cluster {
@@ -60,14 +66,16 @@ impl Cluster {
         Self { node, kubectl: kubernetes.join("kubectl"), namespaces: AtomicU32::new(0), guest: Mutex::new(None) }
     }
 
-    /// Starts one and waits until KubeVirt is deployed.
+    /// Starts one and waits until KubeVirt is ready.
     pub fn start() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "a cluster needs root: its node is made of namespaces");
-        let [kubernetes, kubevirt, images] = built(&[]);
-        let node = Node::start(&kubernetes.join("kube"), &images.join("containerd"));
+        let start = Instant::now();
+        let [kubernetes, images, state] = built(&[]);
+        let node = Node::start(&kubernetes.join("kube"), &images.join("containerd"), &state);
         let cluster = Self::new(node, &kubernetes);
-        cluster.wait_for_node();
-        cluster.deploy_kubevirt(&kubevirt.join("manifests.json"));
+        cluster.wait_for_node(node::NAME);
+        cluster.wait_for_kubevirt();
+        eprintln!("the cluster is up after {:.1?}", start.elapsed());
         cluster
     }
 
@@ -76,7 +84,7 @@ impl Cluster {
         self.node.dir().join("keys/admin.conf")
     }
 
-    /// The folder of its node: state, keys, logs.
+    /// The folder of its first node: state, keys, logs.
     pub fn folder(&self) -> &Path {
         self.node.dir()
     }
@@ -86,7 +94,7 @@ impl Cluster {
         &self.kubectl
     }
 
-    /// The name of its node.
+    /// The name of its first node.
     pub fn node_name(&self) -> &'static str {
         node::NAME
     }
@@ -96,18 +104,18 @@ impl Cluster {
         self.node.host_address()
     }
 
-    /// The folder of this host that is the node's `/var/lib`: volumes, and the kubelet's folders of pods. What is mounted
-    /// there in the node is not seen.
+    /// The folder of this host that is the first node's `/var/lib`: volumes, and the kubelet's folders of pods. What is
+    /// mounted there in the node is not seen.
     pub fn var_lib(&self) -> PathBuf {
-        self.node.dir().join("data/lib")
+        self.node.var_lib()
     }
 
-    /// A command that runs in the node's namespaces.
+    /// A command that runs in the first node's namespaces.
     pub fn in_node(&self, program: &str) -> Command {
         self.node.command(program)
     }
 
-    /// What the services of the node have logged.
+    /// What the services of the first node have logged.
     pub fn log(&self, service: &str) -> String {
         std::fs::read_to_string(self.node.dir().join("log").join(service)).unwrap_or_default()
     }
@@ -121,25 +129,30 @@ impl Cluster {
         name
     }
 
-    fn wait_for_node(&self) {
-        let ready = |node: Option<&serde_json::Value>| node.is_some_and(|node| objects::is(node, "Ready", "True"));
-        self.wait_for("node", "", node::NAME, "the node is not ready", node::START, ready);
-        let account = |account: Option<&serde_json::Value>| account.is_some();
-        self.wait_for("serviceaccount", "default", "default", "there is no service account", node::START, account);
+    /// Waits until a node has what machines need.
+    fn wait_for_node(&self, name: &str) {
+        let ready = |node: Option<&Value>| node.is_some_and(|node| objects::is(node, "Ready", "True"));
+        self.wait_for("node", "", name, "the node is not ready", node::START, ready);
+        let schedulable = |node: Option<&Value>| {
+            node.is_some_and(|node| node["metadata"]["labels"]["kubevirt.io/schedulable"] == "true")
+        };
+        self.wait_for("node", "", name, "KubeVirt runs no machines on the node", READY, schedulable);
     }
 
-    fn deploy_kubevirt(&self, manifests: &Path) {
-        // KubeVirt's own pods ask for such a node.
-        self.kubectl(&["label", "node", node::NAME, "node-role.kubernetes.io/control-plane="]);
-        // By the server: the definitions are too big for the annotation of the other way.
-        self.kubectl(&["apply", "--server-side", "--filename", &manifests.to_string_lossy()]);
-        for file in ["storage.yaml", "kubevirt.yaml"] {
-            let text = std::fs::read(sources().join("manifests").join(file)).must(format_args!("read {file}"));
-            run_with_input(self.kubectl_command().args(["apply", "--filename", "-"]), &text).ok();
+    /// The state that the cluster begins with does not say that any of these were ready.
+    fn wait_for_kubevirt(&self) {
+        for name in ["virt-controller", "virt-api", "virt-exportproxy", "virt-operator"] {
+            let available = |one: Option<&Value>| one.is_some_and(|one| objects::is(one, "Available", "True"));
+            self.wait_for("deployment", "kubevirt", name, "KubeVirt is not ready", READY, available);
         }
-        let deployed =
-            |kubevirt: Option<&serde_json::Value>| kubevirt.is_some_and(|one| one["status"]["phase"] == "Deployed");
-        self.wait_for("kubevirt", "kubevirt", "kubevirt", "KubeVirt is not deployed", DEPLOY, deployed);
+        let ready = |one: Option<&Value>| one.is_some_and(|one| one["status"]["numberReady"] == 1);
+        self.wait_for("daemonset", "kubevirt", "virt-handler", "KubeVirt is not ready", READY, ready);
+    }
+
+    /// A node, by its name.
+    fn node_named(&self, name: &str) -> Node {
+        let dir = self.node.dir();
+        Node::of(&if name == node::NAME { dir.to_owned() } else { dir.join("nodes").join(name) })
     }
 }
 

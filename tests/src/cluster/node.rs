@@ -1,4 +1,4 @@
-//! The node: a process with namespaces of its own in which everything runs, and how to get at it.
+//! A node: a process with namespaces of its own in which everything runs, and how to get at it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,11 +11,14 @@ use crate::process::{Must, wait_until};
 
 use super::sources;
 
-/// The node's name, as `tests/cluster/node/settings` has it.
+/// The first node's name, as `tests/cluster/node/serve` has it.
 pub(super) const NAME: &str = "node";
 
 /// How long a node may take to be there on a busy machine.
 pub(super) const START: Duration = Duration::from_mins(5);
+
+/// As many nodes as a cluster has addresses for.
+const MOST_NODES: u8 = 16;
 
 /// A node. It ends with all that runs in it when it is dropped or when the test process ends, however that happens.
 pub(super) struct Node {
@@ -28,17 +31,31 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Starts one of that Kubernetes whose containerd has those images.
-    pub(super) fn start(kube: &Path, images: &Path) -> Self {
+    /// Starts the first one of a cluster, of that Kubernetes, whose containerd has those images. The cluster begins with
+    /// a state that was kept.
+    pub(super) fn start(kube: &Path, images: &Path, state: &Path) -> Self {
+        let number =
+            free(|number| format!("remora-node-{number}"), std::iter::repeat_with(|| fastrand::u8(..)).take(1000));
+        Self::serve(kube, images, number, |command| command.arg(state))
+    }
+
+    /// Starts one that joins the cluster of this one, by that name.
+    pub(super) fn join(&self, kube: &Path, images: &Path, name: &str) -> Self {
+        let number = self.number;
+        let index = free(|index| format!("remora-{number}-{index}"), 1..MOST_NODES);
+        Self::serve(kube, images, number, |command| {
+            command.arg("--join").arg(&self.dir).args([name, &index.to_string()])
+        })
+    }
+
+    fn serve(kube: &Path, images: &Path, number: u8, as_what: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let root = std::env::var_os("REMORA_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         // What it starts removes it: also when this process is killed.
         let dir =
             tempfile::Builder::new().prefix("remora-cluster-").tempdir_in(root).must("make the node's folder").keep();
-        let number = free_number();
-        let mut keeper = Command::new(sources().join("node/serve"))
-            .arg(&dir)
-            .args([kube, images])
-            .arg(number.to_string())
+        let mut command = Command::new(sources().join("node/serve"));
+        command.arg(&dir).args([kube, images]).arg(number.to_string());
+        let mut keeper = as_what(&mut command)
             .current_dir("/")
             .stdin(Stdio::piped())
             .process_group(0) // A Ctrl-C is not for it.
@@ -70,6 +87,11 @@ impl Node {
         &self.dir
     }
 
+    /// The folder of this host that is its `/var/lib`, without what is mounted there.
+    pub(super) fn var_lib(&self) -> PathBuf {
+        self.dir.join("data/lib")
+    }
+
     /// The host's end of its network.
     pub(super) fn host_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.number, 1)
@@ -96,9 +118,8 @@ fn log(dir: &Path) -> String {
     fs::read_to_string(dir.join("log/node")).unwrap_or_default()
 }
 
-/// A number whose network no other node of this host has. Should another take it first, this one's start fails.
-fn free_number() -> u8 {
-    let mut tries = std::iter::repeat_with(|| fastrand::u8(..)).take(1000);
-    let free = |number: &u8| !Path::new(&format!("/sys/class/net/remora-node-{number}")).exists();
-    tries.find(free).must("find a free network for the node")
+/// The first of these numbers whose network nobody on this host has. Should another take it first, the start fails.
+fn free(link: impl Fn(u8) -> String, mut numbers: impl Iterator<Item = u8>) -> u8 {
+    let free = |number: &u8| !Path::new("/sys/class/net").join(link(*number)).exists();
+    numbers.find(free).must("find a free network for the node")
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::process::{Must, run};
 
 use super::Cluster;
+use super::node::Node;
 
 /// A pod that was there when it was asked for.
 pub struct Pod<'cluster> {
@@ -46,6 +47,15 @@ impl Pod<'_> {
         self.object["metadata"]["uid"].as_str().must("read a pod's UID")
     }
 
+    /// The name of the node that it is on.
+    pub fn node_name(&self) -> &str {
+        self.object["spec"]["nodeName"].as_str().must(format_args!("find the node of the pod {}", self.name()))
+    }
+
+    fn node(&self) -> Node {
+        self.cluster.node_named(self.node_name())
+    }
+
     /// The object, as it was when it was asked for.
     pub fn object(&self) -> &Value {
         &self.object
@@ -53,7 +63,7 @@ impl Pod<'_> {
 
     /// The folder of this host that is an `emptyDir` of it.
     pub fn empty_dir(&self, volume: &str) -> PathBuf {
-        let pods = self.cluster.var_lib().join("kubelet/pods");
+        let pods = self.node().var_lib().join("kubelet/pods");
         pods.join(self.uid()).join("volumes/kubernetes.io~empty-dir").join(volume)
     }
 
@@ -61,7 +71,7 @@ impl Pod<'_> {
     #[track_caller]
     pub fn command(&self, container: &str, program: &str) -> Command {
         let process = self.process(container);
-        let mut command = self.cluster.in_node("nsenter");
+        let mut command = self.node().command("nsenter");
         command.args(["--target", &process, "--mount", "--net", "--pid", "--uts", "--ipc", "--", program]);
         command
     }
@@ -70,7 +80,7 @@ impl Pod<'_> {
     #[track_caller]
     pub fn signal(&self, container: &str, signal: Signal) {
         let process = self.process(container);
-        run(self.cluster.in_node("kill").args(["-s", &(signal as i32).to_string(), &process])).ok();
+        run(self.node().command("kill").args(["-s", &(signal as i32).to_string(), &process])).ok();
     }
 
     /// What a container has logged.
@@ -88,12 +98,12 @@ impl Pod<'_> {
         let id = status.and_then(|status| status["containerID"].as_str()?.strip_prefix("containerd://"));
         let id = id.must(format_args!("find the container {container} of {}", self.name()));
         let file = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid");
-        run(self.cluster.in_node("cat").arg(file)).ok().text().to_owned()
+        run(self.node().command("cat").arg(file)).ok().text().to_owned()
     }
 }
 
 impl Cluster {
-    /// Sends a signal to a service of the node, such as `kubelet`; it is started again.
+    /// Sends a signal to a service of the first node, such as `kubelet`; it is started again.
     #[track_caller]
     pub fn signal_service(&self, service: &str, signal: Signal) {
         let file = self.node.dir().join("pid").join(service);

@@ -1,11 +1,10 @@
 //! remora in the cluster, as it is deployed: its image, `deploy/base`, and a store that its pods reach.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{OnceLock, mpsc};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use crate::cache::cached;
-use crate::process::{Must, run};
+use crate::process::{Must, run, wait_until};
 use crate::remora::{PASSPHRASE, Remora, program};
 use crate::s3::S3;
 
@@ -30,6 +29,9 @@ const TAG: &str = "test";
 const READY: Duration = Duration::from_mins(5);
 /// How long a run may take.
 const RUN: Duration = Duration::from_mins(10);
+
+/// Whose runs may be disturbed: see [`Product::alone`].
+static DISTURBED: RwLock<()> = RwLock::new(());
 
 /// remora in a cluster.
 pub struct Product {
@@ -52,9 +54,19 @@ impl Product {
         fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
         let path = folder.path().to_string_lossy().into_owned();
         cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", &path]);
-        let product = Self { cluster, s3: lasting_store(cluster.host_address()) };
+        let product = Self { cluster, s3: Self::store(cluster) };
         product.wait_for_pods();
         product
+    }
+
+    /// As long as it is held, nobody disturbs the agent or what all machines need.
+    pub fn undisturbed() -> RwLockReadGuard<'static, ()> {
+        DISTURBED.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As long as it is held, nobody else's runs are there to be disturbed.
+    pub fn alone() -> RwLockWriteGuard<'static, ()> {
+        DISTURBED.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster that it is deployed to.
@@ -62,22 +74,40 @@ impl Product {
         self.cluster
     }
 
-    /// Waits until its controller and the agent of the node are ready.
+    /// Waits until its controller and the agents of the nodes are ready.
     #[track_caller]
     pub fn wait_for_pods(&self) {
         let available = |object: Option<&Value>| object.is_some_and(|one| is(one, "Available", "True"));
         let what = "the controller is not ready";
         self.cluster.wait_for("deployment", NAMESPACE, "remora-controller", what, READY, available);
-        let ready = |object: Option<&Value>| object.is_some_and(|one| one["status"]["numberReady"] == 1);
-        self.cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "no agent is ready", READY, ready);
+        let ready = |object: Option<&Value>| {
+            let number = |field: &str| object.and_then(|one| one["status"][field].as_u64()).unwrap_or_default();
+            number("numberReady") > 0 && number("numberReady") == number("desiredNumberScheduled")
+        };
+        self.cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "an agent is not ready", READY, ready);
+    }
+
+    /// Waits until the agent of a node is ready.
+    #[track_caller]
+    pub fn wait_for_agent(&self, node: &str) {
+        wait_until(format_args!("no agent is ready on {node}"), READY, || {
+            let pods = self.cluster.list("pods", NAMESPACE, "app.kubernetes.io/name=remora-agent");
+            pods.iter().any(|pod| pod["spec"]["nodeName"] == node && is(pod, "Ready", "True"))
+        });
     }
 
     /// Makes a repository of the administrators that serves a namespace, in a bucket of its own, and waits until it is
     /// ready. Gives the command line that opens it.
     #[track_caller]
     pub fn repository(&self, name: &str, serves: &str, folder: &Path) -> Remora {
-        let url = self.s3.url(&self.s3.bucket(name));
-        let credentials = fs::read_to_string(self.s3.credentials()).must("read the credentials");
+        self.repository_in(&self.s3, name, serves, folder)
+    }
+
+    /// The same, in a store of the caller's that pods reach.
+    #[track_caller]
+    pub fn repository_in(&self, store: &S3, name: &str, serves: &str, folder: &Path) -> Remora {
+        let url = store.url(&store.bucket(name));
+        let credentials = fs::read_to_string(store.credentials()).must("read the credentials");
         self.make_secret(&format!("{name}-credentials"), "cloud", &credentials);
         self.make_secret(&format!("{name}-passphrase"), "passphrase", PASSPHRASE);
         self.cluster.apply(&json!({
@@ -91,7 +121,20 @@ impl Product {
         }));
         let ready = |object: Option<&Value>| object.is_some_and(|one| is(one, "Ready", "True"));
         self.cluster.wait_for("repository", NAMESPACE, name, "the repository is not ready", READY, ready);
-        self.s3.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+        store.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+    }
+
+    /// A store that pods reach, until it is dropped or the process ends: it goes with the thread that has started it, and
+    /// those of tests end.
+    pub fn store(cluster: &Cluster) -> S3 {
+        let (address, (sender, started)) = (cluster.host_address(), mpsc::channel());
+        thread::spawn(move || {
+            sender.send(S3::start_at(address)).ok();
+            loop {
+                thread::park();
+            }
+        });
+        started.recv().must("have a store")
     }
 
     fn make_secret(&self, name: &str, key: &str, value: &str) {
@@ -153,18 +196,6 @@ impl Product {
 pub fn is_true(status: &Value, condition: &str) -> bool {
     let conditions = status["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
-}
-
-/// A store that is there until the process ends: it goes with the thread that has started it, and those of tests end.
-fn lasting_store(address: Ipv4Addr) -> S3 {
-    let (sender, started) = mpsc::channel();
-    thread::spawn(move || {
-        sender.send(S3::start_at(address)).ok();
-        loop {
-            thread::park();
-        }
-    });
-    started.recv().must("have a store")
 }
 
 /// Makes the image that is deployed, from the programs that the tests have.

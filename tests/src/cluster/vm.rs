@@ -16,8 +16,12 @@ use super::{Cluster, Pod};
 const START: Duration = Duration::from_mins(5);
 /// How long a volume may take to be made.
 const VOLUME: Duration = Duration::from_mins(1);
+/// The storage class whose volumes are of the first node: that of claims that name none.
+const LOCAL: &str = "folders";
+/// The one whose volumes all nodes see.
+const SHARED: &str = "shared";
 /// The user as which KubeVirt runs a hypervisor.
-const QEMU: &str = "107";
+pub(super) const QEMU: &str = "107";
 
 /// A virtual machine that is to be.
 pub struct VmBuilder<'cluster> {
@@ -26,6 +30,8 @@ pub struct VmBuilder<'cluster> {
     name: String,
     disks: Vec<Disk>,
     tracked: bool,
+    class: &'static str,
+    node: Option<String>,
 }
 
 struct Disk {
@@ -56,7 +62,7 @@ impl Cluster {
     /// Starts the description of a virtual machine whose blocks' changes are tracked.
     pub fn vm(&self, namespace: &str, name: &str) -> VmBuilder<'_> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        VmBuilder { cluster: self, namespace, name, disks: Vec::new(), tracked: true }
+        VmBuilder { cluster: self, namespace, name, disks: Vec::new(), tracked: true, class: LOCAL, node: None }
     }
 }
 
@@ -80,6 +86,20 @@ impl<'cluster> VmBuilder<'cluster> {
         self
     }
 
+    /// With its disks where every node sees them.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.class = SHARED;
+        self
+    }
+
+    /// On that node, if it can be; it may be a worker, and the machine may go to any other.
+    #[must_use]
+    pub fn on(mut self, node: &str) -> Self {
+        self.node = Some(node.to_owned());
+        self
+    }
+
     fn with(mut self, name: &str, size: u64, content: Content) -> Self {
         self.disks.push(Disk { name: name.to_owned(), size, content });
         self
@@ -90,7 +110,7 @@ impl<'cluster> VmBuilder<'cluster> {
     pub fn start(self) -> Vm<'cluster> {
         let vm = Vm { cluster: self.cluster, namespace: self.namespace.clone(), name: self.name.clone() };
         for disk in &self.disks {
-            disk.make(&vm);
+            disk.make(&vm, self.class);
         }
         vm.cluster.apply(&self.object());
         vm.wait(self.tracked);
@@ -104,8 +124,9 @@ impl<'cluster> VmBuilder<'cluster> {
             "image": self.cluster.guest_image(), "imagePullPolicy": "IfNotPresent",
             "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd.img",
         });
+        let placement = self.node.as_deref().map_or_else(|| json!({}), placement);
         let boot = json!({"kernelBoot": {"kernelArgs": "console=ttyS0 quiet agent=works", "container": container}});
-        json!({
+        let mut machine = json!({
             "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
             "metadata": {
                 "name": self.name, "namespace": self.namespace,
@@ -123,15 +144,29 @@ impl<'cluster> VmBuilder<'cluster> {
                 },
                 "volumes": self.disks.iter().map(volume).collect::<Vec<_>>(),
             }}},
-        })
+        });
+        for (field, value) in placement.as_object().into_iter().flatten() {
+            machine["spec"]["template"]["spec"][field] = value.clone();
+        }
+        machine
     }
+}
+
+/// What a machine has that prefers a node.
+fn placement(node: &str) -> Value {
+    let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    let preference = json!({"weight": 100, "preference": {"matchExpressions": [here]}});
+    json!({
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}},
+        "tolerations": [{"key": super::worker::TAINT, "operator": "Exists"}],
+    })
 }
 
 impl Disk {
     /// Makes its claim, and in the volume its image.
     #[track_caller]
-    fn make(&self, vm: &Vm) {
-        vm.cluster.make_claim(&vm.namespace, &vm.claim(&self.name), self.size);
+    fn make(&self, vm: &Vm, class: &str) {
+        vm.cluster.make_claim_of(class, &vm.namespace, &vm.claim(&self.name), self.size);
         let image = vm.image(&self.name);
         let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
         file.set_len(self.size).must("make a disk's image");
@@ -147,10 +182,19 @@ impl Cluster {
     /// Makes a claim of the default storage class, and waits until it has its volume.
     #[track_caller]
     pub fn make_claim(&self, namespace: &str, name: &str, size: u64) {
+        self.make_claim_of(LOCAL, namespace, name, size);
+    }
+
+    #[track_caller]
+    fn make_claim_of(&self, class: &str, namespace: &str, name: &str, size: u64) {
+        let mode = if class == SHARED { "ReadWriteMany" } else { "ReadWriteOnce" };
         self.apply(&json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size.to_string()}}},
+            "spec": {
+                "storageClassName": class, "accessModes": [mode],
+                "resources": {"requests": {"storage": size.to_string()}},
+            },
         }));
         let bound = |claim: Option<&Value>| claim.is_some_and(|claim| claim["status"]["phase"] == "Bound");
         self.wait_for("pvc", namespace, name, "it has no volume", VOLUME, bound);
@@ -160,7 +204,11 @@ impl Cluster {
     #[track_caller]
     pub fn volume(&self, namespace: &str, claim: &str) -> PathBuf {
         let claim = self.get("pvc", namespace, claim);
-        self.var_lib().join("volumes").join(claim["spec"]["volumeName"].as_str().must("find the volume of a claim"))
+        let volume = self.get("pv", "", claim["spec"]["volumeName"].as_str().must("find the volume of a claim"));
+        let path = volume["spec"]["hostPath"]["path"].as_str().and_then(|path| path.strip_prefix("/var/lib/"));
+        let terms = &volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"];
+        let node = terms[0]["matchExpressions"][0]["values"][0].as_str().unwrap_or(self.node_name());
+        self.node_named(node).var_lib().join(path.must("find the folder of a volume"))
     }
 }
 
@@ -194,8 +242,27 @@ impl<'cluster> Vm<'cluster> {
     /// Its launcher's pod.
     #[track_caller]
     pub fn launcher(&self) -> Pod<'cluster> {
+        let mut pods = self.launchers();
+        if pods.len() > 1 {
+            // While it moves to another node, and after its node was lost.
+            let node = self.instance()["status"]["nodeName"].take();
+            pods.retain(|pod| node == pod.node_name());
+        }
+        assert_eq!(pods.len(), 1, "launchers of {}/{}", self.namespace, self.name);
+        pods.remove(0)
+    }
+
+    /// The pods of its launchers that have not ended.
+    #[track_caller]
+    pub fn launchers(&self) -> Vec<Pod<'cluster>> {
         let labels = format!("kubevirt.io=virt-launcher,vmi.kubevirt.io/id={}", self.name);
-        self.cluster.pod(&self.namespace, &labels)
+        self.cluster.pods(&self.namespace, &labels)
+    }
+
+    /// The name of the node that it runs on.
+    #[track_caller]
+    pub fn node_name(&self) -> String {
+        self.instance()["status"]["nodeName"].as_str().must("find the node of a virtual machine").to_owned()
     }
 
     /// Waits until its guest's agent answers, and, if `tracked`, until its disks' changes are tracked.

@@ -1,0 +1,181 @@
+//! What may happen to a machine between its runs, and in the middle of one: it is killed, restarted, deleted, tracked no
+//! more, written over; disks come, go and grow.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use remora_tests::cluster::{NAMESPACE, Product, is_true};
+use remora_tests::{MIB, run};
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, why_failed};
+
+/// How long KubeVirt and others may take on a busy machine.
+const LIMIT: Duration = Duration::from_mins(5);
+
+#[test]
+fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_wrong_point() {
+    let _undisturbed = Product::undisturbed();
+    let mut scene = Scene::new("killed");
+    assert_eq!(scene.back_up()["decision"], "full");
+
+    launcher_is_killed(&mut scene);
+    assert_reread(&scene.back_up(), "of the newest point is gone");
+    assert_eq!(scene.back_up()["decision"], "incremental");
+
+    // KubeVirt keeps the bitmaps over that, and knows of no writes in between.
+    scene.restart();
+    scene.vm.wait(true);
+    assert_reread(&scene.back_up(), "its QEMU was not running");
+
+    is_halted(&mut scene);
+    assert_reread(&scene.back_up(), "no checkpoint");
+
+    tracking_is_switched_off_and_on(&mut scene);
+    assert_reread(&scene.back_up(), "");
+
+    is_restored_in_place(&mut scene);
+    assert_reread(&scene.back_up(), "was written behind the hypervisor's back");
+
+    scene.assert_points_are_right();
+    is_deleted(&mut scene);
+    scene.assert_points_are_right();
+}
+
+#[track_caller]
+fn assert_reread(status: &Value, why: &str) {
+    assert_eq!(status["decision"], "reread", "{status:#}");
+    assert!(status["reason"].as_str().unwrap().contains(why), "{why:?}: {status:#}");
+}
+
+fn launcher_is_killed(scene: &mut Scene) {
+    let status = scene.disturbed_in_the_middle(|scene| {
+        let before = scene.vm.instance()["metadata"]["uid"].clone();
+        scene.vm.launcher().signal("compute", Signal::SIGKILL);
+        scene.wait_for_another_instance(&before);
+    });
+    let (reason, message) = why_failed(&status);
+    assert_eq!(reason, "Unavailable", "{message}");
+    scene.vm.wait(true);
+}
+
+/// Its disks are read where they lie.
+fn is_halted(scene: &mut Scene) {
+    let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace().to_owned());
+    scene.change();
+    scene.patch_machine(&json!({"spec": {"runStrategy": "Halted"}}));
+    cluster.wait_gone("vmi", &namespace, "web", LIMIT);
+    let status = scene.run(&json!({}), |_, _| {});
+    assert!(is_true(&status, "Complete"), "{status:#}");
+    assert_eq!(status["halted"], true, "{status:#}");
+    assert_reread(&status, "the VM is halted");
+    let workers = cluster.list("pods", &namespace, "app.kubernetes.io/name=remora-worker");
+    assert!(workers.is_empty(), "a worker is left: {workers:#?}");
+    scene.patch_machine(&json!({"spec": {"runStrategy": "Always"}}));
+    scene.vm.wait(true);
+}
+
+fn tracking_is_switched_off_and_on(scene: &mut Scene) {
+    let label =
+        |scene: &Scene, on: &str| scene.patch_machine(&json!({"metadata": {"labels": {"changedBlockTracking": on}}}));
+    // Until it is restarted it is tracked still.
+    label(scene, "false");
+    assert_eq!(scene.back_up()["decision"], "incremental");
+    scene.restart();
+    waits_in_vain(scene, "TrackingDisabled", "changedBlockTracking=true");
+    label(scene, "true");
+    waits_in_vain(scene, "TrackingPendingRestart", "virtctl restart web");
+    scene.restart();
+    scene.vm.wait(true);
+}
+
+/// A run that says what it waits for, and is cancelled.
+fn waits_in_vain(scene: &mut Scene, reason: &str, advice: &str) {
+    let status = scene.disturbed(&json!({}), |scene, run| {
+        let says = scene.waits(run, "Assigned", reason);
+        assert!(says.contains(advice), "{says}");
+        let args = ["patch", "backuprun", run, "--namespace", scene.vm.namespace(), "--type", "merge"];
+        scene.vm.cluster().kubectl(&[&args[..], &["--patch", r#"{"spec": {"cancel": true}}"#]].concat());
+    });
+    assert_eq!(why_failed(&status).0, "Cancelled");
+}
+
+/// Nothing but remora knows of that: KubeVirt has the same checkpoints as before.
+fn is_restored_in_place(scene: &mut Scene) {
+    let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
+    let first = scene.status("run-0")["point"].clone();
+    // KubeVirt's overlay knows now that all of it reads as zeros.
+    scene.vm.guest().sh("blkdiscard /dev/vdb; sync");
+    scene.patch_machine(&json!({"spec": {"runStrategy": "Halted"}}));
+    cluster.wait_gone("vmi", namespace, "web", LIMIT);
+    cluster.apply(&json!({
+        "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": {"name": "back", "namespace": namespace},
+        "spec": {
+            "point": first, "repository": {"name": scene.repository, "namespace": NAMESPACE},
+            "disks": [{"disk": "data", "claim": scene.vm.claim("data")}],
+        },
+    }));
+    let ended = |run: Option<&Value>| {
+        run.is_some_and(|run| is_true(&run["status"], "Complete") || is_true(&run["status"], "Failed"))
+    };
+    let restore = cluster.wait_for("restorerun", namespace, "back", "the restore does not end", LIMIT, ended).unwrap();
+    assert!(is_true(&restore["status"], "Complete"), "{restore:#}");
+    scene.patch_machine(&json!({"spec": {"runStrategy": "Always"}}));
+    scene.vm.wait(true);
+    let sum = |text: String| text.split_whitespace().next().unwrap().to_owned();
+    let image = scene.vm.image("data");
+    let lies = sum(run(Command::new("sha256sum").arg(image)).ok().text().to_owned());
+    assert_eq!(sum(scene.vm.guest().sh("sha256sum /dev/vdb")), lies, "the guest does not see what was restored");
+}
+
+fn is_deleted(scene: &mut Scene) {
+    let status = scene.disturbed_in_the_middle(|scene| {
+        let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
+        cluster.delete("vm", namespace, "web");
+        cluster.wait_gone("vmi", namespace, "web", LIMIT);
+    });
+    let (reason, message) = why_failed(&status);
+    assert_eq!(reason, "Unavailable", "{message}");
+    let trackers =
+        scene.vm.cluster().list("vmbackuptracker", scene.vm.namespace(), "app.kubernetes.io/managed-by=remora");
+    for tracker in trackers {
+        let name = tracker["metadata"]["name"].as_str().unwrap();
+        scene.vm.cluster().wait_gone("vmbackuptracker", scene.vm.namespace(), name, LIMIT);
+    }
+}
+
+#[test]
+fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
+    let _undisturbed = Product::undisturbed();
+    let mut scene = Scene::new("disks");
+    assert_eq!(scene.back_up()["decision"], "full");
+
+    scene.vm.plug("more", 32 * MIB);
+    scene.disks.push("more");
+    let status = scene.back_up();
+    assert_reread_but(&status, "more");
+    assert_eq!(scene.back_up()["decision"], "incremental");
+
+    scene.vm.unplug("more");
+    scene.disks.pop();
+    let status = scene.back_up();
+    assert!(status["disks"].as_array().unwrap().len() == 2, "{status:#}");
+    assert_eq!(scene.back_up()["decision"], "incremental");
+
+    scene.vm.grow("data", 128 * MIB);
+    let status = scene.back_up();
+    assert_reread(&status, "size changed");
+    assert_eq!(scene.back_up()["decision"], "incremental");
+    scene.disks.push("more");
+    scene.assert_points_are_right();
+}
+
+/// That a disk is new, and all others were read again because of it.
+#[track_caller]
+fn assert_reread_but(status: &Value, new: &str) {
+    for disk in status["disks"].as_array().unwrap() {
+        let wanted = if disk["name"] == new { "full" } else { "reread" };
+        assert_eq!(disk["decision"], wanted, "{status:#}");
+    }
+}

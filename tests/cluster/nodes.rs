@@ -1,0 +1,107 @@
+//! Two nodes: machines that move between them, and a node that is lost.
+
+use std::time::Duration;
+
+use remora_tests::cluster::{Migration, Product, Vm, Worker, is};
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, has, why_failed};
+
+/// How long a machine may take to be somewhere else.
+const MOVE: Duration = Duration::from_mins(5);
+
+/// What a run needs whose machine is not on the first node: a scratch that can be there.
+fn scratch() -> Value {
+    json!({"scratch": {"storageClassName": "local"}})
+}
+
+/// A further node, with an agent.
+fn worker(product: &Product, name: &str) -> Worker<'static> {
+    let worker = product.cluster().worker(name);
+    product.wait_for_agent(name);
+    worker
+}
+
+#[test]
+fn a_migration_waits_for_a_run_and_each_run_after_one_is_right() {
+    let _undisturbed = Product::undisturbed();
+    let product = Product::shared();
+    let (first, second) = (product.cluster().node_name(), worker(product, "second"));
+    let mut scene = Scene::with("moves", |vm| vm.shared().on(first));
+    assert_eq!(scene.vm.node_name(), first);
+
+    let status = scene.disturbed(&json!({}), |scene, run| {
+        let held = scene.hold_in_the_middle(run);
+        let migration = Migration::start(&scene.vm, "away");
+        let waits = |one: &Value| is(one, "migrationBlockedByBackup", "True");
+        migration.wait_for("it does not wait for the run", waits);
+        drop(held);
+        assert_eq!(migration.wait(), second.name());
+    });
+    assert!(has(&status, "Complete", "True"), "{status:#}");
+    assert_eq!((&status["node"], &status["decision"]), (&json!(first), &json!("full")), "{status:#}");
+
+    // Its QEMU is another one, of which nobody knows what wrote to the disks before: all is read.
+    for decision in ["reread", "incremental"] {
+        let status = scene.disturbed(&scratch(), |_, _| {});
+        assert!(has(&status, "Complete", "True"), "{status:#}");
+        assert_eq!((&status["node"], &status["decision"]), (&json!(second.name()), &json!(decision)), "{status:#}");
+    }
+
+    assert_eq!(Migration::start(&scene.vm, "back").wait(), first);
+    let status = scene.back_up();
+    assert_eq!((&status["node"], &status["decision"]), (&json!(first), &json!("reread")), "{status:#}");
+    scene.assert_points_are_right();
+}
+
+#[test]
+fn a_run_whose_node_is_lost_fails_and_the_next_one_is_right_where_the_machine_is_then() {
+    let _undisturbed = Product::undisturbed();
+    let product = Product::shared();
+    let mut lost = worker(product, "doomed");
+    let mut scene = Scene::with("lost", |vm| vm.shared().on("doomed"));
+    assert_eq!(scene.vm.node_name(), lost.name());
+    let status = scene.disturbed(&scratch(), |_, _| {});
+    assert!(has(&status, "Complete", "True"), "{status:#}");
+
+    let mut spec = scratch();
+    spec["mode"] = json!("Full");
+    let status = scene.disturbed(&spec, |scene, run| {
+        let held = scene.hold_in_the_middle(run);
+        lost.lose();
+        drop(held);
+        scene.wait_for(run, "it does not fail", |status| has(status, "Failed", "True"));
+        start_elsewhere(&scene.vm, &mut lost);
+    });
+    let (reason, message) = why_failed(&status);
+    assert_eq!(reason, "AgentLost", "{message}");
+    assert!(message.contains("doomed"), "{message}");
+    assert!(status["point"].is_null(), "{status:#}");
+
+    let status = scene.back_up();
+    assert_eq!(status["node"], product.cluster().node_name(), "{status:#}");
+    assert_eq!(status["decision"], "reread", "{status:#}");
+    scene.assert_points_are_right();
+}
+
+/// What an administrator does with a machine whose node will not come back; then it runs on another one.
+fn start_elsewhere(vm: &Vm, lost: &mut Worker) {
+    let before = vm.instance()["metadata"]["uid"].clone();
+    lost.forget();
+    vm.cluster().delete("vmi", vm.namespace(), vm.name());
+    // By force: KubeVirt waits for the end of the backup, of which its agent on that node would have told.
+    let release = r#"{"metadata":{"finalizers":null}}"#;
+    vm.cluster().kubectl(&[
+        "patch",
+        "vmi",
+        vm.name(),
+        "--namespace",
+        vm.namespace(),
+        "--type=merge",
+        "--patch",
+        release,
+    ]);
+    let another = |instance: Option<&Value>| instance.is_some_and(|one| one["metadata"]["uid"] != before);
+    vm.cluster().wait_for("vmi", vm.namespace(), vm.name(), "no new instance", MOVE, another);
+    vm.wait(true);
+}

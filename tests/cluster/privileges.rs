@@ -1,0 +1,136 @@
+//! Each privilege that the agent has on its node, taken away: what breaks then, and what is said of it. The table in
+//! docs/kubernetes.md has them all.
+
+use std::time::Duration;
+
+use remora_tests::cluster::{NAMESPACE, Product, condition, is_true};
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, why_failed};
+
+/// How long a node may take to have another agent.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// The agent's pod and its container, in its `DaemonSet`.
+const POD: &str = "/spec/template/spec";
+const CONTAINER: &str = "/spec/template/spec/containers/0";
+
+#[test]
+fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
+    let _alone = Product::alone();
+    let mut scene = Scene::new("privileges");
+    let whole = scene.vm.cluster().get("daemonset", NAMESPACE, "remora-agent");
+    scene.back_up();
+
+    let says = fails(&mut scene, &without(&whole, &format!("{POD}/hostPID")));
+    assert!(says.contains("hostPID: true"), "{says}");
+    assert!(lacks(&scene, "host-processes").contains("set hostPID"));
+
+    let says = fails(&mut scene, &without_volume(&whole, "pods"));
+    assert!(says.contains("Mount the kubelet's folder of pods"), "{says}");
+    assert!(lacks(&scene, "pods-folder").contains("mount the kubelet's folder"));
+
+    for capability in ["SETUID", "SETGID"] {
+        let before = scene.checkpoints().len();
+        let status = runs(&mut scene, &without_capability(&whole, capability));
+        assert!(is_true(&status, "Complete"), "{capability}: {status:#}");
+        assert!(said(&status, "Complete").contains("removing old checkpoints"), "{capability}: {status:#}");
+        assert!(scene.checkpoints().len() > before, "{capability}");
+    }
+
+    let mut nobody = whole.clone();
+    *nobody.pointer_mut(&format!("{CONTAINER}/securityContext/runAsUser")).unwrap() = json!(65534);
+    for less in [without_capability(&whole, "DAC_OVERRIDE"), nobody] {
+        let says = fails(&mut scene, &less);
+        assert!(says.contains("permission denied. The agent needs uid 0 and the capability DAC_OVERRIDE"), "{says}");
+    }
+
+    let status = runs(&mut scene, &without_volume(&whole, "state"));
+    assert!(is_true(&status, "Complete"), "{status:#}");
+    assert!(lacks(&scene, "state-folder").contains("put back to an earlier state goes unnoticed"));
+
+    // With all of them, it goes on as if nothing had been.
+    let status = runs(&mut scene, &whole);
+    assert!(is_true(&status, "Complete"), "{status:#}");
+    assert_eq!(scene.checkpoints().len(), 1);
+    scene.assert_points_are_right();
+}
+
+/// Deploys the agent as this says; gives the status of a run that it then does.
+#[track_caller]
+fn runs(scene: &mut Scene, agent: &Value) -> Value {
+    deploy(scene, agent);
+    scene.disturbed(&json!({}), |_, _| {})
+}
+
+/// The same, of a run that fails; gives its message.
+#[track_caller]
+fn fails(scene: &mut Scene, agent: &Value) -> String {
+    why_failed(&runs(scene, agent)).1
+}
+
+/// Makes the `DaemonSet` of the agent this, and waits until its pod is.
+#[track_caller]
+fn deploy(scene: &Scene, agent: &Value) {
+    let cluster = scene.vm.cluster();
+    let spec = json!([{"op": "replace", "path": "/spec/template", "value": agent["spec"]["template"]}]).to_string();
+    let args = ["patch", "daemonset", "remora-agent", "--namespace", NAMESPACE, "--type", "json", "--patch", &spec];
+    cluster.kubectl(&args);
+    let updated = |set: Option<&Value>| {
+        set.is_some_and(|set| {
+            let status = &set["status"];
+            status["observedGeneration"] == set["metadata"]["generation"]
+                && status["updatedNumberScheduled"] == 1
+                && status["numberReady"] == 1
+        })
+    };
+    cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "the agent is not replaced", LIMIT, updated);
+}
+
+fn without(agent: &Value, path: &str) -> Value {
+    let (parent, field) = path.rsplit_once('/').unwrap();
+    let mut agent = agent.clone();
+    agent.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field).unwrap();
+    agent
+}
+
+fn without_volume(agent: &Value, volume: &str) -> Value {
+    let mut agent = agent.clone();
+    for list in [format!("{POD}/volumes"), format!("{CONTAINER}/volumeMounts")] {
+        remove(agent.pointer_mut(&list).unwrap(), |one| one["name"] == volume);
+    }
+    agent
+}
+
+fn without_capability(agent: &Value, capability: &str) -> Value {
+    let mut agent = agent.clone();
+    remove(agent.pointer_mut(&format!("{CONTAINER}/securityContext/capabilities/add")).unwrap(), |one| {
+        one == capability
+    });
+    agent
+}
+
+fn remove(list: &mut Value, which: impl Fn(&Value) -> bool) {
+    let list = list.as_array_mut().unwrap();
+    let before = list.len();
+    list.retain(|one| !which(one));
+    assert_eq!(list.len() + 1, before, "{list:?}");
+}
+
+/// What the agent's node says of a capability that it has not.
+#[track_caller]
+fn lacks(scene: &Scene, capability: &str) -> String {
+    let cluster = scene.vm.cluster();
+    let of = |node: &Value| {
+        let all = node["status"]["capabilities"].as_array();
+        all.and_then(|all| all.iter().find(|one| one["name"] == capability).cloned()).unwrap_or_default()
+    };
+    let lacks = |node: Option<&Value>| node.is_some_and(|node| of(node)["available"] == false);
+    let what = format!("it does not say that it lacks {capability}");
+    let node = cluster.wait_for("agentnode", "", cluster.node_name(), &what, LIMIT, lacks).unwrap();
+    of(&node)["message"].as_str().unwrap().to_owned()
+}
+
+fn said(status: &Value, kind: &str) -> String {
+    condition(&json!({"status": status}), kind).unwrap()["message"].as_str().unwrap().to_owned()
+}

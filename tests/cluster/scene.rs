@@ -1,0 +1,290 @@
+//! A machine whose backup runs are disturbed, and what its disks held at each of its points.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use remora_tests::cluster::{Product, Vm, VmBuilder, condition, is_true};
+use remora_tests::truth::{Difference, first_difference};
+use remora_tests::{MIB, Must, Remora, S3};
+use serde_json::{Value, json};
+
+/// The size of each of its disks.
+pub(crate) const SIZE: u64 = 64 * MIB;
+
+/// How long a run may take, with all that is done to it.
+const RUN: Duration = Duration::from_mins(10);
+/// How long what a run has had made may take to go.
+const CLEANED: Duration = Duration::from_mins(3);
+
+/// A machine with a repository of its own, in a store of its own.
+pub(crate) struct Scene {
+    pub(crate) product: &'static Product,
+    pub(crate) vm: Vm<'static>,
+    pub(crate) repository: String,
+    pub(crate) disks: Vec<&'static str>,
+    store: S3,
+    remora: Remora,
+    dir: tempfile::TempDir,
+    /// Each run so far, in their order.
+    runs: Vec<String>,
+}
+
+impl Scene {
+    /// Starts a machine `web`. Neither of its disks, `system` and `data`, has a file system, so that its guest writes what it
+    /// is told to and nothing else.
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self::with(prefix, |vm| vm)
+    }
+
+    /// The same, of a machine that the caller says more of.
+    pub(crate) fn with(prefix: &str, more: impl FnOnce(VmBuilder<'static>) -> VmBuilder<'static>) -> Self {
+        let product = Product::shared();
+        let cluster = product.cluster();
+        let namespace = cluster.namespace(prefix);
+        let (store, dir) = (Product::store(cluster), tempfile::tempdir().unwrap());
+        let repository = format!("bucket-{namespace}");
+        let remora = product.repository_in(&store, &repository, &namespace, dir.path());
+        let remora = remora.with("REMORA_TENANT", &namespace);
+        let vm = cluster.vm(&namespace, "web").empty_disk("system", SIZE).empty_disk("data", SIZE);
+        let vm = more(vm).start();
+        Self { product, vm, repository, disks: vec!["system", "data"], store, remora, dir, runs: Vec::new() }
+    }
+
+    /// Has the guest write something to each of the two disks that it began with.
+    #[track_caller]
+    pub(crate) fn change(&self) {
+        let at = 5 * self.runs.len() % 900;
+        let write = |disk: &str, bytes: u64| {
+            format!("head -c {bytes} /dev/urandom | dd of=/dev/{disk} bs=64k seek={at} conv=fsync 2>/dev/null")
+        };
+        self.vm.guest().sh(&format!("{}; {}", write("vda", 200_000), write("vdb", 300_000)));
+    }
+
+    /// Backs the machine up after a change; gives the run's status once it is complete.
+    #[track_caller]
+    pub(crate) fn back_up(&mut self) -> Value {
+        let status = self.disturbed(&json!({}), |_, _| {});
+        assert!(is_true(&status, "Complete"), "{status:#}\n{}", self.product.logs());
+        status
+    }
+
+    /// The same, of a run that something is done to once it is there; `spec` has more of its fields. Gives its status at
+    /// its end, which may be a failure. The guest changes nothing meanwhile: what the run stores is what the disks held
+    /// when it was begun.
+    #[track_caller]
+    pub(crate) fn disturbed(&mut self, spec: &Value, disturb: impl FnOnce(&Self, &str)) -> Value {
+        self.change();
+        self.run(spec, disturb)
+    }
+
+    /// The same, without a change before.
+    #[track_caller]
+    pub(crate) fn run(&mut self, spec: &Value, disturb: impl FnOnce(&Self, &str)) -> Value {
+        let run = format!("run-{}", self.runs.len());
+        for disk in &self.disks {
+            self.vm.truth(disk, &self.truth(&run, disk));
+        }
+        self.product.start_run(&self.vm, &self.repository, &run, spec);
+        self.runs.push(run.clone());
+        disturb(self, &run);
+        self.ended(&run)
+    }
+
+    /// Waits until a run has ended and nothing is left of it; gives its status.
+    #[track_caller]
+    fn ended(&self, run: &str) -> Value {
+        let ended = |object: Option<&Value>| {
+            object.is_some_and(|one| {
+                let status = &one["status"];
+                (is_true(status, "Complete") || is_true(status, "Failed")) && one["metadata"]["finalizers"].is_null()
+            })
+        };
+        let (cluster, namespace) = (self.vm.cluster(), self.vm.namespace());
+        let found = cluster.wait_for("backuprun", namespace, run, "the run does not end", RUN, ended);
+        let status = found.unwrap()["status"].take();
+        if let Some(failed) = condition(&json!({"status": status}), "Failed").filter(|one| one["status"] == "True") {
+            let text = |field: &str| failed[field].as_str().unwrap_or_default().len();
+            assert!(text("reason") > 3 && text("message") > 20, "it does not say why: {failed:#}");
+        }
+        self.assert_nothing_is_left();
+        status
+    }
+
+    /// That nothing is there of what runs have had made, nor anything that belongs to it.
+    #[track_caller]
+    fn assert_nothing_is_left(&self) {
+        let (cluster, namespace) = (self.vm.cluster(), self.vm.namespace());
+        let left = cluster.list("vmbackup,secret,pvc", namespace, "remora.dev/run");
+        assert!(left.is_empty(), "something is left: {left:#?}");
+        // KubeVirt lets go of a scratch in its own time, and has then a pod less.
+        let detached = |instance: Option<&Value>| {
+            let attached = |instance: &Value| instance["spec"]["utilityVolumes"].as_array().map_or(0, Vec::len);
+            instance.is_none_or(|instance| attached(instance) == 0)
+        };
+        cluster.wait_for("vmi", namespace, self.vm.name(), "a scratch is still attached", CLEANED, detached);
+    }
+
+    /// That each point that the repository lists has what the disks held when its run began. A run that failed may have
+    /// committed one all the same.
+    #[track_caller]
+    pub(crate) fn assert_points_are_right(&self) {
+        let told: Vec<_> =
+            self.runs.iter().map(|run| (run, self.status(run)["point"].as_str().map(str::to_owned))).collect();
+        let listed = self.remora.json(["points"]);
+        let listed: Vec<_> = listed.as_array().unwrap().iter().map(|point| point["point"].as_str().unwrap()).collect();
+        for (run, point) in &told {
+            assert!(
+                point.as_deref().is_none_or(|point| listed.contains(&point)),
+                "{point:?} of {run} is not in {listed:?}"
+            );
+        }
+        for point in &listed {
+            let into = self.dir.path().join("restored");
+            self.remora.ok(["restore", point, "--to", into.to_str().unwrap()]);
+            let runs = match told.iter().find(|(_, told)| told.as_deref() == Some(point)) {
+                Some((run, _)) => vec![*run],
+                None => told.iter().filter(|(_, point)| point.is_none()).map(|(run, _)| *run).collect(),
+            };
+            let differ: Vec<_> = runs.iter().map(|run| self.difference(&into, run)).collect();
+            assert!(differ.iter().any(Option::is_none), "point {point} of {runs:?} is wrong: {differ:x?}");
+            std::fs::remove_dir_all(&into).unwrap();
+        }
+        assert!(!listed.is_empty());
+        self.remora.ok(["verify"]);
+    }
+
+    /// Where restored disks first differ from what they held when a run began.
+    fn difference(&self, restored: &Path, run: &str) -> Option<(String, Difference)> {
+        self.disks.iter().filter(|disk| self.truth(run, disk).exists()).find_map(|disk| {
+            let difference = first_difference(&restored.join(format!("{disk}.raw")), &self.truth(run, disk));
+            difference.map(|difference| ((*disk).to_owned(), difference))
+        })
+    }
+
+    /// The file that has what a disk held when a run began.
+    fn truth(&self, run: &str, disk: &str) -> PathBuf {
+        self.dir.path().join(format!("{run}.{disk}"))
+    }
+
+    /// The status of a run, as it is now.
+    #[track_caller]
+    pub(crate) fn status(&self, run: &str) -> Value {
+        self.vm.cluster().get("backuprun", self.vm.namespace(), run)["status"].take()
+    }
+
+    /// Waits until a run has come so far; it must not end before.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, run: &str, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
+        let over = |object: Option<&Value>| {
+            object.is_some_and(|one| ready(&one["status"]) || one["status"]["completionTime"].is_string())
+        };
+        let found = self.vm.cluster().wait_for("backuprun", self.vm.namespace(), run, what, RUN, over);
+        let status = found.unwrap()["status"].take();
+        assert!(ready(&status), "the run has ended before: {what}: {status:#}\n{}", self.product.logs());
+        status
+    }
+
+    /// Waits until KubeVirt's job of a run's attempt, whose backup is made, runs, or is over already.
+    #[track_caller]
+    pub(crate) fn wait_for_job(&self, run: &str) {
+        let status = self.status(run);
+        let backup = status["attempt"]["backup"].as_str().unwrap();
+        let begun = |object: Option<&Value>| object.is_none_or(|one| one["status"]["type"].is_string());
+        self.vm.cluster().wait_for("vmbackup", self.vm.namespace(), backup, "its job does not run", RUN, begun);
+    }
+
+    /// A run that something is done to in its middle: KubeVirt's job runs, and the run cannot go on, for its store answers
+    /// nothing meanwhile. Gives its status at its end.
+    #[track_caller]
+    pub(crate) fn disturbed_in_the_middle(&mut self, disturb: impl FnOnce(&Self)) -> Value {
+        self.disturbed(&json!({}), |scene, run| {
+            let held = scene.hold_in_the_middle(run);
+            disturb(scene);
+            drop(held);
+        })
+    }
+
+    /// Waits until KubeVirt's job of a run runs. The run cannot go on until what this gives is dropped.
+    #[track_caller]
+    pub(crate) fn hold_in_the_middle(&self, run: &str) -> Held<'_> {
+        // All that is needed of the store before the job runs has been read; the next thing is to write to it.
+        self.wait_for(run, "its backup is not made", |status| has(status, "Prepared", "True"));
+        let held = Held::new(&self.store);
+        self.wait_for_job(run);
+        held
+    }
+
+    /// Stops the machine's instance, and waits until the next one runs as the machine says by then.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        let before = self.vm.instance()["metadata"]["uid"].clone();
+        self.vm.cluster().delete("vmi", self.vm.namespace(), self.vm.name());
+        self.wait_for_another_instance(&before);
+    }
+
+    /// Waits until another instance than `before` is there, and its guest answers.
+    #[track_caller]
+    pub(crate) fn wait_for_another_instance(&self, before: &Value) {
+        let another = |instance: Option<&Value>| instance.is_some_and(|one| one["metadata"]["uid"] != *before);
+        self.vm.cluster().wait_for("vmi", self.vm.namespace(), self.vm.name(), "no new instance", RUN, another);
+        self.vm.wait(false);
+    }
+
+    /// The machine's checkpoints that libvirt knows.
+    #[track_caller]
+    pub(crate) fn checkpoints(&self) -> Vec<String> {
+        let listed = self.vm.try_virsh("checkpoint-list", &["--name"]).ok();
+        listed.text().split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Merges a patch into the machine.
+    #[track_caller]
+    pub(crate) fn patch_machine(&self, patch: &Value) {
+        let (namespace, patch) = (self.vm.namespace(), patch.to_string());
+        let args = ["patch", "vm", self.vm.name(), "--namespace", namespace, "--type", "merge", "--patch", &patch];
+        self.vm.cluster().kubectl(&args);
+    }
+
+    /// Waits until the run that is begun waits, for that reason; gives what it says.
+    #[track_caller]
+    pub(crate) fn waits(&self, run: &str, kind: &str, reason: &str) -> String {
+        let waits = |status: &Value| {
+            let found = condition(&json!({"status": status}), kind).cloned();
+            found.is_some_and(|one| one["reason"] == reason && one["status"] != "True")
+        };
+        let status = self.wait_for(run, &format!("it does not say {reason}"), waits);
+        condition(&json!({"status": status}), kind).unwrap()["message"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Whether a condition of a status has that status.
+pub(crate) fn has(status: &Value, kind: &str, wanted: &str) -> bool {
+    condition(&json!({"status": status}), kind).is_some_and(|one| one["status"] == wanted)
+}
+
+/// The reason of a run that failed.
+#[track_caller]
+pub(crate) fn why_failed(status: &Value) -> (String, String) {
+    let failed = condition(&json!({"status": status}), "Failed").cloned().unwrap_or_default();
+    assert_eq!(failed["status"], "True", "{status:#}");
+    (failed["reason"].as_str().unwrap().to_owned(), failed["message"].as_str().unwrap().to_owned())
+}
+
+/// A store that answers nothing.
+pub(crate) struct Held<'scene> {
+    store: &'scene S3,
+}
+
+impl<'scene> Held<'scene> {
+    fn new(store: &'scene S3) -> Self {
+        kill(store.pid(), Signal::SIGSTOP).must("stop the store");
+        Self { store }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        kill(self.store.pid(), Signal::SIGCONT).ok();
+    }
+}
