@@ -89,10 +89,11 @@ test: build setup-s3 setup-apiserver
 test-kubernetes: setup setup-apiserver
 	cargo test --locked --release --workspace --test kubernetes
 
+# Its machines boot slowly beside each other: two at a time, however many processors there are.
 test-cluster: build setup-s3 setup-cluster
-	cargo test --locked --release --workspace --test cluster
+	cargo test --locked --release --workspace --test cluster -- --test-threads=2
 
-bench: build setup-s3 setup-kopia
+bench: build setup-s3 setup-kopia setup-cluster
 	'$(built)/bench'
 
 lint: setup setup-deny

@@ -18,4 +18,5 @@ mod settings;
 mod source;
 mod stores;
 mod terminal;
+mod threats;
 mod upkeep;
