@@ -356,6 +356,9 @@ impl VirtualMachineBackupSpec {
     }
 }
 
+/// The kind of a source that is a tracker.
+pub(crate) const TRACKER: &str = "VirtualMachineBackupTracker";
+
 /// What is backed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -379,11 +382,7 @@ impl Source {
 
     /// A tracker.
     pub fn tracker(name: &str) -> Self {
-        Self {
-            api_group: Some("backup.kubevirt.io".into()),
-            kind: "VirtualMachineBackupTracker".into(),
-            name: name.into(),
-        }
+        Self { api_group: Some("backup.kubevirt.io".into()), kind: TRACKER.into(), name: name.into() }
     }
 }
 

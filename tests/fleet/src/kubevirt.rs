@@ -52,7 +52,11 @@ async fn job(client: &Client, backup: &VirtualMachineBackup, state: Job) -> Resu
     });
     let tracking = json!({"state": "Enabled", "backupStatus": job});
     let instance = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{machine}");
-    let fields = json!({"status": {"changedBlockTracking": tracking}});
+    let scratch: Vec<_> = match state {
+        Job::Runs => backup.spec.pvc_name.iter().map(|claim| json!({"name": "scratch", "claimName": claim})).collect(),
+        Job::Ends => Vec::new(),
+    };
+    let fields = json!({"spec": {"utilityVolumes": scratch}, "status": {"changedBlockTracking": tracking}});
     request(client, Method::PATCH, &instance, &fields).await?;
     if state == Job::Runs {
         let path =

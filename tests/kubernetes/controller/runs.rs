@@ -79,6 +79,31 @@ pub(super) fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it
 }
 
 #[test]
+fn a_backup_whose_tracker_went_with_its_machine_is_given_another_for_its_end() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.wants(1);
+    run.waits_for("Prepared", "Prepared");
+    // KubeVirt lets go of a backup only once it has written into the tracker.
+    let api = &shop.cluster.api;
+    let path = format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups"));
+    api.merge(&path, &json!({"metadata": {"finalizers": ["kubevirt.io/test"]}})).ok();
+    let uid = backup(&shop, &name)["metadata"]["uid"].clone();
+    let tracker = backup(&shop, &name)["spec"]["source"]["name"].as_str().unwrap().to_owned();
+    let tracker = format!("{}/{tracker}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers"));
+    api.delete(&tracker).ok();
+    api.delete(&format!("{}/web", shop.list("kubevirt.io/v1", "virtualmachines"))).ok();
+    run.write("one", &json!({"attempt": attempt(1, &name, "Ended")})).ok();
+
+    wait_until("it gets no tracker", SOON, || api.look(&tracker).code == 200);
+    assert_eq!(api.get(&tracker)["metadata"]["ownerReferences"][0]["uid"], uid, "it is to go with the backup");
+    assert_eq!(api.get(&tracker)["spec"]["source"]["name"], "web");
+    api.merge(&path, &json!({"metadata": {"finalizers": null}})).ok();
+    waits_until_nothing_is_left(&shop);
+}
+
+#[test]
 fn of_two_runs_of_a_machine_one_is_first_and_the_other_follows() {
     let shop = Shop::open();
     let first = shop.run("first", &json!({}));

@@ -171,8 +171,12 @@ impl Machine {
     }
 
     fn instance_says(&self, status: &Value) {
+        self.instance_is(&json!({"status": status}));
+    }
+
+    fn instance_is(&self, fields: &Value) {
         let path = format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstances/web", self.scene.namespace);
-        self.scene.api().merge(&path, &json!({"status": status})).ok();
+        self.scene.api().merge(&path, fields).ok();
     }
 
     fn backups(&self) -> String {
@@ -243,8 +247,11 @@ fn a_backup_is_asked_for_followed_and_let_go() {
     scene.api().merge(&path, &json!({"status": {"type": "Incremental"}})).ok();
     let job = json!({"backupName": name, "checkpointName": format!("{name}-now"), "volumes": [{"volumeName": "root"}]});
     machine.instance_says(&json!({"changedBlockTracking": {"state": "Enabled", "backupStatus": job}}));
+    assert!(matches!(machine.progress(), BackupProgress::Waiting(_)), "its scratch could not be watched");
+    machine.instance_is(&json!({"spec": {"utilityVolumes": [{"name": "backup-vol", "claimName": "scratch"}]}}));
     let BackupProgress::Running(running) = machine.progress() else { panic!("it does not run") };
     assert_eq!((running.kind, running.checkpoint), (BackupKind::Incremental, format!("{name}-now")));
+    assert_eq!(running.scratch.as_deref(), Some("backup-vol"));
     let Told::Job(job, latest) = machine.told() else { panic!("no job") };
     assert_eq!((job.backup, job.ended, latest.as_deref()), (Some(name.clone()), None, Some("before")));
 

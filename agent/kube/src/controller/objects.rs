@@ -12,6 +12,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use remora_core::RepositoryId;
 
+use super::observed::Thing;
 use crate::kubevirt::{
     RUN_LABEL, Source, VirtualMachineBackup, VirtualMachineBackupSpec, VirtualMachineBackupTracker,
     VirtualMachineBackupTrackerSpec, scratch_name, token_name, tracker_name,
@@ -35,15 +36,18 @@ impl Wanted {
     /// that, and stay when runs go.
     pub(super) fn tracker(run: &BackupRun, machine: &str, repository: RepositoryId) -> Self {
         let name = &run.spec.virtual_machine;
-        let owner = OwnerReference {
-            api_version: "kubevirt.io/v1".into(),
-            kind: "VirtualMachine".into(),
-            name: name.clone(),
-            uid: machine.into(),
-            ..OwnerReference::default()
-        };
-        let spec = VirtualMachineBackupTrackerSpec { source: Source::machine(name) };
-        let mut tracker = VirtualMachineBackupTracker::new(&tracker_name(name, repository), spec);
+        Self::tracker_of(run, &tracker_name(name, repository), owner("kubevirt.io/v1", "VirtualMachine", name, machine))
+    }
+
+    /// A tracker for a backup that is being deleted and has none any more. It goes with the backup.
+    pub(super) fn last_tracker(run: &BackupRun, backup: &Thing, tracker: &str) -> Self {
+        let owner = owner("backup.kubevirt.io/v1alpha1", "VirtualMachineBackup", &backup.name, &backup.uid);
+        Self::tracker_of(run, tracker, owner)
+    }
+
+    fn tracker_of(run: &BackupRun, tracker: &str, owner: OwnerReference) -> Self {
+        let spec = VirtualMachineBackupTrackerSpec { source: Source::machine(&run.spec.virtual_machine) };
+        let mut tracker = VirtualMachineBackupTracker::new(tracker, spec);
         tracker.metadata.namespace.clone_from(&run.metadata.namespace);
         tracker.metadata.owner_references = Some(vec![owner]);
         tracker.metadata.labels = Some(managed());
@@ -112,6 +116,16 @@ fn metadata(run: &BackupRun, name: String) -> ObjectMeta {
         labels: Some(labels),
         owner_references: run.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
+    }
+}
+
+fn owner(api_version: &str, kind: &str, name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        name: name.into(),
+        uid: uid.into(),
+        ..OwnerReference::default()
     }
 }
 

@@ -18,7 +18,7 @@ use super::worker::{self, PodState, Worker, WorkerFacts};
 use super::{Settings, is_unknown};
 use crate::conditions;
 use crate::kubevirt::{
-    Backing, KubeVirt, Stage, VirtualMachine, VirtualMachineBackup, VirtualMachineBackupTracker,
+    Backing, KubeVirt, Source, Stage, TRACKER, VirtualMachine, VirtualMachineBackup, VirtualMachineBackupTracker,
     VirtualMachineInstance, bytes, is_of_run, scratch_name, token_name, tracker_name, tracking,
 };
 use crate::resources::{BackupRun, Repository, RepositoryReference, Run};
@@ -60,6 +60,7 @@ pub(super) async fn observe(
     let beside = reader.beside(&observed.run).await?;
     observed.made = made(backups.as_deref().unwrap_or_default(), &beside, &uid);
     observed.made.attached = reader.is_attached(&observed.run, &observed.made).await?;
+    observed.made.orphans = reader.orphans(backups.as_deref().unwrap_or_default(), &observed.made).await?;
     if observed.run.status.as_ref().is_some_and(|status| status.halted) {
         observed.worker = worker::observe(&reader, &observed.run).await?;
         observed.image = worker::image(client, settings).await?;
@@ -268,6 +269,23 @@ impl Reader<'_> {
         Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
     }
 
+    async fn orphans(&self, backups: &[VirtualMachineBackup], made: &Made) -> Result<Vec<(Thing, String)>> {
+        let leaving = |backup: &&VirtualMachineBackup| {
+            made.backups.iter().find(|thing| thing.leaving && backup.metadata.uid.as_ref() == Some(&thing.uid)).cloned()
+        };
+        let leaving: Vec<_> =
+            backups.iter().filter_map(|backup| Some((leaving(&backup)?, &backup.spec.source))).collect();
+        if leaving.is_empty() {
+            return Ok(Vec::new());
+        }
+        let trackers = self.api::<VirtualMachineBackupTracker>().list_metadata(&ListParams::default()).await?.items;
+        let gone = |source: &Source| {
+            source.kind == TRACKER && !trackers.iter().any(|tracker| tracker.name_any() == source.name)
+        };
+        let orphans = leaving.into_iter().filter(|(_, source)| gone(source));
+        Ok(orphans.map(|(thing, source)| (thing, source.name.clone())).collect())
+    }
+
     pub(super) async fn classes(&self) -> Result<StorageClasses> {
         const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
         let classes: Api<StorageClass> = Api::all(self.client.clone());
@@ -337,6 +355,7 @@ fn made(backups: &[VirtualMachineBackup], beside: &Beside, uid: &str) -> Made {
         scratches: things(beside.scratch.iter(), uid),
         tokens: things(beside.token.iter(), uid),
         attached: false,
+        orphans: Vec::new(),
     }
 }
 
@@ -399,7 +418,10 @@ fn backup_taken(backup: &VirtualMachineBackup, tracker: Option<&str>, uid: &str)
 
 fn tracker_facts(tracker: Option<&VirtualMachineBackupTracker>, name: &str, machine: &str) -> TrackerFacts {
     let Some(tracker) = tracker else { return TrackerFacts::Free };
-    let mut owners = tracker.metadata.owner_references.iter().flatten().filter(|owner| owner.kind == "VirtualMachine");
+    // A machine, or a backup that lost its tracker with an earlier one.
+    let ours = ["VirtualMachine", "VirtualMachineBackup"];
+    let mut owners =
+        tracker.metadata.owner_references.iter().flatten().filter(|owner| ours.contains(&owner.kind.as_str()));
     let source = &tracker.spec.source;
     match owners.next() {
         _ if source.kind != "VirtualMachine" || source.name != name => TrackerFacts::Foreign,

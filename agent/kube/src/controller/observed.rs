@@ -122,6 +122,9 @@ pub(super) struct Made {
     pub(super) tokens: Vec<Thing>,
     /// Whether the scratch is still attached to the machine, though no backup needs it.
     pub(super) attached: bool,
+    /// Those of the backups that are being deleted and whose tracker is gone, as a machine's are that is deleted: KubeVirt
+    /// never lets go of such a one. With the trackers' names.
+    pub(super) orphans: Vec<(Thing, String)>,
 }
 
 impl Made {

@@ -172,14 +172,16 @@ fn after_the_end(observed: &Observed) -> Plan {
 /// Removes all that was made for the run.
 fn removal(observed: &Observed) -> Vec<Step> {
     let worker = observed.worker.removal(&observed.run).into_iter().map(Step::Worker);
-    removal_of(&observed.made).into_iter().chain(worker).collect()
+    removal_of(&observed.run, &observed.made).into_iter().chain(worker).collect()
 }
 
 /// Removes what KubeVirt's backup needed: the backup first, for it uses the others; what uses nothing waits until it is gone.
-fn removal_of(made: &Made) -> Vec<Step> {
+fn removal_of(run: &BackupRun, made: &Made) -> Vec<Step> {
     let going = |things: &[Thing]| things.iter().filter(|thing| !thing.leaving).cloned().collect::<Vec<_>>();
     if !made.backups.is_empty() {
-        return going(&made.backups).into_iter().map(Step::RemoveBackup).collect();
+        let orphans =
+            made.orphans.iter().map(|(backup, tracker)| Step::Make(Wanted::last_tracker(run, backup, tracker)));
+        return going(&made.backups).into_iter().map(Step::RemoveBackup).chain(orphans).collect();
     }
     // KubeVirt takes a moment to detach it, and reports an error of one that is gone before.
     let scratches = if made.attached { Vec::new() } else { going(&made.scratches) };

@@ -15,7 +15,7 @@ use crate::resources::Attempt;
 pub(super) fn plan(observed: &Observed) -> Plan {
     let run = &observed.run;
     let mut plan = match wanted_attempt(run) {
-        None => Plan { steps: removal_of(&observed.made), again: Some(WORKING), ..Plan::default() },
+        None => Plan { steps: removal_of(run, &observed.made), again: Some(WORKING), ..Plan::default() },
         Some(attempt) => wanted(observed, attempt),
     };
     let removing = wanted_attempt(run).is_none() && !observed.made.nothing();
@@ -36,7 +36,7 @@ fn wanted(observed: &Observed, attempt: &Attempt) -> Plan {
     if !others.nothing() {
         let says = Says::not_yet("CleaningUp", "What an earlier attempt needed is being removed.");
         return Plan {
-            steps: removal_of(&others),
+            steps: removal_of(&observed.run, &others),
             status: Some(of(attempt, says)),
             again: Some(SOON),
             ..Plan::default()
@@ -70,7 +70,9 @@ fn leftovers(made: &Made, attempt: &Attempt) -> Made {
     // These have their machine's name: they are as good for the next attempt, unless they are going already.
     let going = |things: &[Thing]| things.iter().filter(|thing| thing.leaving).cloned().collect();
     let (scratches, tokens) = (going(&made.scratches), going(&made.tokens));
-    Made { backups, scratches, tokens, attached: made.attached }
+    let of_others = |(backup, _): &&(Thing, String)| backup.name != attempt.backup;
+    let orphans = made.orphans.iter().filter(of_others).cloned().collect();
+    Made { backups, scratches, tokens, attached: made.attached, orphans }
 }
 
 /// What to make, in this order; or why not.

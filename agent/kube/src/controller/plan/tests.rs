@@ -341,9 +341,17 @@ fn an_attempt_that_has_ended_is_removed_the_backup_first() {
     status(&mut observed).attempt.as_mut().unwrap().state = AttemptState::Ended;
     let name = status(&mut observed).attempt.as_ref().unwrap().backup.clone();
     observed.made =
-        Made { backups: vec![thing(&name)], scratches: vec![thing("s")], tokens: vec![thing("t")], attached: false };
+        Made { backups: vec![thing(&name)], scratches: vec![thing("s")], tokens: vec![thing("t")], ..Made::default() };
     assert_eq!(steps(&observed), ["remove backup"]);
+    observed.made.backups[0].leaving = true;
+    assert!(steps(&observed).is_empty());
+    // Its machine was deleted, and with it the tracker.
+    observed.made.orphans = vec![(observed.made.backups[0].clone(), "tracker".into())];
+    let Step::Make(Wanted::Tracker(tracker)) = &plan(&observed).steps[0] else { panic!("no tracker is made") };
+    assert_eq!(tracker.metadata.name.as_deref(), Some("tracker"));
+    assert_eq!(tracker.metadata.owner_references.as_ref().unwrap()[0].uid, observed.made.backups[0].uid);
     observed.made.backups.clear();
+    observed.made.orphans.clear();
     observed.made.attached = true;
     assert_eq!(steps(&observed), ["remove token"]);
     observed.made.attached = false;

@@ -100,6 +100,8 @@ fn a_backup_runs_once_its_own_job_is_told_of() {
     waits(backup(&json!({})), json!({"backupName": NAME}));
     // Before it has a type the launcher may still fail to start it.
     waits(backup(&json!({"status": {"conditions": []}})), job());
+    // Its scratch could not be watched.
+    waits(backup(&json!({"spec": {"source": source(TRACKER), "mode": "Pull", "pvcName": "elsewhere"}})), job());
 }
 
 #[test]
