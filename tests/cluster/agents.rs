@@ -105,7 +105,7 @@ fn virt_handler_is_killed(scene: &mut Scene) {
         scene.vm.cluster().pod("kubevirt", "kubevirt.io=virt-handler").signal("virt-handler", Signal::SIGKILL);
     });
     assert!(is_true(&status, "Complete"), "{status:#}");
-    assert_eq!(scene.back_up()["decision"], "incremental");
+    scene.increment();
 }
 
 /// Waits until a run has come so far, in an attempt later than `before`; gives its status. None if it has ended before:

@@ -7,6 +7,8 @@ use remora_tests::truth::assert_same;
 use remora_tests::{MIB, Remora};
 use serde_json::Value;
 
+use crate::scene::is_incremental;
+
 const SIZE: u64 = 64 * MIB;
 const DISKS: [&str; 2] = ["system", "data"];
 
@@ -29,9 +31,9 @@ fn both_points_of_a_machine_are_what_its_disks_held() {
     vm.guest().write_file("/mnt/vda/second", b"second");
     vm.guest().sh("head -c 300000 /dev/urandom | dd of=/dev/vdb bs=64k seek=500 conv=fsync 2>/dev/null");
     let second = back_up(product, &vm, &repository, "second", dir.path());
-    assert_eq!(second["decision"], "incremental", "{second:#}");
+    assert!(is_incremental(&second), "{second:#}");
     let read = second["readBytes"].as_u64().unwrap();
-    assert!(read > 0 && read < SIZE / 4, "{second:#}");
+    assert!(read > 0 && (read < SIZE / 4 || second["decision"] == "reread"), "{second:#}");
 
     for (run, status) in [("first", first), ("second", second)] {
         assert_restores(&remora, &status, run, dir.path());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use remora_tests::cluster::{Migration, Product, Vm, Worker, is};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, has, why_failed};
+use crate::scene::{Scene, has, is_incremental, why_failed};
 
 /// How long a machine may take to be somewhere else.
 const MOVE: Duration = Duration::from_mins(5);
@@ -42,10 +42,10 @@ fn a_migration_waits_for_a_run_and_each_run_after_one_is_right() {
     assert_eq!((&status["node"], &status["decision"]), (&json!(first), &json!("full")), "{status:#}");
 
     // Its QEMU is another one, of which nobody knows what wrote to the disks before: all is read.
-    for decision in ["reread", "incremental"] {
+    for is_right in [|status: &Value| status["decision"] == "reread", is_incremental] {
         let status = scene.disturbed(&scratch(), |_, _| {});
         assert!(has(&status, "Complete", "True"), "{status:#}");
-        assert_eq!((&status["node"], &status["decision"]), (&json!(second.name()), &json!(decision)), "{status:#}");
+        assert!(status["node"] == second.name() && is_right(&status), "{status:#}");
     }
 
     assert_eq!(Migration::start(&scene.vm, "back").wait(), first);

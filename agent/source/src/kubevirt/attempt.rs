@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use remora_core::point::{Quiesce, Quiesced};
+use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout_at};
 
@@ -20,16 +21,45 @@ pub(super) struct Started {
     pub(super) quiesced: Quiesced,
 }
 
-/// Asks for a backup and waits until its job runs. On error it may be there in any state.
-pub(super) async fn start(vm: &Vm, wish: &BackupWish, quiesce: Quiesce) -> Result<Started> {
-    vm.cluster.begin(wish).await.map_err(|error| error.within("asking for a backup of KubeVirt"))?;
-    let (running, time) = wait(vm, wish).await?;
-    let checkpoint = ours(&running.checkpoint, &wish.backup)?;
-    let quiesced = quiesced(vm, &running.quiesced, quiesce)?;
-    Ok(Started { backup: wish.backup.clone(), checkpoint, running, time, quiesced })
+/// What becomes of a wish.
+enum Begun {
+    Runs(RunningBackup, Timestamp),
+    /// Its job runs without the scratch PVC.
+    ScratchDetached,
 }
 
-async fn wait(vm: &Vm, wish: &BackupWish) -> Result<(RunningBackup, Timestamp)> {
+/// So often a full backup is asked for anew that has lost its scratch PVC.
+const TRIES: usize = 3;
+
+/// Asks for a backup and waits until its job runs; `wish` then names the one that does. On error that one may be there in
+/// any state.
+pub(super) async fn start(vm: &Vm, wish: &mut BackupWish, quiesce: Quiesce) -> Result<Started> {
+    for _ in 0..TRIES {
+        vm.cluster.begin(wish).await.map_err(|error| error.within("asking for a backup of KubeVirt"))?;
+        if let Begun::Runs(running, time) = wait(vm, wish).await? {
+            let checkpoint = ours(&running.checkpoint, &wish.backup)?;
+            let quiesced = quiesced(vm, &running.quiesced, quiesce)?;
+            return Ok(Started { backup: wish.backup.clone(), checkpoint, running, time, quiesced });
+        }
+        // Its storage may be taken from the node under QEMU's hands, and then it is the guest's writes that fail.
+        tracing::warn!(vm = %vm.facts.vm, backup = %wish.backup, "KubeVirt detached the scratch PVC of a job that runs: it is ended");
+        if wish.depth == Depth::SinceLatest {
+            break;
+        }
+        vm.cluster.end(&wish.backup, Outcome::Abandoned).await?;
+        wish.backup = CheckpointName::random(wish.backup.repository()).as_backup();
+    }
+    Err(detached(wish.depth))
+}
+
+/// `Damaged` makes the engine repeat without an increment: KubeVirt's tracker has moved on to this one's checkpoint.
+fn detached(depth: Depth) -> Error {
+    let kind = if depth == Depth::SinceLatest { ErrorKind::Damaged } else { ErrorKind::Unavailable };
+    Error::new(kind, "KubeVirt detached the scratch PVC while the job began")
+        .advise("Back up again. If that does not help, see the log of virt-controller: is it starved?")
+}
+
+async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
     let asked = Instant::now();
     let (mut seen, mut time) = (None, Timestamp::now());
     // Once KubeVirt has the backup it is KubeVirt that is waited for; before, somebody else's.
@@ -42,7 +72,8 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<(RunningBackup, Timestamp)> 
         };
         tracing::debug!(vm = %vm.facts.vm, backup = %wish.backup, progress = ?next, "the backup of KubeVirt");
         match next {
-            BackupProgress::Running(running) => return Ok((running, time)),
+            BackupProgress::Running(running) => return Ok(Begun::Runs(running, time)),
+            BackupProgress::ScratchDetached => return Ok(Begun::ScratchDetached),
             BackupProgress::Failed { reason, message } => {
                 return Err(Error::new(
                     ErrorKind::Unavailable,

@@ -175,6 +175,9 @@ pub enum BackupProgress {
         /// The condition's message.
         message: String,
     },
+    /// Its job runs, and KubeVirt has detached its scratch PVC all the same: KubeVirt 1.9 does so when its own picture of the
+    /// VMI is a moment older than the job, and then goes on as if nothing had been.
+    ScratchDetached,
     /// It ended without our doing: it is completed, being aborted, being deleted, or gone. For people: which.
     Ended(String),
 }

@@ -39,13 +39,13 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
     }
     let chosen = choose(vm, request)?;
     let (since, no_increment) = common_since(request);
-    let wish = BackupWish {
+    let mut wish = BackupWish {
         backup: request.checkpoint.as_backup(),
         depth: if since.is_some() { Depth::SinceLatest } else { Depth::Full },
         freeze: if request.quiesce == remora_core::point::Quiesce::Never { Freeze::Skip } else { Freeze::Try },
     };
     let opened = async {
-        let started = attempt::start(vm, &wish, request.quiesce).await?;
+        let started = attempt::start(vm, &mut wish, request.quiesce).await?;
         let job = Arc::new(KubevirtJob::new(vm, &started));
         let connected = connect(vm, &chosen, &started, since, no_increment, &job).await;
         // Another backup can open the same socket path: only now, with all connections open, does it say whose they are.

@@ -12,12 +12,15 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::job::KubevirtJob;
 use super::launcher::Launcher;
 use super::source::Vm;
-use crate::disk::Disk;
+use crate::disk::{Disk, JobWatch};
 use crate::scratch::Volume;
 use crate::state::Broken;
 
 /// How often its room is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// So often in a row its room cannot be seen before it counts as detached.
+const MISSED: u32 = 3;
 
 /// How long a filesystem may take to tell its room at the start.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -58,29 +61,26 @@ impl Watched {
     async fn watch(self) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut missed = 0;
         loop {
             ticks.tick().await;
             match free(&self.launcher, &self.volume).await {
-                Ok(free) if self.room.must_stop(free) => return self.stop(self.room.free_before, free).await,
-                Ok(_) => {}
-                // Its mount goes with the job.
-                Err(error) => tracing::debug!(volume = self.volume, error, "the scratch PVC's room cannot be seen"),
+                Ok(free) if self.room.must_stop(free) => return self.stop(full(self.room.free_before, free)).await,
+                Ok(_) => missed = 0,
+                Err(error) => {
+                    missed += 1;
+                    tracing::debug!(volume = self.volume, error, "the scratch PVC's room cannot be seen");
+                    // Its mount goes with the job, which is told of a little later.
+                    if missed >= MISSED && matches!(self.job.why_broken().await, Ok(None)) {
+                        return self.stop(gone()).await;
+                    }
+                }
             }
         }
     }
 
-    async fn stop(&self, before: u64, free: u64) {
-        tracing::warn!(
-            volume = self.volume,
-            before,
-            free,
-            "the scratch PVC fills up: the backup is ended before the guest sees errors"
-        );
-        let broken = Broken {
-            kind: ErrorKind::NoSpace,
-            what: format!("the guest writes so much that the scratch PVC fills up: {free} of {before} bytes are left"),
-            advice: "Back up when the guest writes less, or give the run a larger scratch PVC.",
-        };
+    async fn stop(&self, broken: Broken) {
+        tracing::warn!(volume = self.volume, why = broken.what, "the backup is ended before the guest sees errors");
         let end = self.job.break_off(broken);
         let disconnect = async {
             for disk in &self.disks {
@@ -88,6 +88,22 @@ impl Watched {
             }
         };
         tokio::join!(end, disconnect);
+    }
+}
+
+fn full(before: u64, free: u64) -> Broken {
+    Broken {
+        kind: ErrorKind::NoSpace,
+        what: format!("the guest writes so much that the scratch PVC fills up: {free} of {before} bytes are left"),
+        advice: "Back up when the guest writes less, or give the run a larger scratch PVC.",
+    }
+}
+
+fn gone() -> Broken {
+    Broken {
+        kind: ErrorKind::Unavailable,
+        what: "the scratch PVC was detached while the backup ran".into(),
+        advice: "Back up again. If that does not help, see the log of virt-controller.",
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum Start {
     Deleted,
     /// A full is made whatever was asked for.
     AlwaysFull,
+    /// The scratch PVC is detached from so many jobs that have just begun.
+    Detaches(usize),
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -185,7 +187,12 @@ impl FakeCluster {
             Start::Deleted => BackupProgress::Ended("it is being deleted".into()),
             Start::Never(why) => BackupProgress::Waiting(why.into()),
             Start::NoIncrement if !full => BackupProgress::Waiting("failed to send Start backup command".into()),
-            Start::Works | Start::AlwaysFull | Start::NoIncrement => {
+            Start::Detaches(left) if left > 0 => {
+                state.start = Start::Detaches(left - 1);
+                self.start_job(&mut state);
+                BackupProgress::ScratchDetached
+            }
+            Start::Works | Start::AlwaysFull | Start::NoIncrement | Start::Detaches(_) => {
                 if let Some(hook) = state.before_start.take() {
                     drop(state);
                     hook();

@@ -85,6 +85,26 @@ fn a_backup_that_is_not_ours_any_more_before_the_commit_makes_no_point() {
 }
 
 #[test]
+fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        let folder = bench.node.volume("hotplug-disks").join("r-scratch");
+        let scratch = Mounted::new(folder.clone(), 40);
+        bench.cluster.state().scratch = Some("r-scratch".into());
+        let cluster = Arc::clone(&bench.cluster);
+        let detach = move || {
+            drop(scratch);
+            fs::remove_dir(&folder).unwrap();
+            let limit = std::time::Duration::from_secs(20);
+            remora_tests::wait_until("the backup goes on without its scratch PVC", limit, || !cluster.has_backup());
+        };
+        let error = bench.fail(Asked::Reread, After::first_bytes(detach)).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+        assert!(error.chain().contains("scratch PVC was detached"), "{}", error.chain());
+    });
+}
+
+#[test]
 fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() {
     wait_for(async {
         let bench = Bench::new().await;

@@ -34,6 +34,33 @@ fn an_increment_that_kubevirt_cannot_start_is_given_up_and_repeated_once_as_a_re
 }
 
 #[test]
+fn a_job_whose_scratch_pvc_is_detached_as_it_begins_is_not_read_but_asked_for_anew() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        bench.cluster.state().start = Start::Detaches(2);
+        assert_eq!(decisions(&bench.run().await), [Decision::Full, Decision::Full]);
+        bench.domain.write("vda", 5, 9 * MIB, MIB);
+        bench.cluster.state().start = Start::Detaches(1);
+        let next = bench.run().await;
+        assert_eq!(decisions(&next), [Decision::Reread, Decision::Reread]);
+        assert!(next.point.reason.contains("detached the scratch PVC"), "{}", next.point.reason);
+        bench.assert_is_now(&next.point);
+        {
+            let state = bench.cluster.state();
+            let outcomes: Vec<_> = state.ended.iter().map(|(_, outcome)| *outcome).collect();
+            let [no, yes] = [Outcome::Abandoned, Outcome::Stored];
+            assert_eq!(outcomes, [no, no, yes, no, yes]);
+            let names: std::collections::BTreeSet<_> = state.wishes.iter().map(|wish| &wish.backup).collect();
+            assert_eq!(names.len(), 5, "{names:?}");
+        }
+        bench.cluster.state().start = Start::Detaches(9);
+        let error = bench.fail(Asked::Reread, Arc::new(NoProgress)).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+        assert!(error.chain().contains("detached the scratch PVC"), "{}", error.chain());
+    });
+}
+
+#[test]
 fn a_backup_that_does_not_start_fails_the_run_with_what_is_known() {
     wait_for(async {
         let bench = Bench::new().await;

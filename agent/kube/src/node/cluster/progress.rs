@@ -81,12 +81,8 @@ fn running(name: &str, backup: &VirtualMachineBackup, shown: &Shown) -> Option<B
     };
     let claim = backup.spec.pvc_name.as_deref();
     let scratch = instance.spec.utility_volumes.iter().find(|volume| Some(volume.claim_name.as_str()) == claim);
-    // A scratch that cannot be watched may fill up, and then it is the guest's writes that fail. Now and then the instance
-    // tells of the job a little earlier.
     if claim.is_some() && scratch.is_none() {
-        return Some(BackupProgress::Waiting(
-            "its job runs, and the machine's instance does not tell of its scratch".into(),
-        ));
+        return Some(BackupProgress::ScratchDetached);
     }
     Some(BackupProgress::Running(RunningBackup {
         checkpoint: job.checkpoint_name.clone().filter(|name| !name.is_empty())?,

@@ -100,8 +100,9 @@ fn a_backup_runs_once_its_own_job_is_told_of() {
     waits(backup(&json!({})), json!({"backupName": NAME}));
     // Before it has a type the launcher may still fail to start it.
     waits(backup(&json!({"status": {"conditions": []}})), job());
-    // Its scratch could not be watched.
-    waits(backup(&json!({"spec": {"source": source(TRACKER), "mode": "Pull", "pvcName": "elsewhere"}})), job());
+
+    let elsewhere = backup(&json!({"spec": {"source": source(TRACKER), "mode": "Pull", "pvcName": "elsewhere"}}));
+    assert_eq!(of(Some(elsewhere), Some(instance(&job())), &json!({})), BackupProgress::ScratchDetached);
 }
 
 #[test]
