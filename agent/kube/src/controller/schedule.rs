@@ -143,10 +143,14 @@ impl Scheduling {
     async fn make(&mut self, due: Vec<DueRun>, runs: &[Arc<BackupRun>]) {
         let mut busy = history::busy(runs);
         busy.extend(self.made.values().map(|made| made.run.vm.clone()));
-        let mut at_work = history::at_work(runs, Timestamp::now()) + self.made.len();
+        let mut of_namespaces = history::at_work(runs, Timestamp::now());
+        for run in self.made.keys() {
+            *of_namespaces.entry(run.namespace.clone().unwrap_or_default()).or_default() += 1;
+        }
+        let mut at_work: usize = of_namespaces.values().sum();
         self.resting.retain(|_, until| *until > Instant::now());
         let mut waiting = 0;
-        for due in due {
+        for due in history::in_turn(due, &of_namespaces) {
             let charge = (due.policy.clone(), due.vm.name.clone());
             let room = at_work < self.context.settings.scheduled_runs && !busy.contains(&due.vm.name);
             if !room || self.resting.contains_key(&charge) {

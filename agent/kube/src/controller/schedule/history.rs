@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use remora_core::VmName;
 use remora_core::policy::{Ending, PastRun};
 
-use super::ScheduledRun;
+use super::{DueRun, ScheduledRun};
 use crate::conditions;
 use crate::controller::plan::has_finalizer;
 use crate::resources::{BackupRun, Run};
@@ -76,14 +76,34 @@ pub(super) fn busy(runs: &[Arc<BackupRun>]) -> HashSet<VmName> {
     runs.iter().filter(|run| !run.has_ended()).filter_map(|run| machine(run)).collect()
 }
 
-/// How many of those that policies asked for are at work, or soon will be.
-pub(super) fn at_work(runs: &[Arc<BackupRun>], now: Timestamp) -> usize {
+/// How many of those that policies asked for are at work, or soon will be, by namespace.
+pub(super) fn at_work(runs: &[Arc<BackupRun>], now: Timestamp) -> BTreeMap<String, usize> {
     let counts = |run: &&Arc<BackupRun>| {
         let created = run.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
         let young = now.duration_since(created) < STALLED;
         policy(run).is_some() && !run.has_ended() && (young || run.node().is_some())
     };
-    runs.iter().filter(counts).count()
+    let mut at_work = BTreeMap::new();
+    for run in runs.iter().filter(counts) {
+        *at_work.entry(run.namespace().unwrap_or_default()).or_default() += 1;
+    }
+    at_work
+}
+
+/// What is due, in turn: the namespace of which the fewest are at work is first, so that a mass of machines in one keeps
+/// nobody else waiting. Those of one namespace stay in their order.
+pub(super) fn in_turn(due: Vec<DueRun>, at_work: &BTreeMap<String, usize>) -> Vec<DueRun> {
+    let mut before = at_work.clone();
+    let mut all: Vec<_> = due
+        .into_iter()
+        .map(|due| {
+            let place = before.entry(due.vm.namespace.clone()).or_default();
+            *place += 1;
+            (*place, due)
+        })
+        .collect();
+    all.sort_by_key(|(place, due)| (*place, due.start));
+    all.into_iter().map(|(_, due)| due).collect()
 }
 
 /// Those that are kept no longer, the oldest first.

@@ -75,7 +75,7 @@ fn a_machine_with_any_unfinished_run_is_busy_and_what_waits_for_somebody_takes_n
     ];
     let busy = busy(&runs);
     assert_eq!(busy, ["hand", "old", "new", "stalled"].map(vm).into());
-    assert_eq!(at_work(&runs, at(1000)), 2);
+    assert_eq!(at_work(&runs, at(1000)), [("shop".to_owned(), 2)].into());
 }
 
 #[test]
@@ -94,4 +94,27 @@ fn the_newest_runs_of_each_machine_are_kept_and_of_the_gone_for_a_month() {
     let month = 30 * 24 * 3600;
     assert_eq!(names(month), ["s0", "f0", "s1", "f1"]);
     assert_eq!(names(month + 1), ["gone", "s0", "f0", "s1", "f1"]);
+}
+
+#[test]
+fn namespaces_take_turns_and_of_one_those_go_first_that_have_waited_longest() {
+    let due = |namespace: &str, name: &str, start: i64| {
+        let facts = remora_core::policy::VmFacts::named(VmName::new(format!("{namespace}/{name}")).unwrap());
+        DueRun {
+            policy: "nightly".into(),
+            vm: remora_core::policy::VmFacts { namespace: namespace.into(), ..facts },
+            after: at(0),
+            start: at(start),
+            repository: "offsite".into(),
+            quiesce: remora_core::point::Quiesce::Never,
+        }
+    };
+    let mass = (0..4).map(|n| due("mass", &format!("m{n}"), 1 + n));
+    let all: Vec<_> = mass.chain([due("bank", "b0", 10), due("bank", "b1", 11), due("shop", "s0", 12)]).collect();
+    let names = |at_work: &[(&str, usize)]| -> Vec<String> {
+        let at_work = at_work.iter().map(|(namespace, count)| ((*namespace).to_owned(), *count)).collect();
+        in_turn(all.clone(), &at_work).iter().map(|due| due.vm.short_name().to_owned()).collect()
+    };
+    assert_eq!(names(&[]), ["m0", "b0", "s0", "m1", "b1", "m2", "m3"]);
+    assert_eq!(names(&[("mass", 2), ("bank", 1)]), ["s0", "b0", "m0", "b1", "m1", "m2", "m3"]);
 }
