@@ -52,8 +52,9 @@ pub(super) fn scheduled(runs: &[Arc<BackupRun>]) -> Vec<ScheduledRun> {
 
 fn ending(run: &BackupRun) -> Ending {
     let Some(status) = run.status.as_ref().filter(|_| run.has_ended()) else { return Ending::Settled };
-    let ended = status.completion_time.as_ref().or(run.metadata.creation_timestamp.as_ref()).map(|time| time.0);
-    let ended = ended.unwrap_or_default();
+    // The node's clock says when, which may be behind: a run that fails must not be tried again at once for that.
+    let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
+    let ended = status.completion_time.as_ref().map_or(created, |time| time.0.max(created));
     if conditions::holds(&status.conditions, "Complete") {
         let begun = status.start_time.as_ref().map_or(ended, |time| time.0);
         let bytes = |number: i64| u64::try_from(number).unwrap_or_default();

@@ -43,22 +43,30 @@ fn vm(name: &str) -> VmName {
 
 #[test]
 fn what_became_of_a_run_is_learnt_from_it() {
+    let behind = changed(&run("behind", "web", 50_000, Some("Unavailable")), |run| {
+        let status = run.status.as_mut().unwrap();
+        status.completion_time = status.completion_time.take().map(|time| {
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time.0 - SignedDuration::from_hours(9))
+        });
+    });
     let by_hand = changed(&run("by-hand", "web", 5, Some("Stored")), |run| run.metadata.labels = None);
     let runs = [
         run("stored", "web", 10, Some("Stored")),
         run("failed", "web", 20, Some("Unavailable")),
         run("cancelled", "web", 30, Some("Cancelled")),
         run("runs", "web", 40, None),
+        behind,
         by_hand,
     ];
     let learnt = scheduled(&runs);
     let endings: Vec<_> = learnt.iter().map(|run| (run.begun, run.ending.clone())).collect();
     let made = Ending::Made(PastRun { time: at(11), changed: 7, size: 100, seconds: 60 });
     let failed = Ending::Failed(at(81));
-    assert_eq!(
-        endings,
-        [(at(10), made), (at(20), failed), (at(30), Ending::Settled), (at(40), Ending::Settled)]
-    );
+    let settled = Ending::Settled;
+    let behind = Ending::Failed(at(50_000));
+    let expected =
+        [(at(10), made), (at(20), failed), (at(30), settled.clone()), (at(40), settled), (at(50_000), behind)];
+    assert_eq!(endings, expected);
     assert!(learnt.iter().all(|run| run.policy == "nightly" && run.vm == vm("web")));
 }
 
