@@ -36,7 +36,9 @@ fn log(args: &Args) {
         1 => "debug",
         _ => "trace",
     };
-    let usual = format!("warn,remora={level},remora_controller={level},remora_kube={level},remora_vault={level},remora_plugins={level},remora_schedule={level}");
+    let usual = format!(
+        "warn,remora={level},remora_controller={level},remora_kube={level},remora_vault={level},remora_plugins={level},remora_schedule={level}"
+    );
     let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
     let lines = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -98,21 +98,21 @@ pub async fn run(
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         metrics.leads();
         let (store, writer) = reflector::store::<BackupRun>();
-        let scheduled = schedule::Context {
+        let context = schedule::Context {
             client: client.clone(),
             settings: settings.clone(),
             runs: store.clone(),
             metrics: metrics.clone(),
         };
-        let scheduled =
-            futures::future::OptionFuture::from(scheduler.map(|one| schedule::keep(scheduled, one, cancel.clone())));
+        let by_policy = scheduler.map(|one| Box::pin(schedule::keep(context, one, cancel.clone())));
+        let by_policy = futures::future::OptionFuture::from(by_policy);
         let runs = runs::keep((store, writer), client.clone(), settings.clone(), metrics.clone(), cancel.clone());
         let restores =
             restores::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         let repositories =
             repositories::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         async {
-            futures::future::join4(runs, restores, repositories, scheduled).await;
+            futures::future::join4(runs, restores, repositories, by_policy).await;
         }
     })
     .await;

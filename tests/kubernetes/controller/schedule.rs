@@ -194,8 +194,7 @@ pub(super) fn old_runs_are_removed_and_others_stay() {
         let metadata = json!({"name": name, "labels": {"remora.dev/policy": "old"}});
         let repository = json!({"namespace": "remora", "name": "offsite"});
         let spec = json!({"virtualMachine": "web-of-policies", "repository": repository, "cancel": true});
-        let run =
-            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": metadata, "spec": spec});
+        let run = json!({"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": metadata, "spec": spec});
         api.create_as(&controller, &lab.list(), &run)
     };
     let names: Vec<_> = (0..7).map(|number| format!("old-{number}")).collect();
@@ -207,7 +206,12 @@ pub(super) fn old_runs_are_removed_and_others_stay() {
     lab.put(&[("old.yaml", &lab.policy("old", "old", EACH_MINUTE))]);
     let mut left = Vec::new();
     wait_until("old runs are not removed", SOON, || {
-        left = lab.runs("old").iter().map(|run| text(&run["metadata"]["name"])).filter(|one| names.contains(one)).collect();
+        left = lab
+            .runs("old")
+            .iter()
+            .map(|run| text(&run["metadata"]["name"]))
+            .filter(|one| names.contains(one))
+            .collect();
         left.len() <= 5
     });
     assert_eq!(left.len(), 5, "{left:?}");

@@ -59,13 +59,8 @@ pub(super) async fn keep(context: Context, mut scheduler: Box<dyn Scheduler>, ca
         () = cancel.cancelled() => return,
         known = context.runs.wait_until_ready() => if known.is_err() { return },
     }
-    let mut scheduling = Scheduling {
-        context,
-        machines: None,
-        memory: None,
-        made: HashMap::new(),
-        resting: HashMap::new(),
-    };
+    let mut scheduling =
+        Scheduling { context, machines: None, memory: None, made: HashMap::new(), resting: HashMap::new() };
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -199,8 +194,7 @@ impl Scheduling {
             Err(error) => return Err(error),
         };
         let begun = made.metadata.creation_timestamp.as_ref().map_or(due.start, |time| time.0);
-        let run =
-            ScheduledRun { policy: due.policy.clone(), vm: due.vm.name.clone(), begun, ending: Ending::Settled };
+        let run = ScheduledRun { policy: due.policy.clone(), vm: due.vm.name.clone(), begun, ending: Ending::Settled };
         self.made.insert(ObjectRef::from_obj(&made), Made { run, at: Instant::now() });
         Ok(())
     }

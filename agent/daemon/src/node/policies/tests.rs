@@ -110,7 +110,8 @@ fn a_document_says_what_is_in_force_of_it_and_what_is_not() {
     assert_eq!((broken.name, broken.active_digest), (None, None));
 
     let nowhere = GOOD.replace("target:    {repository: offsite}\n", "");
-    let third = lab.next(&second, &[("nightly.yaml", &nowhere), ("other.yaml", &GOOD.replace("nightly\nsel", "b\nsel"))]);
+    let third =
+        lab.next(&second, &[("nightly.yaml", &nowhere), ("other.yaml", &GOOD.replace("nightly\nsel", "b\nsel"))]);
     let [incomplete, good] = states_of(&third).try_into().unwrap();
     assert_eq!((incomplete.state, good.state), (PolicyStanding::Incomplete, PolicyStanding::Active));
     assert!(incomplete.message.contains("target.repository"), "{}", incomplete.message);

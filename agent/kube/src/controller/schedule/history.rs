@@ -108,11 +108,7 @@ pub(super) fn in_turn(due: Vec<DueRun>, at_work: &BTreeMap<String, usize>) -> Ve
 }
 
 /// Those that are kept no longer, the oldest first.
-pub(super) fn superfluous(
-    runs: &[Arc<BackupRun>],
-    machines: &HashSet<VmName>,
-    now: Timestamp,
-) -> Vec<Arc<BackupRun>> {
+pub(super) fn superfluous(runs: &[Arc<BackupRun>], machines: &HashSet<VmName>, now: Timestamp) -> Vec<Arc<BackupRun>> {
     let mut of: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let over = |run: &&Arc<BackupRun>| run.has_ended() && !has_finalizer(&***run) && !run.is_leaving();
     for run in runs.iter().filter(over) {

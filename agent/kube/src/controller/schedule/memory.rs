@@ -46,12 +46,14 @@ impl Memory {
         let data: BTreeMap<_, _> = since.iter().map(|(policy, all)| (policy.clone(), text(all))).collect();
         let size: usize = data.iter().map(|(policy, text)| policy.len() + text.len()).sum();
         if size > LARGEST {
-            tracing::warn!(size, "too many machines are new: a controller that follows takes them for selected since then");
+            tracing::warn!(
+                size,
+                "too many machines are new: a controller that follows takes them for selected since then"
+            );
             self.0 = since;
             return Ok(());
         }
-        let metadata =
-            ObjectMeta { name: Some(CONFIG_MAP.into()), labels: Some(managed()), ..ObjectMeta::default() };
+        let metadata = ObjectMeta { name: Some(CONFIG_MAP.into()), labels: Some(managed()), ..ObjectMeta::default() };
         let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.namespace);
         api.patch(CONFIG_MAP, &PatchParams::apply(OWNER).force(), &Patch::Apply(&object)).await?;

@@ -7,9 +7,11 @@ use crate::controller::testing::at;
 
 /// A run of `shop/<vm>`, made at a second, that has ended as its reason says, or not if there is none.
 fn run(name: &str, vm: &str, created: i64, ended: Option<&str>) -> Arc<BackupRun> {
-    let condition = |kind: &str, reason: &str| json!({
-        "type": kind, "status": "True", "reason": reason, "message": "m", "lastTransitionTime": at(created).to_string(),
-    });
+    let condition = |kind: &str, reason: &str| {
+        json!({
+            "type": kind, "status": "True", "reason": reason, "message": "m", "lastTransitionTime": at(created).to_string(),
+        })
+    };
     let conditions: Vec<_> = match ended {
         None => Vec::new(),
         Some("Stored") => vec![condition("Complete", "Stored")],
@@ -45,9 +47,10 @@ fn vm(name: &str) -> VmName {
 fn what_became_of_a_run_is_learnt_from_it() {
     let behind = changed(&run("behind", "web", 50_000, Some("Unavailable")), |run| {
         let status = run.status.as_mut().unwrap();
-        status.completion_time = status.completion_time.take().map(|time| {
-            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time.0 - SignedDuration::from_hours(9))
-        });
+        status.completion_time = status
+            .completion_time
+            .take()
+            .map(|time| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time.0 - SignedDuration::from_hours(9)));
     });
     let by_hand = changed(&run("by-hand", "web", 5, Some("Stored")), |run| run.metadata.labels = None);
     let runs = [
@@ -73,7 +76,8 @@ fn what_became_of_a_run_is_learnt_from_it() {
 #[test]
 fn a_machine_with_any_unfinished_run_is_busy_and_what_waits_for_somebody_takes_nobody_s_place() {
     let by_hand = changed(&run("by-hand", "hand", 1000, None), |run| run.metadata.labels = None);
-    let assigned = changed(&run("assigned", "old", 0, None), |run| run.status.as_mut().unwrap().node = Some("n".into()));
+    let assigned =
+        changed(&run("assigned", "old", 0, None), |run| run.status.as_mut().unwrap().node = Some("n".into()));
     let runs = [
         by_hand,
         assigned,
@@ -97,7 +101,8 @@ fn the_newest_runs_of_each_machine_are_kept_and_of_the_gone_for_a_month() {
         run.metadata.finalizers = Some(vec![crate::controller::FINALIZER.into()]);
     }));
     runs.push(run("gone", "gone", 0, Some("Stored")));
-    let names = |now: i64| -> Vec<_> { superfluous(&runs, &machines, at(now)).iter().map(|run| run.name_any()).collect() };
+    let names =
+        |now: i64| -> Vec<_> { superfluous(&runs, &machines, at(now)).iter().map(|run| run.name_any()).collect() };
     assert_eq!(names(1000), ["s0", "f0", "s1", "f1"]);
     let month = 30 * 24 * 3600;
     assert_eq!(names(month), ["s0", "f0", "s1", "f1"]);
