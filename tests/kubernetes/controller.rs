@@ -10,6 +10,7 @@ mod refusals;
 mod repositories;
 mod restores;
 mod runs;
+mod schedule;
 mod worker;
 
 pub(crate) use cluster::Cluster;
@@ -23,4 +24,5 @@ pub(crate) fn scenario() {
     restores::a_machine_is_made_when_its_disks_are_written();
     runs::what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted();
     runs::a_tracker_of_an_earlier_machine_is_made_anew();
+    schedule::old_runs_are_removed_and_others_stay();
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::config_map::MountedConfigMap;
 use crate::lab::Lab;
 use crate::process::{Must, run, wait_until};
 use crate::remora::{KEY_FILE, Remora, program};
@@ -22,7 +22,7 @@ pub struct RemoraAgent {
     folder: PathBuf,
     address: SocketAddr,
     uri: String,
-    versions: u32,
+    policies: MountedConfigMap,
     child: Option<Child>,
 }
 
@@ -41,9 +41,8 @@ impl RemoraAgent {
             remora.repository().display(),
         );
         fs::write(folder.join("agent.toml"), config).must("write agent.toml");
-        let mut agent = Self { folder, address, uri: lab.uri().to_owned(), versions: 0, child: None };
-        fs::create_dir(agent.policies()).must("make the policy folder");
-        agent.put(&[]);
+        let policies = MountedConfigMap::make(folder.join("policies"));
+        let mut agent = Self { folder, address, uri: lab.uri().to_owned(), policies, child: None };
         agent.spawn();
         agent
     }
@@ -62,16 +61,8 @@ impl RemoraAgent {
 
     /// Puts documents, by file name, in place of all others, as the swap of a mounted `ConfigMap` does.
     #[track_caller]
-    pub fn put(&mut self, documents: &[(&str, &str)]) {
-        self.versions += 1;
-        let (folder, name) = (self.policies(), format!("..version-{}", self.versions));
-        let version = folder.join(&name);
-        fs::create_dir(&version).must("make a version of the policies");
-        for (file, text) in documents {
-            fs::write(version.join(file), text).must("write a policy");
-        }
-        symlink(&name, folder.join("..data_tmp")).must("link the version");
-        fs::rename(folder.join("..data_tmp"), folder.join("..data")).must("swap the version");
+    pub fn put(&self, documents: &[(&str, &str)]) {
+        self.policies.put(documents);
     }
 
     /// The value of a metric, by its name with its labels.
@@ -109,10 +100,6 @@ impl RemoraAgent {
 
     fn log(&self) -> PathBuf {
         self.folder.join("log")
-    }
-
-    fn policies(&self) -> PathBuf {
-        self.folder.join("policies")
     }
 
     fn url(&self, path: &str) -> String {

@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use serde_json::{Value, json};
 
 use crate::api_server::{ApiServer, free_ports};
+use crate::config_map::MountedConfigMap;
 use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::program;
 
@@ -26,7 +31,10 @@ pub struct Controller {
     folder: PathBuf,
     keys: u16,
     health: u16,
-    child: Child,
+    arguments: Vec<String>,
+    policies: MountedConfigMap,
+    /// One for each time it was started; the last one is the one that runs.
+    children: Mutex<Vec<Child>>,
 }
 
 /// What its key service answered.
@@ -48,34 +56,74 @@ impl Controller {
     /// The same, of one that reaches the API server at `url`.
     #[track_caller]
     pub fn start_at(server: &ApiServer, url: &str) -> Self {
+        Self::start_with(server, url, &[])
+    }
+
+    /// The same, with further arguments.
+    #[track_caller]
+    pub fn start_with(server: &ApiServer, url: &str, further: &[&str]) -> Self {
         // What it runs under removes it: also when this process is killed.
         let folder = tempfile::Builder::new().prefix("remora-controller-").tempdir();
         let folder = folder.must("make the controller's folder").keep();
-        let (kubeconfig, token) = (folder.join("kubeconfig"), folder.join("token"));
+        let token = folder.join("token");
         write_token(server, &token);
         let user = json!({"tokenFile": token});
-        fs::write(&kubeconfig, server.kubeconfig_at(url, &user)).must("write a kubeconfig");
+        fs::write(folder.join("kubeconfig"), server.kubeconfig_at(url, &user)).must("write a kubeconfig");
+        let policies = MountedConfigMap::make(folder.join("policies"));
         let [keys, health] = free_ports();
-        let log = fs::File::create(folder.join("log")).must("open the controller's log");
+        let own = [
+            "--instance=tests".to_owned(),
+            "--image=remora:tests".into(),
+            "-v".into(),
+            format!("--keys=127.0.0.1:{keys}"),
+            format!("--health=127.0.0.1:{health}"),
+            format!("--service={SERVICE}"),
+            format!("--policies={}", policies.folder().display()),
+            format!("--kept={}", folder.join("kept").display()),
+        ];
+        let arguments = own.into_iter().chain(further.iter().map(|one| (*one).to_owned())).collect();
+        let controller = Self { folder, keys, health, arguments, policies, children: Mutex::default() };
+        controller.spawn();
+        controller
+    }
+
+    #[track_caller]
+    fn spawn(&self) {
+        let log = fs::File::options().create(true).append(true).open(self.log()).must("open the controller's log");
         // It ends when this process does, however that happens: its standard input ends then.
         let child = Command::new("sh")
             .args(["-c", SUPERVISE, "sh"])
             .arg(program("remora-controller"))
-            .args(["--instance", "tests", "--image", "remora:tests", "-v", "--keys", &format!("127.0.0.1:{keys}")])
-            .args(["--health", &format!("127.0.0.1:{health}"), "--service", SERVICE])
-            .env("KUBECONFIG", &kubeconfig)
-            .env("TMPDIR", &folder)
+            .args(&self.arguments)
+            .env("KUBECONFIG", self.folder.join("kubeconfig"))
+            .env("TMPDIR", &self.folder)
             .env_remove("REMORA_LOG")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .must("start remora-controller");
-        let controller = Self { folder, keys, health, child };
-        wait_until(format_args!("the controller is not ready: {}", controller.log().display()), LIMIT, || {
-            controller.asked("readyz").status.success()
+        self.children().push(child);
+        wait_until(format_args!("the controller is not ready: {}", self.log().display()), LIMIT, || {
+            self.asked("readyz").status.success()
         });
-        controller
+    }
+
+    /// Kills it, as a node that is lost does, and starts it anew.
+    #[track_caller]
+    pub fn start_again(&self) {
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGKILL).must("kill the controller");
+        wait_until("the controller does not end", LIMIT, || !self.asked("healthz").status.success());
+        self.spawn();
+    }
+
+    /// The `ConfigMap` of policies.
+    pub fn policies(&self) -> &MountedConfigMap {
+        &self.policies
+    }
+
+    fn children(&self) -> MutexGuard<'_, Vec<Child>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asked(&self, path: &str) -> Ran {
@@ -105,7 +153,7 @@ impl Controller {
     /// Its process.
     #[track_caller]
     pub fn pid(&self) -> u32 {
-        let shell = self.child.id();
+        let shell = self.children().last().map(Child::id).must("know the controller");
         let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).must("find the controller");
         let is_it =
             |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("remora-"));
@@ -166,7 +214,9 @@ impl Drop for Controller {
         if std::thread::panicking() {
             eprintln!("the controller's log:\n{}", fs::read_to_string(self.log()).unwrap_or_default());
         }
-        drop(self.child.stdin.take());
-        self.child.wait().ok();
+        for child in self.children().iter_mut() {
+            drop(child.stdin.take());
+            child.wait().ok();
+        }
     }
 }

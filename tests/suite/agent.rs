@@ -88,7 +88,7 @@ fn vms_are_backed_up_pruned_and_verified_as_policies_say() {
 fn a_broken_policy_hinders_no_other_and_drops_nothing() {
     let remora = Remora::init(Lab::shared());
     let _vm = domain("agent-broken", "broken");
-    let mut agent = RemoraAgent::start(Lab::shared(), &remora);
+    let agent = RemoraAgent::start(Lab::shared(), &remora);
     let good = policy("good", "broken", 1);
     agent.put(&[("good.yaml", &good), ("later.yaml", &policy("later", "broken", 1))]);
     wait_for_runs(&agent, "good", 1.0);

@@ -2,6 +2,8 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -30,6 +32,15 @@ pub(crate) struct Args {
     /// The image of the pods that write restored disks, which holds remora-agent; that of this pod if not given
     #[arg(long, env = "REMORA_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
+    /// The folder of policies: the ConfigMap remora-policies; nothing is scheduled if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policies: Option<PathBuf>,
+    /// Where the last good versions of policies are kept, for a controller that is started again
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kept: Option<PathBuf>,
+    /// How many runs that policies ask for may be at work at once
+    #[arg(long, value_name = "NUMBER", default_value = "64")]
+    pub(crate) scheduled_runs: NonZeroUsize,
     /// Tell more of what is done (-vv: still more); REMORA_LOG takes filters such as `remora_kube=debug`
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -1,14 +1,20 @@
 //! From the arguments to the controller, and to the exit code.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use remora_core::{Error, ErrorKind, Result};
-use remora_kube::controller::{self, Settings};
+use remora_kube::controller::{self, Scheduler, Settings};
+use remora_plugins::set::Kept;
+use remora_plugins::{Host, HostOptions};
+use remora_schedule::{Policies, PolicyMetrics};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::schedule::ByPolicy;
 
 /// Everything.
 pub(crate) fn run() -> ExitCode {
@@ -30,7 +36,9 @@ fn log(args: &Args) {
         1 => "debug",
         _ => "trace",
     };
-    let usual = format!("warn,remora={level},remora_controller={level},remora_kube={level},remora_vault={level}");
+    let usual = format!(
+        "warn,remora={level},remora_controller={level},remora_kube={level},remora_vault={level},remora_plugins={level},remora_schedule={level}"
+    );
     let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
     let lines = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -50,6 +58,8 @@ async fn in_runtime(args: Args) -> Result<()> {
             .because(error)
             .advise("The controller runs in a pod, or with KUBECONFIG.")
     })?;
+    let mut beside = JoinSet::new();
+    let scheduler = args.policies.map(|folder| scheduler(folder, args.kept, &mut beside, &cancel)).transpose()?;
     let settings = Settings {
         namespace: args.namespace,
         instance: args.instance,
@@ -58,8 +68,27 @@ async fn in_runtime(args: Args) -> Result<()> {
         health: args.health,
         service: args.service,
         image: args.image,
+        scheduled_runs: args.scheduled_runs.get(),
     };
-    controller::run(client, settings, cancel).await
+    let ended = controller::run(client, settings, scheduler, cancel.clone()).await;
+    cancel.cancel();
+    beside.join_all().await;
+    ended
+}
+
+/// Follows the policies, whether this controller acts or not: one that comes to act has the last good version of each.
+fn scheduler(
+    folder: PathBuf,
+    kept: Option<PathBuf>,
+    beside: &mut JoinSet<()>,
+    cancel: &CancellationToken,
+) -> Result<Box<dyn Scheduler>> {
+    let host = Host::new(&HostOptions::default())?;
+    let metrics = PolicyMetrics::default();
+    let policies = Policies::new(folder, host, kept.map(Kept::new), metrics.clone());
+    let scheduler = ByPolicy::new(policies.subscribe(), metrics);
+    beside.spawn(policies.keep(cancel.clone()));
+    Ok(Box::new(scheduler))
 }
 
 /// A signal asks for a clean stop, in which the lease is given back; a second one ends the process at once.

@@ -17,7 +17,7 @@ use crate::retention::{Candidate, Rules, Verdict, plan};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmFacts {
-    /// Its name.
+    /// Its name in repositories: on Kubernetes `<namespace>/<name>`.
     pub name: VmName,
     /// Its namespace on Kubernetes; empty on a plain host.
     #[serde(default)]
@@ -34,6 +34,13 @@ impl VmFacts {
     /// A VM of which only the name is known.
     pub fn named(name: VmName) -> Self {
         Self { name, namespace: String::new(), uid: String::new(), labels: BTreeMap::new() }
+    }
+
+    /// Its name within its namespace: what policies are told.
+    pub fn short_name(&self) -> &str {
+        let name = self.name.as_str();
+        let rest = name.strip_prefix(&self.namespace).and_then(|rest| rest.strip_prefix('/'));
+        rest.filter(|_| !self.namespace.is_empty()).unwrap_or(name)
     }
 }
 
@@ -88,6 +95,17 @@ pub struct PastRun {
     /// How many seconds it took.
     #[serde(default)]
     pub seconds: u64,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It made a point.
+    Made(PastRun),
+    /// It failed then, and is tried again.
+    Failed(Timestamp),
+    /// Nothing yet, or somebody did not want it: the next one is when the policy says.
+    Settled,
 }
 
 /// When to start a run.
@@ -229,4 +247,21 @@ pub struct Obligation {
     pub params: BTreeMap<String, String>,
     /// Whether a host that does not know it must deny instead.
     pub required: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_within_its_namespace_is_all_of_it_without_one() {
+        let named = |name: &str, namespace: &str| {
+            let facts = VmFacts::named(VmName::new(name).expect("a name"));
+            VmFacts { namespace: namespace.into(), ..facts }.short_name().to_owned()
+        };
+        assert_eq!(named("shop/web", "shop"), "web");
+        assert_eq!(named("shop/web", ""), "shop/web");
+        assert_eq!(named("shopping/web", "shop"), "shopping/web");
+        assert_eq!(named("web", "shop"), "web");
+    }
 }

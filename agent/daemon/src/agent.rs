@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use remora_core::policy::Ending;
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
+use remora_schedule::{Charge, Job, Planner, Power, Vm};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Charge, Ledger};
-use crate::metrics::{Metrics, OfPolicy, OfRun, OfVm, RunOutcome};
-use crate::plan::{Job, Planner, Power, Vm};
-use crate::work::{Done, Due, Keepers, Soundness, Tools};
+use crate::keepers::Keepers;
+use crate::ledger::LedgerFile;
+use crate::metrics::{Metrics, OfRun, OfVm, RunOutcome};
+use crate::work::{Done, Due, Soundness, Tools};
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -27,7 +29,7 @@ pub(crate) struct Agent {
     pub(crate) tools: Arc<Tools>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) policies: watch::Receiver<Arc<Generation>>,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: LedgerFile,
     pub(crate) parallel: usize,
     pub(crate) cancel: CancellationToken,
     planner: Planner,
@@ -50,7 +52,7 @@ impl Agent {
         tools: Arc<Tools>,
         metrics: Arc<Metrics>,
         policies: watch::Receiver<Arc<Generation>>,
-        ledger: Ledger,
+        ledger: LedgerFile,
         parallel: usize,
     ) -> Self {
         let cancel = tools.cancel.clone();
@@ -101,10 +103,9 @@ impl Agent {
     async fn start_what_is_due(&mut self) {
         let generation = Arc::clone(&self.policies.borrow_and_update());
         let now = Timestamp::now();
-        let (jobs, failures) = self.planner.due(&generation, &self.vms, &mut self.ledger, now).await;
-        for (policy, kind, error) in failures {
-            tracing::error!(policy, error = error.chain(), "{kind} failed; what it last answered stays");
-            self.metrics.policy_failures.get_or_create(&OfPolicy { policy, decides: kind.to_string() }).inc();
+        let (jobs, failures) = self.planner.due(&generation, &self.vms, &mut self.ledger.ledger, now).await;
+        for failure in &failures {
+            self.metrics.policies.failed(failure);
         }
         let mut waiting = 0;
         for job in jobs {
@@ -120,8 +121,10 @@ impl Agent {
 
     fn start(&mut self, job: Job, generation: &Generation, now: Timestamp) {
         let selects = |policy: &str| self.planner.selects(&Charge { policy: policy.into(), vm: job.vm.name.clone() });
-        let keepers = Keepers::of(generation, &job, &self.tools.repositories, selects);
-        let verified = self.ledger.entry(&job.charge, now).verified;
+        let repositories = &self.tools.repositories;
+        let target = repositories.name(job.policy.repository.as_deref());
+        let keepers = Keepers::of(generation, &job.vm, target, |name| repositories.name(name), selects);
+        let verified = self.ledger.ledger.entry(&job.charge, now).verified;
         let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
         let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
         tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), "a run begins");
@@ -150,14 +153,14 @@ impl Agent {
             Ok(done) => {
                 self.count(&charge, &of_vm, &done);
                 let verified = done.verified;
-                let written = self.ledger.succeeded(&charge, begun, done.run);
+                let written = self.ledger.note(&charge, begun, Ending::Made(done.run));
                 verified.map_or(Ok(()), |_| self.ledger.verified(&charge, Timestamp::now())).and(written)
             }
             Err(error) if error.kind() == ErrorKind::Cancelled && self.cancel.is_cancelled() => Ok(()),
             Err(error) => {
                 tell(&charge, &error, "a run failed");
                 self.runs(&charge, RunOutcome::Failed);
-                self.ledger.failed(&charge, begun, Timestamp::now())
+                self.ledger.note(&charge, begun, Ending::Failed(Timestamp::now()))
             }
         };
         if let Err(error) = written {

@@ -90,6 +90,10 @@ pub(crate) struct NodeArgs {
     /// Where this node remembers what it saw of repositories, to notice one that was put back to an earlier state
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    /// The folder of policies, whose retention says which points are dropped: the ConfigMap remora-policies; none are dropped
+    /// if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policies: Option<PathBuf>,
     /// The controller's key service; https://remora-controller.NAMESPACE.svc:8443 if not given
     #[arg(long, env = "REMORA_CONTROLLER", value_name = "URL")]
     pub(crate) controller: Option<String>,

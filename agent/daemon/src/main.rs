@@ -1,19 +1,20 @@
 //! `remora-agent`: backs VMs up by policy, on a libvirt host; and as `remora-agent node` those of a node of Kubernetes.
 //!
-//! Start reading at `agent.rs` (the loop), then `plan.rs` (which runs are due, from what policies say and what is written in
-//! the ledger) and `work.rs` (one run: backup, retention, verification). `watch.rs` keeps the policies in force.
-//! `node.rs` is the agent on Kubernetes, which knows no policies: `BackupRun`s tell it what to do.
+//! Start reading at `agent.rs` (the loop over what is due, which `remora-schedule` says), then `work.rs` (one run: backup,
+//! retention, verification) and `keepers.rs` (what is kept of a VM's points). `node.rs` is the agent on Kubernetes:
+//! `BackupRun`s tell it what to do, and of policies it asks retention alone.
 
 mod agent;
 mod args;
 mod config;
+mod keepers;
 mod ledger;
 mod metrics;
 mod node;
-mod plan;
 mod repositories;
 mod run;
-mod watch;
+#[cfg(test)]
+mod testing;
 mod web;
 mod work;
 

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use remora_plugins::set::Generation;
+use remora_schedule::PolicyMetrics;
 
 /// A VM under a policy. There are as many as the host has VMs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,19 +29,6 @@ pub(crate) enum RunOutcome {
     Failed,
 }
 
-/// A call of a policy.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OfPolicy {
-    pub(crate) policy: String,
-    pub(crate) decides: String,
-}
-
-/// A file of the policy folder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OfFile {
-    pub(crate) file: String,
-}
-
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// All of them.
@@ -55,10 +42,7 @@ pub(crate) struct Metrics {
     pub(crate) damaged: Family<OfVm, Gauge>,
     pub(crate) running: Gauge,
     pub(crate) waiting: Gauge,
-    pub(crate) policy_failures: Family<OfPolicy, Counter>,
-    generation: Gauge,
-    broken: Family<OfFile, Gauge>,
-    stale_since: Family<OfFile, Seconds>,
+    pub(crate) policies: PolicyMetrics,
 }
 
 impl Metrics {
@@ -72,10 +56,7 @@ impl Metrics {
             damaged: Family::default(),
             running: Gauge::default(),
             waiting: Gauge::default(),
-            policy_failures: Family::default(),
-            generation: Gauge::default(),
-            broken: Family::default(),
-            stale_since: Family::default(),
+            policies: PolicyMetrics::default(),
         };
         metrics.register();
         metrics
@@ -91,24 +72,7 @@ impl Metrics {
         all.register("newest_point_damaged", "1 if the last verification found damage", self.damaged.clone());
         all.register("runs_in_progress", "Runs that are at work", self.running.clone());
         all.register("runs_waiting", "Runs that are due and wait for their turn", self.waiting.clone());
-        all.register("policy_failures", "Calls of policies that failed", self.policy_failures.clone());
-        all.register("policy_generation", "The generation of policies in force", self.generation.clone());
-        all.register("policy_broken", "1 if the file on disk is not in force", self.broken.clone());
-        let help = "Since when another version than the one on disk is in force, since 1970; 0 if none is";
-        all.register_with_unit("policy_stale_since_timestamp", help, Unit::Seconds, self.stale_since.clone());
-    }
-
-    /// Notes what is in force.
-    pub(crate) fn policies(&self, generation: &Generation) {
-        self.generation.set(i64::try_from(generation.number).unwrap_or(i64::MAX));
-        self.broken.clear();
-        self.stale_since.clear();
-        for file in &generation.files {
-            let of = OfFile { file: file.file.clone() };
-            self.broken.get_or_create(&of).set(i64::from(file.broken.is_some()));
-            let since = file.stale_since().filter(|_| file.active.is_some());
-            self.stale_since.get_or_create(&of).set(since.map_or(0.0, |since| since.as_duration().as_secs_f64()));
-        }
+        self.policies.register(all);
     }
 
     /// As Prometheus reads them.
@@ -121,7 +85,10 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use remora_core::{Error, ErrorKind};
+
     use super::*;
+    use crate::testing::one_file;
 
     #[test]
     fn the_document_lists_every_metric_and_no_other() {
@@ -133,9 +100,8 @@ mod tests {
         drop(metrics.stored.get_or_create(&of_vm));
         drop(metrics.dropped.get_or_create(&of_vm));
         drop(metrics.damaged.get_or_create(&of_vm));
-        drop(metrics.policy_failures.get_or_create(&OfPolicy { policy: "p".into(), decides: "select".into() }));
-        drop(metrics.broken.get_or_create(&OfFile { file: "f".into() }));
-        drop(metrics.stale_since.get_or_create(&OfFile { file: "f".into() }));
+        metrics.policies.failed(&("p".into(), remora_plugins::Kind::Select, Error::new(ErrorKind::Failed, "tried")));
+        metrics.policies.in_force(&one_file());
         let text = metrics.text().unwrap();
         let document = include_str!("../../../docs/metrics.md");
         let mut names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

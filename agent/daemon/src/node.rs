@@ -2,12 +2,13 @@
 //!
 //! Here the parts are put together: `remora-kube` claims runs and tells how they go, `worker.rs` makes their points with
 //! the engine, the source of KubeVirt and the vault, and `restore.rs` sends those of restores to the pods that have the
-//! claims.
+//! claims. `policies.rs` follows the policies and drops the points that these keep no longer.
 
 mod capabilities;
 mod claims;
 mod keys;
 mod metrics;
+mod policies;
 mod restore;
 mod worker;
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
 use self::metrics::OfKinds;
+use self::policies::NodePolicies;
 use self::restore::TransferWorker;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
@@ -43,17 +45,22 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
         folder: args.keys,
         state: args.state,
     };
+    let counts = OfKinds::default();
+    let mut beside = tokio::task::JoinSet::new();
+    let policies = args.policies.map(|folder| {
+        let state = keys.state.as_deref();
+        NodePolicies::follow(folder, state, args.namespace.clone(), &counts, &mut beside, &cancel)
+    });
     let worker = EngineWorker {
         client: client.clone(),
+        policies: policies.transpose()?,
         keys: keys.clone(),
         options: KubevirtOptions {
             pods: args.pods,
             ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
         },
     };
-    let counts = OfKinds::default();
     let me = Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
-    let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = args.listen {
         let listener = web::bind(address).await?;
         beside.spawn(web::serve(listener, health(&counts), cancel.clone()));

@@ -8,6 +8,7 @@ use clap::Parser;
 use remora_core::{Error, Result};
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions};
+use remora_schedule::Policies;
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_transfer::Task;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,11 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::args::{Args, Command, WorkerArgs};
 use crate::config::Config;
-use crate::ledger::Ledger;
+use crate::ledger::LedgerFile;
 use crate::metrics::Metrics;
 use crate::node;
 use crate::repositories::Repositories;
-use crate::watch::Policies;
 use crate::web::{self, Health};
 use crate::work::Tools;
 
@@ -61,7 +61,7 @@ fn log(args: &Args) {
     };
     // wasmtime's compiler tells much.
     let usual = format!(
-        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_transfer={level},remora_vault={level},remora_plugins={level}"
+        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_transfer={level},remora_vault={level},remora_plugins={level},remora_schedule={level}"
     );
     let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
     let lines = tracing_subscriber::fmt()
@@ -89,11 +89,12 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")) })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
-    let policies = Policies::open(folder.join("policies"), host, kept, Arc::clone(&metrics)).await?;
+    let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
+    policies.reload().await?;
     let source = source(&config)?;
     let repositories = Repositories::new(config.repositories, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
-    let ledger = Ledger::open(&config.state)?;
+    let ledger = LedgerFile::open(&config.state)?;
     let parallel = usize::try_from(config.parallel.get()).unwrap_or(usize::MAX);
     let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, parallel);
     let mut beside = tokio::task::JoinSet::new();

@@ -3,7 +3,8 @@
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
 //! are its hands. `restores.rs` and what is below it are the same for restores. `repositories.rs` opens repositories, by the
-//! rules of `tenancy.rs`; `service.rs` is the key service, `metrics.rs` what is counted.
+//! rules of `tenancy.rs`; `schedule.rs` makes the runs that policies ask for; `service.rs` is the key service, `metrics.rs` what
+//! is counted.
 
 mod apply;
 mod certificate;
@@ -20,6 +21,7 @@ mod plan;
 mod repositories;
 mod restores;
 mod runs;
+mod schedule;
 mod service;
 mod tenancy;
 #[cfg(test)]
@@ -33,8 +35,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kube::Client;
+use kube::runtime::reflector;
 use remora_core::{Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
+
+use crate::resources::BackupRun;
+
+pub use self::schedule::{DueRun, ScheduledRun, Scheduler, Since};
 
 /// The controller's finalizer on a run: while there is something to remove.
 const FINALIZER: &str = "remora.dev/run";
@@ -63,13 +70,23 @@ pub struct Settings {
     pub service: String,
     /// The image of restores' workers; that of this controller's own pod where none is given.
     pub image: Option<String>,
+    /// How many runs that policies ask for may be at work at once.
+    pub scheduled_runs: usize,
 }
 
-/// Runs until `cancel`, or until the lease is lost.
-pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) -> Result<()> {
+/// Runs until `cancel`, or until the lease is lost. What policies ask for is scheduled if there is who says what that is.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    scheduler: Option<Box<dyn Scheduler>>,
+    cancel: CancellationToken,
+) -> Result<()> {
     let opened = opened::Opened::default();
     let health = service::Health::default();
     let metrics = metrics::Metrics::default();
+    if let Some(scheduler) = &scheduler {
+        metrics.of_policies(scheduler.metrics());
+    }
     let mut beside = tokio::task::JoinSet::new();
     let listener = service::bind(settings.health).await?;
     beside.spawn(service::serve_health(listener, health.clone(), metrics.clone(), cancel.clone()));
@@ -80,13 +97,22 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     health.ready();
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         metrics.leads();
-        let runs = runs::keep(client.clone(), settings.clone(), metrics.clone(), cancel.clone());
+        let (store, writer) = reflector::store::<BackupRun>();
+        let context = schedule::Context {
+            client: client.clone(),
+            settings: settings.clone(),
+            runs: store.clone(),
+            metrics: metrics.clone(),
+        };
+        let by_policy = scheduler.map(|one| Box::pin(schedule::keep(context, one, cancel.clone())));
+        let by_policy = futures::future::OptionFuture::from(by_policy);
+        let runs = runs::keep((store, writer), client.clone(), settings.clone(), metrics.clone(), cancel.clone());
         let restores =
             restores::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         let repositories =
             repositories::keep(client.clone(), settings.clone(), opened.clone(), metrics.clone(), cancel.clone());
         async {
-            futures::future::join3(runs, restores, repositories).await;
+            futures::future::join4(runs, restores, repositories, by_policy).await;
         }
     })
     .await;

@@ -11,7 +11,7 @@ mod repository;
 mod restore_run;
 mod run;
 
-pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability};
+pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability, PolicyStanding, PolicyState};
 pub use backup_run::{
     Attempt, AttemptState, BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec,
 };

@@ -56,6 +56,8 @@ pub struct PolicyFile {
     pub(crate) mentions_access: bool,
     /// The last good version; none if there never was one.
     pub active: Option<Active>,
+    /// The digest of the text of that version.
+    pub active_text: Option<Digest>,
     /// Why the version on disk is not the active one.
     pub broken: Option<Arc<Error>>,
     /// Since when it has been so: active, or broken.

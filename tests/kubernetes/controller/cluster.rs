@@ -29,10 +29,16 @@ pub(super) struct Shop {
 impl Cluster {
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| Self::start(&[]))
     }
 
-    fn start() -> Self {
+    /// Another one, for tests of policies: what is scheduled is bounded in all of it.
+    pub(crate) fn scheduled() -> &'static Self {
+        static SCHEDULED: OnceLock<Cluster> = OnceLock::new();
+        SCHEDULED.get_or_init(|| Self::start(&["--scheduled-runs=3"]))
+    }
+
+    fn start(further: &[&str]) -> Self {
         let api = ApiServer::start();
         api.define(&deployed("crds.yaml"));
         for definition in [
@@ -57,7 +63,7 @@ impl Cluster {
             "metadata": {"name": "thin", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         });
         api.create("/apis/storage.k8s.io/v1/storageclasses", &class).ok();
-        let controller = Controller::start(&api);
+        let controller = Controller::start_with(&api, &api.url(), further);
         secret(&api, "remora", "passphrase", &json!({"passphrase": "correct horse battery staple"}));
         let spec = json!({
             "url": format!("file://{}/repository", controller.folder().display()),
@@ -184,7 +190,11 @@ pub(super) fn repository_path(namespace: &str, name: &str) -> String {
 impl Shop {
     /// A new one, which the administrators' repository serves.
     pub(super) fn open() -> Self {
-        let cluster = Cluster::shared();
+        Self::open_in(Cluster::shared())
+    }
+
+    /// A new one in a cluster.
+    pub(super) fn open_in(cluster: &'static Cluster) -> Self {
         let shop = Self { namespace: cluster.api.namespace(), cluster };
         cluster.allow(|allowed| allowed.push(json!(shop.namespace)));
         shop.machine(&json!({}));
@@ -202,18 +212,26 @@ impl Shop {
 
     /// The machine, and what runs of it, with fields changed.
     pub(super) fn machine(&self, instance: &Value) {
+        self.machine_of("web", &json!({}));
+        if instance != &json!({}) {
+            self.change_instance(instance);
+        }
+    }
+
+    /// A machine with labels, and what runs of it.
+    pub(super) fn machine_of(&self, name: &str, labels: &Value) {
         let machine = json!({
-            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}, "spec": {},
-            "status": {"printableStatus": "Running"},
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "labels": labels},
+            "spec": {}, "status": {"printableStatus": "Running"},
         });
         let machine = self.cluster.api.create(&self.list("kubevirt.io/v1", "virtualmachines"), &machine).ok();
         let owner = json!({
-            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "web",
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name,
             "uid": machine["metadata"]["uid"], "controller": true,
         });
         let running = json!({
             "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-            "metadata": {"name": "web", "ownerReferences": [owner]},
+            "metadata": {"name": name, "ownerReferences": [owner]},
             "spec": {
                 "domain": {"devices": {"disks": [{"name": "root"}]}},
                 "volumes": [{"name": "root", "persistentVolumeClaim": {"claimName": "root"}}],
@@ -223,9 +241,6 @@ impl Shop {
             },
         });
         self.cluster.api.create(&self.list("kubevirt.io/v1", "virtualmachineinstances"), &running).ok();
-        if instance != &json!({}) {
-            self.change_instance(instance);
-        }
     }
 
     pub(super) fn change_instance(&self, fields: &Value) {

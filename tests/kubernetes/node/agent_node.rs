@@ -1,6 +1,7 @@
 //! The `AgentNode` of a node.
 
-use serde_json::json;
+use remora_kube::resources::PolicyState;
+use serde_json::{Value, json};
 
 use super::scene::{Scene, soon};
 use super::worker::Played;
@@ -21,4 +22,31 @@ fn a_node_tells_what_its_agent_can_do_and_when_it_has_stopped() {
     let node = scene.api().get(&path);
     assert_eq!(ready(&node), "False");
     assert_eq!(node["status"]["conditions"][0]["reason"], "Stopped");
+}
+
+#[test]
+fn a_node_tells_of_each_policy_what_is_in_force() {
+    let scene = Scene::new();
+    let worker = Played::default();
+    let _agent = scene.agent("agent", worker.clone());
+    let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
+    let state = |file: &str, state: &str, message: &str| {
+        json!({
+            "file": file, "name": "nightly", "desiredDigest": "a1", "activeDigest": "b2", "generation": 7, "state": state,
+            "message": message, "since": "2026-01-01T00:00:00Z",
+        })
+    };
+    let puts = |states: &[Value]| {
+        let policies = states.iter().map(|one| serde_json::from_value::<PolicyState>(one.clone()).unwrap());
+        worker.has_policies(policies.collect());
+        soon("the AgentNode does not tell it", || scene.api().look(&path).body["status"]["policies"] == json!(states));
+    };
+    puts(&[state("nightly.yaml", "Stale", "line 4: no"), state("other.yaml", "Broken", "line 1: no")]);
+    let columns = scene.api().table(&path);
+    let at = columns["columnDefinitions"].as_array().unwrap().iter().position(|one| one["name"] == "Policy");
+    assert_eq!(columns["rows"][0]["cells"][at.unwrap()], "Stale", "{columns:#}");
+    puts(&[json!({
+        "file": "nightly.yaml", "desiredDigest": "c3", "generation": 8, "state": "Broken", "message": "m",
+        "since": "2026-01-01T00:00:00Z",
+    })]);
 }

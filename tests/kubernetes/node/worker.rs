@@ -9,9 +9,9 @@ use remora_core::point::{Decision, Point, Quiesced};
 use remora_core::ports::{Outcome, Progress};
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, RepositoryId, VmName};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
-use remora_kube::resources::Capability;
+use remora_kube::resources::{Capability, PolicyState};
 use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What is made of a run.
@@ -41,6 +41,7 @@ struct Play {
     told: Semaphore,
     committed: Mutex<BTreeMap<String, Point>>,
     asked: Mutex<Vec<String>>,
+    policies: watch::Sender<Vec<PolicyState>>,
 }
 
 impl Default for Play {
@@ -52,6 +53,7 @@ impl Default for Play {
             told: Semaphore::new(0),
             committed: Mutex::default(),
             asked: Mutex::default(),
+            policies: watch::Sender::default(),
         }
     }
 }
@@ -86,6 +88,11 @@ impl Played {
     /// Lets one run that waits make its point.
     pub(super) fn release(&self) {
         self.0.told.add_permits(1);
+    }
+
+    /// These policies are in force from now on.
+    pub(super) fn has_policies(&self, policies: Vec<PolicyState>) {
+        self.0.policies.send_replace(policies);
     }
 
     /// Notes that an attempt has committed a point.
@@ -152,6 +159,10 @@ impl Worker for Played {
 
     async fn capabilities(&self) -> Vec<Capability> {
         vec![Capability { name: "playing".into(), available: true, message: "well".into() }]
+    }
+
+    fn policies(&self) -> Option<watch::Receiver<Vec<PolicyState>>> {
+        Some(self.0.policies.subscribe())
     }
 }
 

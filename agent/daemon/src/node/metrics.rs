@@ -11,12 +11,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use remora_kube::node::Counts;
+use remora_schedule::PolicyMetrics;
 
 /// What it counts of each kind of runs.
 #[derive(Clone, Default)]
 pub(super) struct OfKinds {
     pub(super) backups: Arc<Counts>,
     pub(super) restores: Arc<Counts>,
+    pub(super) policies: PolicyMetrics,
+    /// Points that retention has dropped.
+    pub(super) dropped: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +77,8 @@ impl OfKinds {
         registry.register("node_runs", "Runs of this node that have ended here", runs);
         registry.register("node_runs_in_progress", "Runs that are at work", running);
         registry.register("node_runs_waiting", "Runs of this node that wait for their turn", waiting);
+        registry.register("node_points_dropped", "Points that retention has dropped", self.dropped.clone());
+        self.policies.register(registry.sub_registry_with_prefix("node"));
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -81,12 +87,17 @@ impl OfKinds {
 
 #[cfg(test)]
 mod tests {
+    use remora_core::{Error, ErrorKind};
+
     use super::*;
+    use crate::testing::one_file;
 
     #[test]
     fn the_document_lists_every_metric_and_no_other() {
         let counts = OfKinds::default();
         counts.restores.given_back.store(3, Ordering::Relaxed);
+        counts.policies.in_force(&one_file());
+        counts.policies.failed(&("p".into(), remora_plugins::Kind::Select, Error::new(ErrorKind::Failed, "tried")));
         let text = counts.text().unwrap();
         assert!(text.contains("remora_node_runs_total{kind=\"RestoreRun\",outcome=\"GivenBack\"} 3"), "{text}");
         assert!(text.contains("remora_node_runs_total{kind=\"BackupRun\",outcome=\"GivenBack\"} 0"), "{text}");

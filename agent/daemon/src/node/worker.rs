@@ -11,14 +11,16 @@ use remora_core::ports::{Mover, Patience, Source};
 use remora_core::{BackupName, CheckpointName, Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
-use remora_kube::resources::{BackupRunSpec, Capability, Mode, Quiesce};
+use remora_kube::resources::{BackupRunSpec, Capability, Mode, PolicyState, Quiesce};
 use remora_source::kubevirt::{HaltedSource, KubevirtOptions, KubevirtSource};
 use remora_vault::Vault;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::capabilities::capabilities;
 use super::claims::Claims;
 use super::keys::{Keys, Opened};
+use super::policies::NodePolicies;
 
 /// Bytes of pieces that a backup holds at once.
 const PIECES: u64 = 32 * 1024 * 1024;
@@ -28,6 +30,7 @@ const PATIENCE: Duration = Duration::from_hours(7 * 24);
 
 pub(super) struct EngineWorker {
     pub(super) client: Client,
+    pub(super) policies: Option<NodePolicies>,
     pub(super) keys: Keys,
     pub(super) options: KubevirtOptions,
 }
@@ -72,11 +75,18 @@ impl Worker for EngineWorker {
         if let Err(error) = or_cancelled(&cancel, vault.renew(&report.point.vm)).await {
             notes.push(format!("what the point needs is not locked for longer yet: {}", error.chain()));
         }
+        if let Some(policies) = &self.policies {
+            notes.extend(policies.prune(order, &report.point, vault, &cancel).await);
+        }
         Ok(Done { point: report.point, notes })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {
         capabilities(&self.client, &self.options, self.keys.state.as_deref()).await
+    }
+
+    fn policies(&self) -> Option<watch::Receiver<Vec<PolicyState>>> {
+        self.policies.as_ref().map(NodePolicies::states)
     }
 }
 

@@ -36,6 +36,17 @@ struct Counted {
     errors: Family<OfKind, Counter>,
     runs: OnceLock<Store<BackupRun>>,
     repositories: OnceLock<Store<Repository>>,
+    scheduled: Family<OfPolicy, Counter>,
+    waiting: Gauge,
+    policies: OnceLock<OfPolicies>,
+}
+
+/// Puts the metrics of policies into a registry.
+type OfPolicies = Box<dyn Fn(&mut Registry) + Send + Sync>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPolicy {
+    policy: String,
 }
 
 /// Of which kind an object is that was looked at.
@@ -83,6 +94,9 @@ impl Default for Metrics {
             errors: Family::default(),
             runs: OnceLock::new(),
             repositories: OnceLock::new(),
+            scheduled: Family::default(),
+            waiting: Gauge::default(),
+            policies: OnceLock::new(),
         };
         // From 0 on: who sees a counter at 1 first does not know that it was 0 before.
         for state in [RunState::Complete, RunState::Failed] {
@@ -128,6 +142,21 @@ impl Metrics {
         self.0.errors.get_or_create(&OfKind { kind }).inc();
     }
 
+    /// What tells of policies.
+    pub(super) fn of_policies(&self, register: OfPolicies) {
+        self.0.policies.set(register).ok();
+    }
+
+    /// A run was made that a policy asked for.
+    pub(super) fn scheduled(&self, policy: &str) {
+        self.0.scheduled.get_or_create(&OfPolicy { policy: policy.to_owned() }).inc();
+    }
+
+    /// So many runs are due and not made.
+    pub(super) fn waiting(&self, count: usize) {
+        self.0.waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// All of them, as they are now.
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
         let mut all = Registry::with_prefix("remora_controller");
@@ -137,6 +166,11 @@ impl Metrics {
         all.register_with_unit("assignment_wait", help, Unit::Seconds, counted.waits.clone());
         all.register("runs_ended", "Runs that have ended, by how", counted.ended.clone());
         all.register("reconcile_errors", "Objects that could not be looked at", counted.errors.clone());
+        all.register("scheduled_runs", "Runs made that policies asked for", counted.scheduled.clone());
+        all.register("scheduled_runs_waiting", "Runs that are due and wait for their turn", counted.waiting.clone());
+        if let Some(register) = counted.policies.get() {
+            register(&mut all);
+        }
         if let Some(runs) = counted.runs.get() {
             register_runs(&mut all, &runs.state());
         }

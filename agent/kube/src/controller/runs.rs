@@ -9,7 +9,8 @@ use futures::{Stream, StreamExt, future};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
@@ -35,8 +36,13 @@ struct Context {
 }
 
 /// Looks at them until `cancel`.
-pub(super) async fn keep(client: Client, settings: Settings, metrics: Metrics, cancel: CancellationToken) {
-    let (store, writer) = reflector::store::<BackupRun>();
+pub(super) async fn keep(
+    (store, writer): (Store<BackupRun>, Writer<BackupRun>),
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    cancel: CancellationToken,
+) {
     metrics.watch_runs(store.clone());
     let runs: Api<BackupRun> = Api::all(client.clone());
     let changes = watcher(runs, watcher::Config::default())

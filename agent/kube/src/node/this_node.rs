@@ -1,4 +1,4 @@
-//! The `AgentNode` of this node: what the agent can do here, and that it lives. Written by this agent alone: at its start,
+//! The `AgentNode` of this node: what the agent can do here, which policies it has, and that it lives. Written by this agent alone: at its start,
 //! when something changes, and else a few times an hour.
 
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::duty::Pace;
 use super::record::{MANAGER, REQUEST};
 use super::{Me, Worker};
-use crate::resources::{AgentNode, AgentNodeStatus, Capability};
+use crate::resources::{AgentNode, AgentNodeStatus, Capability, PolicyState};
 
 /// What is unchanged is written with every so many-th look.
 const RENEW: u32 = 3;
@@ -28,9 +29,30 @@ pub(super) struct ThisNode<W> {
     worker: Arc<W>,
     pace: Pace,
     /// What was written last.
-    written: Option<Vec<Capability>>,
+    written: Option<Told>,
     /// Since when it is ready, or not.
     since: Option<(bool, Timestamp)>,
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Told {
+    capabilities: Vec<Capability>,
+    policies: Vec<PolicyState>,
+}
+
+type Policies = Option<watch::Receiver<Vec<PolicyState>>>;
+
+/// Waits until other policies are in force.
+async fn changed(policies: &mut Policies) {
+    let changed = match policies {
+        Some(policies) => policies.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        // Nobody follows them, or does so any more.
+        std::future::pending::<()>().await;
+    }
 }
 
 impl<W: Worker> ThisNode<W> {
@@ -41,16 +63,19 @@ impl<W: Worker> ThisNode<W> {
     /// Keeps the object until `stop`, then says that the agent has stopped.
     pub(super) async fn keep(mut self, stop: CancellationToken) {
         let mut looks = 0;
+        let mut policies = self.worker.policies();
         loop {
             let capabilities = tokio::select! {
                 capabilities = self.worker.capabilities() => capabilities,
                 () = stop.cancelled() => break,
             };
+            let policies_now = policies.as_mut().map(|policies| policies.borrow_and_update().clone());
+            let told = Told { capabilities, policies: policies_now.unwrap_or_default() };
             looks += 1;
-            if self.written.as_ref() != Some(&capabilities) || looks > RENEW {
+            if self.written.as_ref() != Some(&told) || looks > RENEW {
                 let late = |late: tokio::time::error::Elapsed| Err(kube::Error::Service(late.into()));
-                match tokio::time::timeout(REQUEST, self.write(&capabilities, true)).await.unwrap_or_else(late) {
-                    Ok(()) => (self.written, looks) = (Some(capabilities), 0),
+                match tokio::time::timeout(REQUEST, self.write(&told, true)).await.unwrap_or_else(late) {
+                    Ok(()) => (self.written, looks) = (Some(told), 0),
                     Err(error) => {
                         tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again");
                     }
@@ -58,19 +83,20 @@ impl<W: Worker> ThisNode<W> {
             }
             tokio::select! {
                 () = tokio::time::sleep(self.pace.capabilities) => {}
+                () = changed(&mut policies) => {}
                 () = stop.cancelled() => break,
             }
         }
-        let capabilities = self.written.take().unwrap_or_default();
-        let last = self.write(&capabilities, false);
+        let told = self.written.take().unwrap_or_default();
+        let last = self.write(&told, false);
         if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, last).await {
             tracing::warn!(%error, "the AgentNode of this node does not say that the agent has stopped");
         }
     }
 
-    async fn write(&mut self, capabilities: &[Capability], lives: bool) -> Result<(), kube::Error> {
+    async fn write(&mut self, told: &Told, lives: bool) -> Result<(), kube::Error> {
         let now = Timestamp::now();
-        let mut ready = self.ready(capabilities, lives);
+        let mut ready = self.ready(&told.capabilities, lives);
         let since = self.since.filter(|(was, _)| *was == (ready.status == "True")).map_or(now, |(_, since)| since);
         self.since = Some((ready.status == "True", since));
         ready.last_transition_time = Time(since);
@@ -78,7 +104,8 @@ impl<W: Worker> ThisNode<W> {
             conditions: vec![ready],
             version: Some(env!("CARGO_PKG_VERSION").into()),
             renew_time: Some(Time(now)),
-            capabilities: capabilities.to_vec(),
+            capabilities: told.capabilities.clone(),
+            policies: told.policies.clone(),
         };
         let object = json!({
             "apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": self.me.node}, "spec": {},

@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use remora_core::point::Point;
 use remora_core::{BackupName, Result};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Desk, Failure};
-use crate::resources::{BackupRunSpec, Capability};
+use crate::resources::{BackupRunSpec, Capability, PolicyState};
 
 /// Makes points, and finds those that were made.
 #[async_trait]
@@ -20,6 +21,11 @@ pub trait Worker: Send + Sync + 'static {
 
     /// What this node has of what runs need.
     async fn capabilities(&self) -> Vec<Capability>;
+
+    /// The policies that it has, now and from then on; none if it follows none.
+    fn policies(&self) -> Option<watch::Receiver<Vec<PolicyState>>> {
+        None
+    }
 }
 
 /// A run to be done.

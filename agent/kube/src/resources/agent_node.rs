@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
     category = "remora",
     doc = "The agent of one node: its version, what it can do, and what keeps it from more.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.policies[?(@.state!=\"Active\")].state"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -41,6 +42,48 @@ pub struct AgentNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub capabilities: Vec<Capability>,
+    /// The documents of the `ConfigMap` `remora-policies`, as this agent has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["file".into()]))]
+    pub policies: Vec<PolicyState>,
+}
+
+/// What an agent has of one document of policies.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyState {
+    /// The document's key in the `ConfigMap`.
+    pub file: String,
+    /// The policy's name; none if no version of it was ever good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The SHA-256 of the document as it is now.
+    pub desired_digest: String,
+    /// That of the version that is in force, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_digest: Option<String>,
+    /// Counts the changes of the folder that this agent has seen since it started.
+    pub generation: i64,
+    /// Whether the document as it is now is in force.
+    pub state: PolicyStanding,
+    /// Why not, and what to do; empty if there is nothing to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Since when it has been so.
+    pub since: Time,
+}
+
+/// Whether a document of policies is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum PolicyStanding {
+    /// It is, as it is now.
+    Active,
+    /// It is, but says not all that Kubernetes needs: nothing is backed up by it.
+    Incomplete,
+    /// Its last good version is: it is broken as it is now.
+    Stale,
+    /// Nothing of it is: it never was good.
+    Broken,
 }
 
 /// One thing that an agent needs of its node.

@@ -13,7 +13,7 @@ macro_rules! vm {
             pub(in crate::policies) fn vm(facts: &VmFacts) -> Vm {
                 let pair = |(key, value): (&String, &String)| Pair { key: key.clone(), value: value.clone() };
                 Vm {
-                    name: facts.name.as_str().to_owned(),
+                    name: facts.short_name().to_owned(),
                     namespace: facts.namespace.clone(),
                     uid: facts.uid.clone(),
                     labels: facts.labels.iter().map(pair).collect(),

@@ -75,7 +75,10 @@ fn keep_or_revive(
         && let Some(version) = kept.get(&file)
     {
         match load(host, &version.folder, &file, &version.text, None) {
-            Ok(loaded) => (settled.active, settled.since) = (Some(loaded.active), version.time),
+            Ok(loaded) => {
+                settled.active_text = Some(Digest::of(version.text.as_bytes()));
+                (settled.active, settled.since) = (Some(loaded.active), version.time);
+            }
             Err(error) => tracing::warn!(file, error = error.chain(), "its last good version is not good any more"),
         }
     }
@@ -103,13 +106,14 @@ fn settle(
         Ok(Loaded { active, modules }) => (Some(active), modules, None),
         Err(error) => (earlier.and_then(|earlier| earlier.active.clone()), Vec::new(), Some(Arc::new(error))),
     };
+    let active_text = if broken.is_none() { Some(text) } else { earlier.and_then(|earlier| earlier.active_text) };
     // A version that is as broken as the one before it makes nothing younger.
     let same = earlier.filter(|earlier| earlier.broken.is_some() == broken.is_some());
     let since = match same {
         Some(earlier) if broken.is_some() || earlier.text == text => earlier.since,
         _ => now,
     };
-    PolicyFile { file: file.into(), text, modules, mentions_access, active, broken, since }
+    PolicyFile { file: file.into(), text, modules, mentions_access, active, active_text, broken, since }
 }
 
 /// No two files may define the same policy.

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use remora_core::policy::PastRun;
+use remora_core::policy::{Ending, PastRun};
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
 
@@ -41,13 +41,17 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&folder.path().join("state")).unwrap();
         let host = Host::new(&HostOptions::default()).unwrap();
-        Self { folder, host, ledger, planner: Planner::default() }
+        Self { folder, host, ledger: Ledger::default(), planner: Planner::default() }
     }
 
     fn generation(&self, before: &Generation, text: &str) -> Generation {
         generation(&self.host, self.folder.path(), before, text)
+    }
+
+    fn made(&mut self, job: &Job, begun: &str, time: &str) {
+        let run = PastRun { time: at(time), changed: 1, size: 2, seconds: 3 };
+        self.ledger.entry(&job.charge, at(begun)).note(at(begun), Ending::Made(run));
     }
 
     async fn due(&mut self, generation: &Generation, vms: &[Vm], now: &str) -> Vec<Job> {
@@ -66,13 +70,12 @@ async fn a_run_is_due_once_and_what_was_missed_is_made_up_for_once() {
     assert!(lab.due(&generation, &vms, "2026-01-11T01:59:59Z").await.is_empty());
     let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
     assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0000", "vm-0002"]);
-    let run = |time: &str| PastRun { time: at(time), changed: 1, size: 2, seconds: 3 };
-    lab.ledger.succeeded(&jobs[0].charge, at("2026-01-11T02:00:05Z"), run("2026-01-11T02:00:06Z")).unwrap();
+    lab.made(&jobs[0], "2026-01-11T02:00:05Z", "2026-01-11T02:00:06Z");
     // Three days without the agent: one run each, and then none until the next night.
     let jobs = lab.due(&generation, &vms, "2026-01-14T07:00:00Z").await;
     assert_eq!(jobs.len(), 2);
     for job in &jobs {
-        lab.ledger.succeeded(&job.charge, at("2026-01-14T07:00:01Z"), run("2026-01-14T07:00:02Z")).unwrap();
+        lab.made(job, "2026-01-14T07:00:01Z", "2026-01-14T07:00:02Z");
     }
     assert!(lab.due(&generation, &vms, "2026-01-15T01:59:00Z").await.is_empty());
     assert_eq!(lab.due(&generation, &vms, "2026-01-15T02:00:00Z").await.len(), 2);
@@ -109,7 +112,7 @@ async fn a_failed_run_is_tried_again_before_the_next_night() {
     lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
     let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
     let begun = at("2026-01-11T02:00:00Z");
-    lab.ledger.failed(&jobs[0].charge, begun, begun).unwrap();
+    lab.ledger.entry(&jobs[0].charge, begun).note(begun, Ending::Failed(begun));
     assert!(lab.due(&generation, &vms, "2026-01-11T02:04:59Z").await.is_empty());
     assert_eq!(lab.due(&generation, &vms, "2026-01-11T02:05:00Z").await.len(), 1);
 }

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
+use remora_core::PointId;
 use remora_core::retention::Rules;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
 
 use super::*;
-use crate::ledger::Charge;
+use crate::repositories::Repositories;
 
 fn points() -> Vec<Candidate> {
     let point = |n: u64| Candidate {
@@ -70,11 +73,12 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     let both = next(&Generation::default(), &policy("beside", &main));
     let (first, _) = both.backups().find(|(policy, _)| policy.name == "good").unwrap();
     let vm = remora_core::policy::VmFacts::named(VmName::new("vm").unwrap());
-    let charge = Charge { policy: "good".into(), vm: vm.name.clone() };
-    let job = Job { charge, vm, policy: Arc::clone(first), start: Timestamp::now() };
+    let first = Arc::clone(first);
     let known = |generation: &Generation, beside: Selects| {
         let selects = |policy: &str| if policy == "good" { Selects::Yes } else { beside };
-        match Keepers::of(generation, &job, &repositories, selects) {
+        let name = |name| repositories.name(name);
+        let target = name(first.repository.as_deref());
+        match Keepers::of(generation, &vm, target, name, selects) {
             Keepers::Known { all, .. } => Some(all.len()),
             Keepers::Unknown => None,
         }

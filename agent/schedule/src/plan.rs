@@ -13,17 +13,21 @@ use remora_plugins::set::{BackupPolicy, Generation};
 
 use crate::ledger::{Charge, Entry, Ledger};
 
-/// A VM of this host.
+/// A VM that there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Vm {
-    pub(crate) facts: VmFacts,
-    pub(crate) power: Power,
+pub struct Vm {
+    /// What policies may know of it.
+    pub facts: VmFacts,
+    /// Whether it can be backed up now.
+    pub power: Power,
 }
 
-/// Whether a VM runs: one that does not cannot be backed up.
+/// Whether a VM runs: on a libvirt host one that does not cannot be backed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Power {
+pub enum Power {
+    /// It runs, or that does not matter.
     On,
+    /// It does not: what is due waits.
     Off,
 }
 
@@ -35,8 +39,10 @@ const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
 
 /// Whether a policy selects a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Selects {
+pub enum Selects {
+    /// It does.
     Yes,
+    /// It does not.
     No,
     /// It did not answer.
     Unknown,
@@ -44,20 +50,25 @@ pub(crate) enum Selects {
 
 /// A run that is due.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
-    pub(crate) charge: Charge,
-    pub(crate) vm: VmFacts,
-    pub(crate) policy: Arc<BackupPolicy>,
+pub struct Job {
+    /// The VM and the policy.
+    pub charge: Charge,
+    /// The VM.
+    pub vm: VmFacts,
+    /// The policy.
+    pub policy: Arc<BackupPolicy>,
+    /// What it follows: the end of what is settled. There is one run after each.
+    pub after: Timestamp,
     /// When it was to start: those that have waited longest go first.
-    pub(crate) start: Timestamp,
+    pub start: Timestamp,
 }
 
 /// A policy that failed, in what, and why.
-pub(crate) type Failure = (String, Kind, Error);
+pub type Failure = (String, Kind, Error);
 
 /// What was answered last.
 #[derive(Debug, Default)]
-pub(crate) struct Planner {
+pub struct Planner {
     /// By policy, the VMs that it selects, or selected when it last answered.
     selected: HashMap<String, HashSet<VmName>>,
     /// Policies that failed, in what, and when they are asked again.
@@ -88,7 +99,7 @@ impl Answer {
 
 impl Planner {
     /// The runs that are due, those that have waited longest first.
-    pub(crate) async fn due(
+    pub async fn due(
         &mut self,
         generation: &Generation,
         vms: &[Vm],
@@ -112,7 +123,8 @@ impl Planner {
                 let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.settled));
                 let start = answered.into_iter().chain(entry.retry).min();
                 if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
-                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), start });
+                    let after = entry.settled;
+                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start });
                 }
             }
         }
@@ -121,7 +133,7 @@ impl Planner {
     }
 
     /// Whether a policy selects a VM.
-    pub(crate) fn selects(&self, charge: &Charge) -> Selects {
+    pub fn selects(&self, charge: &Charge) -> Selects {
         let answered = !self.failed.contains_key(&(charge.policy.clone(), Kind::Select));
         match self.selected.get(&charge.policy).filter(|_| answered) {
             Some(vms) if vms.contains(&charge.vm) => Selects::Yes,

@@ -12,7 +12,7 @@ use remora_plugins::set::{Generation, Kept, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::metrics::PolicyMetrics;
 
 /// A change is often several: the swap of a `ConfigMap` makes and removes folders too. So long nothing must happen.
 const SETTLED: Duration = Duration::from_millis(300);
@@ -24,31 +24,29 @@ const AT_MOST: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(30);
 
 /// The folder of policies and what is in force of it.
-pub(crate) struct Policies {
+pub struct Policies {
     folder: PathBuf,
     host: Host,
-    kept: Kept,
-    metrics: Arc<Metrics>,
+    kept: Option<Kept>,
+    metrics: PolicyMetrics,
     current: watch::Sender<Arc<Generation>>,
     read: Option<Snapshot>,
 }
 
 impl Policies {
-    /// Loads the folder for the first time.
-    pub(crate) async fn open(folder: PathBuf, host: Host, kept: Kept, metrics: Arc<Metrics>) -> Result<Self> {
+    /// That of a folder, of which nothing is in force yet. Good versions are `kept`, if there is a place for them.
+    pub fn new(folder: PathBuf, host: Host, kept: Option<Kept>, metrics: PolicyMetrics) -> Self {
         let (current, _) = watch::channel(Arc::new(Generation::default()));
-        let mut policies = Self { folder, host, kept, metrics, current, read: None };
-        policies.reload().await?;
-        Ok(policies)
+        Self { folder, host, kept, metrics, current, read: None }
     }
 
     /// What is in force, now and from then on.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Generation>> {
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Generation>> {
         self.current.subscribe()
     }
 
     /// Follows the folder until `cancel`.
-    pub(crate) async fn keep(mut self, cancel: CancellationToken) {
+    pub async fn keep(mut self, cancel: CancellationToken) {
         // Watched before it is read: nothing can slip through between.
         let (mut changes, mut watcher) = watched(&self.folder);
         loop {
@@ -68,7 +66,7 @@ impl Policies {
     }
 
     /// Reads the folder, and puts the next generation in place if anything in it is new.
-    async fn reload(&mut self) -> Result<()> {
+    pub async fn reload(&mut self) -> Result<()> {
         let (folder, host, kept) = (self.folder.clone(), self.host.clone(), self.kept.clone());
         let (read, before) = (self.read.clone(), Arc::clone(&self.current.borrow()));
         let work = move || -> Result<Option<(Snapshot, Generation)>> {
@@ -76,7 +74,11 @@ impl Policies {
             if read.is_some_and(|read| read.digest == snapshot.digest) {
                 return Ok(None);
             }
-            let generation = before.next_kept(&host, &snapshot, &kept, Timestamp::now());
+            let now = Timestamp::now();
+            let generation = match &kept {
+                Some(kept) => before.next_kept(&host, &snapshot, kept, now),
+                None => before.next(&host, &snapshot, now),
+            };
             Ok(Some((snapshot, generation)))
         };
         let done = tokio::task::spawn_blocking(work).await;
@@ -100,7 +102,7 @@ impl Policies {
     }
 
     fn put(&self, generation: Generation) {
-        self.metrics.policies(&generation);
+        self.metrics.in_force(&generation);
         self.current.send_replace(Arc::new(generation));
     }
 }

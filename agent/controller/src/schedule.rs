@@ -1,0 +1,134 @@
+//! Which runs are due by the policies that are in force.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use remora_core::policy::VmFacts;
+use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since};
+use remora_plugins::set::Generation;
+use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
+use tokio::sync::watch;
+
+/// Plans by policy. What was done is learnt from runs, and from what a controller before has remembered.
+pub(crate) struct ByPolicy {
+    policies: watch::Receiver<Arc<Generation>>,
+    metrics: PolicyMetrics,
+    planner: Planner,
+    ledger: Ledger,
+    /// Those whose runs tell since when they are selected.
+    begun: HashSet<Charge>,
+    /// The generation of which it was told what is missing.
+    told: u64,
+}
+
+impl ByPolicy {
+    pub(crate) fn new(policies: watch::Receiver<Arc<Generation>>, metrics: PolicyMetrics) -> Self {
+        let (planner, ledger) = (Planner::default(), Ledger::default());
+        Self { policies, metrics, planner, ledger, begun: HashSet::new(), told: 0 }
+    }
+
+    /// Writes what runs tell into the ledger. What it knows of a run that is gone stays.
+    fn learn(&mut self, runs: &[ScheduledRun]) {
+        let mut of: BTreeMap<Charge, Vec<&ScheduledRun>> = BTreeMap::new();
+        for run in runs {
+            let charge = Charge { policy: run.policy.clone(), vm: run.vm.clone() };
+            of.entry(charge).or_default().push(run);
+        }
+        self.begun = of.keys().cloned().collect();
+        for (charge, mut runs) in of {
+            runs.sort_by_key(|run| run.begun);
+            let Some(first) = runs.first() else { continue };
+            let mut learnt = Entry::new(first.begun);
+            for run in runs {
+                learnt.note(run.begun, run.ending.clone());
+            }
+            if self.ledger.get(&charge).is_none_or(|known| known.settled <= learnt.settled) {
+                self.ledger.put(charge, learnt);
+            }
+        }
+    }
+
+    /// Says what policies lack, once of each generation.
+    fn tell(&mut self, generation: &Generation) {
+        if self.told == generation.number {
+            return;
+        }
+        self.told = generation.number;
+        for (policy, _) in generation.backups().filter(|(policy, _)| policy.repository.is_none()) {
+            tracing::error!(
+                policy = policy.name,
+                advice = "Name a Repository of remora's namespace in target.repository.",
+                "a policy names no repository, so nothing is backed up by it"
+            );
+        }
+    }
+}
+
+#[async_trait]
+impl Scheduler for ByPolicy {
+    fn metrics(&self) -> Box<dyn Fn(&mut Registry) + Send + Sync> {
+        let metrics = self.metrics.clone();
+        Box::new(move |all| metrics.register(all))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.policies.borrow().backups().next().is_none()
+    }
+
+    async fn changed(&mut self) {
+        if self.policies.changed().await.is_err() {
+            // Nobody follows them any more: the program ends.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn remember(&mut self, since: &Since) {
+        for (policy, machines) in since {
+            for (vm, since) in machines {
+                self.ledger.put(Charge { policy: policy.clone(), vm: vm.clone() }, Entry::new(*since));
+            }
+        }
+    }
+
+    async fn due(&mut self, machines: Vec<VmFacts>, runs: &[ScheduledRun], now: Timestamp) -> Vec<DueRun> {
+        let generation = Arc::clone(&self.policies.borrow_and_update());
+        self.tell(&generation);
+        self.learn(runs);
+        let there: HashSet<_> = machines.iter().map(|facts| facts.name.clone()).collect();
+        self.ledger.retain(|charge| there.contains(&charge.vm));
+        // One that is halted is backed up all the same.
+        let vms: Vec<_> = machines.into_iter().map(|facts| Vm { facts, power: Power::On }).collect();
+        let (jobs, failures) = self.planner.due(&generation, &vms, &mut self.ledger, now).await;
+        for failure in &failures {
+            self.metrics.failed(failure);
+        }
+        jobs.into_iter().filter_map(due).collect()
+    }
+
+    fn since(&self) -> Since {
+        let (mut since, generation) = (Since::new(), self.policies.borrow());
+        let in_force: HashSet<_> = generation.backups().map(|(policy, _)| policy.name.as_str()).collect();
+        let new = |charge: &Charge| in_force.contains(charge.policy.as_str()) && !self.begun.contains(charge);
+        for (charge, entry) in self.ledger.iter().filter(|(charge, _)| new(charge)) {
+            since.entry(charge.policy.clone()).or_default().insert(charge.vm.clone(), entry.settled);
+        }
+        since
+    }
+}
+
+fn due(job: Job) -> Option<DueRun> {
+    Some(DueRun {
+        policy: job.charge.policy,
+        vm: job.vm,
+        after: job.after,
+        start: job.start,
+        repository: job.policy.repository.clone()?,
+        quiesce: job.policy.quiesce,
+    })
+}
+
+#[cfg(test)]
+mod tests;

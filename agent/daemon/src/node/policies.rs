@@ -1,0 +1,202 @@
+//! The policies of a cluster on its nodes: they say which points of a machine are dropped after its backup, and the
+//! `AgentNode` says which of them are in force.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use remora_core::point::Point;
+use remora_core::policy::{Select, VmFacts};
+use remora_core::{Error, ErrorKind, Result};
+use remora_kube::node::Order;
+use remora_kube::resources::{PolicyStanding, PolicyState};
+use remora_plugins::set::{Active, Generation, Kept, PolicyFile};
+use remora_plugins::{Host, HostOptions, Kind};
+use remora_schedule::{Policies, PolicyMetrics, Selects};
+use remora_vault::Vault;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::OfKinds;
+use crate::keepers::{Keepers, prune};
+
+/// The policies that this node has.
+pub(super) struct NodePolicies {
+    current: watch::Receiver<Arc<Generation>>,
+    states: watch::Receiver<Vec<PolicyState>>,
+    /// Remora's, whose Repositories policies name.
+    namespace: String,
+    counts: OfKinds,
+}
+
+impl NodePolicies {
+    /// Follows a folder until `cancel`. What was good last is kept in `state`, with what was compiled.
+    pub(super) fn follow(
+        folder: PathBuf,
+        state: Option<&Path>,
+        namespace: String,
+        counts: &OfKinds,
+        beside: &mut JoinSet<()>,
+        cancel: &CancellationToken,
+    ) -> Result<Self> {
+        let host = Host::new(&HostOptions { cache: state.map(|state| state.join("compiled")) })?;
+        let kept = state.map(|state| Kept::new(state.join("policies")));
+        let policies = Policies::new(folder, host, kept, counts.policies.clone());
+        let (current, mut followed) = (policies.subscribe(), policies.subscribe());
+        let (tell, states) = watch::channel(Vec::new());
+        beside.spawn(policies.keep(cancel.clone()));
+        beside.spawn(async move {
+            // Ends with the one who follows.
+            while followed.changed().await.is_ok() {
+                tell.send_replace(states_of(&followed.borrow_and_update()));
+            }
+        });
+        Ok(Self { current, states, namespace, counts: counts.clone() })
+    }
+
+    /// What there is to say of each document, now and from then on.
+    pub(super) fn states(&self) -> watch::Receiver<Vec<PolicyState>> {
+        self.states.clone()
+    }
+
+    /// Drops the points of a machine that its policies keep no longer. Gives what people should know of that.
+    pub(super) async fn prune(
+        &self,
+        order: &Order,
+        point: &Point,
+        vault: &Vault,
+        cancel: &CancellationToken,
+    ) -> Option<String> {
+        match self.dropped(order, point, vault, cancel).await {
+            Ok(0) => None,
+            Ok(dropped) => {
+                self.counts.dropped.inc_by(dropped as u64);
+                Some(format!("points that its policies keep no longer were dropped: {dropped}"))
+            }
+            Err(error) => Some(format!("no points were dropped, or not all that may be: {}", error.chain())),
+        }
+    }
+
+    async fn dropped(&self, order: &Order, point: &Point, vault: &Vault, cancel: &CancellationToken) -> Result<usize> {
+        let generation = Arc::clone(&self.current.borrow());
+        let Some(target) = target(order, &self.namespace) else { return Ok(0) };
+        let keepers = keepers(&generation, &facts(point)?, target, &self.counts.policies).await;
+        // Policies that have changed since may keep more: the next run asks them.
+        if !keepers.hold_in(&self.current.borrow()) {
+            return Ok(0);
+        }
+        prune(vault, &point.vm, &keepers, cancel).await
+    }
+}
+
+/// The Repository of a run, if it is one of those that policies name.
+fn target<'a>(order: &'a Order, namespace: &str) -> Option<&'a str> {
+    let repository = &order.spec.repository;
+    let of = repository.namespace.as_deref().unwrap_or(&order.namespace);
+    (of == namespace).then_some(repository.name.as_str())
+}
+
+/// Who says what is kept of a machine's points in a Repository.
+async fn keepers(generation: &Generation, vm: &VmFacts, target: &str, metrics: &PolicyMetrics) -> Keepers {
+    let mut selects = HashMap::new();
+    for (policy, _) in generation.backups() {
+        let answer = match policy.select.select(std::slice::from_ref(vm)).await {
+            Ok(answers) if answers.iter().any(|answer| answer.selected) => Selects::Yes,
+            Ok(_) => Selects::No,
+            Err(error) => {
+                metrics.failed(&(policy.name.clone(), Kind::Select, error));
+                Selects::Unknown
+            }
+        };
+        selects.insert(policy.name.as_str(), answer);
+    }
+    let selects = |policy: &str| selects.get(policy).copied().unwrap_or(Selects::Unknown);
+    // One that names none means none that is known here.
+    Keepers::of(generation, vm, Some(target), |name| name, selects)
+}
+
+/// What a point says of its machine.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Definition {
+    virtual_machine: Machine,
+}
+
+#[derive(Deserialize)]
+struct Machine {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    namespace: String,
+    uid: Option<String>,
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// What policies may know of a point's machine: as it was when the point was made.
+fn facts(point: &Point) -> Result<VmFacts> {
+    let Definition { virtual_machine: Machine { metadata } } =
+        serde_json::from_str(&point.definition).map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("the machine's labels in point {}", point.id)).because(error)
+        })?;
+    Ok(VmFacts {
+        name: point.vm.clone(),
+        namespace: metadata.namespace,
+        uid: metadata.uid.unwrap_or_default(),
+        labels: metadata.labels.unwrap_or_default(),
+    })
+}
+
+fn states_of(generation: &Generation) -> Vec<PolicyState> {
+    generation.files.iter().map(|file| state_of(file, generation.number)).collect()
+}
+
+fn state_of(file: &PolicyFile, generation: u64) -> PolicyState {
+    let (state, message) = match (&file.broken, &file.active) {
+        (Some(broken), active) => {
+            let state = if active.is_some() { PolicyStanding::Stale } else { PolicyStanding::Broken };
+            (state, [Some(broken.chain()), broken.advice().map(str::to_owned)].into_iter().flatten().collect())
+        }
+        (None, Some(Active::Backup(policy))) if policy.repository.is_none() => {
+            let lack = "it names no target.repository, without which nothing is backed up by it on Kubernetes";
+            (PolicyStanding::Incomplete, vec![lack.to_owned()])
+        }
+        (None, Some(Active::Backup(policy))) if policy.verify_every.is_some() => {
+            (PolicyStanding::Active, vec!["`verify` is not done on Kubernetes".to_owned()])
+        }
+        (None, _) => (PolicyStanding::Active, Vec::new()),
+    };
+    PolicyState {
+        file: file.file.clone(),
+        name: file.active.as_ref().map(|active| active.name().to_owned()),
+        desired_digest: file.text.to_string(),
+        active_digest: file.active_text.map(|digest| digest.to_string()),
+        generation: i64::try_from(generation).unwrap_or(i64::MAX),
+        state,
+        message: shortened(message.join(". ")),
+        since: Time(rounded(file.since)),
+    }
+}
+
+/// Objects hold whole seconds.
+fn rounded(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// There may be hundreds of documents in one object.
+fn shortened(mut text: String) -> String {
+    const LONGEST: usize = 1000;
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

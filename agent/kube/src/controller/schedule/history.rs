@@ -1,0 +1,137 @@
+//! What the runs tell that policies asked for: what was done, what is at work, and which are kept no longer.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use remora_core::VmName;
+use remora_core::policy::{Ending, PastRun};
+
+use super::{DueRun, ScheduledRun};
+use crate::conditions;
+use crate::controller::plan::has_finalizer;
+use crate::resources::{BackupRun, Run};
+
+/// The label of a run that a policy asked for: the policy's name. Only the controller puts it.
+pub(super) const POLICY_LABEL: &str = "remora.dev/policy";
+
+/// So many runs with a point are kept of each machine and policy: as many as schedules that follow the changes look at.
+const COMPLETE: usize = 8;
+
+/// So many others are: as many as failures make the pause until the next try longer.
+const OTHERS: usize = 5;
+
+/// Runs of a machine that is gone tell which points there are of it. For so long.
+const OF_THE_GONE: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// A run that no node was found for in so long waits for somebody: those after it go on.
+const STALLED: SignedDuration = SignedDuration::from_mins(5);
+
+/// The policy that asked for a run, if one did.
+pub(super) fn policy(run: &BackupRun) -> Option<&str> {
+    run.labels().get(POLICY_LABEL).map(String::as_str)
+}
+
+fn machine(run: &BackupRun) -> Option<VmName> {
+    VmName::new(format!("{}/{}", run.namespace()?, run.spec.virtual_machine)).ok()
+}
+
+/// All that policies asked for.
+pub(super) fn scheduled(runs: &[Arc<BackupRun>]) -> Vec<ScheduledRun> {
+    let learnt = |run: &Arc<BackupRun>| {
+        Some(ScheduledRun {
+            policy: policy(run)?.to_owned(),
+            vm: machine(run)?,
+            begun: run.metadata.creation_timestamp.as_ref()?.0,
+            ending: ending(run),
+        })
+    };
+    runs.iter().filter_map(learnt).collect()
+}
+
+fn ending(run: &BackupRun) -> Ending {
+    let Some(status) = run.status.as_ref().filter(|_| run.has_ended()) else { return Ending::Settled };
+    // The node's clock says when, which may be behind: a run that fails must not be tried again at once for that.
+    let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
+    let ended = status.completion_time.as_ref().map_or(created, |time| time.0.max(created));
+    if conditions::holds(&status.conditions, "Complete") {
+        let begun = status.start_time.as_ref().map_or(ended, |time| time.0);
+        let bytes = |number: i64| u64::try_from(number).unwrap_or_default();
+        return Ending::Made(PastRun {
+            time: begun,
+            changed: status.read_bytes.map(bytes).unwrap_or_default(),
+            size: status.disks.iter().map(|disk| bytes(disk.size_bytes)).sum(),
+            seconds: bytes(ended.duration_since(begun).as_secs()),
+        });
+    }
+    match conditions::find(&status.conditions, "Failed") {
+        // Somebody did not want it.
+        Some(failed) if failed.reason == "Cancelled" => Ending::Settled,
+        _ => Ending::Failed(ended),
+    }
+}
+
+/// The machines that have a run which has not ended, whoever asked for it.
+pub(super) fn busy(runs: &[Arc<BackupRun>]) -> HashSet<VmName> {
+    runs.iter().filter(|run| !run.has_ended()).filter_map(|run| machine(run)).collect()
+}
+
+/// How many of those that policies asked for are at work, or soon will be, by namespace.
+pub(super) fn at_work(runs: &[Arc<BackupRun>], now: Timestamp) -> BTreeMap<String, usize> {
+    let counts = |run: &&Arc<BackupRun>| {
+        let created = run.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+        let young = now.duration_since(created) < STALLED;
+        policy(run).is_some() && !run.has_ended() && (young || run.node().is_some())
+    };
+    let mut at_work = BTreeMap::new();
+    for run in runs.iter().filter(counts) {
+        *at_work.entry(run.namespace().unwrap_or_default()).or_default() += 1;
+    }
+    at_work
+}
+
+/// What is due, in turn: the namespace of which the fewest are at work is first, so that a mass of machines in one keeps
+/// nobody else waiting. Those of one namespace stay in their order.
+pub(super) fn in_turn(due: Vec<DueRun>, at_work: &BTreeMap<String, usize>) -> Vec<DueRun> {
+    let mut before = at_work.clone();
+    let mut all: Vec<_> = due
+        .into_iter()
+        .map(|due| {
+            let place = before.entry(due.vm.namespace.clone()).or_default();
+            *place += 1;
+            (*place, due)
+        })
+        .collect();
+    all.sort_by_key(|(place, due)| (*place, due.start));
+    all.into_iter().map(|(_, due)| due).collect()
+}
+
+/// Those that are kept no longer, the oldest first.
+pub(super) fn superfluous(runs: &[Arc<BackupRun>], machines: &HashSet<VmName>, now: Timestamp) -> Vec<Arc<BackupRun>> {
+    let mut of: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let over = |run: &&Arc<BackupRun>| run.has_ended() && !has_finalizer(&***run) && !run.is_leaving();
+    for run in runs.iter().filter(over) {
+        let (Some(policy), Some(vm), Some(created)) = (policy(run), machine(run), &run.metadata.creation_timestamp)
+        else {
+            continue;
+        };
+        let complete = conditions::holds(run.conditions(), "Complete");
+        of.entry((policy.to_owned(), vm, complete)).or_default().push((created.0, run));
+    }
+    let mut all = Vec::new();
+    for ((_, vm, complete), mut runs) in of {
+        runs.sort_by_key(|(created, run)| (*created, run.name_any()));
+        let kept = if complete { COMPLETE } else { OTHERS };
+        let more = runs.len().saturating_sub(kept);
+        let gone = !machines.contains(&vm);
+        let old = |created: Timestamp| gone && now.duration_since(created) > OF_THE_GONE;
+        let superfluous = runs.into_iter().enumerate().filter(|(at, (created, _))| *at < more || old(*created));
+        all.extend(superfluous.map(|(_, (created, run))| (created, Arc::clone(run))));
+    }
+    all.sort_by_key(|(created, run)| (*created, run.name_any()));
+    all.into_iter().map(|(_, run)| run).collect()
+}
+
+#[cfg(test)]
+mod tests;

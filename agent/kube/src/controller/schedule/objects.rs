@@ -1,0 +1,118 @@
+//! The `BackupRun` of what is due.
+
+use std::fmt::Write;
+
+use remora_core::point;
+
+use super::DueRun;
+use super::history::POLICY_LABEL;
+use crate::controller::objects::managed;
+use crate::resources::{BackupRun, BackupRunSpec, Mode, Quiesce, RepositoryReference, ScratchSpec};
+
+/// When the run was to start.
+const DUE: &str = "remora.dev/due";
+
+/// How much of the machine's name is shown in the run's: there is room for 253 bytes in all.
+const SHOWN: usize = 150;
+
+/// The run, which stores into a Repository of remora's namespace.
+pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
+    let spec = BackupRunSpec {
+        virtual_machine: due.vm.short_name().into(),
+        repository: RepositoryReference { name: due.repository.clone(), namespace: Some(namespace.into()) },
+        mode: Mode::Auto,
+        quiesce: match due.quiesce {
+            point::Quiesce::Preferred => Quiesce::Preferred,
+            point::Quiesce::Required => Quiesce::Required,
+            point::Quiesce::Never => Quiesce::Never,
+        },
+        scratch: ScratchSpec::default(),
+        deadline: "4h".into(),
+        cancel: false,
+    };
+    let mut run = BackupRun::new(&name(due), spec);
+    run.metadata.namespace = Some(due.vm.namespace.clone());
+    let mut labels = managed();
+    labels.insert(POLICY_LABEL.into(), due.policy.clone());
+    run.metadata.labels = Some(labels);
+    run.metadata.annotations = Some([(DUE.to_owned(), due.start.to_string())].into());
+    run
+}
+
+/// What nobody would choose for another run: of the machine, the policy, and what it follows.
+fn name(due: &DueRun) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("remora kubernetes scheduled runs");
+    for part in [due.policy.as_bytes(), due.vm.name.as_str().as_bytes(), due.after.to_string().as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut name = String::new();
+    for part in [cut(due.vm.short_name(), SHOWN), due.policy.as_str()] {
+        let plain = part.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        for word in plain.split('-').filter(|word| !word.is_empty()) {
+            name.push_str(word);
+            name.push('-');
+        }
+    }
+    for byte in &hasher.finalize().as_bytes()[..6] {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_core::VmName;
+    use remora_core::policy::VmFacts;
+
+    use super::*;
+    use crate::controller::testing::at;
+
+    fn due(policy: &str, machine: &str, after: i64) -> DueRun {
+        let facts = VmFacts::named(VmName::new(format!("shop/{machine}")).expect("a name"));
+        DueRun {
+            policy: policy.into(),
+            vm: VmFacts { namespace: "shop".into(), ..facts },
+            after: at(after),
+            start: at(9000),
+            repository: "offsite".into(),
+            quiesce: point::Quiesce::Preferred,
+        }
+    }
+
+    #[test]
+    fn a_run_is_named_after_what_it_follows_and_not_after_who_makes_it_when() {
+        let first = name(&due("nightly", "web", 1000));
+        assert!(first.starts_with("web-nightly-"), "{first}");
+        assert_eq!(name(&DueRun { start: at(1), ..due("nightly", "web", 1000) }), first);
+        for other in [due("nightly", "web", 1001), due("hourly", "web", 1000), due("nightly", "db", 1000)] {
+            assert_ne!(name(&other), first);
+        }
+        // One that is cut into the same words is another one all the same.
+        assert_ne!(name(&due("b", "a-b", 1)), name(&due("b-b", "a", 1)));
+    }
+
+    #[test]
+    fn every_name_of_a_policy_and_of_a_machine_makes_a_name_of_an_object() {
+        let long = "m".repeat(253);
+        for (policy, machine) in [("Night_ly.2", "web.two"), ("...", "a"), ("x", long.as_str()), ("ä", "b")] {
+            let name = name(&due(policy, machine, 1));
+            let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            assert!(plain && name.len() < 253 && !name.starts_with('-') && !name.contains("--"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_run_says_who_asked_for_it_and_stores_into_the_administrators_repository() {
+        let run = run(&due("nightly", "web", 1000), "remora");
+        assert_eq!(run.spec.virtual_machine, "web");
+        assert_eq!(run.spec.repository.namespace.as_deref(), Some("remora"));
+        assert_eq!(run.metadata.namespace.as_deref(), Some("shop"));
+        assert_eq!(crate::controller::schedule::history::policy(&run), Some("nightly"));
+    }
+}

@@ -1,0 +1,258 @@
+//! Runs that policies ask for. The policies lie in a folder, which is swapped as the kubelet swaps that of a `ConfigMap`.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp, Zoned};
+use remora_tests::wait_until;
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, Run, SOON, Shop};
+use crate::says;
+
+/// Each minute: the next one is soon.
+const EACH_MINUTE: &str = "* * * * *";
+
+/// A shop, whose policies are the only ones. What is scheduled is bounded in all of its cluster, so there is one at a time.
+struct Scheduled {
+    shop: Shop,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scheduled {
+    fn open() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { shop: Shop::open_in(Cluster::scheduled()), _turn: turn }
+    }
+
+    /// Machines that are to be backed up, as the label says how.
+    fn machines(&self, names: &[&str], backup: &str) {
+        for name in names {
+            self.shop.machine_of(name, &json!({"backup": backup}));
+        }
+    }
+
+    /// The document of a policy for machines of this shop.
+    fn policy(&self, name: &str, backup: &str, cron: &str) -> String {
+        let namespace = &self.shop.namespace;
+        format!(
+            "kind: BackupPolicy\nname: {name}\n\
+             select: {{module: builtin:labels, settings: {{namespaces: [{namespace}], matchLabels: {{backup: {backup}}}}}}}\n\
+             schedule: {{module: builtin:cron, settings: {{cron: \"{cron}\"}}}}\ntarget: {{repository: offsite}}\n"
+        )
+    }
+
+    /// The policies from now on.
+    fn put(&self, policies: &[(&str, &str)]) {
+        self.shop.cluster.controller.policies().put(policies);
+    }
+
+    fn list(&self) -> String {
+        self.shop.list("remora.dev/v1alpha1", "backupruns")
+    }
+
+    /// The runs that a policy asked for.
+    fn runs(&self, policy: &str) -> Vec<Value> {
+        let selector = format!("labelSelector=remora.dev/policy%3D{policy}");
+        self.shop.cluster.api.get(&format!("{}?{selector}", self.list()))["items"].as_array().unwrap().clone()
+    }
+
+    /// Waits until so many runs are there that a policy asked for.
+    #[track_caller]
+    fn waits_for(&self, policy: &str, count: usize) -> Vec<Value> {
+        let mut runs = Vec::new();
+        wait_until(format_args!("there are not {count} runs of {policy}"), SOON, || {
+            runs = self.runs(policy);
+            runs.len() >= count
+        });
+        assert_eq!(runs.len(), count, "{runs:#?}");
+        runs
+    }
+
+    fn metric(&self, name: &str) -> Option<f64> {
+        self.shop.cluster.controller.metric(&format!("remora_controller_{name}"))
+    }
+
+    fn run(&self, run: &Value) -> Run<'_> {
+        Run { shop: &self.shop, name: text(&run["metadata"]["name"]) }
+    }
+}
+
+impl Drop for Scheduled {
+    fn drop(&mut self) {
+        self.put(&[]);
+        let api = &self.shop.cluster.api;
+        for run in api.look(&self.list()).body["items"].as_array().into_iter().flatten() {
+            api.delete(&format!("{}/{}", self.list(), text(&run["metadata"]["name"])));
+        }
+        if !std::thread::panicking() {
+            let gone = || api.get(&self.list())["items"].as_array().is_some_and(Vec::is_empty);
+            wait_until("runs that were deleted do not go", SOON, gone);
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn machines_of(runs: &[Value]) -> BTreeSet<String> {
+    runs.iter().map(|run| text(&run["spec"]["virtualMachine"])).collect()
+}
+
+/// A minute that comes soon and then not for a year: as a time, and as `builtin:cron` has it.
+fn a_minute() -> (Timestamp, String) {
+    let soon = Timestamp::now() + SignedDuration::from_secs(75);
+    let minute = Timestamp::from_second(soon.as_second() / 60 * 60).unwrap();
+    let at: Zoned = minute.to_zoned(jiff::tz::TimeZone::UTC);
+    (minute, format!("{} {} {} {} *", at.minute(), at.hour(), at.day(), at.month()))
+}
+
+#[test]
+fn each_machine_that_a_policy_selects_has_one_run_whoever_acts() {
+    let lab = Scheduled::open();
+    lab.machines(&["one", "two"], "nightly");
+    lab.machines(&["other"], "later");
+    let (minute, cron) = a_minute();
+    let nightly = lab.policy("nightly", "nightly", &cron);
+    lab.put(&[("nightly.yaml", &nightly)]);
+    let runs = lab.waits_for("nightly", 2);
+    assert_eq!(machines_of(&runs), ["one", "two"].map(str::to_owned).into());
+    for run in &runs {
+        assert_eq!(run["spec"]["repository"], json!({"namespace": "remora", "name": "offsite"}));
+        let due: Timestamp = text(&run["metadata"]["annotations"]["remora.dev/due"]).parse().unwrap();
+        assert_eq!(due, minute, "{run:#}");
+    }
+    // One of them ends, the other goes on; and the one who made them is gone.
+    let ended = lab.run(&runs[0]);
+    ended.claim();
+    ended.end("Complete");
+    lab.shop.cluster.controller.start_again();
+
+    // That another one acts is seen by a policy that is new.
+    let later = lab.policy("later", "later", EACH_MINUTE);
+    lab.put(&[("nightly.yaml", &nightly), ("later.yaml", &later)]);
+    assert_eq!(machines_of(&lab.waits_for("later", 1)), ["other".to_owned()].into());
+    let names = |runs: &[Value]| runs.iter().map(|run| text(&run["metadata"]["name"])).collect::<BTreeSet<_>>();
+    assert_eq!(names(&lab.runs("nightly")), names(&runs));
+}
+
+#[test]
+fn who_is_selected_changes_with_the_folder_and_a_broken_document_changes_nothing() {
+    let lab = Scheduled::open();
+    lab.machines(&["one"], "first");
+    lab.machines(&["two"], "second");
+    lab.put(&[("p.yaml", &lab.policy("swapped", "first", EACH_MINUTE))]);
+    assert_eq!(machines_of(&lab.waits_for("swapped", 1)), ["one".to_owned()].into());
+    lab.put(&[("p.yaml", &lab.policy("swapped", "second", EACH_MINUTE))]);
+    assert_eq!(machines_of(&lab.waits_for("swapped", 2)), ["one", "two"].map(str::to_owned).into());
+
+    let broken = || lab.metric("policy_broken{file=\"p.yaml\"}");
+    assert_eq!(broken(), Some(0.0));
+    lab.put(&[("p.yaml", &lab.policy("swapped", "first", "99 * * * *"))]);
+    wait_until("it is not said that it is broken", SOON, || broken() == Some(1.0));
+    lab.machines(&["three"], "second");
+    let all = ["one", "two", "three"].map(str::to_owned).into();
+    assert_eq!(machines_of(&lab.waits_for("swapped", 3)), all, "its last good version stays");
+}
+
+#[test]
+fn of_many_that_are_due_so_many_are_at_work_and_one_follows_when_one_ends() {
+    let lab = Scheduled::open();
+    lab.machines(&["a", "b", "c", "d", "e"], "many");
+    // A run that somebody asked for is one of the machine too.
+    let by_hand = lab.shop.run("by-hand", &json!({"virtualMachine": "a"}));
+    let (_, cron) = a_minute();
+    lab.put(&[("many.yaml", &lab.policy("many", "many", &cron))]);
+    let runs = lab.waits_for("many", 3);
+    wait_until("the others do not wait", SOON, || lab.metric("scheduled_runs_waiting") == Some(2.0));
+    assert!(!machines_of(&runs).contains("a"), "it has a run already");
+    let first = lab.run(&runs[0]);
+    first.claim();
+    first.end("Complete");
+    let runs = lab.waits_for("many", 4);
+    assert_eq!(machines_of(&runs), ["b", "c", "d", "e"].map(str::to_owned).into());
+    wait_until("the last one does not wait", SOON, || lab.metric("scheduled_runs_waiting") == Some(1.0));
+    // Its machine is free, but there is no room.
+    lab.shop.cluster.api.merge(&by_hand.path(), &json!({"spec": {"cancel": true}})).ok();
+    by_hand.waits_for("Complete", "Cancelled");
+    let second = lab.run(&runs[1]);
+    second.claim();
+    second.end("Failed");
+    assert_eq!(machines_of(&lab.waits_for("many", 5)), ["a", "b", "c", "d", "e"].map(str::to_owned).into());
+}
+
+#[test]
+pub(super) fn old_runs_are_removed_and_others_stay() {
+    let lab = Scheduled::open();
+    let api = &lab.shop.cluster.api;
+    lab.machines(&["web-of-policies"], "old");
+    // As the controller makes them: nobody else may.
+    let controller = api.token("remora", "remora-controller", None, None);
+    let old = |name: &str| {
+        let metadata = json!({"name": name, "labels": {"remora.dev/policy": "old"}});
+        let repository = json!({"namespace": "remora", "name": "offsite"});
+        let spec = json!({"virtualMachine": "web-of-policies", "repository": repository, "cancel": true});
+        let run = json!({"apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": metadata, "spec": spec});
+        api.create_as(&controller, &lab.list(), &run)
+    };
+    let names: Vec<_> = (0..7).map(|number| format!("old-{number}")).collect();
+    for name in &names {
+        old(name).ok();
+    }
+    let by_hand = lab.shop.run("by-hand", &json!({"cancel": true}));
+    by_hand.waits_for("Complete", "Cancelled");
+    lab.put(&[("old.yaml", &lab.policy("old", "old", EACH_MINUTE))]);
+    let mut left = Vec::new();
+    wait_until("old runs are not removed", SOON, || {
+        left = lab
+            .runs("old")
+            .iter()
+            .map(|run| text(&run["metadata"]["name"]))
+            .filter(|one| names.contains(one))
+            .collect();
+        left.len() <= 5
+    });
+    assert_eq!(left.len(), 5, "{left:?}");
+    assert_eq!(api.look(&by_hand.path()).code, 200);
+    // And the machine has its next one, which is none of those.
+    wait_until("the next run is not made", SOON, || {
+        lab.runs("old").iter().any(|run| !names.contains(&text(&run["metadata"]["name"])))
+    });
+}
+
+#[test]
+fn only_the_controller_says_that_a_policy_asked_for_a_run_and_it_asks_for_no_other() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let list = shop.list("remora.dev/v1alpha1", "backupruns");
+    let controller = api.token("remora", "remora-controller", None, None);
+    let run = |name: &str, labels: &Value, repository: &Value| {
+        json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": {"name": name, "labels": labels},
+            "spec": {"virtualMachine": "web", "repository": repository},
+        })
+    };
+    let (label, shared) = (json!({"remora.dev/policy": "p"}), json!({"name": "offsite", "namespace": "remora"}));
+    let words = "the label remora.dev/policy is the controller's";
+    // Policies are in force a moment after they are applied.
+    let forged = || api.create(&list, &run("early", &label, &shared)).code;
+    wait_until("the policy is not in force", SOON, || forged() == 422);
+
+    says(&api.create(&list, &run("forged", &label, &shared)).refused(), words);
+    says(&api.create(&list, &run("empty", &json!({"remora.dev/policy": ""}), &shared)).refused(), words);
+    let by_hand = shop.run("by-hand", &json!({}));
+    says(&api.merge(&by_hand.path(), &json!({"metadata": {"labels": label}})).refused(), words);
+
+    let make = |run: &Value| api.create_as(&controller, &list, run);
+    says(&make(&run("plain", &json!({}), &shared)).refused(), "the controller asks for no run");
+    says(&make(&run("theirs", &label, &json!({"name": "own"}))).refused(), "repositories of remora's namespace");
+    says(&api.delete_as(&controller, &by_hand.path()).refused(), "the controller asks for no run, and deletes none");
+    make(&run("scheduled", &label, &shared)).ok();
+    let scheduled = Run { shop: &shop, name: "scheduled".into() };
+    says(&api.delete_as(&controller, &scheduled.path()).refused(), "no run that has not ended");
+    says(&api.merge(&scheduled.path(), &json!({"metadata": {"labels": {"remora.dev/policy": null}}})).refused(), words);
+    // Whoever owns it may still cancel it.
+    api.merge(&scheduled.path(), &json!({"spec": {"cancel": true}})).ok();
+}
