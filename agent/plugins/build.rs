@@ -11,12 +11,12 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// The built-in policies, by the names of their crates; `builtin:NAME` in documents.
 const POLICIES: [&str; 7] = ["adaptive", "cron", "four-eyes", "gfs", "labels", "owners", "paths"];
 
-/// The movers among the SDK's examples, by the names of their crates.
-const MOVERS: [&str; 1] = ["s3"];
+/// The movers among the SDK's examples, by the names of their crates, and the one that misbehaves for tests.
+const MOVERS: [&str; 2] = ["hostile", "s3"];
 
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
-    for input in ["sdk/rust", "sdk/examples", "wit", "agent/retention"].into_iter().map(|input| root.join(input)).chain(sources(&root)?)
+    for input in ["sdk/rust", "sdk/examples", "agent/plugins/tests/hostile", "wit", "agent/retention"].into_iter().map(|input| root.join(input)).chain(sources(&root)?)
     {
         println!("cargo:rerun-if-changed={}", input.display());
     }

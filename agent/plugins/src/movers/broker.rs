@@ -14,8 +14,6 @@ mod payload;
 mod plan;
 mod rules;
 mod secrets;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -272,7 +272,9 @@ impl Component {
                 if requests.pending.len() >= PENDING {
                     return Err(format!("it has {PENDING} requests under way and wants more"));
                 }
-                let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, deadline);
+                // The component is to hear that there is no answer, rather than be ended while it waits.
+                let until = deadline - self.deadline / 10;
+                let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, until);
                 started.map_or_else(Answer::Error, |exchange| Answer::Handle(requests.start(exchange)))
             }
             Ask::Wait(number) => {

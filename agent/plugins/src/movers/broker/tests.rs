@@ -1,1 +1,0 @@
-//! The broker over real sockets.
