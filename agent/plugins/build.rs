@@ -16,7 +16,10 @@ const MOVERS: [&str; 2] = ["hostile", "s3"];
 
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
-    for input in ["sdk/rust", "sdk/examples", "agent/plugins/tests/hostile", "wit", "agent/retention"].into_iter().map(|input| root.join(input)).chain(sources(&root)?)
+    for input in ["sdk/rust", "sdk/examples", "agent/plugins/tests/hostile", "wit", "agent/retention"]
+        .into_iter()
+        .map(|input| root.join(input))
+        .chain(sources(&root)?)
     {
         println!("cargo:rerun-if-changed={}", input.display());
     }

@@ -52,7 +52,9 @@ impl Context {
 
     /// Where a repository is that is not the one of the settings.
     pub(crate) fn location_of(&self, repo: &str) -> Result<Location> {
-        Ok(repo.parse::<Location>()?.reached_by(Access { plugins: Some(self.plugins()), ..self.settings.access.clone() }))
+        Ok(repo
+            .parse::<Location>()?
+            .reached_by(Access { plugins: Some(self.plugins()), ..self.settings.access.clone() }))
     }
 
     /// What opens repositories of plugins.

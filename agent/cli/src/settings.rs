@@ -196,7 +196,13 @@ impl FromFile {
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.credentials, &mut file.ca_file, &mut file.plugins];
+        let paths = [
+            &mut file.passphrase_file,
+            &mut file.key_file,
+            &mut file.credentials,
+            &mut file.ca_file,
+            &mut file.plugins,
+        ];
         for relative in paths.into_iter().chain([&mut file.scratch, &mut file.run_dir, &mut file.state_dir]).flatten() {
             *relative = folder.join(&*relative);
         }

@@ -259,8 +259,7 @@ macro_rules! objects {
                 type Upload = Upload;
 
                 fn validate(settings: String) -> Result<(), Vec<wit::FieldError>> {
-                    let checked =
-                        $crate::configure(&settings, |settings| <$mover as Mover>::check(&settings));
+                    let checked = $crate::configure(&settings, |settings| <$mover as Mover>::check(&settings));
                     checked.map_err(|invalid| {
                         let errors = invalid.into_iter();
                         errors.map(|(path, message)| wit::FieldError { path, message }).collect()
@@ -330,6 +329,6 @@ macro_rules! objects {
             }
 
             $crate::bindings::objects::export!(Component with_types_in $crate::bindings::objects);
-        };
+};
     };
 }

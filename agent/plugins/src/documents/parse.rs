@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use remora_core::point::Quiesce;
 use remora_core::Result;
+use remora_core::point::Quiesce;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 

@@ -77,15 +77,7 @@ impl Broker {
         // The one of this process; another caller may have been first.
         rustls::crypto::ring::default_provider().install_default().ok();
         let grants = Arc::new(options.grants);
-        let invalid = |e: reqwest::Error| {
-            Error::new(ErrorKind::Invalid, "its certificates of authorities cannot be read")
-                .because(e)
-                .advise("The file holds certificates as text: -----BEGIN CERTIFICATE----- and so on.")
-        };
-        let certificates = match &options.certificates {
-            Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(invalid)?,
-            None => Vec::new(),
-        };
+        let certificates = options.certificates.as_deref().map(authorities).transpose()?.unwrap_or_default();
         let client = reqwest::Client::builder()
             .tls_certs_merge(certificates)
             .connect_timeout(CONNECT)
@@ -139,4 +131,12 @@ impl Broker {
     pub(super) fn plain(&self, text: &str) -> String {
         self.log.plain(text)
     }
+}
+
+fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>> {
+    let read = reqwest::Certificate::from_pem_bundle(pem).ok().filter(|bundle| !bundle.is_empty());
+    read.ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, "its certificates of authorities (network.caFile) cannot be read")
+            .advise("The file holds certificates as text: -----BEGIN CERTIFICATE----- and so on.")
+    })
 }

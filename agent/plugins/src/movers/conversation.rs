@@ -115,10 +115,8 @@ impl Component {
 
     /// What the store can do.
     pub(super) async fn capabilities(&self) -> Result<Capabilities, Failed> {
-        self.with_instance(async |_, instance| {
-            instance.can.ok_or_else(|| Failed::Fault("it was never opened".into()))
-        })
-        .await
+        self.with_instance(async |_, instance| instance.can.ok_or_else(|| Failed::Fault("it was never opened".into())))
+            .await
     }
 
     /// The child's process, for tests.

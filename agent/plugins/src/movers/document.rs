@@ -95,9 +95,9 @@ pub(super) fn parse(file: &str, name: &str, text: &str) -> Result<MoverDocument>
     });
     let module = at.module("module", &yaml.module)?;
     let each = |field: &str, texts: &[Spanned<String>], check: &dyn Fn(&str) -> Result<()>| -> Result<()> {
-        texts.iter().try_for_each(|text| {
-            check(&text.value).map_err(|error| placed(&at, text.referenced.line(), field, &error))
-        })
+        texts
+            .iter()
+            .try_for_each(|text| check(&text.value).map_err(|error| placed(&at, text.referenced.line(), field, &error)))
     };
     let network = yaml.network;
     each("network.allow", &network.allow, &|text| Rules::new([text], false).map(drop))?;

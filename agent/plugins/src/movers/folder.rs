@@ -109,7 +109,9 @@ impl Movers {
         let at = document::at(file);
         let fault = |what: String| at.error(Some(document.line), what);
         if let ModuleRef::Builtin(name) = &document.module {
-            return Err(fault(format!("module: the built-in {name} is a policy")).advise("Name a mover, as file:NAME.wasm."));
+            return Err(
+                fault(format!("module: the built-in {name} is a policy")).advise("Name a mover, as file:NAME.wasm.")
+            );
         }
         let module = document.module.read(&self.folder)?;
         if let Some(pinned) = document.digest.filter(|pinned| *pinned != module.digest) {

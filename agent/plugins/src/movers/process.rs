@@ -39,12 +39,12 @@ pub(super) enum Said {
 /// An instance says one thing and waits; one that does not wait is no child of ours.
 const UNHEARD: usize = 2;
 
-/// A running child. Dropped, it is killed.
+/// A running child, killed when this is dropped.
 pub(super) struct Child {
     says: mpsc::UnboundedSender<Vec<u8>>,
     routes: Arc<Routes>,
     next: AtomicU32,
-    running: Arc<Running>,
+    running: KilledAfter,
     ended: watch::Receiver<Option<String>>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -71,6 +71,7 @@ impl Child {
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
         let start = Down::Start { component: component.to_vec() };
         says.send(wire::frame(&start, LONGEST_DOWN).ok_or_else(too_large)?).ok();
+        let killed = KilledAfter(Arc::clone(&running));
         match timeout(STARTING, read(&mut from)).await {
             Ok(Ok(Some(Up::Started(Ok(()))))) => {}
             Ok(Ok(Some(Up::Started(Err(unfit))))) => return Err(refused(unfit)),
@@ -80,7 +81,7 @@ impl Child {
         }
         let routes = Arc::new(Routes::default());
         let (end, ended) = watch::channel(None);
-        let (heard, process) = (Arc::clone(&routes), Arc::clone(&running));
+        let (heard, process) = (Arc::clone(&routes), running);
         let reader = AbortOnDropHandle::new(tokio::spawn(async move {
             let broken = hear(&mut from, &heard).await;
             process.kill();
@@ -89,7 +90,7 @@ impl Child {
             // Whoever waits for an answer learns it now.
             heard.open().clear();
         }));
-        Ok(Arc::new(Self { says, routes, next: AtomicU32::new(0), running, ended, _tasks: [writer, reader] }))
+        Ok(Arc::new(Self { says, routes, next: AtomicU32::new(0), running: killed, ended, _tasks: [writer, reader] }))
     }
 
     /// A number for an instance, and what it will say.
@@ -119,7 +120,7 @@ impl Child {
 
     /// Kills it: it did not do what even a hostile component cannot keep it from doing.
     pub(super) fn kill(&self) {
-        self.running.kill();
+        self.running.0.kill();
     }
 
     /// How it ended, if it did.
@@ -129,13 +130,16 @@ impl Child {
 
     /// Its process.
     pub(super) fn pid(&self) -> Option<i32> {
-        self.running.pid().map(Pid::as_raw)
+        self.running.0.pid().map(Pid::as_raw)
     }
 }
 
-impl Drop for Child {
+/// A process that ends when this is dropped, whatever it is doing.
+struct KilledAfter(Arc<Running>);
+
+impl Drop for KilledAfter {
     fn drop(&mut self) {
-        self.running.kill();
+        self.0.kill();
     }
 }
 
@@ -229,7 +233,9 @@ impl Running {
             let running = Arc::new(Self(Mutex::new(Some(pid))));
             started.send(Ok(Arc::clone(&running))).ok();
             // Until it is waited for, its number is its own.
-            while let Err(nix::errno::Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
+            while let Err(nix::errno::Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+            {
+            }
             *running.open() = None;
             if let Ok(status) = child.wait() {
                 ended.send(status).ok();

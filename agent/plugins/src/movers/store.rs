@@ -17,8 +17,8 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Attributes, CopyOptions, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use remora_core::{Error, ErrorKind};
 use tokio::time::{Instant, sleep};
@@ -92,7 +92,12 @@ impl MoverStore {
     /// Starts it and opens the store, as the first call would do: what is wrong with the component, its settings or the way to
     /// the store is told.
     pub async fn probe(&self) -> remora_core::Result<()> {
-        self.0.component.capabilities().await.map(drop).map_err(|failed| failure::plain(&self.0.name, "opening it", failed))
+        self.0
+            .component
+            .capabilities()
+            .await
+            .map(drop)
+            .map_err(|failed| failure::plain(&self.0.name, "opening it", failed))
     }
 
     /// The process that runs the component, while there is one.

@@ -130,7 +130,8 @@ pub(super) enum Answer {
 
 /// A message as a frame; none if it is longer than `longest`.
 pub(super) fn frame<T: Serialize>(message: &T, longest: u32) -> Option<Vec<u8>> {
-    let frame = postcard::to_extend(message, vec![0; 4]).expect("a vector takes all, and every type here can be written");
+    let frame =
+        postcard::to_extend(message, vec![0; 4]).expect("a vector takes all, and every type here can be written");
     let len = u32::try_from(frame.len() - 4).ok().filter(|len| *len <= longest)?;
     let mut frame = frame;
     frame[..4].copy_from_slice(&len.to_le_bytes());

@@ -55,7 +55,16 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Location>().unwrap().to_string(), shown);
         }
-        for text in ["plugin:", "plugin:/a", "plugin:../a", "plugin:.a/b", "plugin:a b/c", "plugin:a/b//c", "plugin:a/..", "plugin:a/b c"] {
+        for text in [
+            "plugin:",
+            "plugin:/a",
+            "plugin:../a",
+            "plugin:.a/b",
+            "plugin:a b/c",
+            "plugin:a/b//c",
+            "plugin:a/..",
+            "plugin:a/b c",
+        ] {
             let error = text.parse::<Location>().unwrap_err();
             assert!(error.advice().unwrap().contains("plugin:NAME/prefix"), "{text}");
         }

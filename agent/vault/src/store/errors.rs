@@ -94,10 +94,15 @@ pub(super) fn explain(error: &StoreError) -> Explained {
     let whole = chain(error);
     let why = answer(&whole).unwrap_or_else(|| whole.clone());
     if full(error) {
-        return Explained { kind: ErrorKind::NoSpace, why, advice: Some("Free space in the repository's store.".into()) };
+        return Explained {
+            kind: ErrorKind::NoSpace,
+            why,
+            advice: Some("Free space in the repository's store.".into()),
+        };
     }
     let sign = SIGNS.iter().find(|(signs, ..)| signs.iter().any(|sign| whole.contains(sign)));
-    let (kind, advice) = sign.map_or((ErrorKind::Unavailable, None), |(_, kind, advice)| (*kind, Some((*advice).into())));
+    let (kind, advice) =
+        sign.map_or((ErrorKind::Unavailable, None), |(_, kind, advice)| (*kind, Some((*advice).into())));
     Explained { kind, why, advice }
 }
 

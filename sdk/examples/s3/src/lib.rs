@@ -7,7 +7,9 @@
 mod sign;
 mod xml;
 
-use remora_sdk::objects::{Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Response, Sink, Stored};
+use remora_sdk::objects::{
+    Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Response, Sink, Stored,
+};
 use remora_sdk::{Invalid, serde};
 
 use sign::{Body, Signer};
@@ -105,7 +107,8 @@ impl Mover for S3 {
     fn head(&self, key: &str) -> Result<Object, Error> {
         let answer = self.request("HEAD", key, &[], Body::Nothing, &[])?.discard().send()?;
         done("looking at", key, &answer)?;
-        let broken = |what: &str| Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {what}"));
+        let broken =
+            |what: &str| Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {what}"));
         let size = answer.header("content-length").and_then(|value| value.parse().ok());
         let modified = answer.header("last-modified").and_then(xml::http_time);
         Ok(Object {
@@ -239,7 +242,8 @@ fn done(doing: &str, key: &str, answer: &Response) -> Result<(), Error> {
 /// What S3 says of a request that it refuses.
 fn refused(doing: &str, key: &str, answer: &Response) -> Error {
     let (code, message) = xml::error(&answer.text());
-    let mut error = Error::of_status(answer, format!("{doing} {key}: the store answers {} {code} {message}", answer.status));
+    let mut error =
+        Error::of_status(answer, format!("{doing} {key}: the store answers {} {code} {message}", answer.status));
     error.class = match code.as_str() {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => Class::Auth,
         "SlowDown" | "ServiceUnavailable" | "TooManyRequests" => Class::Throttled,

@@ -72,9 +72,8 @@ fn too_much(why: &str) -> MoverError {
 
 async fn body(mut answer: reqwest::Response, receive: Into, server: &str) -> Result<Vec<u8>, MoverError> {
     let successful = answer.status().is_success();
-    let mut next = async || -> Result<Option<Bytes>, MoverError> {
-        answer.chunk().await.map_err(|e| failure(server, &e))
-    };
+    let mut next =
+        async || -> Result<Option<Bytes>, MoverError> { answer.chunk().await.map_err(|e| failure(server, &e)) };
     let mut told = Vec::new();
     match receive {
         Into::Sink(sink) if successful => {

@@ -127,10 +127,7 @@ mod tests {
             hex::encode("hunter22"),
             Base64::encode_string(b"me:hunter22"),
         );
-        assert_eq!(
-            log.plain(&text),
-            "is it [secret], [secret], [secret], [secret] or [secret]? abc\\n\\u{1b}[31m"
-        );
+        assert_eq!(log.plain(&text), "is it [secret], [secret], [secret], [secret] or [secret]? abc\\n\\u{1b}[31m");
         assert!(log.plain(&"x".repeat(10_000)).len() < 4_200);
     }
 

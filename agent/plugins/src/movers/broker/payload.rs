@@ -132,4 +132,3 @@ impl Sink {
         std::mem::take(&mut self.filled())
     }
 }
-

@@ -65,7 +65,9 @@ pub(super) fn plan(
     };
     let receive = match request.receive {
         Receive::Discard => Into::Nothing,
-        Receive::Inline(most) if most > INLINE_RECEIVED => return Err(invalid("it wants more than 1 MiB in its answer")),
+        Receive::Inline(most) if most > INLINE_RECEIVED => {
+            return Err(invalid("it wants more than 1 MiB in its answer"));
+        }
         Receive::Inline(most) => Into::Answer(most as usize),
         Receive::Sink if sink.len() > 0 => return Err(invalid("its sink has bytes already")),
         Receive::Sink => Into::Sink(sink.clone()),

@@ -212,9 +212,7 @@ macro_rules! classes {
     };
 }
 
-classes!(
-    Retryable, Throttled, Auth, Permission, NotFound, Conflict, Quota, Invalid, Corrupt, Permanent, Cancelled,
-);
+classes!(Retryable, Throttled, Auth, Permission, NotFound, Conflict, Quota, Invalid, Corrupt, Permanent, Cancelled,);
 
 /// An error of the host's, as the component sees it.
 fn told(error: MoverError) -> errors::Error {

@@ -1,5 +1,6 @@
 //! An instance of the component, on a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, mpsc};
@@ -42,10 +43,15 @@ impl Handle {
         let given_up = Arc::new(AtomicBool::new(false));
         let (runtime, link, flag) = (Arc::clone(runtime), Arc::clone(link), Arc::clone(&given_up));
         let refused = Arc::clone(&link);
-        let spawned = std::thread::Builder::new()
-            .name(format!("instance {number}"))
-            .stack_size(STACK)
-            .spawn(move || run(number, &runtime, link, hears, flag));
+        let spawned =
+            std::thread::Builder::new().name(format!("instance {number}")).stack_size(STACK).spawn(move || {
+                let told = Arc::clone(&link);
+                let work = AssertUnwindSafe(|| run(number, &runtime, link, hears, flag));
+                // A bug of ours or of wasmtime's: the host need not wait to learn of it.
+                if catch_unwind(work).is_err() {
+                    told.done(number, Err(Fault::Died("its process has a bug, and panicked".into()))).ok();
+                }
+            });
         if let Err(error) = spawned {
             refused.done(number, Err(Fault::Died(format!("no thread for it: {error}")))).ok();
         }
@@ -120,8 +126,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
         .build();
     let now = Instant::now();
     let said = Arc::clone(&link);
-    let guest =
-        Guest { number, limits, link, hears, given_up, deadline: now, buffer: 0, sink: 0, started: now };
+    let guest = Guest { number, limits, link, hears, given_up, deadline: now, buffer: 0, sink: 0, started: now };
     let mut store = Store::new(&runtime.engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(HANDED_OVER);

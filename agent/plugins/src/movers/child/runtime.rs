@@ -14,12 +14,8 @@ use crate::host::{check_form, sandbox};
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// The interfaces that a mover may import; `errors` has types only.
-const IMPORTS: [&str; 4] = [
-    "remora:mover/errors@0.1.0",
-    "remora:mover/host-io@0.1.0",
-    "remora:mover/log@0.1.0",
-    "remora:mover/task@0.1.0",
-];
+const IMPORTS: [&str; 4] =
+    ["remora:mover/errors@0.1.0", "remora:mover/host-io@0.1.0", "remora:mover/log@0.1.0", "remora:mover/task@0.1.0"];
 
 /// What it must export.
 const EXPORT: &str = "remora:mover/objects@0.1.0";
@@ -35,13 +31,17 @@ impl Runtime {
         check_form(bytes).map_err(|error| unfit(error.to_string(), error.advice()))?;
         let mut config = Config::new();
         sandbox(&mut config);
-        let engine = Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
+        let engine =
+            Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
         let component = Component::from_binary(&engine, bytes)
             .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
         check_world(&engine, &component)?;
         let mut linker = Linker::new(&engine);
-        ObjectStore::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
-            .map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
+        ObjectStore::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest).map_err(|e| Unfit {
+            component: false,
+            why: format!("{e:#}"),
+            advice: None,
+        })?;
         let fits = linker.instantiate_pre(&component).and_then(ObjectStorePre::new);
         let component = fits.map_err(|e| unfit(format!("its imports or exports do not fit: {e:#}"), None))?;
         let weak = engine.weak();

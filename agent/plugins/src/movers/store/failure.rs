@@ -14,7 +14,9 @@ pub(super) fn again_after(failed: &Failed) -> Option<Duration> {
         Failed::Fault(_) | Failed::Lost(_) => Some(Duration::ZERO),
         Failed::Refused(_) => None,
         Failed::Error(error) => match error.class {
-            Class::Retryable | Class::Throttled => Some(Duration::from_millis(error.retry_after_ms.unwrap_or_default())),
+            Class::Retryable | Class::Throttled => {
+                Some(Duration::from_millis(error.retry_after_ms.unwrap_or_default()))
+            }
             _ => None,
         },
     }
@@ -56,12 +58,14 @@ fn meaning(error: &MoverError) -> (ErrorKind, &'static str) {
         return (ErrorKind::Refused, advice);
     }
     match error.class {
-        Class::Retryable | Class::Cancelled => {
-            (ErrorKind::Unavailable, "Check the store and the network between; then run this again: what was committed is safe.")
-        }
-        Class::Throttled => {
-            (ErrorKind::Unavailable, "The store asks for fewer requests: use --limit-requests, or run fewer backups at once.")
-        }
+        Class::Retryable | Class::Cancelled => (
+            ErrorKind::Unavailable,
+            "Check the store and the network between; then run this again: what was committed is safe.",
+        ),
+        Class::Throttled => (
+            ErrorKind::Unavailable,
+            "The store asks for fewer requests: use --limit-requests, or run fewer backups at once.",
+        ),
         Class::Auth => (
             ErrorKind::Unavailable,
             "The store does not accept the credentials: check the secrets in the mover's document, and whether they expired.",
@@ -69,11 +73,15 @@ fn meaning(error: &MoverError) -> (ErrorKind, &'static str) {
         Class::Permission => {
             (ErrorKind::Unavailable, "Let the credentials' user list, get, put and delete objects below the prefix.")
         }
-        Class::NotFound => (ErrorKind::NotFound, "Check the settings in the mover's document: a bucket or folder is missing."),
+        Class::NotFound => {
+            (ErrorKind::NotFound, "Check the settings in the mover's document: a bucket or folder is missing.")
+        }
         Class::Conflict => (ErrorKind::Busy, "Run this again."),
         Class::Quota => (ErrorKind::NoSpace, "Free space in the repository's store; what was committed is safe."),
         Class::Invalid => (ErrorKind::Invalid, "Check the settings in the mover's document."),
         Class::Corrupt => (ErrorKind::Damaged, "Run `remora verify` to learn what else is affected."),
-        Class::Permanent => (ErrorKind::Failed, "Check the settings in the mover's document, or ask who made the mover."),
+        Class::Permanent => {
+            (ErrorKind::Failed, "Check the settings in the mover's document, or ask who made the mover.")
+        }
     }
 }

@@ -8,9 +8,9 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Extensions, ListResult, ObjectMeta, Result};
 
-use super::Inner;
 use super::super::wire::{Call, Done};
 use super::super::words::{Object, Page};
+use super::Inner;
 
 /// Objects in a page.
 const PAGE: usize = 1_000;
@@ -44,8 +44,7 @@ impl Walk {
         if self.over {
             return Ok(None);
         }
-        let call =
-            Call::List { prefix: self.prefix.clone(), after: self.after.clone(), token: self.token.clone() };
+        let call = Call::List { prefix: self.prefix.clone(), after: self.after.clone(), token: self.token.clone() };
         let page = match self.inner.plain_call("listing", &self.prefix, call).await? {
             Done::Page(page) => page,
             _ => return self.inner.unexpected("listing", &self.prefix),
@@ -102,7 +101,9 @@ impl Walk {
             }
             match self.inner.head(&key).await {
                 Ok(_) => {
-                    return Err(self.inner.lie(format!("its listing of {:?} leaves out {key}, which is there", self.prefix)));
+                    return Err(self
+                        .inner
+                        .lie(format!("its listing of {:?} leaves out {key}, which is there", self.prefix)));
                 }
                 Err(object_store::Error::NotFound { .. }) => drop(self.inner.stored().remove(&key)),
                 Err(error) => return Err(error),
@@ -162,6 +163,7 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
         folder.is_none_or(|folder| !folders.contains(&folder))
     });
     walk.look_for(expected).await?;
-    let prefixes = folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(format!("{folder:?} is no key"))));
+    let prefixes =
+        folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(format!("{folder:?} is no key"))));
     Ok(ListResult { common_prefixes: prefixes.collect::<Result<_>>()?, objects, extensions: Extensions::default() })
 }

@@ -66,7 +66,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("loop in open", "did not answer within 1000 ms"),
     ("loop in get", "did not answer within 1000 ms"),
     ("memory in put", "growing memory"),
-    ("recursion in put", "nest too deep"),
+    ("recursion in put", "it trapped"),
     ("secrets in put", "1000 secrets and wants more"),
     ("long secrets in put", "longer than 64 KiB"),
     ("lines in put", "did not answer within 1000 ms"),
@@ -122,7 +122,9 @@ async fn a_mover_that_lies_is_found_out_before_it_is_believed() {
         assert_eq!(error.kind(), ErrorKind::Damaged, "{how}: {}", error.chain());
         assert!(error.chain().contains(said), "{how}: {}", error.chain());
     }
-    for (how, said) in [("give too much", "the sink takes no more"), ("forget what to delete", "another function's answer")] {
+    for (how, said) in
+        [("give too much", "the sink takes no more"), ("forget what to delete", "another function's answer")]
+    {
         let error = use_all(&hostile(&folder, how)).await.expect_err(how);
         assert!(ours(&error).chain().contains(said), "{how}: {}", ours(&error).chain());
     }

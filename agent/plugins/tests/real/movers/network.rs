@@ -164,10 +164,9 @@ async fn an_answer_that_never_comes_or_never_ends_costs_its_own_call() {
         answer
     })
     .await;
-    let headers = Server::start("127.0.0.1:0", |_| {
-        format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100_000)).into_bytes()
-    })
-    .await;
+    let headers =
+        Server::start("127.0.0.1:0", |_| format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100_000)).into_bytes())
+            .await;
     let silent = silent.local_addr().unwrap();
     for (address, how, said) in [
         (silent, "", "broker-timeout"),
@@ -232,7 +231,8 @@ impl<'a> MakeWriter<'a> for Lines {
 #[tokio::test]
 async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_error() {
     let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).with_max_level(tracing::Level::DEBUG);
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).with_max_level(tracing::Level::DEBUG);
     let _guard = tracing::subscriber::set_default(subscriber.finish());
     let server = Server::start("127.0.0.1:0", |request| answer("200 OK", request)).await;
     let store = fetcher(&folder(), &format!("http://{}/", server.address), &server.address.to_string(), "");
@@ -247,6 +247,7 @@ async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_err
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_this_machines_unless_a_test_says_otherwise() {
-    let found = tokio::time::timeout(Duration::from_secs(30), SystemNames.addresses("localhost")).await.unwrap().unwrap();
+    let found =
+        tokio::time::timeout(Duration::from_secs(30), SystemNames.addresses("localhost")).await.unwrap().unwrap();
     assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
 }

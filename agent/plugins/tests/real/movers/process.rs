@@ -34,7 +34,8 @@ async fn a_component_runs_without_any_right_network_or_file() {
     }
     assert_eq!(fs::read_dir(format!("/proc/{pid}/root/")).unwrap().count(), 0, "it sees files");
     assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
+    let open =
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
     let strange: Vec<PathBuf> = open
         .filter(|to| to != "/dev/null" && !to.to_string_lossy().starts_with("socket:"))
         .filter(|to| !to.to_string_lossy().contains("memfd:") && !to.ends_with("status"))
