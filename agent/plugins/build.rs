@@ -1,5 +1,6 @@
-//! Builds the built-in policies (`policies/`, a workspace of its own for `wasm32-unknown-unknown`), makes components of
-//! them, and tells the crate where they lie. So `cargo build` alone builds the host with what it embeds.
+//! Builds the built-in policies (`policies/`, a workspace of its own for `wasm32-unknown-unknown`) and the examples of the SDK,
+//! makes components of them, and tells the crate where the policies lie. So `cargo build` alone builds the host with what it
+//! embeds; the examples lie in `<profile>/movers`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,26 +11,45 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// The built-in policies, by the names of their crates; `builtin:NAME` in documents.
 const POLICIES: [&str; 7] = ["adaptive", "cron", "four-eyes", "gfs", "labels", "owners", "paths"];
 
+/// The movers among the SDK's examples, by the names of their crates, and the one that misbehaves for tests.
+const MOVERS: [&str; 2] = ["hostile", "s3"];
+
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
-    for input in ["sdk/rust", "wit", "agent/retention"].into_iter().map(|input| root.join(input)).chain(sources(&root)?)
+    for input in ["sdk/rust", "sdk/examples", "agent/plugins/tests/hostile", "wit", "agent/retention"]
+        .into_iter()
+        .map(|input| root.join(input))
+        .chain(sources(&root)?)
     {
         println!("cargo:rerun-if-changed={}", input.display());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Beside all other build results, so that it outlives this script's own folder: OUT_DIR is <profile>/build/<crate>/out.
-    let beside = out.ancestors().nth(3).unwrap_or(&out).join("policies");
-    let built = build(&root.join("policies/Cargo.toml"), &beside)?;
+    let profile = out.ancestors().nth(3).unwrap_or(&out);
+    let built = build(&root.join("policies/Cargo.toml"), &profile.join("policies"))?;
+    let movers = profile.join("movers");
+    fs::create_dir_all(&movers)?;
+    for name in MOVERS {
+        component(&built, name, &movers)?;
+    }
     let mut rows = Vec::new();
     for name in POLICIES {
-        let module = fs::read(built.join(format!("{}.wasm", name.replace('-', "_"))))?;
-        let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
-        let path = out.join(format!("{name}.wasm"));
-        fs::write(&path, component)?;
+        let path = component(&built, name, &out)?;
         rows.push(format!("({name:?}, include_bytes!({:?}))", path.display().to_string()));
     }
     fs::write(out.join("builtins.rs"), format!("&[{}]", rows.join(", ")))?;
     Ok(())
+}
+
+/// Makes a component of what was built of a crate; where it lies.
+fn component(built: &Path, name: &str, into: &Path) -> Result<PathBuf> {
+    let module = fs::read(built.join(format!("{}.wasm", name.replace('-', "_"))))?;
+    let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
+    let path = into.join(format!("{name}.wasm"));
+    // Not written over: the file may be a link that another build has too.
+    fs::remove_file(&path).ok();
+    fs::write(&path, component)?;
+    Ok(path)
 }
 
 /// All of `policies/` but what somebody built in there.

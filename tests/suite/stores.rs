@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use remora_tests::files::random_bytes;
 use remora_tests::s3::{KEY, SECRET};
 use remora_tests::truth::assert_same;
-use remora_tests::{DiskSpec, Domain, Lab, MIB, Meddler, Remora, S3, Transport};
+use remora_tests::{DiskSpec, Domain, Lab, MIB, Meddler, Plugin, Remora, S3, Transport};
 use serde_json::Value;
 
 /// A VM with a repository in a bucket.
@@ -25,6 +25,8 @@ struct Protected {
     domain: Domain<'static>,
     s3: S3,
     remora: Remora,
+    /// What the repository is reached through, if it is not remora's own client.
+    _plugin: Option<Plugin>,
 }
 
 /// A point and what the hypervisor held then.
@@ -51,7 +53,17 @@ impl Protected {
         let url = s3.url(&s3.bucket("backups"));
         let remora = s3.owner(Remora::new(Lab::shared(), url));
         remora.ok(["repo", "init"]);
-        Self { domain, s3, remora }
+        Self { domain, s3, remora, _plugin: None }
+    }
+
+    /// With the same bucket behind the mover of the SDK's example.
+    fn behind_a_plugin(name: &str) -> Self {
+        let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", 128 * MIB)).paused();
+        let s3 = S3::start();
+        let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+        let remora = Remora::new(Lab::shared(), plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
+        remora.ok(["repo", "init"]);
+        Self { domain, s3, remora, _plugin: Some(plugin) }
     }
 
     fn back_up(&self, args: &[&str]) -> Kept {
@@ -116,7 +128,15 @@ fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
 
 #[test]
 fn a_vm_goes_to_s3_and_comes_back() {
-    let vm = Protected::new("on s3");
+    goes_and_comes_back(&Protected::new("on s3"));
+}
+
+#[test]
+fn a_vm_goes_behind_a_plugin_and_comes_back() {
+    goes_and_comes_back(&Protected::behind_a_plugin("behind a plugin"));
+}
+
+fn goes_and_comes_back(vm: &Protected) {
     vm.domain.write_bytes("vda", 0, &random_bytes("s3", 100 << 20));
     let before = vm.s3.requests("s3_PutObject");
     let full = vm.back_up(&[]);
@@ -151,6 +171,35 @@ fn what_a_lifecycle_rule_ate_is_named_and_other_points_are_whole() {
     let to = Lab::shared().scratch("torn").join("vda.raw");
     vm.remora.fails(["restore", torn.point(), "--disk", "vda", "--to", to.to_str().unwrap()], 7, name);
     vm.assert_restores(&whole);
+}
+
+#[test]
+fn doctor_finds_in_a_plugin_s_store_all_that_a_vault_needs() {
+    let s3 = S3::start();
+    let plugin = Plugin::of_bucket(&s3, &s3.bucket("plain"), "");
+    let remora = Remora::new(Lab::shared(), plugin.url("")).with("REMORA_PLUGINS", plugin.folder());
+    let report = remora.json(["doctor", plugin.url("").as_str()]);
+    for name in ["create-only PUT", "ranged GET", "list after write", "clock", "multipart", "delete"] {
+        assert_eq!(check(&report, &format!("store: {name}"))["ok"], true, "{report:#}");
+    }
+    let mut left = Vec::new();
+    walk(&s3.files("plain"), &mut |path| left.push(path.file_name().unwrap().to_owned()));
+    assert_eq!(left, ["create-only"]);
+}
+
+#[test]
+fn a_plugin_that_is_not_there_or_not_let_to_its_server_says_what_to_do() {
+    let s3 = S3::start();
+    let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+    let remora = Remora::new(Lab::shared(), "plugin:other/x").with("REMORA_PLUGINS", plugin.folder());
+    remora.fails(["points"], 3, "other.yaml");
+    let document = plugin.folder().join("s3.yaml");
+    let text = fs::read_to_string(&document).unwrap();
+    fs::write(&document, text.replace("127.0.0.1]", "10.0.0.1]")).unwrap();
+    let remora = remora.with("REMORA_REPO", plugin.url("x"));
+    let ran = remora.run(["points"]);
+    assert!(ran.code() != 0 && ran.stderr.contains("network.addresses"), "{ran:?}");
+    assert_eq!(s3.all_requests(), 1, "more than the bucket's own making");
 }
 
 #[test]

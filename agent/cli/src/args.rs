@@ -45,7 +45,7 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Settings")]
 pub(crate) struct Flags {
     /// The repository: a folder's path, file:///path, s3://bucket/prefix?endpoint=…&region=…&path-style=…,
-    /// az://container/prefix?account=…, or gs://bucket/prefix [env: REMORA_REPO]
+    /// az://container/prefix?account=…, gs://bucket/prefix, or plugin:NAME/prefix [env: REMORA_REPO]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) repo: Option<String>,
     /// Whose points: those of a namespace of Kubernetes, by its name; else those that this program makes
@@ -65,6 +65,9 @@ pub(crate) struct Flags {
     /// A file of CA certificates that a bucket's server may have too, beside the system's [env: REMORA_CA_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// The folder of plugins' documents, for repositories of plugin:; /etc/remora/plugins if not given [env: REMORA_PLUGINS]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) plugins: Option<PathBuf>,
     /// Send to the repository at most so much a second, such as 50MiB [env: REMORA_LIMIT_UPLOAD]
     #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) limit_upload: Option<Size>,

@@ -1,10 +1,12 @@
 //! What commands have in common: settings, and the ways from them to a repository and to libvirt.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use remora_core::{Error, ErrorKind, Result};
+use remora_plugins::movers::Movers;
 use remora_source::{LibvirtOptions, LibvirtSource};
-use remora_vault::{Keyring, Location, Secret, Vault, VaultOptions};
+use remora_vault::{Access, Keyring, Location, Plugins, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OutputFormat;
@@ -16,6 +18,9 @@ use crate::settings::Settings;
 
 /// Where a host remembers what it saw, if it is not told where.
 const STATE_DIR: &str = "/var/lib/remora";
+
+/// Where the documents of plugins are, if it is not told where.
+const PLUGINS: &str = "/etc/remora/plugins";
 
 /// What a command works with.
 pub(crate) struct Context {
@@ -47,7 +52,15 @@ impl Context {
 
     /// Where a repository is that is not the one of the settings.
     pub(crate) fn location_of(&self, repo: &str) -> Result<Location> {
-        Ok(repo.parse::<Location>()?.reached_by(self.settings.access.clone()))
+        Ok(repo
+            .parse::<Location>()?
+            .reached_by(Access { plugins: Some(self.plugins()), ..self.settings.access.clone() }))
+    }
+
+    /// What opens repositories of plugins.
+    fn plugins(&self) -> Plugins {
+        let movers = Movers::new(self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into()));
+        Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
     }
 
     /// Opens the repository.

@@ -21,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) repo: Option<String>,
     pub(crate) tenant: Tenant,
     pub(crate) access: Access,
+    pub(crate) plugins: Option<PathBuf>,
     pub(crate) secret: SecretFrom,
     pub(crate) connect: Option<String>,
     pub(crate) scratch: Option<PathBuf>,
@@ -37,6 +38,7 @@ struct FromFile {
     tenant: Option<String>,
     credentials: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    plugins: Option<PathBuf>,
     limit_upload: Option<Size>,
     limit_download: Option<Size>,
     limit_requests: Option<NonZeroU64>,
@@ -86,6 +88,7 @@ impl Settings {
             repo: text(flags.repo.as_ref(), environment, "REMORA_REPO")?.or(file.repo),
             tenant: tenant(flags, environment, file.tenant)?,
             access,
+            plugins: path(&flags.plugins, "REMORA_PLUGINS").or(file.plugins),
             secret: secret_from(flags, environment, file.key_file, file.passphrase_file)?,
             connect: text(flags.connect.as_ref(), environment, "REMORA_CONNECT")?
                 .or(text(None, environment, LIBVIRT)?)
@@ -188,16 +191,22 @@ impl FromFile {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(&named, e))?;
         let mut file: Self = toml::from_str(&text).map_err(|error| {
             Error::new(ErrorKind::Invalid, named).because(error.to_string().trim_end().to_owned()).advise(
-                "Its keys are: repo, tenant, passphrase_file, key_file, credentials, ca_file, limit_upload, limit_download, \
+                "Its keys are: repo, tenant, passphrase_file, key_file, credentials, ca_file, plugins, limit_upload, limit_download, \
                  limit_requests, connect, scratch, run_dir, state_dir, output.",
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        let paths = [&mut file.passphrase_file, &mut file.key_file, &mut file.credentials, &mut file.ca_file];
+        let paths = [
+            &mut file.passphrase_file,
+            &mut file.key_file,
+            &mut file.credentials,
+            &mut file.ca_file,
+            &mut file.plugins,
+        ];
         for relative in paths.into_iter().chain([&mut file.scratch, &mut file.run_dir, &mut file.state_dir]).flatten() {
             *relative = folder.join(&*relative);
         }
-        if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://")) {
+        if let Some(repo) = file.repo.as_mut().filter(|repo| !repo.contains("://") && !repo.starts_with("plugin:")) {
             *repo = folder.join(&*repo).to_string_lossy().into_owned();
         }
         Ok(file)
@@ -216,7 +225,7 @@ mod tests {
     fn config() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        let text = "repo = 'in-file'\ntenant = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nlimit_upload = '1MiB'\n\
+        let text = "repo = 'in-file'\ntenant = 'in-file'\ncredentials = 'cloud'\nca_file = '/ca'\nplugins = 'p'\nlimit_upload = '1MiB'\n\
                     limit_download = '2MiB'\nlimit_requests = 3\npassphrase_file = 'secret'\nconnect = 'file:///c'\nscratch = '/s'\n\
                     run_dir = 'r'\nstate_dir = 'state'\noutput = 'json'\n";
         std::fs::write(&path, text).unwrap();
@@ -246,6 +255,7 @@ mod tests {
                 repo: Some(within("in-file").to_str().unwrap().into()),
                 tenant: "in-file".parse().unwrap(),
                 access: access(within("cloud"), "/ca", [1, 2, 3]),
+                plugins: Some(within("p")),
                 secret: SecretFrom::PassphraseFile(within("secret")),
                 connect: Some("file:///c".into()),
                 scratch: Some("/s".into()),
@@ -261,6 +271,7 @@ mod tests {
             ("REMORA_TENANT", "in-env"),
             ("REMORA_CREDENTIALS", "/env/cloud"),
             ("REMORA_CA_FILE", "/env/ca"),
+            ("REMORA_PLUGINS", "/env/p"),
             ("REMORA_LIMIT_UPLOAD", "4MiB"),
             ("REMORA_LIMIT_DOWNLOAD", "5MiB"),
             ("REMORA_LIMIT_REQUESTS", "6"),
@@ -275,6 +286,7 @@ mod tests {
             repo: Some("/env".into()),
             tenant: "in-env".parse().unwrap(),
             access: access("/env/cloud", "/env/ca", [4, 5, 6]),
+            plugins: Some("/env/p".into()),
             secret: SecretFrom::PassphraseFile("/env/secret".into()),
             connect: Some("env:///c".into()),
             scratch: Some("/env/s".into()),
@@ -295,6 +307,7 @@ mod tests {
             tenant: "in-flag".parse().ok(),
             credentials: Some("flag-cloud".into()),
             ca_file: Some("flag-ca".into()),
+            plugins: Some("flag-p".into()),
             limit_upload: "7MiB".parse().ok(),
             limit_download: "8MiB".parse().ok(),
             limit_requests: NonZeroU64::new(9),
@@ -313,6 +326,7 @@ mod tests {
                 repo: Some("/flag".into()),
                 tenant: "in-flag".parse().unwrap(),
                 access: access("flag-cloud", "flag-ca", [7, 8, 9]),
+                plugins: Some("flag-p".into()),
                 secret: SecretFrom::PassphraseFile("flag-secret".into()),
                 connect: Some("flag:///c".into()),
                 scratch: Some("flag-s".into()),

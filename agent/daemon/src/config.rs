@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use remora_core::{Error, ErrorKind, Result};
-use remora_vault::{Access, Location};
+use remora_plugins::movers::Movers;
+use remora_vault::{Access, Location, Plugins};
 use serde::Deserialize;
 
 /// How many backups run at once unless the file says otherwise: each reads a disk at full speed.
@@ -43,6 +45,9 @@ pub(crate) struct Repository {
     pub(crate) passphrase_file: Option<PathBuf>,
     credentials: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    /// The folder of plugins' documents: `plugins` beside the file.
+    #[serde(skip)]
+    plugins: PathBuf,
 }
 
 fn state() -> PathBuf {
@@ -95,15 +100,21 @@ impl Repository {
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
         }
-        if !self.url.contains("://") {
+        self.plugins = folder.join("plugins");
+        if !self.url.contains("://") && !self.url.starts_with("plugin:") {
             self.url = folder.join(&self.url).to_string_lossy().into_owned();
         }
     }
 
     /// Where it is.
     pub(crate) fn location(&self) -> Result<Location> {
-        let access =
-            Access { credentials: self.credentials.clone(), ca_file: self.ca_file.clone(), ..Access::default() };
+        let movers = Movers::new(&self.plugins);
+        let access = Access {
+            credentials: self.credentials.clone(),
+            ca_file: self.ca_file.clone(),
+            plugins: Some(Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))),
+            ..Access::default()
+        };
         Ok(self.url.parse::<Location>()?.reached_by(access))
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! `docs/policies.md` describes each field. Every error names the file and the line, and says what would be right.
 
+mod at;
 mod node;
 mod parse;
 
@@ -19,6 +20,8 @@ use remora_core::point::Quiesce;
 
 use crate::reference::ModuleRef;
 
+pub(crate) use at::At;
+pub(crate) use node::Node;
 pub use node::Settings;
 pub use parse::parse;
 

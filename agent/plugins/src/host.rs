@@ -14,6 +14,8 @@ pub use interface::Kind;
 pub use module::Digest;
 
 pub(crate) use bindings::{authorize, retention, schedule, select};
+pub(crate) use engine::sandbox;
+pub(crate) use errors::failed_call;
 pub(crate) use instance::{Configured, Reuse};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
-pub(crate) use module::{Module, ModuleBytes};
+pub(crate) use module::{Module, ModuleBytes, check_form};

@@ -1,14 +1,15 @@
-//! The host of WebAssembly components, and the policies made of them.
+//! The host of WebAssembly components: policies, and movers.
 //!
 //! Depends on `remora-core` for the ports and on wasmtime; no other crate of the product knows wasmtime. Start reading at
 //! [`documents`] (what administrators write), then [`set`] (one generation of loaded policies, and how the next is made) and
-//! `host/` (an engine, modules, instances and their limits). What components see is in `wit/`. `unsafe` stands in
+//! `host/` (an engine, modules, instances and their limits); or at [`movers`]. What components see is in `wit/`. `unsafe` stands in
 //! `host/cache.rs` alone: native code that this agent compiled is taken back from its private folder.
 
 pub mod cases;
 pub mod decide;
 pub mod documents;
 mod host;
+pub mod movers;
 mod policies;
 mod reference;
 pub mod set;

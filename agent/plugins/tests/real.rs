@@ -14,6 +14,8 @@ mod fleet;
 mod folder;
 #[path = "real/frozen.rs"]
 mod frozen;
+#[path = "real/movers.rs"]
+mod movers;
 #[path = "real/refused.rs"]
 mod refused;
 #[path = "real/zoo.rs"]

@@ -1,6 +1,7 @@
 //! Where a repository lies, and how its store is reached.
 
 mod bucket;
+mod plugin;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use remora_core::{Error, ErrorKind};
 
 use crate::store::Access;
 pub(crate) use bucket::{Addressing, Bucket, Vendor};
+pub(crate) use plugin::Plugin;
 
 /// A repository's place, and how it is reached: `file:///path`, a plain path, `s3://bucket/prefix`,
-/// `az://container/prefix` or `gs://bucket/prefix`, the last three with `?parameter=value`.
+/// `az://container/prefix` or `gs://bucket/prefix`, the last three with `?parameter=value`, or `plugin:NAME/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub(crate) place: Place,
@@ -23,6 +25,7 @@ pub struct Location {
 pub(crate) enum Place {
     Folder(PathBuf),
     Bucket(Bucket),
+    Plugin(Plugin),
 }
 
 impl Location {
@@ -36,7 +39,7 @@ impl Location {
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Folder(path) => Some(path),
-            Place::Bucket(_) => None,
+            Place::Bucket(_) | Place::Plugin(_) => None,
         }
     }
 }
@@ -51,10 +54,11 @@ impl FromStr for Location {
                 let vendor = Vendor::of_scheme(scheme).ok_or_else(|| {
                     // Not the whole text: what stands behind the scheme may be a secret.
                     Error::new(ErrorKind::Unsupported, format!("repository: no store is known for {scheme}:"))
-                        .advise("Give a folder's path, file:///path, s3://, az:// or gs://.")
+                        .advise("Give a folder's path, file:///path, s3://, az://, gs:// or plugin:NAME/prefix.")
                 })?;
                 Place::Bucket(Bucket::parse(vendor, text)?)
             }
+            _ if text.starts_with(plugin::SCHEME) => Place::Plugin(Plugin::parse(text)?),
             _ if text.is_empty() => return Err(invalid_folder(text, "the path is empty")),
             _ => folder_at(text)?,
         };
@@ -75,7 +79,7 @@ fn folder_at(path: &str) -> Result<Place, Error> {
 
 fn invalid_folder(text: &str, why: &str) -> Error {
     Error::new(ErrorKind::Invalid, format!("repository {text:?}: {why}"))
-        .advise("Give a folder's path, file:///path, s3://, az:// or gs://.")
+        .advise("Give a folder's path, file:///path, s3://, az://, gs:// or plugin:NAME/prefix.")
 }
 
 impl fmt::Display for Location {
@@ -83,6 +87,7 @@ impl fmt::Display for Location {
         match &self.place {
             Place::Folder(path) => path.display().fmt(f),
             Place::Bucket(bucket) => bucket.fmt(f),
+            Place::Plugin(plugin) => plugin.fmt(f),
         }
     }
 }

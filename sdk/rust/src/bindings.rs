@@ -1,11 +1,11 @@
-//! What `wit-bindgen` makes of `wit/policy`: a module for each world.
+//! What `wit-bindgen` makes of `wit/policy` and `wit/mover`: a module for each world.
 #![allow(missing_docs)]
 
 macro_rules! world {
-    ($name:ident, $world:literal, $module:literal) => {
+    ($name:ident, $path:literal, $world:literal, $module:literal) => {
         pub mod $name {
             wit_bindgen::generate!({
-                path: "../../wit/policy/0.1.0",
+                path: $path,
                 world: $world,
                 pub_export_macro: true,
                 export_macro_name: "export",
@@ -15,7 +15,8 @@ macro_rules! world {
     };
 }
 
-world!(select, "selector", "remora_sdk::bindings::select");
-world!(schedule, "scheduler", "remora_sdk::bindings::schedule");
-world!(retention, "keeper", "remora_sdk::bindings::retention");
-world!(authorize, "authorizer", "remora_sdk::bindings::authorize");
+world!(select, "../../wit/policy/0.1.0", "selector", "remora_sdk::bindings::select");
+world!(schedule, "../../wit/policy/0.1.0", "scheduler", "remora_sdk::bindings::schedule");
+world!(retention, "../../wit/policy/0.1.0", "keeper", "remora_sdk::bindings::retention");
+world!(authorize, "../../wit/policy/0.1.0", "authorizer", "remora_sdk::bindings::authorize");
+world!(objects, "../../wit/mover/0.1.0", "object-store", "remora_sdk::bindings::objects");

@@ -1,4 +1,4 @@
-//! Write a policy of remora: a type, a trait, and a line that makes a component of it.
+//! Write a policy of remora, or a mover ([`objects`]): a type, a trait, and a line that makes a component of it.
 //!
 //! ```ignore
 //! use remora_sdk::select::{Policy, Verdict, Vm};
@@ -30,6 +30,7 @@
 
 #[doc(hidden)]
 pub mod bindings;
+pub mod objects;
 mod settings;
 
 pub use serde;

@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 pub struct Settings(Option<Spanned<Node>>);
 
 impl Settings {
-    pub(super) fn new(node: Spanned<Node>) -> Self {
+    pub(crate) fn new(node: Spanned<Node>) -> Self {
         Self(Some(node))
     }
 
@@ -40,7 +40,7 @@ impl Settings {
 
 /// A part of a document.
 #[derive(Clone, Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Scalar(Value),
     List(Vec<Spanned<Node>>),
     Map(Vec<(String, Spanned<Node>)>),

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, SpanRelativeTo};
+use remora_core::Result;
 use remora_core::point::Quiesce;
-use remora_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
+use super::at::At;
 use super::node::Node;
-use crate::reference::ModuleRef;
-
 use super::{AccessDocument, BackupDocument, Binding, Document, Mode, Settings, Use};
 
 /// A document is at most so long: a `ConfigMap` holds no more.
@@ -82,7 +79,7 @@ struct BindingYaml {
 
 /// Reads the document of a file; `file` is what errors call it.
 pub fn parse(file: &str, text: &str) -> Result<Document> {
-    let at = At { file };
+    let at = At { file, guide: GUIDE };
     if text.len() > LONGEST {
         return Err(at.error(None, "it is longer than 1 MiB"));
     }
@@ -96,30 +93,10 @@ pub fn parse(file: &str, text: &str) -> Result<Document> {
     }
 }
 
-/// Where errors are.
-struct At<'a> {
-    file: &'a str,
-}
+/// What lists all fields.
+const GUIDE: &str = "docs/policies.md lists the fields of each kind of document.";
 
 impl At<'_> {
-    fn error(&self, line: Option<u64>, what: impl std::fmt::Display) -> Error {
-        let place = match line {
-            Some(line) => format!("{}, line {line}: {what}", self.file),
-            None => format!("{}: {what}", self.file),
-        };
-        Error::new(ErrorKind::Invalid, place)
-    }
-
-    fn yaml<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
-        serde_saphyr::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            // The error's own text names the place again, and shows a picture of it.
-            let plain = error.without_snippet().to_string();
-            let plain = plain.lines().next().unwrap_or_default();
-            self.error(line, plain).advise("docs/policies.md lists the fields of each kind of document.")
-        })
-    }
-
     fn backup(&self, yaml: BackupYaml) -> Result<BackupDocument> {
         let verify_every = yaml.verify.map(|verify| self.length("verify.every", &verify.every)).transpose()?;
         if let Some(mover) = yaml.target.as_ref().and_then(|target| target.mover.as_ref())
@@ -161,40 +138,9 @@ impl At<'_> {
     }
 
     fn uses(&self, field: &str, module: &Spanned<String>, settings: Option<Spanned<Node>>) -> Result<Use> {
+        let reference = self.module(&format!("{field}.module"), module)?;
         let line = module.referenced.line();
-        let reference = module.value.parse::<ModuleRef>().map_err(|error| {
-            let placed = self.error(Some(line), format!("{field}.module: {error}"));
-            let placed = Error::new(error.kind(), placed.to_string());
-            match error.advice() {
-                Some(advice) => placed.advise(advice),
-                None => placed,
-            }
-        })?;
         Ok(Use { module: reference, line, settings: settings.map(Settings::new).unwrap_or_default() })
-    }
-
-    /// A name is shown, logged and a label of metrics: so it is short and plain.
-    fn name(&self, name: Spanned<String>) -> Result<String> {
-        let plain = name.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if name.value.is_empty() || name.value.len() > 63 || !plain {
-            let line = Some(name.referenced.line());
-            return Err(self
-                .error(line, format!("name: {:?} is no name", name.value))
-                .advise("Use letters, digits, '-', '_' and '.', at most 63."));
-        }
-        Ok(name.value)
-    }
-
-    fn length(&self, field: &str, text: &Spanned<String>) -> Result<Duration> {
-        let parsed = || {
-            let span: jiff::Span = text.value.parse().ok()?;
-            let length: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-            Duration::try_from(length).ok().filter(|length| !length.is_zero())
-        };
-        parsed().ok_or_else(|| {
-            self.error(Some(text.referenced.line()), format!("{field}: {:?} is no length of time", text.value))
-                .advise("Write it as 90s, 30m, 12h or 7d.")
-        })
     }
 }
 

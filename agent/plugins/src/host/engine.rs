@@ -105,8 +105,14 @@ fn config() -> Config {
         .max_memory_size(LARGEST_MEMORY)
         .table_elements(20_000);
     let mut config = Config::new();
+    sandbox(&mut config);
+    config.allocation_strategy(pool);
     config
-        .allocation_strategy(pool)
+}
+
+/// What holds for every component, wherever it runs.
+pub(crate) fn sandbox(config: &mut Config) {
+    config
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK)
         // Equal arguments give equal answers, on every machine.
@@ -115,5 +121,4 @@ fn config() -> Config {
         .wasm_memory64(false)
         // Only traps' places in the source would need it, and it is a third of what is kept of a module.
         .generate_address_map(false);
-    config
 }

@@ -119,7 +119,7 @@ fn compile(engine: &Engine, cache: Option<&Cache>, digest: &Digest, bytes: &[u8]
 }
 
 /// Whether the bytes are a component at all; a core module and compiled code are told apart, for those who mix them up.
-fn check_form(bytes: &[u8]) -> Result<()> {
+pub(crate) fn check_form(bytes: &[u8]) -> Result<()> {
     let invalid = |what: &str, advice: &str| Err(Error::new(ErrorKind::Invalid, what).advise(advice));
     if bytes.len() > LARGEST_COMPONENT {
         return invalid("the component is larger than 64 MiB", "Build it without debug information.");

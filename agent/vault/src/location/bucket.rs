@@ -171,7 +171,7 @@ mod tests {
     fn bucket(text: &str) -> Bucket {
         match text.parse::<Location>().unwrap_or_else(|e| panic!("{text}: {}", e.chain())).place {
             Place::Bucket(bucket) => bucket,
-            Place::Folder(path) => panic!("{text} is {path:?}"),
+            other => panic!("{text} is {other:?}"),
         }
     }
 

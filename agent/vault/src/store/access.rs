@@ -1,7 +1,12 @@
 //! How a store is reached: what the URL does not say.
 
+use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use remora_core::Result;
 
 /// How a store is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +19,40 @@ pub struct Access {
     pub limits: Limits,
     /// What may be connected to, and read, on behalf of whoever chose the place and the credentials.
     pub reach: Reach,
+    /// What opens repositories of plugins; without it there are none.
+    pub plugins: Option<Plugins>,
 }
+
+/// What opens the stores of plugins: by the plugin's name, and the prefix of the repository.
+#[derive(Clone)]
+pub struct Plugins(Arc<Opens>);
+
+type Opens = dyn Fn(&str, &str) -> Result<Arc<dyn ObjectStore>> + Send + Sync;
+
+impl Plugins {
+    /// Opened so.
+    pub fn new(open: impl Fn(&str, &str) -> Result<Arc<dyn ObjectStore>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+
+    pub(super) fn open(&self, name: &str, prefix: &str) -> Result<Arc<dyn ObjectStore>> {
+        (self.0)(name, prefix)
+    }
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plugins")
+    }
+}
+
+impl PartialEq for Plugins {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Plugins {}
 
 /// How far whoever chose a place and its credentials is trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What a store's answer means, in words of ours: what it is, why, and what to do.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 
 use object_store::Error as StoreError;
@@ -10,7 +11,7 @@ pub(super) struct Explained {
     pub(super) kind: ErrorKind,
     /// The cause, on one line.
     pub(super) why: String,
-    pub(super) advice: Option<&'static str>,
+    pub(super) advice: Option<Cow<'static, str>>,
 }
 
 /// The signs of a failure in the text of an error, and what they mean; the first that fits counts.
@@ -86,14 +87,28 @@ const SIGNS: &[(&[&str], ErrorKind, &str)] = &[
 ];
 
 pub(super) fn explain(error: &StoreError) -> Explained {
+    if let Some(error) = of_plugin(error) {
+        let advice = error.advice().map(|advice| Cow::Owned(advice.to_owned()));
+        return Explained { kind: error.kind(), why: error.chain(), advice };
+    }
     let whole = chain(error);
     let why = answer(&whole).unwrap_or_else(|| whole.clone());
     if full(error) {
-        return Explained { kind: ErrorKind::NoSpace, why, advice: Some("Free space in the repository's store.") };
+        return Explained {
+            kind: ErrorKind::NoSpace,
+            why,
+            advice: Some("Free space in the repository's store.".into()),
+        };
     }
     let sign = SIGNS.iter().find(|(signs, ..)| signs.iter().any(|sign| whole.contains(sign)));
-    let (kind, advice) = sign.map_or((ErrorKind::Unavailable, None), |(_, kind, advice)| (*kind, Some(*advice)));
+    let (kind, advice) =
+        sign.map_or((ErrorKind::Unavailable, None), |(_, kind, advice)| (*kind, Some((*advice).into())));
     Explained { kind, why, advice }
+}
+
+/// What a plugin's store says: in words of ours already.
+fn of_plugin(error: &StoreError) -> Option<&remora_core::Error> {
+    error.source()?.downcast_ref()
 }
 
 /// Whether it may or may not have taken effect.

@@ -14,7 +14,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use remora_core::{Error, ErrorKind, Result};
 use reqwest::header::{HeaderName, HeaderValue};
 
-use crate::location::{Addressing, Bucket, Location, Place, Vendor};
+use crate::location::{Addressing, Bucket, Location, Place, Plugin, Vendor};
 use crate::store::access::{Access, Reach};
 use crate::store::credentials::Variables;
 use crate::store::limits::{Limited, Paces};
@@ -84,8 +84,18 @@ pub(super) fn open(location: &Location, patience: Patience) -> Result<Opened> {
             let options = client_options(&location.access, patience)?;
             Arc::new(PrefixStore::new(client(location, bucket, options, patience, CHECKSUM)?, bucket.prefix.clone()))
         }
+        Place::Plugin(plugin) => plugin_store(location, plugin)?,
     };
     Ok(Opened { store: Limited::over(bare, paces), locks })
+}
+
+/// The store of a plugin. Its document says with whose credentials it is reached, and how far.
+fn plugin_store(location: &Location, plugin: &Plugin) -> Result<Arc<dyn ObjectStore>> {
+    match (&location.access.plugins, location.access.reach) {
+        (Some(plugins), Reach::Anywhere) => plugins.open(&plugin.name, plugin.prefix.as_ref()),
+        _ => Err(Error::new(ErrorKind::Unsupported, format!("repository {location}: there are no plugins here"))
+            .advise("Give a folder's path, file:///path, s3://, az:// or gs://.")),
+    }
 }
 
 /// What the bucket can do with locks.

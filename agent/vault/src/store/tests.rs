@@ -10,11 +10,12 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutPayload};
 use remora_core::ports::{LineageBreak, Mover};
 use remora_core::{ErrorKind, VmName};
-use remora_tests::{Fault as Meddling, Meddler, S3};
+use remora_plugins::movers::Movers;
+use remora_tests::{Fault as Meddling, Meddler, Plugin, S3};
 
 use super::lenient::Lenient;
 use super::open::Patience;
-use super::{Access, Created, Store};
+use super::{Access, Created, Plugins, Store};
 use crate::location::Location;
 use crate::testing::{Fault, FaultyStore};
 use crate::{Passphrase, Secret, Vault, VaultOptions};
@@ -65,7 +66,16 @@ impl Meddled {
     }
 }
 
-/// Runs a check over a folder, memory and a real S3 server.
+/// A bucket behind the mover of the SDK's example.
+fn open_plugin(plugin: &Plugin) -> Store {
+    let mut movers = Movers::new(plugin.folder());
+    movers.program = Some(Plugin::host());
+    let plugins = Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)));
+    let access = Access { plugins: Some(plugins), ..Access::default() };
+    Store::open(&plugin.url("a/repository").parse::<Location>().unwrap().reached_by(access)).unwrap()
+}
+
+/// Runs a check over a folder, memory, a real S3 server, and the same behind a plugin.
 async fn over_every_store(check: impl AsyncFn(Store)) {
     let folder = tempfile::tempdir().unwrap();
     let location: Location = folder.path().to_str().unwrap().parse().unwrap();
@@ -74,6 +84,9 @@ async fn over_every_store(check: impl AsyncFn(Store)) {
     let s3 = S3::start();
     s3.bucket("bucket");
     check(open(&s3, "bucket")).await;
+    s3.bucket("behind-a-plugin");
+    let plugin = Plugin::of_bucket(&s3, "behind-a-plugin", "");
+    check(open_plugin(&plugin)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -359,6 +359,10 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        // As its clients do: of one range it is `get_range`, whose answer can be cut off.
+        if let [range] = ranges {
+            return Ok(vec![self.get_range(location, range.clone()).await?]);
+        }
         self.take(self.medium.client().get_ranges(location, ranges)).await
     }
 

@@ -1,0 +1,28 @@
+//! Movers: components that keep a vault's objects in a vendor's store, `wit/mover`.
+//!
+//! Three parties, from the outside in:
+//!
+//! * The *host* is the process that backs up. It holds the data, the secrets and the network: `store.rs` is the object store
+//!   that the vault sees, `broker/` makes every HTTP request, `conversation.rs` keeps instances and calls.
+//! * The *child* (`child/`, the program `remora-plugin-host`) is a process without any right: it runs the component, and has
+//!   nothing but one socket to the host. `process.rs` starts and ends it, `wire.rs` is what goes over the socket.
+//! * The *component* plans requests. It sees neither data nor secrets, only handles of both.
+//!
+//! The broker is in the host and not in the child, so that an escape from wasmtime gains nothing: there are no secrets, no data
+//! and no network in the child to be had, and the allow-list still stands in front of it. The price is that one round trip over
+//! the socket is paid for every request that the component plans; the bytes of objects never cross it.
+
+mod broker;
+mod child;
+mod conversation;
+mod document;
+mod folder;
+mod process;
+mod store;
+mod wire;
+mod words;
+
+pub use broker::{Grants, Names, SystemNames};
+pub use child::main as child_main;
+pub use folder::Movers;
+pub use store::{MoverStore, Patience};

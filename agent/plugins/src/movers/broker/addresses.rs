@@ -1,0 +1,162 @@
+//! Which addresses may be connected to.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use remora_core::{Error, ErrorKind, is_internet};
+
+/// A network, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Net {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Net {
+    fn holds(self, address: IpAddr) -> bool {
+        let same = |ours: u128, theirs: u128, bits: u32| {
+            let ignored = bits - u32::from(self.prefix);
+            ours.checked_shr(ignored).unwrap_or_default() == theirs.checked_shr(ignored).unwrap_or_default()
+        };
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => same(ours.to_bits().into(), theirs.to_bits().into(), 32),
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => same(ours.to_bits(), theirs.to_bits(), 128),
+            _ => false,
+        }
+    }
+
+    fn is_just(self, address: IpAddr) -> bool {
+        let whole = if self.address.is_ipv4() { 32 } else { 128 };
+        self.prefix == whole && self.address == address
+    }
+}
+
+impl FromStr for Net {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let parsed = || {
+            let address: IpAddr = address.parse().ok()?;
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            let prefix = prefix.map_or(Some(most), |prefix| prefix.parse().ok()).filter(|prefix| *prefix <= most)?;
+            Some(Self { address, prefix })
+        };
+        parsed().ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("{text:?} is no address or network"))
+                .advise("Write it as 10.1.2.3, 10.1.0.0/16 or fd12::/64.")
+        })
+    }
+}
+
+/// Addresses that a mover may reach beside those of the internet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants(Vec<Net>);
+
+impl Grants {
+    /// Of addresses and networks such as `10.1.0.0/16`.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        texts.into_iter().map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether an address may be connected to. A form in which another address is hidden is judged as that.
+    pub(super) fn permits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return false;
+        }
+        if is_touchy(address) {
+            return self.0.iter().any(|net| net.is_just(address));
+        }
+        is_internet(address) || self.0.iter().any(|net| net.holds(address))
+    }
+}
+
+/// Whether an address answers everybody on its machine or link, often with credentials. A network that is granted for
+/// something else does not grant it: it has to be named.
+fn is_touchy(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || METADATA_V4.contains(&address),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address == METADATA_V6,
+    }
+}
+
+/// Metadata services that are not link-local: those of Alibaba Cloud and Oracle Cloud.
+const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+
+/// That of EC2.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) struct Forbidden {
+    pub(super) host: String,
+    pub(super) address: IpAddr,
+}
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, address } = self;
+        write!(f, "{host} is at {address}, which is no address of the internet and was not granted (network.addresses)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permits(grants: &[&str], address: &str) -> bool {
+        Grants::parse(grants.iter().copied()).unwrap().permits(address.parse().unwrap())
+    }
+
+    #[test]
+    fn without_a_grant_only_the_internet_is_reached() {
+        for address in ["93.184.215.14", "2606:4700::1", "::ffff:93.184.215.14"] {
+            assert!(permits(&[], address), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "10.96.0.1",
+            "172.16.3.4",
+            "192.168.1.1",
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "::ffff:127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fd12::1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "255.255.255.255",
+            "100.100.100.200",
+        ] {
+            assert!(!permits(&[], address), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_of_its_network_and_never_by_the_way_of_metadata() {
+        assert!(permits(&["10.1.0.0/16"], "10.1.255.255") && !permits(&["10.1.0.0/16"], "10.2.0.0"));
+        assert!(permits(&["10.1.2.3"], "::ffff:10.1.2.3"));
+        assert!(permits(&["fd12::/16"], "fd12:3::1") && !permits(&["fd12::/16"], "fd13::1"));
+        assert!(permits(&["127.0.0.1"], "127.0.0.1") && !permits(&["127.0.0.1"], "127.0.0.2"));
+        for wide in ["0.0.0.0/0", "::/0", "169.254.0.0/16", "fd00::/8", "100.64.0.0/10", "fe80::/10"] {
+            for address in ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "fe80::1"] {
+                assert!(!permits(&[wide], address), "{wide} {address}");
+            }
+        }
+        assert!(permits(&["169.254.169.254"], "169.254.169.254"));
+        assert!(!permits(&["0.0.0.0", "224.0.0.1"], "0.0.0.0") && !permits(&["224.0.0.1"], "224.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_no_network_is_told() {
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com", "10.0.0.1/"] {
+            assert!(Grants::parse([text]).unwrap_err().advice().is_some(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What a mover says, for the host's log: bounded, without secrets, and on one line.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64ct::{Base64, Encoding};
+use zeroize::Zeroizing;
+
+use super::super::words::Level;
+
+/// Lines each second.
+const LINES: u32 = 100;
+
+/// Bytes of a line.
+const LONGEST: usize = 4 << 10;
+
+/// A secret shorter than this is not looked for: it would be found in everything.
+const SHORTEST: usize = 4;
+
+/// Encoded secrets beside the given ones, at most: a mover makes them with whatever user's name it likes.
+const ENCODED: usize = 256;
+
+pub(super) struct Log {
+    mover: String,
+    /// How secrets look in text.
+    shapes: Vec<Zeroizing<String>>,
+    encoded: Mutex<Vec<Zeroizing<String>>>,
+    pace: Mutex<Pace>,
+}
+
+/// The lines of the running second.
+struct Pace {
+    since: Instant,
+    written: u32,
+    left_out: u32,
+}
+
+impl Log {
+    pub(super) fn new<'a>(mover: String, secrets: impl IntoIterator<Item = &'a Zeroizing<Vec<u8>>>) -> Self {
+        let mut shapes = Vec::new();
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= SHORTEST) {
+            shapes.extend(std::str::from_utf8(secret).ok().map(|text| Zeroizing::new(text.to_owned())));
+            shapes.push(Zeroizing::new(Base64::encode_string(secret)));
+            shapes.push(Zeroizing::new(hex::encode(&**secret)));
+        }
+        // One that has another in it goes first.
+        shapes.sort_by_key(|shape| std::cmp::Reverse(shape.len()));
+        let pace = Pace { since: Instant::now(), written: 0, left_out: 0 };
+        Self { mover, shapes, encoded: Mutex::default(), pace: Mutex::new(pace) }
+    }
+
+    /// Another shape of a secret.
+    pub(super) fn also_blot(&self, shape: &str) {
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if encoded.len() < ENCODED && !encoded.iter().any(|known| **known == shape) {
+            encoded.push(Zeroizing::new(shape.to_owned()));
+        }
+    }
+
+    /// Text of the mover's that can be shown.
+    pub(super) fn plain(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        let encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        for shape in encoded.iter().chain(&self.shapes) {
+            if text.contains(shape.as_str()) {
+                text = text.replace(shape.as_str(), "[secret]");
+            }
+        }
+        let mut plain = String::with_capacity(text.len().min(LONGEST));
+        for c in text.chars() {
+            if plain.len() >= LONGEST {
+                plain.push('…');
+                break;
+            }
+            if c.is_control() { plain.extend(c.escape_default()) } else { plain.push(c) }
+        }
+        plain
+    }
+
+    pub(super) fn write(&self, level: Level, line: &str) {
+        let Some(left_out) = self.turn(Instant::now()) else { return };
+        if left_out > 0 {
+            tracing::warn!(mover = self.mover, "{left_out} lines of it were left out: it writes too many");
+        }
+        let line = self.plain(line);
+        match level {
+            Level::Debug => tracing::debug!(mover = self.mover, "{line}"),
+            Level::Info => tracing::info!(mover = self.mover, "{line}"),
+            Level::Warn => tracing::warn!(mover = self.mover, "{line}"),
+            Level::Error => tracing::error!(mover = self.mover, "{line}"),
+        }
+    }
+
+    /// Whether a line may be written now, and how many were left out before it.
+    fn turn(&self, now: Instant) -> Option<u32> {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_out = 0;
+        if now.duration_since(pace.since) >= Duration::from_secs(1) {
+            left_out = pace.left_out;
+            *pace = Pace { since: now, written: 0, left_out: 0 };
+        }
+        if pace.written >= LINES {
+            pace.left_out += 1;
+            return None;
+        }
+        pace.written += 1;
+        Some(left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(secrets: &[&str]) -> Log {
+        let secrets: Vec<_> = secrets.iter().map(|text| Zeroizing::new(text.as_bytes().to_vec())).collect();
+        Log::new("acme".into(), &secrets)
+    }
+
+    #[test]
+    fn secrets_are_blotted_out_in_every_shape_that_is_known() {
+        let log = log(&["hunter22", "hunter2266", "abc"]);
+        log.also_blot(&Base64::encode_string(b"me:hunter22"));
+        let text = format!(
+            "is it hunter22, hunter2266, {}, {} or {}? abc\n\u{1b}[31m",
+            Base64::encode_string(b"hunter22"),
+            hex::encode("hunter22"),
+            Base64::encode_string(b"me:hunter22"),
+        );
+        assert_eq!(log.plain(&text), "is it [secret], [secret], [secret], [secret] or [secret]? abc\\n\\u{1b}[31m");
+        assert!(log.plain(&"x".repeat(10_000)).len() < 4_200);
+    }
+
+    #[test]
+    fn too_many_lines_are_counted_and_left_out() {
+        let log = log(&[]);
+        let now = log.pace.lock().unwrap().since;
+        let written = (0..250).filter(|_| log.turn(now).is_some()).count();
+        assert_eq!(written, 100);
+        assert_eq!(log.turn(now + Duration::from_secs(1)), Some(150));
+        assert_eq!(log.turn(now + Duration::from_secs(1)), Some(0));
+    }
+}

@@ -1,0 +1,73 @@
+//! The child: a process that gives up every right, then runs one component for the host that started it.
+//!
+//! A thread reads what the host says; each instance has a thread of its own, which waits for the host whenever its component
+//! calls an import. So imports are plain synchronous calls here, and what an instance waits for holds up no other. When the
+//! socket ends, so does the process.
+
+mod bindings;
+mod imports;
+mod instance;
+mod link;
+mod lockdown;
+mod runtime;
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::wire::{self, Down, Unfit, Up};
+use instance::Handle;
+use link::Link;
+use runtime::Runtime;
+
+/// The program `remora-plugin-host`. Its standard input is the socket.
+pub fn main() -> ExitCode {
+    let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
+        return ExitCode::FAILURE;
+    };
+    if socket.peer_addr().is_err() {
+        eprintln!("remora-plugin-host is started by remora itself, and does nothing else");
+        return ExitCode::from(2);
+    }
+    // A host that went away says nothing more, and there is nobody to tell.
+    match serve(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(socket: UnixStream) -> std::io::Result<()> {
+    let locked = lockdown::lock_down(&socket);
+    let mut from = socket.try_clone()?;
+    let link = Arc::new(Link::new(socket));
+    let Some(Down::Start { component }) = wire::read(&mut from, wire::LONGEST_DOWN)? else { return Ok(()) };
+    let runtime = locked
+        .map_err(|error| Unfit { component: false, why: format!("it kept rights: {error}"), advice: None })
+        .and_then(|()| Runtime::new(&component));
+    drop(component);
+    let runtime = match runtime {
+        Ok(runtime) => Arc::new(runtime),
+        Err(unfit) => return link.say(&Up::Started(Err(unfit))),
+    };
+    link.say(&Up::Started(Ok(())))?;
+    let mut instances: HashMap<u32, Handle> = HashMap::new();
+    while let Some(said) = wire::read(&mut from, wire::LONGEST_DOWN)? {
+        match said {
+            Down::Start { .. } => return Err(std::io::ErrorKind::InvalidData.into()),
+            Down::Call { instance, deadline_ms, call } => {
+                let handle = instances.entry(instance).or_insert_with(|| Handle::spawn(instance, &runtime, &link));
+                handle.call(call, deadline_ms);
+            }
+            Down::Told { instance, answer } => {
+                if let Some(handle) = instances.get(&instance) {
+                    handle.tell(answer);
+                }
+            }
+            // Its thread ends by itself.
+            Down::End { instance } => drop(instances.remove(&instance)),
+        }
+    }
+    Ok(())
+}

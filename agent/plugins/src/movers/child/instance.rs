@@ -1,0 +1,303 @@
+//! An instance of the component, on a thread of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Resource, ResourceAny};
+use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+
+use super::super::wire::{Answer, Ask, Call, Done, Fault};
+use super::bindings::ObjectStore;
+use super::link::Link;
+use super::runtime::Runtime;
+use super::{bindings, imports};
+use crate::host::failed_call;
+
+/// What a mover's linear memory may grow to.
+const MEMORY: usize = 256 << 20;
+
+/// What all that a component hands over in one call of an import or export may take here.
+const HANDED_OVER: usize = 8 << 20;
+
+/// What its thread's stack may take: that of WebAssembly is within it.
+const STACK: usize = 2 << 20;
+
+/// What the host says to an instance.
+enum Said {
+    Call(Call, Duration),
+    Told(Answer),
+}
+
+/// The reader's end of an instance.
+pub(super) struct Handle {
+    said: Sender<Said>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Handle {
+    pub(super) fn spawn(number: u32, runtime: &Arc<Runtime>, link: &Arc<Link>) -> Self {
+        let (said, hears) = channel();
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (runtime, link, flag) = (Arc::clone(runtime), Arc::clone(link), Arc::clone(&given_up));
+        let refused = Arc::clone(&link);
+        let spawned =
+            std::thread::Builder::new().name(format!("instance {number}")).stack_size(STACK).spawn(move || {
+                let told = Arc::clone(&link);
+                let work = AssertUnwindSafe(|| run(number, &runtime, link, hears, flag));
+                // A bug of ours or of wasmtime's: the host need not wait to learn of it.
+                if catch_unwind(work).is_err() {
+                    told.done(number, Err(Fault::Died("its process has a bug, and panicked".into()))).ok();
+                }
+            });
+        if let Err(error) = spawned {
+            refused.done(number, Err(Fault::Died(format!("no thread for it: {error}")))).ok();
+        }
+        Self { said, given_up }
+    }
+
+    pub(super) fn call(&self, call: Call, deadline_ms: u64) {
+        self.said.send(Said::Call(call, Duration::from_millis(deadline_ms))).ok();
+    }
+
+    pub(super) fn tell(&self, answer: Answer) {
+        self.said.send(Said::Told(answer)).ok();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the host functions of an instance work with.
+pub(super) struct Guest {
+    number: u32,
+    limits: StoreLimits,
+    link: Arc<Link>,
+    hears: Receiver<Said>,
+    given_up: Arc<AtomicBool>,
+    /// When the running call has to be over.
+    deadline: Instant,
+    /// The bytes of the call's buffer and sink.
+    pub(super) buffer: u64,
+    pub(super) sink: u64,
+    pub(super) started: Instant,
+}
+
+impl Guest {
+    /// Asks the host, and waits for what it says. Not for ever: the host answers, or ends the instance.
+    pub(super) fn ask(&mut self, ask: Ask) -> wasmtime::Result<Answer> {
+        self.link.ask(self.number, ask).map_err(|error| match error.kind() {
+            std::io::ErrorKind::FileTooLarge => wasmtime::format_err!("it hands over more than makes sense"),
+            _ => wasmtime::format_err!("the host is gone"),
+        })?;
+        match self.hears.recv() {
+            Ok(Said::Told(Answer::Trap(why))) => Err(wasmtime::format_err!("{why}")),
+            Ok(Said::Told(answer)) => Ok(answer),
+            Ok(Said::Call(..)) | Err(mpsc::RecvError) => Err(wasmtime::format_err!("the host gave the call up")),
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+}
+
+/// A started component, and its session once it is open.
+struct Running {
+    store: Store<Guest>,
+    world: ObjectStore,
+    session: Option<ResourceAny>,
+}
+
+/// The thread: one call after another, until the host ends the instance or a call kills it.
+fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, given_up: Arc<AtomicBool>) {
+    let limits = StoreLimitsBuilder::new()
+        .memory_size(MEMORY)
+        .table_elements(20_000)
+        .instances(64)
+        .tables(16)
+        .memories(1)
+        .trap_on_grow_failure(true)
+        .build();
+    let now = Instant::now();
+    let said = Arc::clone(&link);
+    let guest = Guest { number, limits, link, hears, given_up, deadline: now, buffer: 0, sink: 0, started: now };
+    let mut store = Store::new(&runtime.engine, guest);
+    store.limiter(|guest| &mut guest.limits);
+    store.set_hostcall_fuel(HANDED_OVER);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|context| {
+        let guest = context.data();
+        let over = guest.is_cancelled() || Instant::now() >= guest.deadline;
+        Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+    });
+    let mut running: Option<Running> = None;
+    let mut fresh = Some(store);
+    loop {
+        let heard = match (&running, &fresh) {
+            (Some(running), _) => running.store.data().hears.recv(),
+            (None, Some(store)) => store.data().hears.recv(),
+            (None, None) => return,
+        };
+        let Ok(Said::Call(call, limit)) = heard else { return };
+        let outcome = (|| {
+            if let Some(mut store) = fresh.take() {
+                store.data_mut().deadline = Instant::now() + limit;
+                let world = runtime.component.instantiate(&mut store);
+                let world = world.map_err(|e| died(&e, "starting it", limit))?;
+                running = Some(Running { store, world, session: None });
+            }
+            let running = running.as_mut().ok_or_else(|| Fault::Died("it is gone".into()))?;
+            running.store.data_mut().deadline = Instant::now() + limit;
+            running.call(call, limit)
+        })();
+        let ended = matches!(outcome, Err(Fault::Died(_)));
+        if said.done(number, outcome).is_err() || ended {
+            return;
+        }
+    }
+}
+
+fn died(error: &wasmtime::Error, doing: &str, limit: Duration) -> Fault {
+    Fault::Died(failed_call(error, doing, limit).chain())
+}
+
+impl Running {
+    fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
+        let doing = name(&call);
+        (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
+        let outcome = match (call, self.session) {
+            (Call::Validate { settings }, _) => self.validate(&settings),
+            (Call::Open { settings, prefix }, None) => self.open(&settings, &prefix),
+            (Call::Open { .. }, Some(_)) => return Err(Fault::Died("it is open already".into())),
+            (_, None) => return Err(Fault::Died("it was not opened".into())),
+            (call, Some(session)) => self.of_session(session, call),
+        };
+        match outcome {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Fault::Error(imports::error_of(error))),
+            Err(error) => Err(died(&error, doing, limit)),
+        }
+    }
+
+    fn validate(&mut self, settings: &str) -> Called {
+        let objects = self.world.remora_mover_objects();
+        let answer = objects.call_validate(&mut self.store, settings)?;
+        let wrong = answer.err().unwrap_or_default();
+        Ok(Ok(Done::Validated(wrong.into_iter().map(|field| (field.path, field.message)).collect())))
+    }
+
+    fn open(&mut self, settings: &str, prefix: &str) -> Called {
+        let objects = self.world.remora_mover_objects();
+        let opened = objects.call_open(&mut self.store, settings, prefix)?;
+        Ok(opened.map(|(session, can)| {
+            self.session = Some(session);
+            Done::Opened(imports::capabilities_of(can))
+        }))
+    }
+
+    fn of_session(&mut self, session: ResourceAny, call: Call) -> Called {
+        let store = &mut self.store;
+        let calls = self.world.remora_mover_objects().session();
+        // Numbers mean nothing here: a call has one of each.
+        let (buffer, sink) = (Resource::new_borrow(0), Resource::new_borrow(0));
+        Ok(match call {
+            Call::Validate { .. } | Call::Open { .. } => unreachable!("they are of no session"),
+            Call::Put { key, .. } => calls
+                .call_put_if_absent(store, session, &key, buffer)?
+                .map(|stored| Done::Stored(imports::stored_of(stored))),
+            Call::Replace { key, .. } => calls.call_replace(store, session, &key, buffer)?.map(|()| Done::Nothing),
+            Call::Get { key, offset, len } => {
+                calls.call_get(store, session, &key, offset, len, sink)?.map(|()| Done::Nothing)
+            }
+            Call::Head { key } => {
+                calls.call_head(store, session, &key)?.map(|object| Done::Object(imports::object_of(object)))
+            }
+            Call::List { prefix, after, token } => calls
+                .call_list(store, session, &prefix, after.as_deref(), token.as_deref())?
+                .map(|page| Done::Page(imports::page_of(page))),
+            Call::Delete { keys } => {
+                let each = calls.call_delete(store, session, &keys)?;
+                Ok(Done::Deleted(each.into_iter().map(|one| one.map_err(imports::error_of)).collect()))
+            }
+            Call::Begin { key } => {
+                let upload = calls.call_multipart(&mut *store, session, &key)?;
+                return self.in_upload(upload, |world, store, upload| {
+                    let uploads = world.remora_mover_objects().upload();
+                    Ok(Ok(Done::Begun(uploads.call_token(store, upload)?)))
+                });
+            }
+            Call::Part { key, token, number, .. } => {
+                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
+                return self.in_upload(upload, |world, store, upload| {
+                    let uploads = world.remora_mover_objects().upload();
+                    Ok(uploads.call_part(store, upload, number, buffer)?.map(|()| Done::Nothing))
+                });
+            }
+            Call::Complete { key, token, parts } => {
+                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
+                return self.in_upload(upload, |world, store, upload| {
+                    let uploads = world.remora_mover_objects().upload();
+                    let stored = uploads.call_complete(store, upload, parts)?;
+                    Ok(stored.map(|stored| Done::Stored(imports::stored_of(stored))))
+                });
+            }
+            Call::Abort { key, token } => {
+                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
+                return self.in_upload(upload, |world, store, upload| {
+                    Ok(world.remora_mover_objects().upload().call_abort(store, upload)?.map(|()| Done::Nothing))
+                });
+            }
+        })
+    }
+
+    /// Works with an upload, which then goes: another instance resumes it.
+    fn in_upload(
+        &mut self,
+        upload: Result<ResourceAny, Wrong>,
+        work: impl FnOnce(&ObjectStore, &mut Store<Guest>, ResourceAny) -> Called,
+    ) -> Called {
+        let upload = match upload {
+            Ok(upload) => upload,
+            Err(error) => return Ok(Err(error)),
+        };
+        let done = work(&self.world, &mut self.store, upload)?;
+        upload.resource_drop(&mut self.store)?;
+        Ok(done)
+    }
+}
+
+type Wrong = bindings::exports::remora::mover::objects::Error;
+type Called = wasmtime::Result<Result<Done, Wrong>>;
+
+/// How many bytes the call's buffer has, and how many its sink takes.
+fn sizes(call: &Call) -> (u64, u64) {
+    match call {
+        Call::Put { len, .. } | Call::Replace { len, .. } | Call::Part { len, .. } => (*len, 0),
+        Call::Get { len, .. } => (0, *len),
+        _ => (0, 0),
+    }
+}
+
+/// The function, as `wit/` names it.
+fn name(call: &Call) -> &'static str {
+    match call {
+        Call::Validate { .. } => "`validate`",
+        Call::Open { .. } => "`open`",
+        Call::Put { .. } => "`put-if-absent`",
+        Call::Replace { .. } => "`replace`",
+        Call::Get { .. } => "`get`",
+        Call::Head { .. } => "`head`",
+        Call::List { .. } => "`list`",
+        Call::Delete { .. } => "`delete`",
+        Call::Begin { .. } => "`multipart`",
+        Call::Part { .. } => "`part`",
+        Call::Complete { .. } => "`complete`",
+        Call::Abort { .. } => "`abort`",
+    }
+}

@@ -1,0 +1,334 @@
+//! Calls of a component: instances that are kept for the next one, what they ask during a call, and what a fault costs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use remora_core::{Error, ErrorKind, Result};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::broker::{Broker, Payload, Secrets, Sink};
+use super::process::{Child, Said};
+use super::wire::{Answer, Ask, Call, DigestKind, Done, Down, Fault};
+use super::words::{Capabilities, Class, MoverError, Response, WrongField};
+
+/// Instances at once. A thread of the child each, and the memory that its component takes.
+const INSTANCES: usize = 64;
+
+/// An instance is used so often, then a new one takes its place: what leaks or creeps in goes with it.
+const CALLS_OF_AN_INSTANCE: u32 = 1_000;
+
+/// Requests under way in one call.
+const PENDING: usize = 16;
+
+/// What a call may take beyond its deadline: the child ends it by then. A child that does not is hung.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// After so many faults in a row the mover is shut out.
+const FAULTS: u32 = 10;
+
+/// Bytes that a mover looks at itself in one go.
+const LOOKED_AT: u32 = 64 << 10;
+
+/// What a call gets and gives beside its arguments.
+#[derive(Clone)]
+pub(super) struct Luggage {
+    pub(super) data: Payload,
+    pub(super) sink: Sink,
+}
+
+impl Luggage {
+    pub(super) fn nothing() -> Self {
+        Self { data: Payload::default(), sink: Sink::new(0) }
+    }
+}
+
+/// Why a call gave nothing.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The mover says so, or the broker.
+    Error(MoverError),
+    /// The instance died, or broke a rule. It may go well the next time.
+    Fault(String),
+    /// The child died meanwhile, perhaps because of another call.
+    Lost(String),
+    /// It will not go well: the component cannot be run, its settings are wrong, or it was shut out.
+    Refused(Error),
+}
+
+/// A component with its settings, in a child that is started when it is needed and started again when it died.
+pub(super) struct Component {
+    pub(super) program: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    pub(super) settings: String,
+    pub(super) prefix: String,
+    pub(super) deadline: Duration,
+    pub(super) broker: Broker,
+    /// How wrong settings are told: with the lines where they stand.
+    pub(super) tell: Box<dyn Fn(&[WrongField]) -> Error + Send + Sync>,
+    pub(super) state: Mutex<State>,
+    pub(super) places: Semaphore,
+    pub(super) faults: AtomicU32,
+}
+
+/// The child, and its instances that wait.
+#[derive(Default)]
+pub(super) struct State {
+    child: Arc<OnceCell<Arc<Child>>>,
+    idle: Vec<Instance>,
+}
+
+/// So many calls are made at once.
+pub(super) const fn places() -> Semaphore {
+    Semaphore::const_new(INSTANCES)
+}
+
+/// An instance with an open session. Dropped, it is ended.
+struct Instance {
+    number: u32,
+    child: Arc<Child>,
+    hears: mpsc::Receiver<Said>,
+    secrets: Secrets,
+    can: Option<Capabilities>,
+    calls: u32,
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.child.end(self.number);
+    }
+}
+
+impl Component {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls it once.
+    pub(super) async fn call(&self, call: Call, luggage: Luggage) -> Result<Done, Failed> {
+        self.with_instance(async |component, instance| component.converse(instance, call, &luggage).await).await
+    }
+
+    /// What the store can do.
+    pub(super) async fn capabilities(&self) -> Result<Capabilities, Failed> {
+        self.with_instance(async |_, instance| instance.can.ok_or_else(|| Failed::Fault("it was never opened".into())))
+            .await
+    }
+
+    /// The child's process, for tests.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.state().child.get()?.pid()
+    }
+
+    async fn with_instance<T>(
+        &self,
+        work: impl AsyncFnOnce(&Self, &mut Instance) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        if self.faults.load(Ordering::Relaxed) >= FAULTS {
+            let what = format!("the mover is shut out: it failed {FAULTS} times in a row");
+            let error = Error::new(ErrorKind::Failed, what);
+            return Err(Failed::Refused(error.advise("See the log for why, and ask who made it.")));
+        }
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let done = async {
+            let mut instance = self.instance().await?;
+            let done = work(self, &mut instance).await;
+            let whole = !matches!(done, Err(Failed::Fault(_) | Failed::Lost(_)));
+            if whole && instance.calls < CALLS_OF_AN_INSTANCE && instance.child.end_of().is_none() {
+                self.state().idle.push(instance);
+            }
+            done
+        };
+        let done = done.await;
+        match &done {
+            Err(Failed::Fault(why)) => {
+                self.faults.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("a mover failed: {why}");
+            }
+            // A child's death is counted once, by whoever replaces it.
+            Err(Failed::Refused(_) | Failed::Lost(_)) => {}
+            Ok(_) | Err(Failed::Error(_)) => self.faults.store(0, Ordering::Relaxed),
+        }
+        done
+    }
+
+    /// One that waits, or a new one.
+    async fn instance(&self) -> Result<Instance, Failed> {
+        {
+            let mut state = self.state();
+            while let Some(instance) = state.idle.pop() {
+                if instance.child.end_of().is_none() {
+                    return Ok(instance);
+                }
+            }
+        }
+        let child = self.child().await.map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => Failed::Fault(error.chain()),
+            _ => Failed::Refused(error),
+        })?;
+        let (number, hears) = child.instance();
+        let mut instance = Instance { number, child, hears, secrets: Secrets::default(), can: None, calls: 0 };
+        let nothing = Luggage::nothing();
+        let validate = Call::Validate { settings: self.settings.clone() };
+        match self.converse(&mut instance, validate, &nothing).await? {
+            Done::Validated(wrong) if wrong.is_empty() => {}
+            Done::Validated(wrong) => return Err(Failed::Refused((self.tell)(&wrong))),
+            other => return Err(unexpected(&other)),
+        }
+        let open = Call::Open { settings: self.settings.clone(), prefix: self.prefix.clone() };
+        match self.converse(&mut instance, open, &nothing).await? {
+            Done::Opened(can) => instance.can = Some(can),
+            other => return Err(unexpected(&other)),
+        }
+        Ok(instance)
+    }
+
+    /// The child; one that died is replaced.
+    async fn child(&self) -> Result<Arc<Child>> {
+        let cell = {
+            let mut state = self.state();
+            if state.child.get().is_some_and(|child| child.end_of().is_some()) {
+                self.faults.fetch_add(1, Ordering::Relaxed);
+                state.child = Arc::default();
+                state.idle.clear();
+            }
+            Arc::clone(&state.child)
+        };
+        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes)).await.cloned()
+    }
+
+    /// A call, and all that is asked during it. Bounded: by the deadline here, whatever the child does.
+    async fn converse(&self, instance: &mut Instance, call: Call, luggage: &Luggage) -> Result<Done, Failed> {
+        let deadline = Instant::now() + self.deadline;
+        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        instance.calls += 1;
+        instance.say(&Down::Call { instance: instance.number, deadline_ms, call })?;
+        let mut requests = Requests::default();
+        loop {
+            let ask = match timeout_at(deadline + GRACE, instance.hears.recv()).await {
+                Ok(Some(Said::Done(Ok(done)))) => return Ok(done),
+                Ok(Some(Said::Done(Err(Fault::Error(error))))) => return Err(Failed::Error(self.shown(error))),
+                Ok(Some(Said::Done(Err(Fault::Died(why))))) => return Err(Failed::Fault(self.broker.plain(&why))),
+                Ok(Some(Said::Ask(ask))) => ask,
+                Ok(None) => return Err(Failed::Lost(instance.end_of())),
+                Err(_) => {
+                    instance.child.kill();
+                    return Err(Failed::Lost("its process was hung, and was killed".into()));
+                }
+            };
+            let answer = self.answer(ask, &mut instance.secrets, &mut requests, luggage, deadline).await;
+            let answer = answer.unwrap_or_else(Answer::Trap);
+            instance.say(&Down::Told { instance: instance.number, answer })?;
+        }
+    }
+
+    /// An error of the mover's, with nothing in it that must not be shown.
+    fn shown(&self, error: MoverError) -> MoverError {
+        MoverError {
+            code: self.broker.plain(&error.code),
+            message: self.broker.plain(&error.message),
+            details: Vec::new(),
+            ..error
+        }
+    }
+
+    /// What an instance asked; or the rule that it broke.
+    async fn answer(
+        &self,
+        ask: Ask,
+        secrets: &mut Secrets,
+        requests: &mut Requests,
+        luggage: &Luggage,
+        deadline: Instant,
+    ) -> Result<Answer, String> {
+        Ok(match ask {
+            Ask::Digest(kind) => Answer::Bytes(digest(kind, luggage.data.clone()).await?),
+            Ask::Read { offset, len } => {
+                let pieces = Some(len).filter(|len| *len <= LOOKED_AT);
+                let pieces = pieces.and_then(|len| luggage.data.slice(offset, len.into()));
+                let pieces = pieces.ok_or("it reads beyond the buffer, or more than 64 KiB at once")?;
+                Answer::Bytes(pieces.concat())
+            }
+            Ask::SinkLen => Answer::Number(luggage.sink.len()),
+            Ask::SinkWrite(bytes) => match luggage.sink.write(&bytes) {
+                true => Answer::Nothing,
+                false => Answer::Error(MoverError::new(Class::Invalid, "broker-sink", "the sink takes no more")),
+            },
+            Ask::Secret(name) => secrets.open(&self.broker, &name)?.map_or_else(Answer::Error, Answer::Handle),
+            Ask::Hmac { secret, data } => Answer::Bytes(secrets.hmac(secret, &data)?),
+            Ask::Derive { secret, data } => Answer::Handle(secrets.derive(secret, &data)?),
+            Ask::Prefixed { secret, prefix } => Answer::Handle(secrets.prefixed(secret, &prefix)?),
+            Ask::ForgetSecret(secret) => {
+                secrets.forget(secret);
+                Answer::Nothing
+            }
+            Ask::Submit(request) => {
+                if requests.pending.len() >= PENDING {
+                    return Err(format!("it has {PENDING} requests under way and wants more"));
+                }
+                // The component is to hear that there is no answer, rather than be ended while it waits.
+                let until = deadline - self.deadline / 10;
+                let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, until);
+                started.map_or_else(Answer::Error, |exchange| Answer::Handle(requests.start(exchange)))
+            }
+            Ask::Wait(number) => {
+                let pending = requests.pending.remove(&number).ok_or("it waits for a request that it does not have")?;
+                match pending.await {
+                    Ok(Ok(response)) => Answer::Response(response),
+                    Ok(Err(error)) => Answer::Error(error),
+                    Err(died) => return Err(format!("a request died: {died}")),
+                }
+            }
+            Ask::GiveUp(number) => {
+                requests.pending.remove(&number);
+                Answer::Nothing
+            }
+            Ask::Log(level, line) => {
+                self.broker.log(level, &line);
+                Answer::Nothing
+            }
+        })
+    }
+}
+
+fn unexpected(done: &Done) -> Failed {
+    Failed::Fault(format!("its process answered another question: {done:?}"))
+}
+
+/// Off the threads that wait for others: 64 MiB take a while.
+async fn digest(kind: DigestKind, data: Payload) -> Result<Vec<u8>, String> {
+    let hash = move || match kind {
+        DigestKind::Sha256 => data.sha256(),
+        DigestKind::Md5 => data.md5(),
+    };
+    tokio::task::spawn_blocking(hash).await.map_err(|died| format!("hashing died: {died}"))
+}
+
+impl Instance {
+    fn say(&self, down: &Down) -> Result<(), Failed> {
+        self.child.say(down).map_err(Failed::Refused)
+    }
+
+    fn end_of(&self) -> String {
+        self.child.end_of().unwrap_or_else(|| "its process is gone".into())
+    }
+}
+
+/// The requests of a call. They end with it.
+#[derive(Default)]
+struct Requests {
+    pending: HashMap<u32, AbortOnDropHandle<Result<Response, MoverError>>>,
+    next: u32,
+}
+
+impl Requests {
+    fn start(&mut self, exchange: impl Future<Output = Result<Response, MoverError>> + Send + 'static) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.pending.insert(self.next, AbortOnDropHandle::new(tokio::spawn(exchange)));
+        self.next
+    }
+}

@@ -1,0 +1,169 @@
+//! Listings: page by page, each looked at before it is believed.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{Extensions, ListResult, ObjectMeta, Result};
+
+use super::super::wire::{Call, Done};
+use super::super::words::{Object, Page};
+use super::Inner;
+
+/// Objects in a page.
+const PAGE: usize = 1_000;
+
+/// Pages in a row without an object: a store may have skipped what others deleted, but not for ever.
+const EMPTY_PAGES: u32 = 100;
+
+/// Sorts after all that a key has.
+const AFTER_ALL: char = '~';
+
+/// A walk through the keys below a prefix.
+struct Walk {
+    inner: Arc<Inner>,
+    prefix: String,
+    after: Option<String>,
+    token: Option<String>,
+    last: Option<String>,
+    empty: u32,
+    over: bool,
+}
+
+impl Walk {
+    fn new(inner: Arc<Inner>, prefix: Option<&Path>) -> Self {
+        let prefix = prefix.filter(|prefix| prefix.parts().next().is_some());
+        let prefix = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
+        Self { inner, prefix, after: None, token: None, last: None, empty: 0, over: false }
+    }
+
+    /// The next page's objects; none after the last one.
+    async fn next(&mut self) -> Result<Option<Vec<Object>>> {
+        if self.over {
+            return Ok(None);
+        }
+        let call = Call::List { prefix: self.prefix.clone(), after: self.after.clone(), token: self.token.clone() };
+        let page = match self.inner.plain_call("listing", &self.prefix, call).await? {
+            Done::Page(page) => page,
+            _ => return self.inner.unexpected("listing", &self.prefix),
+        };
+        self.check(&page)?;
+        self.last = page.objects.last().map(|object| object.key.clone()).or(self.last.take());
+        self.over = page.next.is_none();
+        self.token = page.next;
+        Ok(Some(page.objects))
+    }
+
+    /// Goes on behind all that is in a folder.
+    fn skip(&mut self, folder: &str) {
+        if !self.over {
+            self.after = Some(format!("{folder}/{AFTER_ALL}"));
+            self.token = None;
+            self.last.clone_from(&self.after);
+        }
+    }
+
+    fn check(&mut self, page: &Page) -> Result<()> {
+        let lie = |what: String| Err(self.inner.lie(format!("its listing of {:?} {what}", self.prefix)));
+        if page.objects.len() > PAGE {
+            return lie(format!("has {} objects in a page, {PAGE} at most", page.objects.len()));
+        }
+        let mut last = self.last.as_deref();
+        for object in &page.objects {
+            if !object.key.starts_with(&self.prefix) {
+                return lie(format!("has {:?} in it", object.key));
+            }
+            if last.is_some_and(|last| last >= object.key.as_str()) {
+                return lie(format!("is not in order at {:?}", object.key));
+            }
+            last = Some(&object.key);
+        }
+        self.empty = if page.objects.is_empty() { self.empty + 1 } else { 0 };
+        if self.empty > EMPTY_PAGES {
+            return lie("never ends".into());
+        }
+        Ok(())
+    }
+
+    /// The keys below the prefix that this process knows to be there.
+    fn expected(&self) -> BTreeSet<String> {
+        self.inner.stored().iter().filter(|key| key.starts_with(&self.prefix)).cloned().collect()
+    }
+
+    /// None of what a listing left out may be there: another host may have removed it, of course.
+    async fn look_for(&self, left_out: BTreeSet<String>) -> Result<()> {
+        for key in left_out {
+            // Removed by this process meanwhile.
+            if !self.inner.stored().contains(&key) {
+                continue;
+            }
+            match self.inner.head(&key).await {
+                Ok(_) => {
+                    return Err(self
+                        .inner
+                        .lie(format!("its listing of {:?} leaves out {key}, which is there", self.prefix)));
+                }
+                Err(object_store::Error::NotFound { .. }) => drop(self.inner.stored().remove(&key)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All objects below a prefix.
+pub(super) fn all(inner: Arc<Inner>, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+    let walk = Walk::new(inner, prefix);
+    let expected = walk.expected();
+    let pages = stream::try_unfold((walk, expected), |(mut walk, mut expected)| async move {
+        let Some(objects) = walk.next().await? else {
+            walk.look_for(expected).await?;
+            return Ok::<_, object_store::Error>(None);
+        };
+        let mut metas = VecDeque::with_capacity(objects.len());
+        for object in objects {
+            expected.remove(&object.key);
+            metas.push_back(walk.inner.meta(object)?);
+        }
+        Ok(Some((stream::iter(metas).map(Ok), (walk, expected))))
+    });
+    pages.try_flatten().boxed()
+}
+
+/// The objects right below a prefix, and the folders there. Of a folder one page is seen, then the walk goes on behind it.
+pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Result<ListResult> {
+    let mut walk = Walk::new(Arc::clone(inner), prefix);
+    let mut expected = walk.expected();
+    let (mut objects, mut folders) = (Vec::new(), BTreeSet::new());
+    while let Some(page) = walk.next().await? {
+        let mut skipping = None;
+        for object in page {
+            let below = &object.key[walk.prefix.len()..];
+            match below.split_once('/') {
+                Some((folder, _)) => {
+                    let folder = format!("{}{folder}", walk.prefix);
+                    skipping = Some(folder.clone());
+                    folders.insert(folder);
+                }
+                None => {
+                    skipping = None;
+                    expected.remove(&object.key);
+                    objects.push(walk.inner.meta(object)?);
+                }
+            }
+        }
+        if let Some(folder) = skipping {
+            walk.skip(&folder);
+        }
+    }
+    expected.retain(|key| {
+        let folder = key[walk.prefix.len()..].split_once('/').map(|(folder, _)| format!("{}{folder}", walk.prefix));
+        folder.is_none_or(|folder| !folders.contains(&folder))
+    });
+    walk.look_for(expected).await?;
+    let prefixes =
+        folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(format!("{folder:?} is no key"))));
+    Ok(ListResult { common_prefixes: prefixes.collect::<Result<_>>()?, objects, extensions: Extensions::default() })
+}

@@ -1,0 +1,221 @@
+//! A mover that misbehaves as its settings say; else it keeps small objects in its memory.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use remora_sdk::objects::{
+    Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Secret, Sink, Stored, log,
+};
+use remora_sdk::{Invalid, serde};
+
+#[derive(serde::Deserialize)]
+#[serde(crate = "serde", deny_unknown_fields)]
+struct Settings {
+    /// What it does, where, such as `loop in get`.
+    #[serde(default)]
+    misbehave: String,
+    /// What `head` fetches, if it is given.
+    #[serde(default)]
+    url: String,
+}
+
+struct Hostile {
+    misbehave: String,
+    url: String,
+    objects: RefCell<BTreeMap<String, Vec<u8>>>,
+}
+
+remora_sdk::objects!(Hostile);
+
+/// Does what is asked for in this function.
+fn misbehave(how: &str, function: &str) {
+    match how.split_once(" in ") {
+        Some((how, wanted)) if wanted == function => match how {
+            "trap" => panic!(),
+            "loop" => loop {
+                black_box(());
+            },
+            "memory" => grow(),
+            "recursion" => drop(black_box(deeper(black_box(1)))),
+            "secrets" => {
+                let mut kept = Vec::new();
+                loop {
+                    kept.push(Secret::get("canary"));
+                }
+            }
+            "long secrets" => {
+                let mut secret = Secret::get("canary").ok();
+                loop {
+                    secret = secret.map(|secret| secret.prefixed(&"x".repeat(60_000)));
+                }
+            }
+            "lines" => loop {
+                log::write(log::Level::Error, &"x".repeat(10_000));
+            },
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn grow() {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    loop {
+        kept.push(black_box(vec![1; 1 << 20]));
+    }
+}
+
+fn deeper(n: u64) -> u64 {
+    let array = black_box([n; 100]);
+    1 + deeper(array[7] + 1) + array[9]
+}
+
+fn object(key: &str, size: u64) -> Object {
+    Object { key: key.into(), size, modified: 1_700_000_000, etag: None }
+}
+
+fn none(key: &str) -> Error {
+    Error::new(Class::NotFound, "none", format!("there is no {key}"))
+}
+
+impl Hostile {
+    fn is(&self, what: &str) -> bool {
+        self.misbehave == what
+    }
+
+    fn fetch(&self) -> Error {
+        let fetched = (|| {
+            let canary = Secret::get("canary")?;
+            let request = Request::new("GET", &self.url).secret("authorization", "Bearer ", &canary);
+            let answer = if self.is("pending") {
+                let mut pending: Vec<Pending> = Vec::new();
+                loop {
+                    pending.push(Request::new("GET", &self.url).submit()?);
+                }
+            } else {
+                request.send()?
+            };
+            log::write(log::Level::Warn, &format!("it said {}", answer.text()));
+            Ok(format!("status {}: {}", answer.status, answer.text()))
+        })();
+        fetched.map_or_else(|error: Error| error, |said| Error::new(Class::Permanent, "fetched", said))
+    }
+}
+
+impl Mover for Hostile {
+    type Settings = Settings;
+
+    fn check(settings: &Settings) -> Result<(), Invalid> {
+        misbehave(&settings.misbehave, "validate");
+        if settings.misbehave == "nonsense" { Err(Invalid::field("/misbehave", "it is nonsense")) } else { Ok(()) }
+    }
+
+    fn open(settings: Settings, _: &str) -> Result<(Self, Capabilities), Error> {
+        misbehave(&settings.misbehave, "open");
+        let can = Capabilities { max_put: 1 << 30, multipart: true, min_part: 0, max_parts: 3 };
+        Ok((Self { misbehave: settings.misbehave, url: settings.url, objects: RefCell::default() }, can))
+    }
+
+    fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
+        misbehave(&self.misbehave, "put");
+        if self.is("read beyond the buffer") {
+            data.read(data.len(), 1);
+        }
+        if self.is("say created and store nothing") {
+            return Ok(Stored::Created);
+        }
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.objects.borrow_mut().insert(key.into(), data.read(0, len));
+        Ok(Stored::Created)
+    }
+
+    fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
+        misbehave(&self.misbehave, "replace");
+        self.put_if_absent(key, data).map(drop)
+    }
+
+    fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
+        misbehave(&self.misbehave, "get");
+        let objects = self.objects.borrow();
+        let object = objects.get(key).ok_or_else(|| none(key))?;
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut bytes = object[offset..offset + len].to_vec();
+        match self.misbehave.as_str() {
+            "give other bytes" => bytes.reverse(),
+            "give nothing" => bytes.clear(),
+            "give too much" => bytes.push(0),
+            _ => {}
+        }
+        into.write(&bytes)
+    }
+
+    fn head(&self, key: &str) -> Result<Object, Error> {
+        misbehave(&self.misbehave, "head");
+        if !self.url.is_empty() {
+            return Err(self.fetch());
+        }
+        let objects = self.objects.borrow();
+        let size = objects.get(key).ok_or_else(|| none(key))?.len() as u64;
+        Ok(match self.misbehave.as_str() {
+            "tell another size" => object(key, size + 1),
+            "tell of another object" => object("other", size),
+            _ => object(key, size),
+        })
+    }
+
+    fn list(&self, prefix: &str, _: Option<&str>, token: Option<&str>) -> Result<Page, Error> {
+        misbehave(&self.misbehave, "list");
+        let objects = self.objects.borrow();
+        let objects = objects.iter().filter(|(key, _)| key.starts_with(prefix));
+        let mut objects: Vec<_> = objects.map(|(key, bytes)| object(key, bytes.len() as u64)).collect();
+        let mut next = None;
+        match self.misbehave.as_str() {
+            "list what is elsewhere" => objects.push(object("~/elsewhere", 1)),
+            "list in disorder" => objects.extend([object("t/z", 1), object("t/b", 1)]),
+            "list too much" => objects.extend((0..2_000).map(|n| object(&format!("t/z{n:04}"), 1))),
+            "list for ever" => {
+                objects.clear();
+                next = Some(format!("{}x", token.unwrap_or_default()));
+            }
+            "list strange names" => objects.push(object("t/../etc/passwd", 1)),
+            "leave out" => objects.clear(),
+            "list gigantically" => {
+                let gigantic = "x".repeat(100 << 20);
+                objects.push(object(&gigantic, 1));
+            }
+            _ => {}
+        }
+        Ok(Page { objects, next })
+    }
+
+    fn delete(&self, keys: &[String]) -> Vec<Result<(), Error>> {
+        misbehave(&self.misbehave, "delete");
+        if self.is("forget what to delete") {
+            return Vec::new();
+        }
+        keys.iter().for_each(|key| drop(self.objects.borrow_mut().remove(key)));
+        keys.iter().map(|_| Ok(())).collect()
+    }
+
+    fn begin(&self, _: &str) -> Result<String, Error> {
+        misbehave(&self.misbehave, "multipart");
+        Ok("token".into())
+    }
+
+    fn part(&self, _: &str, _: &str, _: u32, _: &Buffer) -> Result<(), Error> {
+        misbehave(&self.misbehave, "part");
+        Ok(())
+    }
+
+    fn complete(&self, _: &str, _: &str, _: u32) -> Result<Stored, Error> {
+        misbehave(&self.misbehave, "complete");
+        Ok(Stored::Created)
+    }
+
+    fn abort(&self, _: &str, _: &str) -> Result<(), Error> {
+        misbehave(&self.misbehave, "abort");
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Movers, run as they are in production: in a child without rights, their requests made by the broker.
+
+#[path = "movers/hostile.rs"]
+mod hostile;
+#[path = "movers/network.rs"]
+mod network;
+#[path = "movers/process.rs"]
+mod process;
+#[path = "movers/refused.rs"]
+mod refused;
+#[path = "movers/s3.rs"]
+mod s3;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use remora_plugins::movers::{MoverStore, Movers, Patience};
+use tempfile::TempDir;
+
+/// The component of an example of the SDK, which lies where the programs are.
+pub(crate) fn example(name: &str) -> PathBuf {
+    host_program().with_file_name("movers").join(format!("{name}.wasm"))
+}
+
+pub(crate) fn host_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_remora-plugin-host").into()
+}
+
+/// A folder of plugins.
+pub(crate) struct Folder {
+    dir: TempDir,
+    pub(crate) movers: Movers,
+}
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut movers = Movers::new(dir.path());
+        movers.program = Some(host_program());
+        movers.patience = Patience { retries: 2, give_up: Duration::from_secs(20) };
+        Self { dir, movers }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A mover whose document has these lines beside its name and module.
+    pub(crate) fn mover(&self, name: &str, component: &[u8], lines: &str) -> MoverStore {
+        self.write(name, component, lines);
+        self.movers.open(name, "a/prefix").unwrap_or_else(|e| panic!("{}", e.chain()))
+    }
+
+    pub(crate) fn write(&self, name: &str, component: &[u8], lines: &str) {
+        fs::write(self.path().join(format!("{name}.wasm")), component).unwrap();
+        let text = format!("kind: Mover\nname: {name}\nmodule: file:{name}.wasm\n{lines}");
+        fs::write(self.path().join(format!("{name}.yaml")), text).unwrap();
+    }
+}

@@ -1,0 +1,83 @@
+//! Movers that are not taken, and what is said of them.
+
+use std::fs;
+
+use remora_core::{Error, ErrorKind};
+use remora_plugins::{Digest, builtins};
+use wit_component::dummy_module;
+use wit_parser::{ManglingAndAbi, Resolve};
+
+use super::{Folder, example};
+use crate::components::component;
+
+async fn refused(folder: &Folder, name: &str) -> Error {
+    match folder.movers.open(name, "") {
+        Err(error) => error,
+        Ok(store) => store.probe().await.unwrap_err(),
+    }
+}
+
+fn of_world(text: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("world.wit", text).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    component(&dummy_module(&resolve, world, ManglingAndAbi::Standard32), &resolve, world)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_mover_of_this_version_is_told_apart() {
+    let folder = Folder::new();
+    let newer = "package remora:mover@0.2.0; interface objects { open: func(); } world w { export objects; }";
+    let import = "package acme:other@1.0.0; interface net { send: func(); } interface thing { go: func(); }
+                  world w { import net; export thing; }";
+    let (_, policy) = builtins().next().unwrap();
+    let core = wat::parse_str("(module)").unwrap();
+    for (bytes, said) in [
+        (b"text".to_vec(), "no WebAssembly component"),
+        (core, "core module"),
+        (policy.to_vec(), "does not export remora:mover/objects@0.1.0"),
+        (of_world(newer), "it exports remora:mover/objects@0.2.0"),
+        (of_world(import), "it imports acme:other/net@1.0.0"),
+        (b"\0asm\x0d\0\x01\0nonsense".to_vec(), "no valid component"),
+    ] {
+        folder.write("strange", &bytes, "");
+        let error = refused(&folder, "strange").await;
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.chain());
+        assert!(error.chain().contains(said) && error.chain().contains("mover strange"), "{}", error.chain());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_the_mover_does_not_take_are_shown_where_they_stand() {
+    let folder = Folder::new();
+    let bytes = fs::read(example("hostile")).unwrap();
+    for (lines, said) in [
+        ("settings:\n  url: ''\n  misbehave: nonsense\n", "x.yaml, line 6: settings: /misbehave: it is nonsense"),
+        ("settings:\n  misbehaviour: x\n", "x.yaml, line 5: settings: "),
+    ] {
+        folder.write("x", &bytes, lines);
+        let error = refused(&folder, "x").await;
+        assert!(error.chain().contains(said), "{}", error.chain());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_changed_is_told_with_what_to_do() {
+    let folder = Folder::new();
+    let bytes = fs::read(example("hostile")).unwrap();
+    let digest = Digest::of(&bytes);
+    let error = refused(&folder, "absent").await;
+    assert!(error.kind() == ErrorKind::NotFound && error.advice().unwrap().contains("absent.yaml"), "{error:?}");
+    folder.write("pinned", &bytes, &format!("digest: sha256:{digest}\n"));
+    folder.movers.open("pinned", "").unwrap().probe().await.unwrap();
+    folder.write("changed", &[&bytes[..], &[0]].concat(), &format!("digest: sha256:{digest}\n"));
+    let error = refused(&folder, "changed").await;
+    assert!(error.chain().contains(&digest.to_string()) && error.advice().unwrap().contains("changed"), "{error:?}");
+    folder.write("secretive", &bytes, "secrets: {key: nowhere}\n");
+    assert!(refused(&folder, "secretive").await.chain().contains("secret key"));
+    fs::write(folder.path().join("empty"), "\n").unwrap();
+    folder.write("emptied", &bytes, "secrets: {key: empty}\n");
+    assert!(refused(&folder, "emptied").await.chain().contains("is empty"));
+    folder.write("untrusted", &bytes, "network: {caFile: empty}\n");
+    folder.movers.open("untrusted", "").unwrap_err();
+}

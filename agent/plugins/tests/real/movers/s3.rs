@@ -1,0 +1,140 @@
+//! The mover of `sdk/examples/s3` against a real S3 server.
+
+use std::fs;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use remora_plugins::movers::MoverStore;
+use remora_tests::s3::{KEY, SECRET};
+use remora_tests::{S3, Transport};
+
+use super::{Folder, example};
+
+/// A bucket behind the mover.
+pub(super) struct Bucket {
+    pub(super) s3: S3,
+    pub(super) folder: Folder,
+    pub(super) store: MoverStore,
+}
+
+/// The lines of a document for a server.
+pub(super) fn lines(s3: &S3, secret: &str) -> String {
+    let endpoint = s3.endpoint();
+    let (_, server) = endpoint.split_once("://").unwrap();
+    format!(
+        "settings: {{endpoint: '{endpoint}', bucket: backups, accessKey: {KEY}}}\n\
+         network: {{allow: ['{server}'], addresses: [127.0.0.1, '::1'], plainHttp: {}, caFile: {}}}\n\
+         secrets: {{secret-key: {secret}}}\n",
+        endpoint.starts_with("http:"),
+        if endpoint.starts_with("https:") { s3.ca_file().display().to_string() } else { "null".into() },
+    )
+}
+
+impl Bucket {
+    pub(super) fn new(transport: Transport) -> Self {
+        let s3 = S3::start_with(transport);
+        s3.bucket("backups");
+        let folder = Folder::new();
+        fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
+        let store = folder.mover("s3", &fs::read(example("s3")).unwrap(), &lines(&s3, "secret"));
+        Self { s3, folder, store }
+    }
+}
+
+pub(super) async fn create(store: &MoverStore, key: &str, payload: impl Into<PutPayload>) -> Result<(), Error> {
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    store.put_opts(&Path::from(key), payload.into(), options).await.map(drop)
+}
+
+pub(super) async fn get(store: &MoverStore, key: &str) -> Result<Bytes, Error> {
+    store.get(&Path::from(key)).await?.bytes().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_goes_over_tls_once_and_is_read_listed_replaced_and_removed() {
+    let bucket = Bucket::new(Transport::Https);
+    let store = &bucket.store;
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let pieces: PutPayload = bytes.chunks(1_000_000).map(Bytes::copy_from_slice).collect();
+    create(store, "t/one", pieces).await.unwrap();
+    assert!(matches!(create(store, "t/one", "other").await, Err(Error::AlreadyExists { .. })));
+    assert!(get(store, "t/one").await.unwrap() == bytes);
+    assert_eq!(fs::read(bucket.s3.files("backups").join("a/prefix/t/one")).unwrap(), bytes);
+    let ranges = store.get_ranges(&Path::from("t/one"), &[5..6, 2_999_990..3_000_000]).await.unwrap();
+    assert_eq!(ranges, [&bytes[5..6], &bytes[2_999_990..]]);
+    assert!(matches!(get(store, "t/none").await, Err(Error::NotFound { .. })));
+    create(store, "t/empty", "").await.unwrap();
+    store.put(&Path::from("t/empty"), "now full".into()).await.unwrap();
+    assert_eq!(get(store, "t/empty").await.unwrap(), "now full");
+    let removed = [Path::from("t/one"), Path::from("t/never")].map(Ok);
+    let removed: Vec<_> = store.delete_stream(Box::pin(futures::stream::iter(removed))).try_collect().await.unwrap();
+    assert_eq!(removed.len(), 2);
+    let left: Vec<_> = store.list(None).map_ok(|object| object.location.to_string()).try_collect().await.unwrap();
+    assert_eq!(left, ["t/empty"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_thousands_of_objects_are_listed_whole_and_in_few_requests() {
+    let bucket = Bucket::new(Transport::Http);
+    let store = &bucket.store;
+    // As the server keeps them: making 2,500 objects one by one is no test of listings.
+    let files = bucket.s3.files("backups").join("a/prefix");
+    for folder in ["many/a", "many/b", "other"] {
+        fs::create_dir_all(files.join(folder)).unwrap();
+    }
+    for n in 0..2_500 {
+        fs::write(files.join(format!("many/a/{n:04}")), "x").unwrap();
+    }
+    for name in ["many/b/1", "many/c", "other/1"] {
+        fs::write(files.join(name), "xy").unwrap();
+    }
+    let all: Vec<_> = store.list(Some(&Path::from("many"))).try_collect().await.unwrap();
+    assert_eq!((all.len(), all[2_501].location.as_ref(), all[2_501].size), (2_502, "many/c", 2));
+    let before = bucket.s3.requests("s3_ListObjectsV2");
+    let children = store.list_with_delimiter(Some(&Path::from("many"))).await.unwrap();
+    let folders: Vec<_> = children.common_prefixes.iter().map(Path::as_ref).collect();
+    assert_eq!((folders, children.objects.len()), (vec!["many/a", "many/b"], 1));
+    assert!(bucket.s3.requests("s3_ListObjectsV2") - before <= 3, "folders are not skipped");
+    let top = store.list_with_delimiter(None).await.unwrap();
+    assert_eq!(top.common_prefixes, [Path::from("many"), Path::from("other")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_make_a_whole_once() {
+    let bucket = Bucket::new(Transport::Http);
+    let store = &bucket.store;
+    let path = Path::from("large");
+    let parts = [vec![1; 5 << 20], vec![2; 100]];
+    for taken in [false, true] {
+        let mut upload = store.put_multipart(&path).await.unwrap();
+        for part in &parts {
+            upload.put_part(part.clone().into()).await.unwrap();
+        }
+        assert_eq!(matches!(upload.complete().await, Err(Error::AlreadyExists { .. })), taken);
+        if taken {
+            upload.abort().await.unwrap();
+        }
+    }
+    assert!(get(store, "large").await.unwrap() == parts.concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_and_a_missing_bucket_say_what_to_do() {
+    let bucket = Bucket::new(Transport::Http);
+    let folder = &bucket.folder;
+    fs::write(folder.path().join("wrong"), "not the secret").unwrap();
+    let s3 = fs::read(example("s3")).unwrap();
+    let wrong = folder.mover("wrong", &s3, &lines(&bucket.s3, "wrong"));
+    let elsewhere = lines(&bucket.s3, "secret").replace("bucket: backups", "bucket: nowhere");
+    let elsewhere = folder.mover("elsewhere", &s3, &elsewhere);
+    for (store, said, advice) in
+        [(wrong, "SignatureDoesNotMatch", "secrets"), (elsewhere, "NoSuchBucket", "settings in the mover's document")]
+    {
+        let error = create(&store, "x", "y").await.unwrap_err();
+        let error = super::network::ours(&error);
+        assert!(error.chain().contains(said), "{}", error.chain());
+        assert!(error.advice().unwrap().contains(advice), "{:?}", error.advice());
+    }
+}
