@@ -117,7 +117,9 @@ impl Broker {
         };
         let deadline = deadline.min(Instant::now() + limit);
         let Planned { request, basics } = plan::plan(url, request, secrets, data, sink)?;
-        basics.iter().for_each(|basic| self.log.also_blot(basic));
+        for basic in &basics {
+            self.log.also_blot(basic);
+        }
         let (request, receive) = request;
         Ok(Exchange { client: self.client.clone(), request, receive, deadline }.run())
     }

@@ -60,6 +60,9 @@ pub(super) enum Failed {
     Refused(Error),
 }
 
+/// Makes an error of the settings that a mover finds wrong.
+pub(super) type Tell = Box<dyn Fn(&[WrongField]) -> Error + Send + Sync>;
+
 /// A component with its settings, in a child that is started when it is needed and started again when it died.
 pub(super) struct Component {
     pub(super) program: PathBuf,
@@ -69,7 +72,7 @@ pub(super) struct Component {
     pub(super) deadline: Duration,
     pub(super) broker: Broker,
     /// How wrong settings are told: with the lines where they stand.
-    pub(super) tell: Box<dyn Fn(&[WrongField]) -> Error + Send + Sync>,
+    pub(super) tell: Tell,
     pub(super) state: Mutex<State>,
     pub(super) places: Semaphore,
     pub(super) faults: AtomicU32,
@@ -211,7 +214,7 @@ impl Component {
         loop {
             let ask = match timeout_at(deadline + GRACE, instance.hears.recv()).await {
                 Ok(Some(Said::Done(Ok(done)))) => return Ok(done),
-                Ok(Some(Said::Done(Err(Fault::Error(error))))) => return Err(Failed::Error(self.shown(error))),
+                Ok(Some(Said::Done(Err(Fault::Error(error))))) => return Err(Failed::Error(self.shown(&error))),
                 Ok(Some(Said::Done(Err(Fault::Died(why))))) => return Err(Failed::Fault(self.broker.plain(&why))),
                 Ok(Some(Said::Ask(ask))) => ask,
                 Ok(None) => return Err(Failed::Lost(instance.end_of())),
@@ -227,12 +230,12 @@ impl Component {
     }
 
     /// An error of the mover's, with nothing in it that must not be shown.
-    fn shown(&self, error: MoverError) -> MoverError {
+    fn shown(&self, error: &MoverError) -> MoverError {
         MoverError {
             code: self.broker.plain(&error.code),
             message: self.broker.plain(&error.message),
             details: Vec::new(),
-            ..error
+            ..error.clone()
         }
     }
 
@@ -254,10 +257,10 @@ impl Component {
                 Answer::Bytes(pieces.concat())
             }
             Ask::SinkLen => Answer::Number(luggage.sink.len()),
-            Ask::SinkWrite(bytes) => match luggage.sink.write(&bytes) {
-                true => Answer::Nothing,
-                false => Answer::Error(MoverError::new(Class::Invalid, "broker-sink", "the sink takes no more")),
-            },
+            Ask::SinkWrite(bytes) if luggage.sink.write(&bytes) => Answer::Nothing,
+            Ask::SinkWrite(_) => {
+                Answer::Error(MoverError::new(Class::Invalid, "broker-sink", "the sink takes no more"))
+            }
             Ask::Secret(name) => secrets.open(&self.broker, &name)?.map_or_else(Answer::Error, Answer::Handle),
             Ask::Hmac { secret, data } => Answer::Bytes(secrets.hmac(secret, &data)?),
             Ask::Derive { secret, data } => Answer::Handle(secrets.derive(secret, &data)?),

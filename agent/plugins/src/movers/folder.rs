@@ -8,10 +8,9 @@ use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::broker::{Broker, BrokerOptions, Names, SystemNames};
-use super::conversation::{Component, State, places};
+use super::conversation::{Component, State, Tell, places};
 use super::document::{self, MoverDocument};
 use super::store::{MoverStore, Patience};
-use super::words::WrongField;
 use crate::documents::Settings;
 use crate::reference::ModuleRef;
 
@@ -137,7 +136,7 @@ impl Movers {
 }
 
 /// Wrong settings, each with the line where it stands.
-fn tell(file: String, settings: Settings) -> Box<dyn Fn(&[WrongField]) -> Error + Send + Sync> {
+fn tell(file: String, settings: Settings) -> Tell {
     Box::new(move |wrong| {
         let each = wrong.iter().map(|(path, message)| {
             let line = settings.line(path).map(|line| format!(", line {line}")).unwrap_or_default();

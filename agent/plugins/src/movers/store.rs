@@ -141,7 +141,7 @@ impl Inner {
     }
 
     /// What the mover says is not so.
-    fn lie(&self, what: String) -> object_store::Error {
+    fn lie(&self, what: &str) -> object_store::Error {
         let error = Error::new(ErrorKind::Damaged, format!("mover {}: {what}", self.name))
             .advise("Do not rely on this mover: ask who made it, and keep the points in another repository.");
         object_store::Error::Generic { store: "mover", source: Box::new(error) }
@@ -154,7 +154,7 @@ impl Inner {
     async fn head(&self, key: &str) -> Result<Object> {
         match self.plain_call("looking at", key, Call::Head { key: key.into() }).await? {
             Done::Object(object) if object.key == key => Ok(object),
-            Done::Object(object) => Err(self.lie(format!("asked for {key}, it tells of {:?}", object.key))),
+            Done::Object(object) => Err(self.lie(&format!("asked for {key}, it tells of {:?}", object.key))),
             _ => self.unexpected("looking at", key),
         }
     }
@@ -169,13 +169,13 @@ impl Inner {
         let (_, luggage) = self.call("reading", key, make).await?;
         let bytes = luggage.sink.take();
         if bytes.len() as u64 != len {
-            return Err(self.lie(format!("it says that it fetched {len} bytes of {key}, and gave {}", bytes.len())));
+            return Err(self.lie(&format!("it says that it fetched {len} bytes of {key}, and gave {}", bytes.len())));
         }
         Ok(bytes.into())
     }
 
     async fn put(&self, key: &str, payload: PutPayload) -> Result<()> {
-        let (call, data) = self.sent(key, &payload, |key, len| Call::Put { key, len });
+        let (call, data) = Self::sent(key, &payload, |key, len| Call::Put { key, len });
         let make = || (call.clone(), Luggage { data: data.clone(), sink: Sink::new(0) });
         match self.call("storing", key, make).await?.0 {
             Done::Stored(Stored::Created) => {
@@ -189,12 +189,12 @@ impl Inner {
     }
 
     async fn replace(&self, key: &str, payload: PutPayload) -> Result<()> {
-        let (call, data) = self.sent(key, &payload, |key, len| Call::Replace { key, len });
+        let (call, data) = Self::sent(key, &payload, |key, len| Call::Replace { key, len });
         let make = || (call.clone(), Luggage { data: data.clone(), sink: Sink::new(0) });
         self.call("storing", key, make).await.map(drop)
     }
 
-    fn sent(&self, key: &str, payload: &PutPayload, call: impl Fn(String, u64) -> Call) -> (Call, Payload) {
+    fn sent(key: &str, payload: &PutPayload, call: impl Fn(String, u64) -> Call) -> (Call, Payload) {
         let data = Payload::new(payload.iter().cloned().collect());
         (call(key.into(), data.len()), data)
     }
@@ -208,7 +208,7 @@ impl Inner {
         let there = self.get(key, offset..offset + sample).await?;
         let sent = data.slice(offset, sample).unwrap_or_default().concat();
         if there != sent {
-            return Err(self.lie(format!("it says that it stored {key}, and other bytes are there")));
+            return Err(self.lie(&format!("it says that it stored {key}, and other bytes are there")));
         }
         Ok(())
     }
@@ -217,10 +217,10 @@ impl Inner {
         match self.head(key).await {
             Ok(object) if object.size == len => Ok(()),
             Ok(object) => {
-                Err(self.lie(format!("it says that it stored {len} bytes as {key}, and {} are there", object.size)))
+                Err(self.lie(&format!("it says that it stored {len} bytes as {key}, and {} are there", object.size)))
             }
             Err(object_store::Error::NotFound { .. }) => {
-                Err(self.lie(format!("it says that it stored {key}, and does not find it")))
+                Err(self.lie(&format!("it says that it stored {key}, and does not find it")))
             }
             Err(error) => Err(error),
         }
@@ -255,7 +255,7 @@ impl Inner {
     }
 
     fn meta(&self, object: Object) -> Result<ObjectMeta> {
-        let wrong = |what| self.lie(format!("it tells of an object whose {what} makes no sense: {:?}", object.key));
+        let wrong = |what| self.lie(&format!("it tells of an object whose {what} makes no sense: {:?}", object.key));
         let location = Path::parse(&object.key).map_err(|_| wrong("key"))?;
         let last_modified = chrono::DateTime::from_timestamp(object.modified, 0).ok_or_else(|| wrong("time"))?;
         Ok(ObjectMeta { location, last_modified, size: object.size, e_tag: object.etag, version: None })

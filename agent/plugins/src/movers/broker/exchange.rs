@@ -45,13 +45,10 @@ impl Exchange {
             let body = body(answer, receive, &server).await?;
             Ok(Response { status, headers, body })
         };
-        match timeout_at(deadline, exchange).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                let why = format!("{server} did not answer in time");
-                Err(MoverError::new(Class::Retryable, "broker-timeout", why))
-            }
-        }
+        timeout_at(deadline, exchange).await.unwrap_or_else(|_| {
+            let why = format!("{server} did not answer in time");
+            Err(MoverError::new(Class::Retryable, "broker-timeout", why))
+        })
     }
 }
 

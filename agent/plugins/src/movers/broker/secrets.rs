@@ -27,13 +27,11 @@ pub(in super::super) struct Secrets {
 impl Secrets {
     /// Opens one that the administrator gave.
     pub(in super::super) fn open(&mut self, broker: &Broker, name: &str) -> Result<Result<u32, MoverError>, Broken> {
-        match broker.secret(name) {
-            Some(secret) => self.keep(secret.clone()).map(Ok),
-            None => {
-                let why = format!("there is no secret {name:?} in the mover's document (secrets)");
-                Ok(Err(MoverError::new(Class::NotFound, "broker-no-secret", why)))
-            }
+        if let Some(secret) = broker.secret(name) {
+            return self.keep(secret.clone()).map(Ok);
         }
+        let why = format!("there is no secret {name:?} in the mover's document (secrets)");
+        Ok(Err(MoverError::new(Class::NotFound, "broker-no-secret", why)))
     }
 
     fn keep(&mut self, secret: Zeroizing<Vec<u8>>) -> Result<u32, Broken> {

@@ -139,12 +139,12 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
     let mut running: Option<Running> = None;
     let mut fresh = Some(store);
     loop {
-        let heard = match (&running, &fresh) {
+        let received = match (&running, &fresh) {
             (Some(running), _) => running.store.data().hears.recv(),
             (None, Some(store)) => store.data().hears.recv(),
             (None, None) => return,
         };
-        let Ok(Said::Call(call, limit)) = heard else { return };
+        let Ok(Said::Call(call, limit)) = received else { return };
         let outcome = (|| {
             if let Some(mut store) = fresh.take() {
                 store.data_mut().deadline = Instant::now() + limit;

@@ -101,7 +101,7 @@ fn check(status: &mut fs::File) -> io::Result<()> {
         line.unwrap_or_default().trim().to_owned()
     };
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        if value(set).trim_start_matches('0') != "" {
+        if !value(set).trim_start_matches('0').is_empty() {
             return Err(io::Error::other(format!("{set} is {}", value(set))));
         }
     }

@@ -45,9 +45,8 @@ impl Walk {
             return Ok(None);
         }
         let call = Call::List { prefix: self.prefix.clone(), after: self.after.clone(), token: self.token.clone() };
-        let page = match self.inner.plain_call("listing", &self.prefix, call).await? {
-            Done::Page(page) => page,
-            _ => return self.inner.unexpected("listing", &self.prefix),
+        let Done::Page(page) = self.inner.plain_call("listing", &self.prefix, call).await? else {
+            return self.inner.unexpected("listing", &self.prefix);
         };
         self.check(&page)?;
         self.last = page.objects.last().map(|object| object.key.clone()).or(self.last.take());
@@ -66,23 +65,23 @@ impl Walk {
     }
 
     fn check(&mut self, page: &Page) -> Result<()> {
-        let lie = |what: String| Err(self.inner.lie(format!("its listing of {:?} {what}", self.prefix)));
+        let lie = |what: &str| Err(self.inner.lie(&format!("its listing of {:?} {what}", self.prefix)));
         if page.objects.len() > PAGE {
-            return lie(format!("has {} objects in a page, {PAGE} at most", page.objects.len()));
+            return lie(&format!("has {} objects in a page, {PAGE} at most", page.objects.len()));
         }
         let mut last = self.last.as_deref();
         for object in &page.objects {
             if !object.key.starts_with(&self.prefix) {
-                return lie(format!("has {:?} in it", object.key));
+                return lie(&format!("has {:?} in it", object.key));
             }
             if last.is_some_and(|last| last >= object.key.as_str()) {
-                return lie(format!("is not in order at {:?}", object.key));
+                return lie(&format!("is not in order at {:?}", object.key));
             }
             last = Some(&object.key);
         }
         self.empty = if page.objects.is_empty() { self.empty + 1 } else { 0 };
         if self.empty > EMPTY_PAGES {
-            return lie("never ends".into());
+            return lie("never ends");
         }
         Ok(())
     }
@@ -103,7 +102,7 @@ impl Walk {
                 Ok(_) => {
                     return Err(self
                         .inner
-                        .lie(format!("its listing of {:?} leaves out {key}, which is there", self.prefix)));
+                        .lie(&format!("its listing of {:?} leaves out {key}, which is there", self.prefix)));
                 }
                 Err(object_store::Error::NotFound { .. }) => drop(self.inner.stored().remove(&key)),
                 Err(error) => return Err(error),
@@ -141,17 +140,14 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
         let mut skipping = None;
         for object in page {
             let below = &object.key[walk.prefix.len()..];
-            match below.split_once('/') {
-                Some((folder, _)) => {
-                    let folder = format!("{}{folder}", walk.prefix);
-                    skipping = Some(folder.clone());
-                    folders.insert(folder);
-                }
-                None => {
-                    skipping = None;
-                    expected.remove(&object.key);
-                    objects.push(walk.inner.meta(object)?);
-                }
+            if let Some((folder, _)) = below.split_once('/') {
+                let folder = format!("{}{folder}", walk.prefix);
+                skipping = Some(folder.clone());
+                folders.insert(folder);
+            } else {
+                skipping = None;
+                expected.remove(&object.key);
+                objects.push(walk.inner.meta(object)?);
             }
         }
         if let Some(folder) = skipping {
@@ -164,6 +160,6 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
     });
     walk.look_for(expected).await?;
     let prefixes =
-        folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(format!("{folder:?} is no key"))));
+        folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(&format!("{folder:?} is no key"))));
     Ok(ListResult { common_prefixes: prefixes.collect::<Result<_>>()?, objects, extensions: Extensions::default() })
 }

@@ -52,7 +52,7 @@ impl MultipartUpload for Upload {
             return async move { Err(failure::of(&inner.name, "storing", &key, Failed::Fault(why))) }.boxed();
         }
         let (call, data) =
-            self.inner.sent(&key, &payload, |key, len| Call::Part { key, token: token.clone(), number, len });
+            Inner::sent(&key, &payload, |key, len| Call::Part { key, token: token.clone(), number, len });
         self.len += data.len();
         async move {
             let make = || (call.clone(), Luggage { data: data.clone(), sink: Sink::new(0) });
