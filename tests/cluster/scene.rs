@@ -271,11 +271,16 @@ pub(crate) fn has(status: &Value, kind: &str, wanted: &str) -> bool {
     condition(&json!({"status": status}), kind).is_some_and(|one| one["status"] == wanted)
 }
 
-/// Whether a run made an increment, or would have, had not KubeVirt taken its scratch away: a fault of KubeVirt 1.9 that a
-/// busy machine shows now and then, and for which the run makes up.
+/// Whether a run had to read all because KubeVirt took the scratch of its increment away: a fault of KubeVirt 1.9 that a busy
+/// machine shows now and then, and for which the run makes up.
+pub(crate) fn is_spoiled(status: &Value) -> bool {
+    let reason = status["reason"].as_str().unwrap_or_default();
+    status["decision"] == "reread" && reason.contains("KubeVirt detached the scratch PVC")
+}
+
+/// Whether a run made an increment, or would have but for that.
 pub(crate) fn is_incremental(status: &Value) -> bool {
-    let spoiled = status["reason"].as_str().is_some_and(|reason| reason.contains("KubeVirt detached the scratch PVC"));
-    status["decision"] == "incremental" || (status["decision"] == "reread" && spoiled)
+    status["decision"] == "incremental" || is_spoiled(status)
 }
 
 /// The reason of a run that failed.
