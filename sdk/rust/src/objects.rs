@@ -328,7 +328,7 @@ macro_rules! objects {
                 }
             }
 
-            $crate::bindings::objects::export!(Component with_types_in $crate::bindings::objects);
-};
+    $crate::bindings::objects::export!(Component with_types_in $crate::bindings::objects);
+        };
     };
 }

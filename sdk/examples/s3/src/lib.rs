@@ -84,18 +84,18 @@ impl Mover for S3 {
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        let request = self.request("PUT", key, &[], Body::Buffer(data), &[("if-none-match", "*")])?;
+        let request = self.request("PUT", key, &[], Body::Buffer(data), &[("if-none-match", "*")]);
         stored(key, &request.buffer(data).send()?)
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        let request = self.request("PUT", key, &[], Body::Buffer(data), &[])?;
+        let request = self.request("PUT", key, &[], Body::Buffer(data), &[]);
         done("storing", key, &request.buffer(data).send()?)
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
         let range = format!("bytes={offset}-{}", offset + len - 1);
-        let request = self.request("GET", key, &[], Body::Nothing, &[("range", &range)])?;
+        let request = self.request("GET", key, &[], Body::Nothing, &[("range", &range)]);
         done("reading", key, &request.into_sink(into).send()?)?;
         if into.len() == len {
             return Ok(());
@@ -105,7 +105,7 @@ impl Mover for S3 {
     }
 
     fn head(&self, key: &str) -> Result<Object, Error> {
-        let answer = self.request("HEAD", key, &[], Body::Nothing, &[])?.discard().send()?;
+        let answer = self.request("HEAD", key, &[], Body::Nothing, &[]).discard().send()?;
         done("looking at", key, &answer)?;
         let broken =
             |what: &str| Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {what}"));
@@ -125,7 +125,7 @@ impl Mover for S3 {
         let mut query = vec![("list-type", "2"), ("max-keys", "1000"), ("prefix", &prefix)];
         query.extend(after.as_deref().map(|after| ("start-after", after)));
         query.extend(token.map(|token| ("continuation-token", token)));
-        let answer = self.of_bucket("GET", &query)?.receive(LISTING).send()?;
+        let answer = self.of_bucket("GET", &query).receive(LISTING).send()?;
         done("listing", &prefix, &answer)?;
         xml::page(&answer.text(), &self.prefix)
     }
@@ -133,10 +133,8 @@ impl Mover for S3 {
     fn delete(&self, keys: &[String]) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(keys.len());
         for some in keys.chunks(AT_ONCE) {
-            let begun: Vec<Result<Pending, Error>> = some
-                .iter()
-                .map(|key| self.request("DELETE", key, &[], Body::Nothing, &[]).and_then(Request::submit))
-                .collect();
+            let begun: Vec<Result<Pending, Error>> =
+                some.iter().map(|key| self.request("DELETE", key, &[], Body::Nothing, &[]).submit()).collect();
             results.extend(begun.into_iter().zip(some).map(|(begun, key)| {
                 match done("deleting", key, &begun?.wait()?) {
                     Err(error) if error.class == Class::NotFound => Ok(()),
@@ -148,7 +146,7 @@ impl Mover for S3 {
     }
 
     fn begin(&self, key: &str) -> Result<String, Error> {
-        let answer = self.request("POST", key, &[("uploads", "")], Body::Nothing, &[])?.send()?;
+        let answer = self.request("POST", key, &[("uploads", "")], Body::Nothing, &[]).send()?;
         done("beginning", key, &answer)?;
         xml::element(&answer.text(), "UploadId")
     }
@@ -156,7 +154,7 @@ impl Mover for S3 {
     fn part(&self, key: &str, token: &str, number: u32, data: &Buffer) -> Result<(), Error> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", token)];
-        let request = self.request("PUT", key, &query, Body::Buffer(data), &[])?;
+        let request = self.request("PUT", key, &query, Body::Buffer(data), &[]);
         done("storing a part of", key, &request.buffer(data).send()?)
     }
 
@@ -164,7 +162,7 @@ impl Mover for S3 {
         let parts = self.parts(key, token, parts)?;
         let list = xml::complete(&parts);
         let headers = [("if-none-match", "*")];
-        let request = self.request("POST", key, &[("uploadId", token)], Body::Inline(list.as_bytes()), &headers)?;
+        let request = self.request("POST", key, &[("uploadId", token)], Body::Inline(list.as_bytes()), &headers);
         let answer = request.inline(list).send()?;
         // S3 may say "200" and then that it failed.
         if answer.is_success() && answer.text().contains("<Error>") {
@@ -174,7 +172,7 @@ impl Mover for S3 {
     }
 
     fn abort(&self, key: &str, token: &str) -> Result<(), Error> {
-        let answer = self.request("DELETE", key, &[("uploadId", token)], Body::Nothing, &[])?.send()?;
+        let answer = self.request("DELETE", key, &[("uploadId", token)], Body::Nothing, &[]).send()?;
         done("giving up", key, &answer)
     }
 }
@@ -188,13 +186,13 @@ impl S3 {
         query: &[(&str, &str)],
         body: Body<'_>,
         headers: &[(&str, &str)],
-    ) -> Result<Request<'a>, Error> {
+    ) -> Request<'a> {
         let path = format!("/{}/{}{key}", self.bucket, self.prefix);
         self.signer.sign(&self.endpoint, &self.host, method, &path, query, body, headers)
     }
 
     /// A signed request about the bucket.
-    fn of_bucket<'a>(&self, method: &'a str, query: &[(&str, &str)]) -> Result<Request<'a>, Error> {
+    fn of_bucket<'a>(&self, method: &'a str, query: &[(&str, &str)]) -> Request<'a> {
         let path = format!("/{}/", self.bucket);
         self.signer.sign(&self.endpoint, &self.host, method, &path, query, Body::Nothing, &[])
     }
@@ -205,7 +203,7 @@ impl S3 {
         while parts.len() < wanted as usize {
             let after = parts.last().map_or(0, |(number, _)| *number).to_string();
             let query = [("max-parts", "1000"), ("part-number-marker", after.as_str()), ("uploadId", token)];
-            let answer = self.request("GET", key, &query, Body::Nothing, &[])?.receive(LISTING).send()?;
+            let answer = self.request("GET", key, &query, Body::Nothing, &[]).receive(LISTING).send()?;
             done("listing the parts of", key, &answer)?;
             let more = xml::parts(&answer.text())?;
             if more.is_empty() {

@@ -74,5 +74,5 @@ pub(crate) fn error(xml: &str) -> (String, String) {
 
 /// The seconds of a time such as `Wed, 21 Oct 2015 07:28:00 GMT`.
 pub(crate) fn http_time(text: &str) -> Option<i64> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(|time| time.as_second())
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(jiff::Timestamp::as_second)
 }
