@@ -12,6 +12,7 @@ use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{BackupCondition, Stage};
+pub(crate) use names::hashed;
 pub use names::{scratch_name, token_name, tracker_name};
 pub use quantity::bytes;
 

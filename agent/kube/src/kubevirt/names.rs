@@ -22,14 +22,29 @@ pub fn token_name(machine: &str) -> String {
 fn name(what: &str, of: &[&[u8]]) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("remora kubernetes names");
     hasher.update(what.as_bytes());
+    format!("remora-{what}-{}", hashed(hasher, of, 10))
+}
+
+/// The first bytes of the hash of these parts, each with its length, in hexadecimal digits.
+pub(crate) fn hashed(mut hasher: blake3::Hasher, of: &[&[u8]], bytes: usize) -> String {
     for part in of {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    let mut name = format!("remora-{what}-");
-    for byte in &hasher.finalize().as_bytes()[..10] {
+    let mut digits = String::new();
+    for byte in &hasher.finalize().as_bytes()[..bytes] {
         // Writing to a String cannot fail.
-        let _ = write!(name, "{byte:02x}");
+        let _ = write!(digits, "{byte:02x}");
     }
-    name
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_what_earlier_versions_made() {
+        assert_eq!(scratch_name("web"), "remora-scratch-bfb19bdf4854f4410e87");
+    }
 }

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use remora_core::{Error, ErrorKind, Result};
-use wasmtime::{Config, Engine, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, PoolingAllocationConfig, StoreLimits, StoreLimitsBuilder};
 
 use super::cache::Cache;
 use super::module::{Digest, Module, ModuleBytes};
 
 /// The engine's clock ticks so often; deadlines are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// What all that a component hands to the host in one call may take there.
+pub(crate) const HANDED_OVER: usize = 8 << 20;
 
 /// More instances than this at once are refused. Each has 4 GiB of address space, and memory only for what it touches.
 const INSTANCES: u32 = 1_000;
@@ -51,16 +54,7 @@ impl Host {
             Error::new(ErrorKind::Failed, "starting the WebAssembly engine").because(format!("{error:#}"))
         };
         let engine = Engine::new(&config()).map_err(failed)?;
-        let clock = engine.weak();
-        let tick = move || {
-            while let Some(engine) = clock.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        };
-        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(tick);
-        thread.map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
+        start_clock(&engine).map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
         let cache = options.cache.as_deref().map(|folder| Cache::open(folder, &engine)).transpose()?;
         Ok(Self(Arc::new(Inner { engine, cache, modules: Mutex::default() })))
     }
@@ -121,4 +115,29 @@ pub(crate) fn sandbox(config: &mut Config) {
         .wasm_memory64(false)
         // Only traps' places in the source would need it, and it is a third of what is kept of a module.
         .generate_address_map(false);
+}
+
+/// Starts the thread that an engine's deadlines are measured by. It ends with the engine.
+pub(crate) fn start_clock(engine: &Engine) -> std::io::Result<()> {
+    let clock = engine.weak();
+    let tick = move || {
+        while let Some(engine) = clock.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new().name("wasm-clock".into()).spawn(tick).map(drop)
+}
+
+/// What an instance may have, with a linear memory of that many bytes.
+pub(crate) fn limits(memory: usize) -> StoreLimits {
+    StoreLimitsBuilder::new()
+        .memory_size(memory)
+        .table_elements(20_000)
+        .instances(64)
+        .tables(16)
+        .memories(1)
+        .trap_on_grow_failure(true)
+        .build()
 }

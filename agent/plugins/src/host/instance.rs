@@ -4,18 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use remora_core::{Error, ErrorKind};
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, Store, StoreLimits};
 
-use super::engine::TICK;
+use super::engine::{HANDED_OVER, TICK, limits};
 use super::errors::{Refused, failed_call};
 use super::interface::Interface;
 use super::module::{Digest, Module};
 
 /// What a policy's linear memory may grow to.
 const MEMORY: usize = 64 << 20;
-
-/// What all that a component hands to the host in one call may take there.
-const HANDED_OVER: usize = 8 << 20;
 
 /// An instance is used so often, then a new one takes its place: what leaks or creeps in goes with it.
 const CALLS_OF_AN_INSTANCE: u32 = 10_000;
@@ -153,15 +150,7 @@ impl<I: Interface> Configured<I> {
 
     /// A new instance that has its settings, and what it told of itself.
     fn start(&self) -> Result<(Running<I>, Facts), Refused> {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(MEMORY)
-            .table_elements(20_000)
-            .instances(64)
-            .tables(16)
-            .memories(1)
-            .trap_on_grow_failure(true)
-            .build();
-        let mut store = Store::new(&self.engine, Guest { limits });
+        let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY) });
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(HANDED_OVER);
         store.set_epoch_deadline(ticks(self.deadline.max(STARTING)));

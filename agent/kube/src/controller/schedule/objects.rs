@@ -1,12 +1,11 @@
 //! The `BackupRun` of what is due.
 
-use std::fmt::Write;
-
 use remora_core::point;
 
 use super::DueRun;
 use super::history::POLICY_LABEL;
 use crate::controller::objects::managed;
+use crate::kubevirt::hashed;
 use crate::resources::{BackupRun, BackupRunSpec, Mode, Quiesce, RepositoryReference, ScratchSpec};
 
 /// When the run was to start.
@@ -41,11 +40,9 @@ pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
 
 /// What nobody would choose for another run: of the machine, the policy, and what it follows.
 fn name(due: &DueRun) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("remora kubernetes scheduled runs");
-    for part in [due.policy.as_bytes(), due.vm.name.as_str().as_bytes(), due.after.to_string().as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
+    let hasher = blake3::Hasher::new_derive_key("remora kubernetes scheduled runs");
+    let after = due.after.to_string();
+    let follows = hashed(hasher, &[due.policy.as_bytes(), due.vm.name.as_str().as_bytes(), after.as_bytes()], 6);
     let mut name = String::new();
     for part in [cut(due.vm.short_name(), SHOWN), due.policy.as_str()] {
         let plain = part.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -54,11 +51,7 @@ fn name(due: &DueRun) -> String {
             name.push('-');
         }
     }
-    for byte in &hasher.finalize().as_bytes()[..6] {
-        // Writing to a String cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    name + &follows
 }
 
 fn cut(text: &str, most: usize) -> &str {

@@ -7,20 +7,17 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{Resource, ResourceAny};
-use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime::{Store, StoreLimits, UpdateDeadline};
 
 use super::super::wire::{Answer, Ask, Call, Done, Fault};
 use super::bindings::ObjectStore;
 use super::link::Link;
 use super::runtime::Runtime;
 use super::{bindings, imports};
-use crate::host::failed_call;
+use crate::host::{HANDED_OVER, failed_call, limits};
 
 /// What a mover's linear memory may grow to.
 const MEMORY: usize = 256 << 20;
-
-/// What all that a component hands over in one call of an import or export may take here.
-const HANDED_OVER: usize = 8 << 20;
 
 /// What its thread's stack may take: that of WebAssembly is within it.
 const STACK: usize = 2 << 20;
@@ -116,16 +113,9 @@ struct Running {
 
 /// The thread: one call after another, until the host ends the instance or a call kills it.
 fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, given_up: Arc<AtomicBool>) {
-    let limits = StoreLimitsBuilder::new()
-        .memory_size(MEMORY)
-        .table_elements(20_000)
-        .instances(64)
-        .tables(16)
-        .memories(1)
-        .trap_on_grow_failure(true)
-        .build();
     let now = Instant::now();
     let said = Arc::clone(&link);
+    let limits = limits(MEMORY);
     let guest = Guest { number, limits, link, hears, given_up, deadline: now, buffer: 0, sink: 0, started: now };
     let mut store = Store::new(&runtime.engine, guest);
     store.limiter(|guest| &mut guest.limits);

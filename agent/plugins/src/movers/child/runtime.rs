@@ -1,17 +1,12 @@
 //! The engine of the child, with the one component that it runs.
 
-use std::time::Duration;
-
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
 use super::super::wire::Unfit;
 use super::bindings::{ObjectStore, ObjectStorePre};
 use super::instance::Guest;
-use crate::host::{check_form, sandbox};
-
-/// How often a running component is looked after.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+use crate::host::{check_form, sandbox, start_clock};
 
 /// The interfaces that a mover may import; `errors` has types only.
 const IMPORTS: [&str; 4] =
@@ -44,15 +39,11 @@ impl Runtime {
         })?;
         let fits = linker.instantiate_pre(&component).and_then(ObjectStorePre::new);
         let component = fits.map_err(|e| unfit(format!("its imports or exports do not fit: {e:#}"), None))?;
-        let weak = engine.weak();
-        let clock = std::thread::Builder::new().name("clock".into()).spawn(move || {
-            while let Some(engine) = weak.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        });
-        clock.map_err(|e| Unfit { component: false, why: format!("no thread for its clock: {e}"), advice: None })?;
+        start_clock(&engine).map_err(|e| Unfit {
+            component: false,
+            why: format!("no thread for its clock: {e}"),
+            advice: None,
+        })?;
         Ok(Self { engine, component })
     }
 }
