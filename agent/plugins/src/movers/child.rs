@@ -10,6 +10,7 @@ mod instance;
 mod link;
 mod lockdown;
 mod runtime;
+mod syscalls;
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;

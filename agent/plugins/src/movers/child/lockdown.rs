@@ -1,7 +1,7 @@
 //! Gives up every right, before a byte of the component is looked at.
 //!
 //! What root can do that others cannot goes for good (an unprivileged user, no capability, no new privileges), and so does what
-//! everybody can: the network, files, other processes' names, most memory. It is done by the child itself, with one thread, and
+//! everybody can: the network, files, other processes' names, most memory, and nearly all system calls. It is done by the child itself, with one thread, and
 //! nothing of what matters is believed to have worked: it is looked at afterwards.
 
 use std::fs;
@@ -15,6 +15,8 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, chdir, chroot, close, geteuid, getppid, setgroups, setresgid, setresuid};
+
+use super::syscalls;
 
 /// The user and group that own nothing: `nobody` and `nogroup` everywhere.
 const NOBODY: u32 = 65_534;
@@ -56,6 +58,7 @@ pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
     if getppid() != parent {
         return Err(io::Error::other("the host is gone"));
     }
+    syscalls::forbid()?;
     check(&mut status)
 }
 
@@ -108,8 +111,11 @@ fn check(status: &mut fs::File) -> io::Result<()> {
     if value("Uid").split_whitespace().any(|uid| uid == "0") {
         return Err(io::Error::other(format!("its users are {}", value("Uid"))));
     }
-    match value("NoNewPrivs").as_str() {
-        "1" => Ok(()),
-        other => Err(io::Error::other(format!("NoNewPrivs is {other:?}"))),
+    // 2: a filter of system calls.
+    for (name, wanted) in [("NoNewPrivs", "1"), ("Seccomp", "2")] {
+        if value(name) != wanted {
+            return Err(io::Error::other(format!("{name} is {:?}", value(name))));
+        }
     }
+    Ok(())
 }
