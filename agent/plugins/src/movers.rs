@@ -22,7 +22,7 @@ mod store;
 mod wire;
 mod words;
 
-pub use broker::{Grants, Names, SystemNames};
+pub use crate::network::{Grants, Names, SystemNames};
 pub use child::main as child_main;
 pub use folder::Movers;
 pub use store::{MoverStore, Patience};
