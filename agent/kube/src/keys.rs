@@ -223,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn plugins_open_the_administrators_repositories_and_no_tenant_s() {
+        let above = tempfile::tempdir().unwrap();
+        let plugins = Plugins::new(|_, _| Err(Error::new(ErrorKind::NotFound, "there is none")));
+        for (reach, given) in [(ReachOfStore::Anywhere, Some(plugins.clone())), (ReachOfStore::Internet, None)] {
+            let access = StoreAccess { url: "plugin:acme/p".into(), reach, credentials: None, ca: None };
+            let location = access.location(&above.path().join(format!("{reach:?}")), Some(&plugins)).unwrap();
+            let wanted = Access { reach: reach.into(), plugins: given, ..Access::default() };
+            assert_eq!(location, "plugin:acme/p".parse::<Location>().unwrap().reached_by(wanted), "{reach:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_file_s_name_is_refused() {
         let above = tempfile::tempdir().unwrap();
         for (number, name) in ["", "..", "../ca.pem", "a/b", ".hidden", "a\0b"].iter().enumerate() {

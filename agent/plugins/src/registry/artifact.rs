@@ -77,13 +77,13 @@ impl FromStr for Place {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
-        let host = host_of(host).filter(|_| prefix.is_empty() || is_name(prefix));
+        let (host, prefix) = text.split_once('/').map_or((text, None), |(host, prefix)| (host, Some(prefix)));
+        let host = host_of(host).filter(|_| prefix.is_none_or(is_name));
         let host = host.ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("{text:?} is no registry"))
                 .advise("Write it as registry.example.com, registry.example.com:5000 or mirror.example.com/folder.")
         })?;
-        Ok(Self { host, prefix: prefix.into() })
+        Ok(Self { host, prefix: prefix.unwrap_or_default().into() })
     }
 }
 

@@ -189,7 +189,8 @@ mod tests {
     use super::*;
 
     const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
-        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5emFiY2RlZg==\n\
+        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEFfrysE8GbRUCPKRLrQyyrhR6whtI\n\
+        kWHM2PhUKkfEZBPXOf4fJK4aUgquN4WgSrOE/szhQ9h48qKlXeLFmGVBuA==\n\
         -----END PUBLIC KEY-----\n";
 
     fn folder(text: &str) -> tempfile::TempDir {
@@ -234,7 +235,7 @@ registries:
         let none = Config::read(Some(empty.path())).unwrap();
         assert!(none.keys.is_empty() && none.of(&artifact("r.example")).keys.is_empty());
         let (one, other) = (folder(WHOLE), folder(WHOLE));
-        std::fs::write(other.path().join("a.pub"), KEY.replace("YWJj", "ZWJj")).unwrap();
+        std::fs::write(other.path().join("a.pub"), KEY.replace("2PhUKkfE", "AAAAAAAA")).unwrap();
         let trust = |folder: &tempfile::TempDir| Config::read(Some(folder.path())).unwrap().trust;
         assert!(trust(&one) != none.trust && trust(&one) != trust(&other));
     }

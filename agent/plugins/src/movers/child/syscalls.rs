@@ -60,8 +60,8 @@ const TIME_AND_CHANCE: [libc::c_long; 4] =
 
 /// From now on, and for all threads that this one starts.
 pub(super) fn forbid() -> io::Result<()> {
-    // The last filter that is asked is the first that was made; of two answers the stricter one counts.
-    for filter in [allowed(), old_clone()] {
+    // Of two answers the stricter one counts. The second filter allows none to be added.
+    for filter in [old_clone(), allowed()] {
         let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
         apply_filter(&program).map_err(io::Error::other)?;
     }
