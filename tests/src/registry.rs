@@ -30,6 +30,8 @@ pub const WASM: &str = "application/wasm";
 
 /// What cosign calls what it makes.
 const SIGNATURES: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+const IN_TOTO: &str = "application/vnd.in-toto+json";
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
 /// A free port may be taken by another before the server has it.
@@ -162,6 +164,29 @@ impl Registry {
         let mut layer = self.layer(repository, SIMPLE_SIGNING, payload.as_bytes());
         layer["annotations"] = json!({"dev.cosignproject.cosign/signature": key.sign(payload.as_bytes())});
         layer
+    }
+
+    /// The layer of a bundle of Sigstore, as `cosign sign --key` has it since version 3.
+    #[track_caller]
+    pub fn bundle(&self, repository: &str, manifest: &str, key: &SigningKey) -> Value {
+        let statement = json!({
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"digest": {"sha256": manifest.trim_start_matches("sha256:")}}],
+            "predicateType": "https://sigstore.dev/cosign/sign/v1",
+            "predicate": {},
+        });
+        let statement = statement.to_string();
+        let signed = format!("DSSEv1 {} {IN_TOTO} {} {statement}", IN_TOTO.len(), statement.len());
+        let bundle = json!({
+            "mediaType": BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": "tests"}},
+            "dsseEnvelope": {
+                "payload": Base64::encode_string(statement.as_bytes()),
+                "payloadType": IN_TOTO,
+                "signatures": [{"sig": key.sign(signed.as_bytes())}],
+            },
+        });
+        self.layer(repository, BUNDLE, bundle.to_string().as_bytes())
     }
 
     /// Pushes signatures under the tag of what they sign.

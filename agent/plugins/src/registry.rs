@@ -30,7 +30,7 @@ pub use artifact::Artifact;
 pub(crate) const SIGNATURE: &str = ".sig";
 
 /// The largest signature of a file.
-const LONGEST_SIGNATURE: u64 = 4 << 10;
+const LONGEST_SIGNATURE: u64 = 64 << 10;
 
 /// How modules are fetched, and who must have signed them. Cheap to clone; the document is read anew for each module.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +99,7 @@ impl Registries {
         let signature = format!("{name}{SIGNATURE}");
         let refused = |why: &str| {
             Error::new(ErrorKind::Refused, format!("{signature}: {why}")).advise(format!(
-                "{} demands signatures. Make one: `cosign sign-blob --key KEY --output-signature {signature} {name}`.",
+                "{} demands signatures. Make one: `cosign sign-blob --key KEY --bundle {signature} {name}`.",
                 document::FILE
             ))
         };

@@ -14,8 +14,12 @@ const WASM: &str = "application/wasm";
 const SIGNED: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
-/// What cosign calls a manifest of signatures that refers to what it signs.
-const SIGNATURES: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// A bundle of Sigstore, of whatever version.
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.";
+
+/// What a manifest of signatures that refers to what it signs is called: of cosign's older form, and, where the type is taken from
+/// its empty configuration, of bundles.
+const SIGNATURES: [&str; 2] = ["application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.oci.empty.v1+json"];
 
 /// What is asked for as a manifest: an index too, to say that it is one.
 pub(super) const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -101,9 +105,16 @@ impl Manifest {
         self.layers.iter().filter(|layer| layer.signature().is_some()).take(LOOKED_AT)
     }
 
+    /// Bundles, each with a signature in it.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = &Descriptor> {
+        self.layers.iter().filter(|layer| layer.media_type.starts_with(BUNDLE)).take(LOOKED_AT)
+    }
+
     /// Of an index of what refers to something, what may hold signatures.
     pub(super) fn referring(&self) -> impl Iterator<Item = &Descriptor> {
-        let may = |one: &&Descriptor| one.artifact_type.as_deref().is_none_or(|kind| kind == SIGNATURES);
+        let may = |one: &&Descriptor| {
+            one.artifact_type.as_deref().is_none_or(|kind| SIGNATURES.contains(&kind) || kind.starts_with(BUNDLE))
+        };
         self.manifests.iter().flatten().filter(may).take(LOOKED_AT)
     }
 }

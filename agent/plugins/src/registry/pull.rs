@@ -20,8 +20,8 @@ const LONGEST: Duration = Duration::from_mins(2);
 /// So long nobody asks a server again that could not be reached: hundreds of documents may name it.
 const AWAY: Duration = Duration::from_secs(15);
 
-/// The largest text that somebody signs.
-const LONGEST_PAYLOAD: usize = 64 << 10;
+/// The largest text that somebody signs, or bundle with one.
+const LONGEST_TEXT: usize = 256 << 10;
 
 /// The servers that could not be reached, and since when.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +72,9 @@ impl Pull<'_> {
         let error = Error::new(kind, "it cannot be fetched").because(why.join("; "));
         Err(match advice {
             Some(advice) => error.advise(advice),
-            None => error.advise("It is tried again by itself. What was fetched once needs no registry."),
+            None => {
+                error.advise("Look whether it can be reached from this host. What was fetched once needs no registry.")
+            }
         })
     }
 
@@ -141,7 +143,7 @@ impl Pull<'_> {
         }
         Err(Error::new(ErrorKind::Refused, format!("{} has no signature of it that holds: {why}", place.host)).advise(
             "A signature is demanded for it. Sign it with a key that registries.yaml names: `cosign sign --key KEY \
-             --new-bundle-format=false IMAGE@sha256:…`.",
+             HOST/REPOSITORY@sha256:…`.",
         ))
     }
 
@@ -151,8 +153,15 @@ impl Pull<'_> {
         manifest: &Manifest,
         why: &mut &'static str,
     ) -> Result<Option<Signature>> {
+        let mut signatures = Vec::new();
         for layer in manifest.signed() {
-            let signature = self.signed(client, layer).await?;
+            let payload = String::from_utf8_lossy(&Self::text(client, layer).await?).into_owned();
+            signatures.push(Signature::Simple { payload, signature: layer.signature().unwrap_or_default().into() });
+        }
+        for layer in manifest.bundles() {
+            signatures.extend(Signature::of_bundle(&Self::text(client, layer).await?));
+        }
+        for signature in signatures {
             match signature.check(&self.artifact.digest, &self.registry.keys) {
                 Ok(()) => return Ok(Some(signature)),
                 Err(wrong) => *why = wrong,
@@ -161,10 +170,9 @@ impl Pull<'_> {
         Ok(None)
     }
 
-    async fn signed(&self, client: &mut Client<'_>, layer: &Descriptor) -> Result<Signature> {
-        let size = layer.size(LONGEST_PAYLOAD, "the text of a signature")?;
-        let payload = client.blob(&layer.digest()?, size).await?;
-        let payload = String::from_utf8_lossy(&payload).into_owned();
-        Ok(Signature { payload, signature: layer.signature().unwrap_or_default().into() })
+    /// What is signed, or a bundle.
+    async fn text(client: &mut Client<'_>, layer: &Descriptor) -> Result<Vec<u8>> {
+        let size = layer.size(LONGEST_TEXT, "what is signed")?;
+        client.blob(&layer.digest()?, size).await
     }
 }

@@ -1,9 +1,11 @@
 //! Signatures, checked here against keys that the administrator named: nobody is asked.
 //!
-//! Their form is cosign's with a key pair. Of a module in a registry it is "simple signing": a JSON text that names the digest of
-//! the manifest, and a signature of that text. Of a file it is a signature of the file (`cosign sign-blob`). ECDSA over P-256
-//! with SHA-256, as ASN.1, in Base64. Neither says until when it holds: who wants a module no longer to be taken changes the key.
+//! Their form is cosign's with a key pair, ECDSA over P-256 with SHA-256. Of a module in a registry it is "simple signing", a text
+//! that names the digest of the manifest; or, as cosign 3 has it, a bundle of Sigstore with an in-toto statement that does, in
+//! an envelope of DSSE. Of a file it is a signature of its bytes, alone or in a bundle. None says until when it holds: who wants
+//! a module no longer to be taken takes its key out. What else a bundle holds, such as an entry of a log, is not looked at.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use base64ct::{Base64, Encoding};
@@ -48,12 +50,45 @@ impl PublicKey {
     }
 }
 
+/// What the payload of an envelope is, and what it states: that something was signed. A key may sign other statements, such as
+/// what is in a module, which are no consent to it.
+const STATEMENT: &str = "application/vnd.in-toto+json";
+const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+
 /// A signature of a manifest, with the text that was signed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) struct Signature {
-    pub(super) payload: String,
-    /// Base64.
-    pub(super) signature: String,
+#[serde(tag = "form", rename_all = "lowercase")]
+pub(super) enum Signature {
+    /// Of a text that cosign calls simple.
+    Simple { payload: String, signature: String },
+    /// Of an envelope.
+    Bundle(Envelope),
+}
+
+/// An envelope of DSSE. Payload and signatures are Base64.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Envelope {
+    payload: String,
+    payload_type: String,
+    signatures: Vec<OfEnvelope>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct OfEnvelope {
+    sig: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Bundle {
+    dsse_envelope: Option<Envelope>,
+    message_signature: Option<OfMessage>,
+}
+
+#[derive(Deserialize)]
+struct OfMessage {
+    signature: String,
 }
 
 #[derive(Deserialize)]
@@ -74,35 +109,90 @@ struct Image {
     digest: String,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Statement {
+    predicate_type: String,
+    subject: Vec<Subject>,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    digest: BTreeMap<String, String>,
+}
+
+/// Why a signature is not one that is wanted.
+const NOT_BASE64: &str = "it is not Base64";
+const OF_NONE: &str = "it is of none of the keys";
+const ELSE: &str = "it signs something else";
+const ANOTHER: &str = "it signs another manifest";
+
 impl Signature {
+    /// That in a bundle, if it is one of a manifest.
+    pub(super) fn of_bundle(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Bundle>(json).ok()?.dsse_envelope.map(Self::Bundle)
+    }
+
     /// Whether one of the keys signed that manifest; why not.
     pub(super) fn check(&self, manifest: &Digest, keys: &[PublicKey]) -> Result<(), &'static str> {
-        let signature = Base64::decode_vec(self.signature.trim()).map_err(|_| "it is not Base64")?;
-        if !keys.iter().any(|key| key.signed(self.payload.as_bytes(), &signature)) {
-            return Err("it is of none of the keys");
+        // What the text says is looked at when there is something to believe in it.
+        match self {
+            Self::Simple { payload, signature } => {
+                is_signed(payload.as_bytes(), [&**signature], keys)?;
+                let payload: Payload = serde_json::from_str(payload).map_err(|_| ELSE)?;
+                let Critical { image, kind } = payload.critical;
+                match kind == KIND {
+                    true if image.digest == format!("sha256:{manifest}") => Ok(()),
+                    true => Err(ANOTHER),
+                    false => Err(ELSE),
+                }
+            }
+            Self::Bundle(envelope) => {
+                let payload = Base64::decode_vec(&envelope.payload).map_err(|_| NOT_BASE64)?;
+                let signatures = envelope.signatures.iter().map(|one| &*one.sig);
+                is_signed(&encoded(&envelope.payload_type, &payload), signatures, keys)?;
+                let statement: Statement = serde_json::from_slice(&payload).map_err(|_| ELSE)?;
+                if envelope.payload_type != STATEMENT || statement.predicate_type != SIGNED {
+                    return Err(ELSE);
+                }
+                let is_it = |subject: &Subject| subject.digest.get("sha256") == Some(&manifest.to_string());
+                if statement.subject.iter().any(is_it) { Ok(()) } else { Err(ANOTHER) }
+            }
         }
-        // Only now is there anything to believe in the text.
-        let payload: Payload = serde_json::from_str(&self.payload).map_err(|_| "it signs something else")?;
-        if payload.critical.kind != KIND {
-            return Err("it signs something else");
-        }
-        if payload.critical.image.digest != format!("sha256:{manifest}") {
-            return Err("it signs another manifest");
-        }
-        Ok(())
     }
 }
 
-/// Whether one of the keys signed a file; why not. `signature` is what `cosign sign-blob` writes.
-pub(super) fn check_file(bytes: &[u8], signature: &str, keys: &[PublicKey]) -> Result<(), &'static str> {
-    let signature = Base64::decode_vec(signature.trim()).map_err(|_| "it is not Base64")?;
-    if keys.iter().any(|key| key.signed(bytes, &signature)) { Ok(()) } else { Err("it is of none of the keys") }
+/// What is signed of an envelope (DSSE, "PAE").
+fn encoded(kind: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
+    [head.as_bytes(), payload].concat()
+}
+
+fn is_signed<'a>(
+    message: &[u8],
+    signatures: impl IntoIterator<Item = &'a str>,
+    keys: &[PublicKey],
+) -> Result<(), &'static str> {
+    for signature in signatures {
+        let signature = Base64::decode_vec(signature.trim()).map_err(|_| NOT_BASE64)?;
+        if keys.iter().any(|key| key.signed(message, &signature)) {
+            return Ok(());
+        }
+    }
+    Err(OF_NONE)
+}
+
+/// Whether one of the keys signed a file; why not. `text` is what `cosign sign-blob` writes: a signature, or a bundle with one.
+pub(super) fn check_file(bytes: &[u8], text: &str, keys: &[PublicKey]) -> Result<(), &'static str> {
+    let bundled = serde_json::from_str::<Bundle>(text).ok().and_then(|bundle| bundle.message_signature);
+    is_signed(bytes, [bundled.as_ref().map_or(text, |of| &of.signature)], keys)
 }
 
 #[cfg(test)]
 mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+    use serde_json::json;
 
     use super::*;
 
@@ -117,7 +207,7 @@ mod tests {
 
     fn signed(pair: &EcdsaKeyPair, payload: String) -> Signature {
         let signature = pair.sign(&SystemRandom::new(), payload.as_bytes()).unwrap();
-        Signature { payload, signature: Base64::encode_string(signature.as_ref()) }
+        Signature::Simple { payload, signature: Base64::encode_string(signature.as_ref()) }
     }
 
     fn payload(kind: &str, digest: &str) -> String {
@@ -134,12 +224,64 @@ mod tests {
         assert_eq!(good.check(&ours, &[]), Err("it is of none of the keys"));
         assert_eq!(good.check(&another, std::slice::from_ref(&key)), Err("it signs another manifest"));
         let keys = [key];
-        let changed = Signature { payload: good.payload.replace("identity", "Identity"), ..good.clone() };
+        let Signature::Simple { payload: text, signature } = good else { panic!("{good:?}") };
+        let changed = Signature::Simple { payload: text.replace("identity", "Identity"), signature };
         assert_eq!(changed.check(&ours, &keys), Err("it is of none of the keys"));
         for text in [payload("something", &format!("sha256:{ours}")), "{}".into(), "no JSON".into()] {
             assert_eq!(signed(&pair, text).check(&ours, &keys), Err("it signs something else"));
         }
-        assert_eq!(Signature { signature: "?".into(), ..good }.check(&ours, &keys), Err("it is not Base64"));
+        let none = Signature::Simple { payload: text, signature: "?".into() };
+        assert_eq!(none.check(&ours, &keys), Err("it is not Base64"));
+    }
+
+    fn bundle(pair: &EcdsaKeyPair, kind: &str, predicate: &str, digest: &Digest) -> Signature {
+        let statement = json!({
+            "_type": "https://in-toto.io/Statement/v1", "subject": [{"digest": {"sha256": digest.to_string()}}],
+            "predicateType": predicate, "predicate": {},
+        });
+        let statement = statement.to_string();
+        let signed = format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len());
+        let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        let bundle = json!({
+            "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+            "verificationMaterial": {"publicKey": {"hint": "x"}},
+            "dsseEnvelope": {
+                "payload": Base64::encode_string(statement.as_bytes()), "payloadType": kind,
+                "signatures": [{"sig": Base64::encode_string(signature.as_ref()), "keyid": ""}],
+            },
+        });
+        Signature::of_bundle(bundle.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_bundle_holds_if_it_states_that_the_manifest_was_signed() {
+        let ((pair, key), (_, other)) = (signer(), signer());
+        let (ours, another) = (Digest::of(b"ours"), Digest::of(b"another"));
+        let good = bundle(&pair, STATEMENT, SIGNED, &ours);
+        assert_eq!(good.check(&ours, &[other.clone(), key.clone()]), Ok(()));
+        assert_eq!(good.check(&ours, &[other]), Err("it is of none of the keys"));
+        let keys = [key];
+        assert_eq!(good.check(&another, &keys), Err("it signs another manifest"));
+        // A list of what is in it is no consent to it.
+        let list = bundle(&pair, STATEMENT, "https://cyclonedx.org/bom", &ours);
+        assert_eq!(list.check(&ours, &keys), Err("it signs something else"));
+        assert_eq!(bundle(&pair, "text/plain", SIGNED, &ours).check(&ours, &keys), Err("it signs something else"));
+        let kept = serde_json::to_string(&good).unwrap();
+        assert_eq!(serde_json::from_str::<Signature>(&kept).unwrap(), good);
+    }
+
+    #[test]
+    fn a_file_has_a_signature_or_a_bundle_with_one() {
+        let ((pair, key), (_, other)) = (signer(), signer());
+        let signature = Base64::encode_string(pair.sign(&SystemRandom::new(), b"bytes").unwrap().as_ref());
+        let bundle = json!({"messageSignature": {"messageDigest": {}, "signature": signature}}).to_string();
+        let keys = [key];
+        for text in [format!("{signature}\n"), bundle] {
+            assert_eq!(check_file(b"bytes", &text, &keys), Ok(()));
+            assert_eq!(check_file(b"others", &text, &keys), Err("it is of none of the keys"));
+            assert_eq!(check_file(b"bytes", &text, std::slice::from_ref(&other)), Err("it is of none of the keys"));
+        }
+        assert_eq!(check_file(b"bytes", "{}", &keys), Err("it is not Base64"));
     }
 
     #[test]

@@ -94,7 +94,8 @@ fn same_version(a: &PolicyFile, b: &PolicyFile) -> bool {
     let digests = |file: &PolicyFile| -> Vec<_> {
         file.active.iter().flat_map(Active::modules).map(|module| (module.digest, module.settings)).collect()
     };
-    a.text == b.text && digests(a) == digests(b)
+    // Another trust may have come with other signatures beside the modules.
+    a.text == b.text && a.trust == b.trust && digests(a) == digests(b)
 }
 
 /// What a file stands for now.

@@ -307,6 +307,16 @@ fn a_signature_is_found_by_what_refers_to_the_module_too() {
     scene.is_refused(ErrorKind::Refused, "of none of the keys");
     registry.refer("acme/labels", &good, &[registry.signed("acme/labels", &good, &ours)]);
     scene.is_good();
+
+    // A bundle, as cosign 3 pushes it.
+    fs::remove_dir_all(scene.at("fetched")).unwrap();
+    registry.refer("acme/labels", &good, &[registry.bundle("acme/labels", &good, &theirs)]);
+    scene.is_refused(ErrorKind::Refused, "of none of the keys");
+    let other = registry.push("acme/labels", b"another module");
+    registry.refer("acme/labels", &good, &[registry.bundle("acme/labels", &other, &ours)]);
+    scene.is_refused(ErrorKind::Refused, "signs another manifest");
+    registry.refer("acme/labels", &good, &[registry.bundle("acme/labels", &good, &ours)]);
+    scene.is_good();
 }
 
 #[test]
