@@ -1,6 +1,6 @@
 //! Modules from registries of the OCI distribution specification, and who must have signed a module.
 //!
-//! `document.rs` is what administrators write, `client.rs` the requests, `signature.rs` what is checked offline, `kept.rs` what
+//! `document.rs` is what administrators write, `client.rs` the requests, `signature.rs` what is checked offline, `fetched.rs` what
 //! needs no registry any more. The order for a module: who signed its manifest, if somebody must have; the manifest, by its
 //! digest; the layer, by the digest in the manifest. A module that is kept passes the same checks.
 
@@ -8,7 +8,7 @@ mod artifact;
 mod challenge;
 mod client;
 mod document;
-mod kept;
+mod fetched;
 mod logins;
 mod manifest;
 mod pull;
@@ -21,7 +21,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::host::{Digest, ModuleBytes};
 use document::Config;
-use kept::Kept;
+use fetched::Fetched;
 use pull::{Away, Pull};
 
 pub use artifact::Artifact;
@@ -60,34 +60,25 @@ impl Registries {
     pub(crate) fn module(&self, artifact: &Artifact) -> Result<ModuleBytes<'static>> {
         let config = self.config()?;
         let registry = config.of(artifact);
-        let kept = self.kept.as_deref().map(Kept);
+        let kept = self.kept.as_deref().map(Fetched);
         let known = kept.as_ref().and_then(|kept| kept.module(artifact));
         let is_signed = || {
             let signatures = kept.as_ref().map(|kept| kept.signatures(artifact)).unwrap_or_default();
             signatures.iter().any(|signature| signature.check(&artifact.digest, &registry.keys).is_ok())
         };
         let wants_signature = !registry.keys.is_empty() && !is_signed();
-        match known {
-            Some(module) if !wants_signature => return Ok(module),
-            known => {
-                let pull =
-                    Pull { artifact, registry, away: &self.away, wants_signature, wants_module: known.is_none() };
-                let pulled = wait(pull.run())??;
-                if let (Some(kept), Some(signature)) = (&kept, pulled.signature) {
-                    kept.put_signatures(artifact, &[signature]);
-                }
-                match (known, pulled.module) {
-                    (Some(module), _) => Ok(module),
-                    (None, Some((manifest, module))) => {
-                        if let Some(kept) = &kept {
-                            kept.put_module(artifact, &manifest, &module);
-                        }
-                        Ok(module)
-                    }
-                    (None, None) => Err(Error::new(ErrorKind::Failed, format!("nothing was fetched of {artifact}"))),
-                }
-            }
+        let pull = Pull { artifact, registry, away: &self.away, wants_signature, wants_module: known.is_none() };
+        if !pull.wants_signature && !pull.wants_module {
+            return known.ok_or_else(|| nothing(artifact));
         }
+        let pulled = wait(pull.run())??;
+        if let (Some(kept), Some(signature)) = (&kept, pulled.signature) {
+            kept.put_signatures(artifact, &[signature]);
+        }
+        if let (Some(kept), Some((manifest, module))) = (&kept, &pulled.module) {
+            kept.put_module(artifact, manifest, module);
+        }
+        known.or(pulled.module.map(|(_, module)| module)).ok_or_else(|| nothing(artifact))
     }
 
     /// That a file `name` of a folder was signed, if somebody must have signed files: its signature lies beside it.
@@ -111,6 +102,11 @@ impl Registries {
         };
         signature::check_file(bytes, &text, &config.keys).map_err(refused)
     }
+}
+
+/// What cannot be: it was wanted, and there was no error.
+fn nothing(artifact: &Artifact) -> Error {
+    Error::new(ErrorKind::Failed, format!("nothing was fetched of {artifact}"))
 }
 
 /// Waits for something of the network, in whatever thread this is: modules are loaded in some that have a runtime and in some

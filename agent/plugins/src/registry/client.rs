@@ -200,7 +200,7 @@ impl<'a> Client<'a> {
         match challenge {
             Some(Challenge::Basic) => {
                 let login = self.registry.logins.of(&self.host).ok_or_else(|| self.refusal(answer.status()))?;
-                secret(login.to_owned().into())
+                secret(login)
             }
             Some(Challenge::Bearer { realm, service }) => self.token(&realm, service.as_deref()).await,
             None => Err(self.refusal(answer.status())),
@@ -219,7 +219,7 @@ impl<'a> Client<'a> {
         }
         url.query_pairs_mut().append_pair("scope", &format!("repository:{}:pull", self.repository));
         let host = host_and_port(&url).unwrap_or_default();
-        let login = self.registry.logins.of(&host).map(|login| secret(login.to_owned().into())).transpose()?;
+        let login = self.registry.logins.of(&host).map(secret).transpose()?;
         let known = login.is_some();
         let answer = self.send(url, "application/json", login).await?;
         let status = answer.status();
@@ -234,7 +234,7 @@ impl<'a> Client<'a> {
         let body = Zeroizing::new(self.body(answer, LONGEST_TOKEN).await?);
         let token: Token = serde_json::from_slice(&body).map_err(|_| bad("it gives none".into()))?;
         let token = token.token.as_ref().or(token.access_token.as_ref()).ok_or_else(|| bad("it gives none".into()))?;
-        secret(Zeroizing::new(format!("Bearer {token}")))
+        secret(&Zeroizing::new(format!("Bearer {token}")))
     }
 
     async fn body(&self, mut answer: Response, most: usize) -> Result<Vec<u8>> {
@@ -252,8 +252,8 @@ impl<'a> Client<'a> {
     }
 }
 
-fn secret(value: Zeroizing<String>) -> Result<HeaderValue> {
-    let mut header = HeaderValue::from_str(&value)
+fn secret(value: &str) -> Result<HeaderValue> {
+    let mut header = HeaderValue::from_str(value)
         .map_err(|_| Error::new(ErrorKind::Invalid, "a login has characters that no header takes"))?;
     header.set_sensitive(true);
     Ok(header)

@@ -21,11 +21,11 @@ const OF_DOCKER_HUB: [&str; 3] = ["docker.io", "registry-1.docker.io", "auth.doc
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
-    auths: BTreeMap<String, Auth>,
+    auths: BTreeMap<String, Login>,
 }
 
 #[derive(Deserialize, ZeroizeOnDrop)]
-struct Auth {
+struct Login {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -51,11 +51,11 @@ impl Logins {
         };
         let config: Config = serde_json::from_slice(json).map_err(|_| invalid("it is not of its form"))?;
         let mut logins = BTreeMap::new();
-        for (name, auth) in config.auths {
+        for (name, login) in config.auths {
             // Docker writes some as URLs.
             let host = name.split_once("://").map_or(&*name, |(_, rest)| rest).split('/').next().unwrap_or_default();
             let host = host_of(host).ok_or_else(|| invalid(&format!("{name:?} is no registry")))?;
-            let pair = match (&auth.auth, &auth.username, &auth.password) {
+            let pair = match (&login.auth, &login.username, &login.password) {
                 (Some(pair), ..) if !pair.is_empty() => Zeroizing::new(pair.clone()),
                 (_, Some(user), Some(password)) => {
                     let pair = Zeroizing::new(format!("{user}:{password}"));

@@ -89,12 +89,9 @@ impl Manifest {
                 .advise("Name the digest of the one that is meant."));
         }
         let mut wasm = self.layers.iter().filter(|layer| layer.media_type == WASM);
-        let layer = match (wasm.next(), wasm.next(), &*self.layers) {
-            (Some(layer), None, _) | (None, None, [layer]) => layer,
-            _ => {
-                return Err(invalid("it is no artifact with one component in it")
-                    .advise("Push it with one layer of the type application/wasm: `wkg oci push`, or `oras push`."));
-            }
+        let ((Some(layer), None, _) | (None, None, [layer])) = (wasm.next(), wasm.next(), &*self.layers) else {
+            return Err(invalid("it is no artifact with one component in it")
+                .advise("Push it with one layer of the type application/wasm: `wkg oci push`, or `oras push`."));
         };
         layer.size(LARGEST_COMPONENT, "its component")?;
         Ok(layer)

@@ -149,6 +149,8 @@ fn a_registry_that_is_there_again_mends_what_was_broken_without_it() {
     assert!(mended.broken().count() == 0 && !mended.is_due(&host));
 }
 
+type Change = fn(Vec<u8>) -> Vec<u8>;
+
 #[test]
 fn other_bytes_than_the_digests_say_are_refused() {
     let registry = Registry::start();
@@ -165,7 +167,7 @@ fn other_bytes_than_the_digests_say_are_refused() {
         blob[100] ^= 1;
         blob
     };
-    let changes: [(fn(Vec<u8>) -> Vec<u8>, &str); 3] = [
+    let changes: [(Change, &str); 3] = [
         (flipped, "for sha256:"),
         (|blob| [blob, b"more".to_vec()].concat(), "gives more than"),
         (|blob| blob[..blob.len() - 5].to_vec(), "bytes of sha256:"),
@@ -443,7 +445,7 @@ impl Asked {
     fn note(&self, whom: &str, request: &str) {
         let login = request.lines().find(|line| line.to_lowercase().starts_with("authorization:"));
         let line = request.split(" HTTP/").next().unwrap_or_default();
-        let login = login.map(|line| line.split_once(':').unwrap().1.trim()).unwrap_or("nobody");
+        let login = login.map_or("nobody", |line| line.split_once(':').unwrap().1.trim());
         self.0.lock().unwrap().push(format!("{whom} {} as {login}", line.split(['?', '@']).next().unwrap_or_default()));
     }
 

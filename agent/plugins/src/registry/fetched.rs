@@ -13,9 +13,9 @@ use super::signature::Signature;
 use crate::host::{Digest, ModuleBytes};
 
 /// A folder of it, made when something is kept.
-pub(super) struct Kept<'a>(pub(super) &'a Path);
+pub(super) struct Fetched<'a>(pub(super) &'a Path);
 
-impl Kept<'_> {
+impl Fetched<'_> {
     fn manifest_file(&self, artifact: &Artifact) -> PathBuf {
         self.0.join(format!("{}.manifest", artifact.digest))
     }
