@@ -151,3 +151,6 @@ async fn settled(changes: &mut mpsc::Receiver<()>) {
     let rest = async { while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {} };
     tokio::time::timeout(AT_MOST, rest).await.ok();
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,18 +23,21 @@ const AWAY: Duration = Duration::from_secs(15);
 /// The largest text that somebody signs, or bundle with one.
 const LONGEST_TEXT: usize = 256 << 10;
 
-/// The servers that could not be reached, and since when.
+/// The servers that could not be reached: since when, and why.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Away(Arc<Mutex<HashMap<String, Instant>>>);
+pub(super) struct Away(Arc<Mutex<HashMap<String, (Instant, String)>>>);
 
 impl Away {
-    fn is(&self, host: &str) -> bool {
+    /// Why it is not asked now.
+    fn why(&self, host: &str) -> Option<Error> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(host).is_some_and(|since| since.elapsed() < AWAY)
+        let (_, why) = known.get(host).filter(|(since, _)| since.elapsed() < AWAY)?;
+        Some(Error::new(ErrorKind::Unavailable, why.clone()))
     }
 
-    fn note(&self, host: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.into(), Instant::now());
+    fn note(&self, host: &str, error: &Error) {
+        let known = (Instant::now(), error.chain());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.into(), known);
     }
 }
 
@@ -79,13 +82,15 @@ impl Pull<'_> {
     }
 
     async fn at(&self, place: &Place) -> Result<Pulled> {
-        let away = |why: &str| Error::new(ErrorKind::Unavailable, format!("{} {why}", place.host));
-        if self.away.is(&place.host) {
-            return Err(away("could not be reached a moment ago"));
+        if let Some(error) = self.away.why(&place.host) {
+            return Err(error);
         }
-        let pulled = timeout(LONGEST, self.all_of(place)).await.unwrap_or_else(|_| Err(away("takes too long")));
-        if pulled.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
-            self.away.note(&place.host);
+        let late = || Error::new(ErrorKind::Unavailable, format!("{} takes too long", place.host));
+        let pulled = timeout(LONGEST, self.all_of(place)).await.unwrap_or_else(|_| Err(late()));
+        if let Err(error) = &pulled
+            && error.kind() == ErrorKind::Unavailable
+        {
+            self.away.note(&place.host, error);
         }
         pulled
     }
