@@ -5,12 +5,15 @@
 //! nothing could be tried.
 
 mod report;
+pub(crate) mod settings;
 
 use remora_core::{Error, ErrorKind, Result};
 
 
+pub use crate::movers::conformance::{MoverTrial, mover};
 pub use crate::policies::conformance::{PolicyTrial, policy};
 pub(crate) use report::Findings;
+pub use settings::settings_of;
 pub use report::{Check, Figure, Outcome, Report};
 
 /// How much is tried.

@@ -1,7 +1,5 @@
 //! What was found: a check for each thing that must hold, and figures.
 
-use std::fmt;
-
 use serde::Serialize;
 
 use crate::host::Digest;
@@ -50,16 +48,6 @@ pub enum Outcome {
     Failed,
     /// It could not be tried, or does not apply.
     Skipped,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Passed => "ok",
-            Self::Failed => "FAILED",
-            Self::Skipped => "skipped",
-        })
-    }
 }
 
 /// A number. One beyond its budget is a finding to look at; a busy machine may be why, so it fails nothing.

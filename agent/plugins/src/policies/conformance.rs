@@ -12,10 +12,10 @@ use remora_core::Result;
 
 use super::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 use crate::cases;
+use crate::conformance::settings::{Refusal, refusals};
 use crate::conformance::{Depth, Findings, Report};
 use crate::host::{Digest, Host, HostOptions, Kind, Module, Refused, Reuse};
 use questions::Random;
-use settings::Refusal;
 
 /// How a policy is tried.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub struct PolicyTrial {
 /// Tries a policy.
 pub async fn policy(component: Vec<u8>, trial: PolicyTrial, depth: Depth) -> Result<Report> {
     let host = Host::new(&HostOptions::default())?;
-    let refusals = settings::refusals(trial.refused.as_deref())?;
+    let refusals = refusals(trial.refused.as_deref())?;
     let (seed, files) = (trial.seed, trial.cases.clone());
     let digest = Digest::of(&component);
     let tried = {
