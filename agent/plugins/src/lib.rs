@@ -6,6 +6,7 @@
 //! `host/cache.rs` alone: native code that this agent compiled is taken back from its private folder.
 
 pub mod cases;
+pub mod conformance;
 pub mod decide;
 pub mod documents;
 mod host;

@@ -14,6 +14,7 @@
 
 mod broker;
 mod child;
+pub(crate) mod conformance;
 mod conversation;
 mod document;
 mod folder;

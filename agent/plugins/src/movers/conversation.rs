@@ -122,6 +122,16 @@ impl Component {
             .await
     }
 
+    /// Asks what is wrong with settings, which are not those that it was opened with.
+    pub(super) async fn validate(&self, settings: &str) -> Result<Vec<WrongField>, Failed> {
+        let mut instance = self.new_instance().await?;
+        let validate = Call::Validate { settings: settings.into() };
+        match self.converse(&mut instance, validate, &Luggage::nothing()).await? {
+            Done::Validated(wrong) => Ok(wrong),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The child's process, for tests.
     pub(super) fn pid(&self) -> Option<i32> {
         self.state().child.get()?.pid()
@@ -169,12 +179,7 @@ impl Component {
                 }
             }
         }
-        let child = self.child().await.map_err(|error| match error.kind() {
-            ErrorKind::Unavailable => Failed::Fault(error.chain()),
-            _ => Failed::Refused(error),
-        })?;
-        let (number, hears) = child.instance();
-        let mut instance = Instance { number, child, hears, secrets: Secrets::default(), can: None, calls: 0 };
+        let mut instance = self.new_instance().await?;
         let nothing = Luggage::nothing();
         let validate = Call::Validate { settings: self.settings.clone() };
         match self.converse(&mut instance, validate, &nothing).await? {
@@ -188,6 +193,16 @@ impl Component {
             other => return Err(unexpected(&other)),
         }
         Ok(instance)
+    }
+
+    /// One that was asked nothing yet.
+    async fn new_instance(&self) -> Result<Instance, Failed> {
+        let child = self.child().await.map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => Failed::Fault(error.chain()),
+            _ => Failed::Refused(error),
+        })?;
+        let (number, hears) = child.instance();
+        Ok(Instance { number, child, hears, secrets: Secrets::default(), can: None, calls: 0 })
     }
 
     /// The child; one that died is replaced.

@@ -68,6 +68,7 @@ impl Movers {
             certificates: document.ca_file.map(|path| self.bytes(&path)).transpose()?,
             secrets: self.secrets(&document.secrets)?,
             names: Arc::clone(&self.names),
+            ear: None,
         })?;
         let component = Component {
             program: self.program.clone().map_or_else(beside_this_program, Ok)?,
@@ -148,7 +149,7 @@ fn tell(file: String, settings: Settings) -> Tell {
     })
 }
 
-fn beside_this_program() -> Result<PathBuf> {
+pub(super) fn beside_this_program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|e| Error::io("finding this program's folder", e))?;
     Ok(own.with_file_name(PROGRAM))
 }
