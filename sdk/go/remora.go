@@ -56,6 +56,9 @@ func (vm *Vm) Label(key string) string {
 func Configure[S, P any](settings string, create func(S) (P, error)) (P, []FieldError) {
 	var read S
 	var none P
+	if !strings.HasPrefix(settings, "{") {
+		return none, []FieldError{{"", "a mapping is wanted"}}
+	}
 	decoder := json.NewDecoder(strings.NewReader(settings))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&read); err != nil {

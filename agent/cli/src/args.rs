@@ -18,7 +18,7 @@ use remora_core::{PointId, VmName};
 use remora_vault::Tenant;
 
 pub(crate) use self::backup::Backup;
-pub(crate) use self::plugin::{Plugin, PluginCommand};
+pub(crate) use self::plugin::{Language, New, NewKind, Plugin, PluginCommand};
 pub(crate) use self::policy::{ActionArg, Explain, PolicyCommand};
 pub(crate) use self::read::{Cp, Diff, Export, ImageFormat, Mount, Restore};
 pub(crate) use self::repository::{Copy, KeyCommand, RepoCommand};

@@ -1,13 +1,24 @@
 // A list of rules says who may do what below which folders: an example of a policy. The same in all languages.
 import * as remora from "../../javascript/remora.js";
 
-const known = ["list", "stat", "read"];
+const actions = ["list", "stat", "read"];
+const texts = remora.optional(remora.list(remora.string), []);
 
-/** Settings: `rules`, of which the first one that fits decides. */
-export const authorize = remora.authorize((settings) => {
-  const rules = check(settings);
+/** For requests of these users and groups for what lies below a folder; for all actions if it names none. */
+const rule = remora.object({
+  effect: remora.oneOf("allow", "deny"),
+  users: texts,
+  groups: texts,
+  actions: texts,
+  below: remora.where(remora.string, (path) => path.startsWith("/"), "an absolute path is wanted"),
+});
+
+/** The first rule that fits decides. */
+export const authorize = remora.authorize({ rules: remora.optional(remora.list(rule), []) }, (settings) => {
+  const folder = ({ below }) => new TextEncoder().encode(below.replace(/\/+$/, ""));
+  const rules = settings.rules.map((rule) => ({ ...rule, folder: folder(rule) }));
   return (request) => {
-    if (!known.includes(request.action)) {
+    if (!actions.includes(request.action)) {
       return remora.decision("deny", "unknown-action", "the action is not known");
     }
     const number = rules.findIndex((rule) => fits(rule, request));
@@ -19,28 +30,9 @@ export const authorize = remora.authorize((settings) => {
   };
 });
 
-function check(settings) {
-  const wrong = remora.unknown(settings, ["rules"]);
-  const rules = settings.rules ?? [];
-  rules.forEach((rule, i) => {
-    wrong.push(...remora.unknown(rule, ["effect", "users", "groups", "actions", "below"], `/rules/${i}`));
-    if (!["allow", "deny"].includes(rule.effect)) {
-      wrong.push([`/rules/${i}/effect`, "allow or deny is wanted"]);
-    }
-    if (!rule.below?.startsWith("/")) {
-      wrong.push([`/rules/${i}/below`, "an absolute path is wanted"]);
-    }
-  });
-  if (wrong.length > 0) {
-    throw new remora.Invalid(...wrong);
-  }
-  const folder = (rule) => new TextEncoder().encode(rule.below.replace(/\/+$/, ""));
-  return rules.map((rule) => ({ users: [], groups: [], actions: [], ...rule, folder: folder(rule) }));
-}
-
-function fits({ users, groups, actions, folder }, { subject, action, path }) {
-  const who = users.includes(subject.user) || subject.groups.some((group) => groups.includes(group));
-  const what = actions.length === 0 || actions.includes(action);
-  const below = folder.every((byte, i) => path[i] === byte) && [undefined, 0x2f].includes(path[folder.length]);
+function fits(rule, { subject, action, path }) {
+  const who = rule.users.includes(subject.user) || subject.groups.some((group) => rule.groups.includes(group));
+  const what = rule.actions.length === 0 || rule.actions.includes(action);
+  const below = rule.folder.every((byte, i) => path[i] === byte) && [undefined, 0x2f].includes(path[rule.folder.length]);
   return who && what && below;
 }

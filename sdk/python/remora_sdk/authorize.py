@@ -1,7 +1,5 @@
 """Policies that say who may do what with the files of a point: see `wit/policy/0.1.0/authorize.wit`."""
 
-from typing import Any, Callable
-
 from wit_world import exports
 from wit_world.exports.authorize import Approval, Decision, Effect, FieldError, Obligation, Pair, Request, Subject, Vm
 
@@ -15,8 +13,10 @@ def decision(effect: Effect, code: str, reason: str) -> Decision:
     return Decision(effect, code, reason, [], 0)
 
 
-def policy(create: Callable[[Any], Callable[[Request], Decision]]) -> type:
-    """The class `Authorize` of the module that is made a component of."""
-    return component(
-        exports.Authorize, FieldError, create, authorize=lambda self, requests: [self.policy(one) for one in requests]
-    )
+def policy(settings: type) -> type:
+    """The class `Authorize` of the module that is made a component of; the settings have a method `authorize(request)`."""
+
+    def authorize(self, requests):
+        return [self.policy.authorize(one) for one in requests]
+
+    return component(exports.Authorize, FieldError, settings, authorize=authorize)

@@ -1,7 +1,5 @@
 """Policies that say which VMs a backup policy is for: see `wit/policy/0.1.0/select.wit`."""
 
-from typing import Any, Callable
-
 from wit_world import exports
 from wit_world.exports.select import FieldError, Pair, Verdict, Vm
 
@@ -10,6 +8,10 @@ from . import component
 __all__ = ["Pair", "Verdict", "Vm", "policy"]
 
 
-def policy(create: Callable[[Any], Callable[[Vm], Verdict]]) -> type:
-    """The class `Select` of the module that is made a component of."""
-    return component(exports.Select, FieldError, create, select=lambda self, vms: [self.policy(vm) for vm in vms])
+def policy(settings: type) -> type:
+    """The class `Select` of the module that is made a component of; the settings have a method `select(vm)`."""
+
+    def select(self, vms):
+        return [self.policy.select(one) for one in vms]
+
+    return component(exports.Select, FieldError, settings, select=select)

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
+    /// Make a folder with a policy or a mover that works, the SDK, and how to build it
+    New(New),
     /// Look at a component as the host does: its form, its world, its settings
     Check(Plugin),
     /// Try all that a policy or a mover must hold, on the host that runs it in production
@@ -49,4 +51,51 @@ pub(crate) struct Plugin {
 fn secret(text: &str) -> Result<(String, PathBuf), String> {
     let (name, file) = text.split_once('=').filter(|(name, file)| !name.is_empty() && !file.is_empty()).ok_or("NAME=FILE is wanted")?;
     Ok((name.to_owned(), file.into()))
+}
+
+/// What to make.
+#[derive(Args, Debug)]
+pub(crate) struct New {
+    /// What it is written in
+    #[arg(value_enum)]
+    pub(crate) language: Language,
+    /// What it is
+    #[arg(value_enum)]
+    pub(crate) kind: NewKind,
+    /// Its name, and the folder's: lower-case letters, digits and dashes
+    #[arg(value_parser = name)]
+    pub(crate) name: String,
+}
+
+/// What a plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// Rust.
+    Rust,
+    /// JavaScript.
+    #[value(name = "javascript")]
+    JavaScript,
+    /// Python.
+    Python,
+    /// Go.
+    Go,
+}
+
+/// What a plugin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NewKind {
+    /// A policy.
+    Policy,
+    /// A mover.
+    Mover,
+}
+
+/// What the tools of all languages take for a name, and documents too.
+fn name(text: &str) -> Result<String, String> {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let letter_first = text.starts_with(|c: char| c.is_ascii_lowercase());
+    if letter_first && text.len() <= 40 && text.bytes().all(fine) {
+        return Ok(text.to_owned());
+    }
+    Err("a lower-case letter, then such letters, digits and dashes are wanted, at most 40".into())
 }

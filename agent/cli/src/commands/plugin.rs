@@ -1,4 +1,7 @@
-//! `remora plugin`: the conformance kit, with the host of production.
+//! `remora plugin`: the conformance kit, with the host of production, and folders to begin with.
+
+mod new;
+mod templates;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +19,7 @@ const LARGEST: u64 = 65 << 20;
 
 pub(super) async fn run(context: &Context, command: PluginCommand) -> Result<()> {
     let (depth, args) = match command {
+        PluginCommand::New(args) => return new::run(context, &args),
         PluginCommand::Check(args) => (Depth::Check, args),
         PluginCommand::Test(args) => (Depth::Test, args),
         PluginCommand::Bench(args) => (Depth::Bench, args),
