@@ -13,6 +13,7 @@ mod guest_works;
 mod hostile;
 mod keys;
 mod lab_works;
+mod languages;
 mod layouts;
 mod settings;
 mod source;

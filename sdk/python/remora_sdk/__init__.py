@@ -95,7 +95,7 @@ class Configured:
         made = read_fields(self.settings, json.loads(settings), "", faults)
         if faults:
             raise Err([self.fault(path, message) for path, message in faults])
-        Configured.policy = made
+        type(self).policy = made
         return []
 
 
