@@ -52,11 +52,22 @@ fn access_policy_says_what_its_cases_want(language: Language) {
     }
 
     let report = place.json([
-        "plugin", "test", "acl.wasm", "--settings", "settings.yaml", "--refused", "refused.yaml", "--cases", "cases.yaml",
-        "--questions", "100", "-ojson",
+        "plugin",
+        "test",
+        "acl.wasm",
+        "--settings",
+        "settings.yaml",
+        "--refused",
+        "refused.yaml",
+        "--cases",
+        "cases.yaml",
+        "--questions",
+        "100",
+        "-ojson",
     ]);
 
-    let names: Vec<_> = report["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        report["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
     let cases = fs::read_to_string(place.at("cases.yaml")).unwrap().matches("\n- name: ").count();
     let asked = names.iter().filter(|name| name.starts_with("golden cases of cases.yaml: ")).count();
     assert!(cases > 10 && asked == cases, "{asked} of {cases} cases: {names:?}");
@@ -147,9 +158,12 @@ fn decides_on_all_that_a_backup_policy_asks(language: Language, source: &str) {
     let place = Place::new();
     new_plugin(&place, language, "policy");
     let every = repository().join("tests/languages/every");
-    for (file, to) in
-        [(source, source), ("policy.yaml", "policy.yaml"), ("cases.yaml", "cases.yaml"), ("every.wit", "remora/wit/policy/0.1.0/every.wit")]
-    {
+    for (file, to) in [
+        (source, source),
+        ("policy.yaml", "policy.yaml"),
+        ("cases.yaml", "cases.yaml"),
+        ("every.wit", "remora/wit/policy/0.1.0/every.wit"),
+    ] {
         fs::copy(every.join(file), place.at("acme-1").join(to)).unwrap();
     }
     let script = place.at("acme-1/build");
@@ -181,7 +195,14 @@ fn a_new_mover_is_built_and_holds_what_a_mover_must() {
     build(&place, Language::Rust);
     fs::write(place.at("token"), "a token").unwrap();
     let report = place.json([
-        "plugin", "check", "acme-1/acme-1.wasm", "--settings", "acme-1/settings.yaml", "--secret", "token=token", "-ojson",
+        "plugin",
+        "check",
+        "acme-1/acme-1.wasm",
+        "--settings",
+        "acme-1/settings.yaml",
+        "--secret",
+        "token=token",
+        "-ojson",
     ]);
     assert!(report["passed"].as_u64() > Some(2), "{report}");
 }
