@@ -77,6 +77,16 @@ fn access_policy_says_what_its_cases_want(language: Language) {
 }
 
 #[test]
+fn the_lock_of_npm_names_no_registry_and_every_digest() {
+    let lock = fs::read(repository().join("sdk/examples/acl-javascript/package-lock.json")).unwrap();
+    let lock: serde_json::Value = serde_json::from_slice(&lock).unwrap();
+    // But for the project itself, which has no name there.
+    for (name, package) in lock["packages"].as_object().unwrap().iter().filter(|(name, _)| !name.is_empty()) {
+        assert!(package["resolved"].is_null() && package["integrity"].is_string(), "{name}: {package}");
+    }
+}
+
+#[test]
 fn an_access_policy_in_rust_says_what_its_cases_want() {
     access_policy_says_what_its_cases_want(Language::Rust);
 }
