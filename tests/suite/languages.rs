@@ -33,8 +33,7 @@ impl Place {
     }
 
     fn json<const N: usize>(&self, args: [&str; N]) -> serde_json::Value {
-        let json = self.remora(args).ok().json();
-        json
+        self.remora(args).ok().json()
     }
 }
 
