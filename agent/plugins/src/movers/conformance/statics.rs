@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::conversation::Failed;
 use super::super::process::Child;
+use super::super::wire::World;
 use super::subject::{Mover, Subject, ensure, told};
 use crate::conformance::settings::{self, UNKNOWN};
 use crate::conformance::{Depth, Findings};
@@ -19,7 +20,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, depth: D
     findings.figure("size", subject.component.len() as f64, "bytes", None);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
-        Ok(()) => Child::start(&subject.program, &subject.component).await.map(drop),
+        Ok(()) => Child::start(&subject.program, &subject.component, World::Objects).await.map(drop),
         Err(error) => Err(error),
     };
     findings.figure("starting a process and compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::super::broker::{Broker, BrokerOptions, Grants, Payload, Rules, Sink, SystemNames};
 use super::super::conversation::{Component, Failed, Luggage, State, places};
 use super::super::folder::beside_this_program;
-use super::super::wire::{Call, Done};
+use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
 use super::{DEADLINE, ENDPOINT, MoverTrial};
@@ -72,6 +72,7 @@ impl Subject {
         Ok(Mover(Component {
             program: self.program.clone(),
             bytes: self.component.clone(),
+            world: World::Objects,
             settings: self.settings.clone(),
             prefix: self.prefix.clone(),
             deadline,
