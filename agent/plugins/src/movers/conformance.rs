@@ -58,17 +58,18 @@ pub async fn mover(component: Vec<u8>, trial: MoverTrial, depth: Depth) -> Resul
     let mut findings = Findings::default();
     let seed = trial.seed;
     let subject = Subject::new(component, trial, injector)?;
-    statics::try_all(&mut findings, &subject, depth).await;
+    let mover = subject.start(DEADLINE)?;
+    statics::try_all(&mut findings, &subject, &mover, depth).await;
     if findings.sound() && depth == Depth::Test {
-        objects::try_all(&mut findings, &subject).await;
-        parts::try_all(&mut findings, &subject).await;
-        faults::try_all(&mut findings, &subject).await;
+        objects::try_all(&mut findings, &subject, &mover).await;
+        parts::try_all(&mut findings, &subject, &mover).await;
+        faults::try_all(&mut findings, &subject, &mover).await;
     }
     if findings.sound() && depth == Depth::Bench {
-        speed::measure(&mut findings, &subject).await;
+        speed::measure(&mut findings, &subject, &mover).await;
     }
     if depth != Depth::Check {
-        subject.clean_up().await;
+        mover.clean_up().await;
     }
     Ok(findings.report(digest, vec!["remora:mover/objects@0.1.0".into()], seed))
 }

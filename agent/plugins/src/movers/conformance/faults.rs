@@ -106,21 +106,20 @@ const TABLE: &[Row] = &[
     ("a connection that breaks is retryable", Fault::Break, |_| &[Class::Retryable]),
 ];
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject) {
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
     for row in TABLE {
-        findings.note(row.0, refusing(subject, row).await);
+        findings.note(row.0, refusing(subject, mover.ready(), row).await);
     }
-    findings.note("an answer that is cut off is retryable", cut(subject, Fault::Truncate).await);
-    findings.note("an answer that is too short is an error", cut(subject, Fault::Shorten).await);
+    findings.note("an answer that is cut off is retryable", cut(subject, mover.ready(), Fault::Truncate).await);
+    findings.note("an answer that is too short is an error", cut(subject, mover.ready(), Fault::Shorten).await);
     findings.note("a server that says nothing costs the call, and no more", stalled(subject).await);
-    findings.note("a call whose answer was lost may be made again", lost(subject).await);
-    findings.note("no secret is in its lines or errors", secrets(subject).await);
+    findings.note("a call whose answer was lost may be made again", lost(subject, mover.ready()).await);
+    findings.note("no secret is in its lines or errors", secrets(subject, mover.ready()).await);
 }
 
 /// Every function, while the server refuses.
-async fn refusing(subject: &Subject, (_, fault, wanted): &Row) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn refusing(subject: &Subject, mover: &Mover, (_, fault, wanted): &Row) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let faulty = Faulty::new(&subject.injector, *fault);
     let mut wrong = Vec::new();
     for function in ALL {
@@ -134,7 +133,7 @@ async fn refusing(subject: &Subject, (_, fault, wanted): &Row) -> Result<(), Str
     }
     drop(faulty);
     ensure(wrong.is_empty(), wrong.join("; "))?;
-    is(&mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+    is(mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -> Result<(), String> {
@@ -157,9 +156,8 @@ fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -
 }
 
 /// Those that receive a body, while it is not whole.
-async fn cut(subject: &Subject, fault: Fault) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let _faulty = Faulty::new(&subject.injector, fault);
     // A list that is cut off between two of its lines may look whole; only the length that was announced tells.
     let functions: &[Function] = if fault == Fault::Truncate { &[Get, List] } else { &[Get] };
@@ -178,7 +176,7 @@ async fn cut(subject: &Subject, fault: Fault) -> Result<(), String> {
 }
 
 async fn stalled(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start_for(SHORT).map_err(|error| error.chain())?;
+    let mover = subject.start(SHORT).map_err(|error| error.chain())?;
     let prepared = Prepared::new(subject, &mover).await?;
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Stall);
@@ -197,8 +195,7 @@ async fn stalled(subject: &Subject) -> Result<(), String> {
 }
 
 /// The server does what it is asked, and nobody learns of it.
-async fn lost(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
+async fn lost(subject: &Subject, mover: &Mover) -> Result<(), String> {
     let bytes = subject.bytes("lost", 2_000);
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Swallow);
@@ -216,14 +213,13 @@ async fn lost(subject: &Subject) -> Result<(), String> {
     }
     mover.put("lost/a", &bytes).await.within("`put-if-absent` again")?;
     mover.replace("lost/b", &bytes).await.within("`replace` again")?;
-    is(&mover, "lost/a", &bytes).await?;
-    is(&mover, "lost/b", &bytes).await
+    is(mover, "lost/a", &bytes).await?;
+    is(mover, "lost/b", &bytes).await
 }
 
 /// The server sends back what it was sent, secrets included: the host blots them out, and the mover is not to need that.
-async fn secrets(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let faulty = Faulty::new(&subject.injector, Fault::Echo);
     let mut texts = Vec::new();
     for function in ALL {

@@ -20,35 +20,22 @@ const PAGE: usize = 1_000;
 /// As large as one buffer is.
 const LARGE: usize = 64 << 20;
 
-/// Notes how a trial went that has a process to itself.
-macro_rules! tried {
-    ($findings:ident, $subject:ident, $name:literal, $trial:ident) => {
-        let held = match $subject.start() {
-            Ok(mover) => $trial($subject, &mover).await,
-            Err(error) => Err(error.chain()),
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+    macro_rules! trial {
+        ($name:literal, $trial:ident) => {
+            findings.note($name, $trial(subject, mover.ready()).await);
         };
-        $findings.note($name, held);
-    };
-}
-
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject) {
-    tried!(findings, subject, "an object is stored, found, read, replaced and removed", life);
-    tried!(findings, subject, "an object that is there is not touched", conflict);
-    tried!(findings, subject, "of many who create at once exactly one does", race);
-    tried!(findings, subject, "every call may be made twice", twice);
-    tried!(findings, subject, "another process finds what one stored", elsewhere);
-    tried!(findings, subject, "more objects than a page has are listed, each once and in order", many);
-    let held = match subject.start() {
-        Ok(mover) => {
-            let held = large(subject, &mover).await;
-            if let Some(peak) = mover.peak() {
-                findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
-            }
-            held
-        }
-        Err(error) => Err(error.chain()),
-    };
-    findings.note("64 MiB go through it in bounded memory", held);
+    }
+    trial!("an object is stored, found, read, replaced and removed", life);
+    trial!("an object that is there is not touched", conflict);
+    trial!("of many who create at once exactly one does", race);
+    trial!("every call may be made twice", twice);
+    trial!("another process finds what one stored", elsewhere);
+    trial!("more objects than a page has are listed, each once and in order", many);
+    trial!("64 MiB go through it in bounded memory", large);
+    if let Some(peak) = mover.peak() {
+        findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
+    }
 }
 
 /// Whether all of an object is what was stored.

@@ -16,7 +16,7 @@ const SEGMENT: u64 = 64 << 20;
 const WORLD: &str = "is a component of the world object-store that imports nothing else";
 const OPENS: &str = "takes its settings and opens";
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, depth: Depth) {
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover, depth: Depth) {
     findings.figure("size", subject.component.len() as f64, "bytes", None);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
@@ -30,16 +30,12 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, depth: D
     if !sound {
         return;
     }
-    let mover = match subject.start() {
-        Ok(mover) => mover,
-        Err(error) => return findings.note(OPENS, Err(error.chain())),
-    };
-    findings.note(OPENS, opens(&mover).await);
+    findings.note(OPENS, opens(mover).await);
     if depth != Depth::Bench {
         let good: Value = serde_json::from_str(&subject.settings).unwrap_or_default();
-        findings.note("refuses settings that are none", none(&mover).await);
-        findings.note("refuses a setting that it does not have", unknown(&mover, &good).await);
-        findings.note("settings of any type make no trap", mistyped(&mover, &good).await);
+        findings.note("refuses settings that are none", none(mover.ready()).await);
+        findings.note("refuses a setting that it does not have", unknown(mover.ready(), &good).await);
+        findings.note("settings of any type make no trap", mistyped(mover.ready(), &good).await);
     }
 }
 

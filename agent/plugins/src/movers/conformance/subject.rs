@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::super::folder::beside_this_program;
 use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
-use super::{DEADLINE, ENDPOINT, MoverTrial};
+use super::{ENDPOINT, MoverTrial};
 
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
@@ -50,13 +51,8 @@ impl Subject {
         })
     }
 
-    /// The mover in a process of its own.
-    pub(super) fn start(&self) -> Result<Mover> {
-        self.start_for(DEADLINE)
-    }
-
-    /// One whose calls have so long.
-    pub(super) fn start_for(&self, deadline: Duration) -> Result<Mover> {
+    /// The mover, its calls with so long each. It is started when it is first called.
+    pub(super) fn start(&self, deadline: Duration) -> Result<Mover> {
         let said = Arc::clone(&self.said);
         let ear = move |line: &str| said.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
         let server = self.injector.address().to_string();
@@ -105,20 +101,6 @@ impl Subject {
         self.secrets.values().filter_map(|secret| std::str::from_utf8(secret).ok())
     }
 
-    /// Removes what the trials stored, as far as the mover can.
-    pub(super) async fn clean_up(&self) {
-        let Ok(mover) = self.start() else { return };
-        while let Ok(page) = mover.list("", None, None).await {
-            let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
-            if keys.is_empty() {
-                break;
-            }
-            match mover.delete(&keys).await {
-                Ok(outcomes) if outcomes.iter().all(Result::is_ok) => {}
-                _ => break,
-            }
-        }
-    }
 }
 
 /// A process with the mover.
@@ -201,6 +183,27 @@ impl Mover {
 
     pub(super) async fn abort(&self, key: &str, token: &str) -> Result<(), Failed> {
         self.asking(Call::Abort { key: key.into(), token: token.into() }).await.map(drop)
+    }
+
+    /// For the next trial: that it failed the ones before does not shut it out.
+    pub(super) fn ready(&self) -> &Self {
+        self.0.faults.store(0, Ordering::Relaxed);
+        self
+    }
+
+    /// Removes what the trials stored, as far as the mover can.
+    pub(super) async fn clean_up(&self) {
+        self.ready();
+        while let Ok(page) = self.list("", None, None).await {
+            let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
+            if keys.is_empty() {
+                break;
+            }
+            match self.delete(&keys).await {
+                Ok(outcomes) if outcomes.iter().all(Result::is_ok) => {}
+                _ => break,
+            }
+        }
     }
 
     /// Ends its process in the middle of whatever it does. The next call starts another.
