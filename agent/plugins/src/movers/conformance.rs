@@ -53,7 +53,8 @@ pub async fn mover(component: Vec<u8>, trial: MoverTrial, depth: Depth) -> Resul
         Some(url) => Behind::upstream(url)?,
         None => Behind::Plain(Plain::new(trial.secrets.get(plain::TOKEN).cloned())),
     };
-    let injector = Injector::start(behind).await.map_err(|e| Error::io("starting the server that fails on demand", e))?;
+    let injector =
+        Injector::start(behind).await.map_err(|e| Error::io("starting the server that fails on demand", e))?;
     let digest = Digest::of(&component);
     let mut findings = Findings::default();
     let seed = trial.seed;

@@ -158,7 +158,8 @@ fn grant(at: &At<'_>, yaml: VolumeYaml) -> Result<Grant> {
         let name = machine.value.strip_suffix('*').unwrap_or(&machine.value);
         if machine.value.is_empty() || name.contains('*') {
             let what = format!("volume.disksInTheClear: {:?} names no machine", machine.value);
-            return Err(at.error(Some(machine.referenced.line()), what)
+            return Err(at
+                .error(Some(machine.referenced.line()), what)
                 .advise("Write the names of machines, or their beginnings with a star at the end: db-*."));
         }
     }

@@ -51,9 +51,13 @@ impl Movers {
     /// The store that the mover `name` keeps below `prefix`. The mover is started when it is first called.
     pub fn open(&self, name: &str, prefix: &str) -> Result<MoverStore> {
         let opened = self.read(name).and_then(|document| match document.volume {
-            None => Ok(MoverStore::new(name.into(), self.component(name, prefix, document, World::Objects)?, self.patience)),
-            Some(_) => Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
-                .advise("The commands backup, points, show and restore are for it too.")),
+            None => {
+                Ok(MoverStore::new(name.into(), self.component(name, prefix, document, World::Objects)?, self.patience))
+            }
+            Some(_) => {
+                Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
+                    .advise("The commands backup, points, show and restore are for it too."))
+            }
         });
         opened.map_err(|error| error.within(format!("mover {name}")))
     }

@@ -18,7 +18,9 @@ use remora_core::ports::{
     Damage, DamagedPoint, DiskIndex, Effect, History, LineageBreak, Listing, Mended, Mover, NewPoint, PointReader,
     PointWriter, Progress, Repair, VerifyReport, VmDisks,
 };
-use remora_core::{BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, PIECE_SIZE, PointId, RepositoryId, Result, VmName};
+use remora_core::{
+    BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, PIECE_SIZE, PointId, RepositoryId, Result, VmName,
+};
 
 use super::conversation::Component;
 use super::document::Grant;

@@ -65,18 +65,55 @@ pub(super) struct Unfit {
 /// A function of the component.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Call {
-    Validate { settings: String },
-    Open { settings: String, prefix: String },
-    Put { key: String, len: u64 },
-    Replace { key: String, len: u64 },
-    Get { key: String, offset: u64, len: u64 },
-    Head { key: String },
-    List { prefix: String, after: Option<String>, token: Option<String> },
-    Delete { keys: Vec<String> },
-    Begin { key: String },
-    Part { key: String, token: String, number: u32, len: u64 },
-    Complete { key: String, token: String, parts: u32 },
-    Abort { key: String, token: String },
+    Validate {
+        settings: String,
+    },
+    Open {
+        settings: String,
+        prefix: String,
+    },
+    Put {
+        key: String,
+        len: u64,
+    },
+    Replace {
+        key: String,
+        len: u64,
+    },
+    Get {
+        key: String,
+        offset: u64,
+        len: u64,
+    },
+    Head {
+        key: String,
+    },
+    List {
+        prefix: String,
+        after: Option<String>,
+        token: Option<String>,
+    },
+    Delete {
+        keys: Vec<String>,
+    },
+    Begin {
+        key: String,
+    },
+    Part {
+        key: String,
+        token: String,
+        number: u32,
+        len: u64,
+    },
+    Complete {
+        key: String,
+        token: String,
+        parts: u32,
+    },
+    Abort {
+        key: String,
+        token: String,
+    },
     /// Of a mover that keeps points in its own form.
     Volume(VolumeCall),
 }

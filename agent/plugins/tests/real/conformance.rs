@@ -40,7 +40,9 @@ async fn the_built_in_policies_hold_all_that_is_tried() {
             "adaptive" => r#"{"min": "1h", "max": "24h", "target": "1GiB"}"#,
             "gfs" => r#"{"daily": 7, "weekly": 4, "minAge": "36h"}"#,
             "owners" => r#"{"groups": ["backup-admins"]}"#,
-            "paths" => r#"{"denyPaths": ["/srv/hr/**"], "rules": [{"groups": ["web"], "allowPaths": ["/root/var/www/**"]}]}"#,
+            "paths" => {
+                r#"{"denyPaths": ["/srv/hr/**"], "rules": [{"groups": ["web"], "allowPaths": ["/root/var/www/**"]}]}"#
+            }
             _ => r#"{"paths": ["/srv/hr/**"], "approvers": ["hr-leads"]}"#,
         };
         let report = policy(component.to_vec(), trial(settings), Depth::Test).await.unwrap();
@@ -124,7 +126,11 @@ async fn a_policy_that_traps_or_hangs_at_some_question_is_found_and_the_question
     for (fault, said) in [("unreachable", "it trapped"), ("(loop $for_ever (br $for_ever))", "did not answer within")] {
         // At the first batch of seven questions: no canary asks so much.
         let at_seven = format!("(if (i32.eq (local.get 1) (i32.const 7)) (then {fault}))");
-        let body = answers("").replacen("(local.set $at (i32.const 8192))", &format!("{at_seven} (local.set $at (i32.const 8192))"), 1);
+        let body = answers("").replacen(
+            "(local.set $at (i32.const 8192))",
+            &format!("{at_seven} (local.set $at (i32.const 8192))"),
+            1,
+        );
         let report = policy(selector("(i32.const 0)", &body, ""), trial("{}"), Depth::Test).await.unwrap();
         assert_failed(&report, "answers random questions", said);
         assert_failed(&report, "answers random questions", "questions 1 to 8");

@@ -143,8 +143,12 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
             if let Some(mut store) = fresh.take() {
                 store.data_mut().deadline = Instant::now() + limit;
                 let world = match &runtime.component {
-                    Linked::Objects(pre) => pre.instantiate(&mut store).map(|world| World::Objects(Objects::new(world))),
-                    Linked::Volumes(pre) => pre.instantiate(&mut store).map(|world| World::Volumes(Volumes::new(world))),
+                    Linked::Objects(pre) => {
+                        pre.instantiate(&mut store).map(|world| World::Objects(Objects::new(world)))
+                    }
+                    Linked::Volumes(pre) => {
+                        pre.instantiate(&mut store).map(|world| World::Volumes(Volumes::new(world)))
+                    }
                 };
                 let world = world.map_err(|e| died(&e, "starting it", limit))?;
                 running = Some(Running { store, world });
@@ -177,7 +181,9 @@ impl Running {
             (World::Objects(objects), Call::Validate { settings }, _) => objects.validate(store, &settings),
             (World::Volumes(volumes), Call::Validate { settings }, _) => volumes.validate(store, &settings),
             (_, Call::Open { .. }, true) => return Err(Fault::Died("it is open already".into())),
-            (World::Objects(objects), Call::Open { settings, prefix }, false) => objects.open(store, &settings, &prefix),
+            (World::Objects(objects), Call::Open { settings, prefix }, false) => {
+                objects.open(store, &settings, &prefix)
+            }
             (World::Volumes(volumes), Call::Open { settings, .. }, false) => volumes.open(store, &settings),
             (_, _, false) => return Err(Fault::Died("it was not opened".into())),
             (World::Objects(objects), call, true) => objects.call(store, call),

@@ -168,7 +168,10 @@ async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), Strin
             Some(Err(failed)) => {
                 let retryable = class(&failed) == Some(Class::Retryable);
                 let known = matches!(failed, Failed::Error(_));
-                ensure(if fault == Fault::Truncate { retryable } else { known }, format!("`{function:?}`: {}", told(&failed)))?;
+                ensure(
+                    if fault == Fault::Truncate { retryable } else { known },
+                    format!("`{function:?}`: {}", told(&failed)),
+                )?;
             }
         }
     }
@@ -199,9 +202,10 @@ async fn lost(subject: &Subject, mover: &Mover) -> Result<(), String> {
     let bytes = subject.bytes("lost", 2_000);
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Swallow);
-        for (name, outcome) in
-            [("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)), ("replace", mover.replace("lost/b", &bytes).await)]
-        {
+        for (name, outcome) in [
+            ("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)),
+            ("replace", mover.replace("lost/b", &bytes).await),
+        ] {
             match outcome {
                 Ok(()) => return Err(format!("`{name}` succeeds without an answer")),
                 Err(failed) => ensure(

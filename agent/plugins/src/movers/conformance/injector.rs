@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,7 +102,8 @@ impl Behind {
             return Err(super::no_upstream(format!("--upstream: {text:?} is not http:// and a host")));
         }
         rustls::crypto::ring::default_provider().install_default().ok();
-        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
         let client = client.build().map_err(|e| Error::new(ErrorKind::Failed, "making a client").because(e))?;
         Ok(Self::Upstream { client, url })
     }
@@ -220,8 +221,7 @@ impl Connection {
         let (Some(method), Some(target)) = (first.next(), first.next()) else { return Err(strange()) };
         let headers = lines.filter_map(|line| line.split_once(':'));
         let headers: Vec<_> = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
-        let mut asked =
-            Asked { method: method.into(), target: target.into(), headers, body: Bytes::new(), head };
+        let mut asked = Asked { method: method.into(), target: target.into(), headers, body: Bytes::new(), head };
         let length = asked.header("content-length").map_or(Ok(0), str::parse).map_err(|_| strange())?;
         if length > LONGEST || asked.header("transfer-encoding").is_some() {
             return Err(strange());
@@ -313,4 +313,3 @@ impl Drop for Faulty<'_> {
         self.0.set(Fault::None);
     }
 }
-

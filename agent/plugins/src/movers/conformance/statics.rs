@@ -53,7 +53,8 @@ async fn refused(mover: &Mover, settings: &Value) -> Result<bool, Failed> {
 
 async fn none(mover: &Mover) -> Result<(), String> {
     for settings in settings::none() {
-        let refused = refused(mover, &settings).await.map_err(|failed| format!("given {settings}: {}", told(&failed)))?;
+        let refused =
+            refused(mover, &settings).await.map_err(|failed| format!("given {settings}: {}", told(&failed)))?;
         ensure(refused, format!("it takes {settings}"))?;
     }
     Ok(())

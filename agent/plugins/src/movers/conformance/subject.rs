@@ -100,7 +100,6 @@ impl Subject {
     pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
         self.secrets.values().filter_map(|secret| std::str::from_utf8(secret).ok())
     }
-
 }
 
 /// A process with the mover.

@@ -113,7 +113,9 @@ impl Calls {
                 return self.unexpected("listing points");
             };
             if page.points.len() > PAGE {
-                return Err(self.lie(&format!("a page of its listing has {} points, {PAGE} at most", page.points.len())));
+                return Err(
+                    self.lie(&format!("a page of its listing has {} points, {PAGE} at most", page.points.len()))
+                );
             }
             points.extend(page.points);
             token = page.next;
@@ -137,7 +139,9 @@ impl Calls {
         for extent in told {
             let end = extent.offset.checked_add(extent.len).filter(|end| *end <= range.end && extent.len > 0);
             let Some(end) = end.filter(|_| extent.offset == at) else {
-                return Err(self.lie(&format!("{doing}: its extents of {range} are not in order, or have gaps, at {at}")));
+                return Err(
+                    self.lie(&format!("{doing}: its extents of {range} are not in order, or have gaps, at {at}"))
+                );
             };
             let state = if extent.zero { ExtentState::Zero } else { ExtentState::Data };
             extents.push(Extent { range: ByteRange::new(at, end), state });
@@ -155,11 +159,12 @@ impl Calls {
         let most = self.capabilities().await?.max_transfer.max(512);
         let mut parts = Vec::new();
         for part in range.split(most) {
-            let call =
-                VolumeCall::Read { point: of.point.into(), disk: of.disk, offset: part.start, len: part.len() };
+            let call = VolumeCall::Read { point: of.point.into(), disk: of.disk, offset: part.start, len: part.len() };
             let bytes = self.call(&doing, call, Bytes::new(), part.len()).await?.1.take();
             if bytes.len() as u64 != part.len() {
-                return Err(self.lie(&format!("{doing}: it says that it fetched {part}, and gave {} bytes", bytes.len())));
+                return Err(
+                    self.lie(&format!("{doing}: it says that it fetched {part}, and gave {} bytes", bytes.len()))
+                );
             }
             parts.push(Bytes::from(bytes));
         }

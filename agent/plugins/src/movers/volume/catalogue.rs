@@ -59,7 +59,8 @@ impl Catalogue {
     pub(super) fn of(repository: RepositoryId, all: Vec<VolumePoint>, vm: Option<&VmName>) -> Result<Self> {
         let wanted = vm.map(|vm| point_id(repository, vm, 0)).transpose()?;
         let mut notes = Vec::new();
-        let mut made = Self { listed: BTreeMap::new(), unreadable: Vec::new(), stored: BTreeMap::new(), breaks: Vec::new() };
+        let mut made =
+            Self { listed: BTreeMap::new(), unreadable: Vec::new(), stored: BTreeMap::new(), breaks: Vec::new() };
         for point in all {
             let Some((id, kind)) = parse(&point.id) else { continue };
             if wanted.as_ref().is_some_and(|wanted| wanted.vm() != id.vm()) {
@@ -133,7 +134,8 @@ impl Catalogue {
 
     /// Those that were stored, and never looked at: runs that died.
     pub(super) fn left_behind(&self) -> impl Iterator<Item = String> {
-        let known = |id: &&PointId| !self.listed.contains_key(*id) && !self.unreadable.iter().any(|(other, _)| other == *id);
+        let known =
+            |id: &&PointId| !self.listed.contains_key(*id) && !self.unreadable.iter().any(|(other, _)| other == *id);
         self.stored.keys().filter(known).map(ToString::to_string)
     }
 
@@ -158,8 +160,8 @@ pub(super) fn checked(point: &Point, how: ReadBack) -> Result<NewPoint> {
 }
 
 fn note(id: String, vm: &VmName, time: Timestamp, description: serde_json::Result<Vec<u8>>) -> Result<NewPoint> {
-    let description = description
-        .map_err(|e| Error::new(ErrorKind::Failed, format!("describing point {id}")).because(e))?;
+    let description =
+        description.map_err(|e| Error::new(ErrorKind::Failed, format!("describing point {id}")).because(e))?;
     if description.len() > LONGEST {
         let what = format!("the description of point {id} has {} bytes, and 1 MiB is allowed", description.len());
         return Err(Error::new(ErrorKind::Unsupported, what));
@@ -219,7 +221,9 @@ mod tests {
         assert_eq!(parse("0123456789abcdef-7"), Some((id.clone(), None)));
         assert_eq!(parse("0123456789abcdef-7-checked"), Some((id.clone(), Some(CHECKED))));
         assert_eq!(parse("0123456789abcdef-7-break-89abcdef"), Some((id, Some(BREAK))));
-        for foreign in ["", "nightly", "0123456789abcdef", "0123456789abcdef-7-checked-x", "0123456789abcdef-7-break", "x-7"] {
+        for foreign in
+            ["", "nightly", "0123456789abcdef", "0123456789abcdef-7-checked-x", "0123456789abcdef-7-break", "x-7"]
+        {
             assert_eq!(parse(foreign), None, "{foreign}");
         }
     }

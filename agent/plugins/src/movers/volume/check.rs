@@ -94,7 +94,11 @@ impl Disk<'_> {
 
     async fn zero(&self, range: ByteRange) -> Result<()> {
         let bytes = self.calls.read(self.new, range).await?;
-        if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(self.lie("zeros were stored, and other bytes are there", range)) }
+        if bytes.iter().all(|byte| *byte == 0) {
+            Ok(())
+        } else {
+            Err(self.lie("zeros were stored, and other bytes are there", range))
+        }
     }
 
     /// Of what it was to take from the parent, some.
@@ -136,7 +140,10 @@ impl Disk<'_> {
 fn data_in(map: &[Extent], range: ByteRange) -> Vec<ByteRange> {
     let first = map.partition_point(|extent| extent.range.end <= range.start);
     let within = map[first..].iter().take_while(|extent| extent.range.start < range.end);
-    within.filter(|extent| extent.state == ExtentState::Data).filter_map(|extent| extent.range.intersect(range)).collect()
+    within
+        .filter(|extent| extent.state == ExtentState::Data)
+        .filter_map(|extent| extent.range.intersect(range))
+        .collect()
 }
 
 #[cfg(test)]

@@ -65,9 +65,8 @@ impl PointReader for Reader {
     fn pieces(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Piece>> {
         let data = self.extents(disk, range).try_filter(|extent| std::future::ready(extent.state == ExtentState::Data));
         let ranges = data.map_ok(|extent| stream::iter(extent.range.split(PIECE_SIZE).map(Ok))).try_flatten();
-        let fetch = move |range: ByteRange| async move {
-            Ok(Piece { at: range.start, data: self.read(disk, range).await? })
-        };
+        let fetch =
+            move |range: ByteRange| async move { Ok(Piece { at: range.start, data: self.read(disk, range).await? }) };
         ranges.map_ok(fetch).try_buffered(AT_ONCE).boxed()
     }
 

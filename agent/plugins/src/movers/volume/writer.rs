@@ -10,11 +10,11 @@ use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, 
 
 use super::super::document::ReadBack;
 use super::super::wire::{self, VolumeCapabilities, VolumeDisk};
+use super::Inner;
 use super::calls::{Begun, DiskOf};
 use super::catalogue::{checked, point_id};
 use super::check::{Disk, Laid};
 use super::reader::Reader;
-use super::Inner;
 use crate::host::Digest;
 
 /// A point on its way.
@@ -96,7 +96,10 @@ impl Writer {
     async fn check(&self) -> Result<()> {
         let all = self.inner.catalogue(Some(&self.new.vm)).await?;
         if !all.left_behind().any(|id| id == self.begun.id) {
-            return Err(self.inner.calls.lie(&format!("it says that it stored point {}, and does not list it", self.id)));
+            return Err(self
+                .inner
+                .calls
+                .lie(&format!("it says that it stored point {}, and does not list it", self.id)));
         }
         let parent = self.parent.as_ref().map(|parent| parent.point());
         let parent_id = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
@@ -120,13 +123,18 @@ impl Writer {
     async fn list(&self, point: &Point) -> Result<()> {
         let before = self.inner.catalogue(Some(&self.new.vm)).await?;
         if before.newest() != self.new.parent.as_ref() {
-            return Err(Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again."));
+            return Err(
+                Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again.")
+            );
         }
         self.inner.note(checked(point, self.inner.grant.read_back)?).await?;
         let after = self.inner.catalogue(Some(&self.new.vm)).await?;
         after.find(&self.id).map(drop).map_err(|error| {
             let why = error.chain();
-            self.inner.calls.lie(&format!("it says that it stored the note of point {}, and does not give it back", self.id)).because(why)
+            self.inner
+                .calls
+                .lie(&format!("it says that it stored the note of point {}, and does not give it back", self.id))
+                .because(why)
         })
     }
 

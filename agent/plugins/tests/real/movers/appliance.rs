@@ -104,14 +104,16 @@ impl Appliance {
 }
 
 async fn serve(State(kept): State<Arc<Mutex<Kept>>>, request: Request) -> Response {
-    let authorized = request.headers().get("authorization").is_some_and(|value| value == format!("Bearer {TOKEN}").as_str());
+    let authorized =
+        request.headers().get("authorization").is_some_and(|value| value == format!("Bearer {TOKEN}").as_str());
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
     if !authorized {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let path: Vec<_> = parts.uri.path().trim_start_matches("/points").split('/').filter(|part| !part.is_empty()).collect();
+    let path: Vec<_> =
+        parts.uri.path().trim_start_matches("/points").split('/').filter(|part| !part.is_empty()).collect();
     kept.lock().unwrap().answer(parts.method.as_str(), &path, &query, &body)
 }
 

@@ -55,7 +55,10 @@ async fn the_s3_example_holds_all_that_is_tried_before_a_real_server() {
 fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let below = |path: std::path::PathBuf| if path.is_dir() { walk(&path) } else { vec![path] };
-    entries.filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))).flat_map(below).collect()
+    entries
+        .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
+        .flat_map(below)
+        .collect()
 }
 
 /// How it misbehaves, which check is to find it, and what that says.
@@ -84,7 +87,8 @@ const HOSTILE: &[(&str, &str, &str)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mover_that_misbehaves_is_found_by_the_check_that_is_for_it() {
     for (how, check, said) in HOSTILE {
-        let report = of("hostile", trial(&format!(r#"{{"misbehave": "{how}"}}"#), &[("canary", "canary-7f3a9c")])).await;
+        let report =
+            of("hostile", trial(&format!(r#"{{"misbehave": "{how}"}}"#), &[("canary", "canary-7f3a9c")])).await;
         assert_failed(&report, check, said);
     }
 }

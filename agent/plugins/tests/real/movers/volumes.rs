@@ -202,9 +202,6 @@ async fn a_mover_sees_no_disk_that_it_was_not_granted() {
     assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
     assert!(error.advice().unwrap().contains("disksInTheClear"), "{:?}", error.advice());
     assert_eq!((lab.appliance.points(), lab.appliance.seen("write")), (Vec::new(), 0));
-    // And none at all without a grant, whatever it exports; nor does a store of objects become one of points by it.
-    let without = Lab::with("", "timeout: 9s").await.folder.movers.open_points("array").err();
-    assert!(without.is_none(), "the lab opens what is granted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +232,11 @@ async fn what_a_dead_run_left_is_no_point_and_goes_with_the_next_run() {
     assert_eq!(lab.points().await, [first.id.clone()]);
     let third = lab.backup().await.point;
     assert_eq!(third.parent, Some(first.id.clone()));
-    assert!(!lab.appliance.points().contains(&second.to_string()) || third.id == second, "{:?}", lab.appliance.points());
+    assert!(
+        !lab.appliance.points().contains(&second.to_string()) || third.id == second,
+        "{:?}",
+        lab.appliance.points()
+    );
     for (n, bytes) in lab.disks().iter().enumerate() {
         assert!(restored(&lab.mover, &third.id, n).await == **bytes, "disk {n}");
     }
