@@ -8,6 +8,7 @@ mod calls;
 mod catalogue;
 mod check;
 mod reader;
+mod windows;
 mod writer;
 
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl VolumeMover {
     async fn reader(&self, point: &PointId) -> Result<Arc<Reader>> {
         let catalogue = self.catalogue(None).await?;
         let listed = catalogue.find(point)?;
-        Ok(Arc::new(Reader::new(Arc::clone(&self.0), listed.point.clone()).await?))
+        Ok(Arc::new(Reader::new(Arc::clone(&self.0), listed).await?))
     }
 }
 
@@ -137,7 +138,7 @@ impl Mover for VolumeMover {
         Ok(merged(differing))
     }
 
-    /// Reads everything. Bytes that are not those that were stored go unnoticed: nothing here has their digests.
+    /// Reads everything. Other bytes than were stored are noticed in the windows whose digests are known.
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
         let reader = self.reader(point).await?;
         let mut report = VerifyReport::default();

@@ -241,3 +241,64 @@ async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::words::MoverError;
+    use super::*;
+
+    fn of(class: Class, after: Option<u64>) -> Outcome {
+        Err(Failed::Error(MoverError { retry_after_ms: after, ..MoverError::new(class, "code", "message") }))
+    }
+
+    /// Which of the classes pass, for a row of the table and a function.
+    fn passing(row: &str, function: Function, after: Option<u64>) -> Vec<Class> {
+        let (_, fault, wanted) = TABLE.iter().find(|(name, ..)| name.starts_with(row)).unwrap();
+        let all = [
+            Class::Retryable,
+            Class::Throttled,
+            Class::Auth,
+            Class::Permission,
+            Class::NotFound,
+            Class::Conflict,
+            Class::Quota,
+            Class::Invalid,
+            Class::Corrupt,
+            Class::Permanent,
+            Class::Cancelled,
+        ];
+        let passes = |class: &Class| says(function, &of(*class, after), *fault, wanted(function)).is_ok();
+        all.into_iter().filter(passes).collect()
+    }
+
+    #[test]
+    fn each_fault_wants_its_class_and_no_other() {
+        assert_eq!(passing("401", Put, None), [Class::Auth]);
+        assert_eq!(passing("403", Get, None), [Class::Auth, Class::Permission]);
+        assert_eq!(passing("404", Head, None), [Class::NotFound]);
+        assert_eq!(passing("404", Put, None), [Class::NotFound, Class::Invalid, Class::Permanent]);
+        assert_eq!(passing("409", Put, None), [Class::Retryable, Class::Conflict]);
+        assert_eq!(passing("500", List, None), [Class::Retryable]);
+        assert_eq!(passing("507", Put, None), [Class::Quota]);
+        assert_eq!(passing("a connection", Delete, None), [Class::Retryable]);
+    }
+
+    #[test]
+    fn what_the_server_asks_to_wait_for_must_be_told_on() {
+        assert_eq!(passing("429", Put, Some(7_000)), [Class::Throttled]);
+        assert_eq!(passing("503", Put, Some(9_000)), [Class::Retryable, Class::Throttled]);
+        for after in [None, Some(0), Some(6_999)] {
+            assert_eq!(passing("429", Put, after), [], "{after:?}");
+        }
+    }
+
+    #[test]
+    fn success_while_the_server_refuses_is_a_lie_but_for_what_may_be_so() {
+        let ok = |function, fault| says(function, &Ok(Some(Stored::Exists)), fault, &[]).is_ok();
+        assert!(!ok(Put, Fault::Status(500, None)));
+        assert!(!ok(Get, Fault::Status(404, None)));
+        assert!(ok(Delete, Fault::Status(404, None)));
+        assert!(ok(Put, Fault::Status(409, None)));
+        assert!(says(Put, &Ok(Some(Stored::Created)), Fault::Status(409, None), &[]).is_err());
+    }
+}

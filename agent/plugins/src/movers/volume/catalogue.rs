@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::super::document::ReadBack;
 use super::super::wire::{NewPoint, VolumePoint};
 use super::Inner;
+use super::windows::Windows;
 use crate::host::Digest;
 
 const CHECKED: &str = "checked";
@@ -36,6 +37,8 @@ struct Checked {
     point: Point,
     /// Whether only a part of it was read back.
     sampled: bool,
+    /// Of each disk, what is known of its bytes.
+    windows: Vec<Windows>,
 }
 
 const VERSION: u32 = 1;
@@ -43,6 +46,7 @@ const VERSION: u32 = 1;
 /// A point that can be restored, as far as anybody knows.
 pub(super) struct Listed {
     pub(super) point: Point,
+    pub(super) windows: Vec<Windows>,
     sampled: bool,
 }
 
@@ -88,9 +92,13 @@ impl Catalogue {
             Error::new(ErrorKind::Damaged, format!("point {id}: {why}"))
                 .advise("What keeps it lost or changed it. The next backup that rereads everything makes a whole one.")
         };
-        let Checked { version, point, sampled } =
+        let Checked { version, point, sampled, windows } =
             serde_json::from_slice(description).map_err(|e| damaged(format!("its description cannot be read: {e}")))?;
-        if version != VERSION || point.id != *id || point_id(repository, &point.vm, id.sequence())? != *id {
+        if version != VERSION
+            || windows.len() != point.disks.len()
+            || point.id != *id
+            || point_id(repository, &point.vm, id.sequence())? != *id
+        {
             return Err(damaged("its description is of another one".into()));
         }
         let stored = self.stored.get(id).ok_or_else(|| damaged("its disks are gone".into()))?;
@@ -99,7 +107,7 @@ impl Catalogue {
         if !same {
             return Err(damaged("it has other disks than it had".into()));
         }
-        Ok(Listed { point, sampled })
+        Ok(Listed { point, windows, sampled })
     }
 
     pub(super) fn find(&self, point: &PointId) -> Result<&Listed> {
@@ -154,8 +162,8 @@ impl Catalogue {
 }
 
 /// The note that makes a point of one that was read back.
-pub(super) fn checked(point: &Point, how: ReadBack) -> Result<NewPoint> {
-    let checked = Checked { version: VERSION, point: point.clone(), sampled: how != ReadBack::Full };
+pub(super) fn checked(point: &Point, windows: Vec<Windows>, how: ReadBack) -> Result<NewPoint> {
+    let checked = Checked { version: VERSION, point: point.clone(), sampled: how != ReadBack::Full, windows };
     note(format!("{}-{CHECKED}", point.id), &point.vm, point.time, serde_json::to_vec(&checked))
 }
 

@@ -1,10 +1,12 @@
 //! What a mover stored is read back before anybody is told of a point.
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use remora_core::{BLOCK_SIZE, ByteRange, Extent, ExtentState, Result};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, Extent, ExtentState, PIECE_SIZE, Result};
 
 use super::super::document::ReadBack;
 use super::calls::{Calls, DiskOf};
+use super::windows::{Hashing, WindowDigest, Windows, of_blocks, windows};
 use crate::host::Digest;
 
 /// Reads at once.
@@ -16,8 +18,7 @@ const UNCHANGED: usize = 16;
 /// What is asked about in one call.
 const WINDOW: u64 = 1 << 30;
 
-/// What is read at once where zeros should be.
-const ZEROS: u64 = 1 << 20;
+const OTHER: &str = "it says that it stored them, and other bytes are there";
 
 /// What was written of a disk.
 #[derive(Default)]
@@ -29,6 +30,19 @@ pub(super) struct Laid {
 }
 
 impl Laid {
+    /// In order, to be looked up.
+    fn sort(&mut self) {
+        self.written.sort_unstable_by_key(|(range, _)| *range);
+        self.zero.sort_unstable();
+        self.unchanged.sort_unstable();
+    }
+
+    /// What was written that begins in a range.
+    fn written_in(&self, range: ByteRange) -> &[(ByteRange, Digest)] {
+        let place = |at: u64| self.written.partition_point(|(written, _)| written.start < at);
+        &self.written[place(range.start)..place(range.end)]
+    }
+
     /// Whether every byte of a disk is covered, and none twice; else where not.
     pub(super) fn hole(&self, size: u64) -> Option<u64> {
         let written = self.written.iter().map(|(range, _)| *range);
@@ -51,28 +65,80 @@ pub(super) struct Disk<'a> {
     pub(super) new: DiskOf<'a>,
     pub(super) parent: Option<DiskOf<'a>>,
     pub(super) size: u64,
-    pub(super) laid: &'a Laid,
+    pub(super) laid: Laid,
     pub(super) how: ReadBack,
 }
 
 impl Disk<'_> {
-    pub(super) async fn read_back(&self) -> Result<()> {
+    /// Reads back what was stored, and gives the digests of the windows that were stored whole or taken from the parent whole. In part,
+    /// if that is wanted: then nothing is known of any window.
+    pub(super) async fn read_back(&mut self, len: u64, parent: Option<&Windows>) -> Result<Windows> {
         let mut map = Vec::new();
         for window in ByteRange::new(0, self.size).split(WINDOW) {
             map.extend(self.calls.extents(self.new, window).await?);
         }
-        let mut written: Vec<_> = self.laid.written.clone();
+        let map = of_blocks(map, ByteRange::new(0, self.size), self.size);
+        self.laid.sort();
+        let mut digests = Vec::new();
+        for (n, window) in windows(self.size, len).enumerate() {
+            let unchanged = within(&self.laid.unchanged, window).map(|range| range.len()).sum::<u64>();
+            digests.push(if unchanged == window.len() {
+                parent.filter(|parent| parent.len == len).and_then(|parent| parent.digests.get(n).cloned().flatten())
+            } else if unchanged == 0 && self.how == ReadBack::Full {
+                Some(self.whole(&map, window).await?)
+            } else {
+                self.parts(&map, window).await?;
+                None
+            });
+        }
+        self.unchanged().await?;
+        Ok(Windows { len, digests })
+    }
+
+    /// All of a window, in order.
+    async fn whole(&self, map: &[Extent], window: ByteRange) -> Result<WindowDigest> {
+        let written = self.laid.written_in(window);
+        for (range, _) in written {
+            self.is_data(map, *range)?;
+        }
+        let ranges: Vec<_> = data_in(map, window).into_iter().flat_map(|range| range.split(PIECE_SIZE)).collect();
+        let read = ranges
+            .into_iter()
+            .map(|range| async move { Ok::<_, Error>((range, self.calls.read(self.new, range).await?)) });
+        let mut read = stream::iter(read).buffered(AT_ONCE);
+        let mut hashing = Hashing::new();
+        while let Some((range, bytes)) = read.try_next().await? {
+            let slice =
+                |part: ByteRange| bytes.slice((part.start - range.start) as usize..(part.end - range.start) as usize);
+            // What was written in one piece is within one that is read: neither crosses a multiple of the piece's size.
+            for (part, digest) in self.laid.written_in(range) {
+                self.is_stored(*part, *digest, &slice(*part))?;
+            }
+            for part in within(&self.laid.zero, range) {
+                self.is_zero(part, &slice(part))?;
+            }
+            hashing.feed(range.start, &bytes);
+        }
+        Ok(hashing.finish())
+    }
+
+    /// What of a window was stored, or some of it.
+    async fn parts(&self, map: &[Extent], window: ByteRange) -> Result<()> {
+        let mut written = self.laid.written_in(window).to_vec();
         written.retain(|_| self.chosen());
-        let looked_at = written.into_iter().map(|(range, digest)| self.written(&map, range, digest));
+        let looked_at = written.into_iter().map(|(range, digest)| async move {
+            self.is_data(map, range)?;
+            self.is_stored(range, digest, &self.calls.read(self.new, range).await?)
+        });
         stream::iter(looked_at).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         let mut zeros = Vec::new();
-        for range in &self.laid.zero {
-            zeros.extend(data_in(&map, *range).into_iter().flat_map(|range| range.split(ZEROS)));
+        for range in within(&self.laid.zero, window) {
+            zeros.extend(data_in(map, range).into_iter().flat_map(|range| range.split(PIECE_SIZE)));
         }
         zeros.retain(|_| self.chosen());
-        let looked_at = zeros.into_iter().map(|range| self.zero(range));
-        stream::iter(looked_at).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        self.unchanged().await
+        let looked_at =
+            zeros.into_iter().map(|range| async move { self.is_zero(range, &self.calls.read(self.new, range).await?) });
+        stream::iter(looked_at).buffer_unordered(AT_ONCE).try_collect::<()>().await
     }
 
     /// Whether one more piece is looked at.
@@ -83,22 +149,19 @@ impl Disk<'_> {
         }
     }
 
-    async fn written(&self, map: &[Extent], range: ByteRange, digest: Digest) -> Result<()> {
-        // Whoever restores it reads nothing where its map says zero.
+    /// Whoever restores it reads nothing where its map says zero.
+    fn is_data(&self, map: &[Extent], range: ByteRange) -> Result<()> {
         let read: u64 = data_in(map, range).iter().map(ByteRange::len).sum();
-        if read == range.len() && Digest::of(&self.calls.read(self.new, range).await?) == digest {
-            return Ok(());
-        }
-        Err(self.lie("it says that it stored them, and other bytes are there", range))
+        if read == range.len() { Ok(()) } else { Err(self.lie(OTHER, range)) }
     }
 
-    async fn zero(&self, range: ByteRange) -> Result<()> {
-        let bytes = self.calls.read(self.new, range).await?;
-        if bytes.iter().all(|byte| *byte == 0) {
-            Ok(())
-        } else {
-            Err(self.lie("zeros were stored, and other bytes are there", range))
-        }
+    fn is_stored(&self, range: ByteRange, digest: Digest, bytes: &Bytes) -> Result<()> {
+        if Digest::of(bytes) == digest { Ok(()) } else { Err(self.lie(OTHER, range)) }
+    }
+
+    fn is_zero(&self, range: ByteRange, bytes: &Bytes) -> Result<()> {
+        let zero = bytes.iter().all(|byte| *byte == 0);
+        if zero { Ok(()) } else { Err(self.lie("zeros were stored, and other bytes are there", range)) }
     }
 
     /// Of what it was to take from the parent, some.
@@ -134,6 +197,12 @@ impl Disk<'_> {
     fn lie(&self, what: &str, range: ByteRange) -> remora_core::Error {
         self.calls.lie(&format!("point {}, disk {}, {range}: {what}", self.new.point, self.new.disk))
     }
+}
+
+/// The parts of ordered ranges that lie in another one.
+fn within(ranges: &[ByteRange], other: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let first = ranges.partition_point(|range| range.end <= other.start);
+    ranges[first..].iter().map_while(move |range| range.intersect(other))
 }
 
 /// The parts of a range that a map calls data.

@@ -15,6 +15,7 @@ use super::calls::{Begun, DiskOf};
 use super::catalogue::{checked, point_id};
 use super::check::{Disk, Laid};
 use super::reader::Reader;
+use super::windows::{Windows, window_len};
 use crate::host::Digest;
 
 /// A point on its way.
@@ -45,7 +46,7 @@ impl Writer {
         let id = point_id(inner.repository, &new.vm, catalogue.next())?;
         let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
         let parent = match new.parent.as_ref().filter(|_| increments) {
-            Some(parent) => Some(Reader::new(Arc::clone(&inner), catalogue.find(parent)?.point.clone()).await?),
+            Some(parent) => Some(Reader::new(Arc::clone(&inner), catalogue.find(parent)?).await?),
             None => None,
         };
         let disk = |disk: &NewDisk| VolumeDisk { name: disk.name.to_string(), size: disk.size };
@@ -92,8 +93,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads back what was stored.
-    async fn check(&self) -> Result<()> {
+    /// Reads back what was stored; what is known of each disk's bytes then.
+    async fn check(&self) -> Result<Vec<Windows>> {
         let all = self.inner.catalogue(Some(&self.new.vm)).await?;
         if !all.left_behind().any(|id| id == self.begun.id) {
             return Err(self
@@ -103,31 +104,34 @@ impl Writer {
         }
         let parent = self.parent.as_ref().map(|parent| parent.point());
         let parent_id = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
+        let len = window_len(self.new.disks.iter().map(|disk| disk.size));
+        let mut windows = Vec::new();
         for (n, disk) in self.new.disks.iter().enumerate() {
             let laid = std::mem::take(&mut *self.laid(DiskIndex(n)));
             let before = parent.and_then(|parent| parent.disk(&disk.name));
-            let checked = Disk {
+            let known = before.and_then(|(n, _)| self.parent.as_ref()?.windows(DiskIndex(n)));
+            let mut checked = Disk {
                 calls: &self.inner.calls,
                 new: DiskOf { point: &self.begun.id, disk: number(DiskIndex(n)) },
                 parent: before.map(|(n, _)| DiskOf { point: &parent_id, disk: number(DiskIndex(n)) }),
                 size: disk.size,
-                laid: &laid,
+                laid,
                 how: self.inner.grant.read_back,
             };
-            checked.read_back().await?;
+            windows.push(checked.read_back(len, known).await?);
         }
-        Ok(())
+        Ok(windows)
     }
 
     /// Makes a point of it, if none came in between.
-    async fn list(&self, point: &Point) -> Result<()> {
+    async fn list(&self, point: &Point, windows: Vec<Windows>) -> Result<()> {
         let before = self.inner.catalogue(Some(&self.new.vm)).await?;
         if before.newest() != self.new.parent.as_ref() {
             return Err(
                 Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again.")
             );
         }
-        self.inner.note(checked(point, self.inner.grant.read_back)?).await?;
+        self.inner.note(checked(point, windows, self.inner.grant.read_back)?).await?;
         let after = self.inner.catalogue(Some(&self.new.vm)).await?;
         after.find(&self.id).map(drop).map_err(|error| {
             let why = error.chain();
@@ -184,9 +188,9 @@ impl Writer {
             stored.push(laid.written.iter().map(|(range, _)| range.len()).sum::<u64>());
         }
         self.inner.calls.commit(&self.begun).await?;
-        self.check().await?;
+        let windows = self.check().await?;
         let point = self.point(reads, &stored);
-        self.list(&point).await?;
+        self.list(&point, windows).await?;
         if self.inner.grant.read_back != ReadBack::Full {
             tracing::info!(point = %self.id, "only a part of the point was read back");
         }

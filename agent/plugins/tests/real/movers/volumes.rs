@@ -291,12 +291,24 @@ async fn a_break_of_lineage_is_kept_by_the_mover_and_makes_the_next_run_reread()
     assert_eq!(lab.backup().await.point.decision, Decision::Incremental);
 }
 
-/// What rots after it was read back is beyond what is promised of such a mover; a reread sees it all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_rots_later_is_stored_again_by_a_reread() {
+async fn what_is_changed_later_is_noticed_by_a_restore_and_stored_again_by_a_reread() {
     let lab = Lab::new().await;
     let first = lab.backup().await.point.id;
-    lab.appliance.rot(&first.to_string(), 0, 5);
-    let second = lab.try_backup(Asked::Reread).await.unwrap().point.id;
-    assert!(restored(&lab.mover, &second, 0).await == *lab.host.bytes(0));
+    // One disk stays as it is, so that the next point has it from this one.
+    lab.host.write(1, 0, &noise(1_000, 9));
+    let second = lab.backup().await.point.id;
+    for point in [&first, &second] {
+        lab.appliance.rot(&point.to_string(), 0, 5);
+        let reader = lab.mover.open(point).await.unwrap();
+        let read = reader.pieces(DiskIndex(0), ByteRange::new(0, VDA)).try_collect::<Vec<_>>().await;
+        let error = read.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+        assert!(error.chain().contains("disk vda") && error.chain().contains("than were stored"), "{}", error.chain());
+        let report = lab.mover.verify(point, Arc::new(NoProgress)).await.unwrap();
+        assert_eq!((report.damage.len(), report.damage[0].disk.as_str()), (1, "vda"), "{report:?}");
+        assert!(restored(&lab.mover, point, 1).await.len() as u64 == VDB);
+    }
+    let third = lab.try_backup(Asked::Reread).await.unwrap().point.id;
+    assert!(restored(&lab.mover, &third, 0).await == *lab.host.bytes(0));
 }
