@@ -14,6 +14,7 @@ mod hostile;
 mod keys;
 mod lab_works;
 mod layouts;
+mod plugins;
 mod settings;
 mod source;
 mod stores;

@@ -1,7 +1,5 @@
 //! Movers, run as they are in production: in a child without rights, their requests made by the broker.
 
-#[path = "movers/appliance.rs"]
-mod appliance;
 #[path = "movers/conformance.rs"]
 mod conformance;
 #[path = "movers/hostile.rs"]

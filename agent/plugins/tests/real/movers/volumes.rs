@@ -15,9 +15,10 @@ use remora_core::testing::FakeHost;
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, MemoryBudget, PIECE_SIZE, PointId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
 use remora_plugins::movers::VolumeMover;
+use remora_tests::Appliance;
+use remora_tests::appliance::{Lie, TOKEN};
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, Lie, TOKEN};
 use super::{Folder, example};
 
 const VDA: u64 = 6 * BLOCK_SIZE + 512;
@@ -38,17 +39,17 @@ struct Lab {
 }
 
 impl Lab {
-    async fn new() -> Self {
-        Self::with("", "volume: {disksInTheClear: ['vm*']}").await
+    fn new() -> Self {
+        Self::with("", "volume: {disksInTheClear: ['vm*']}")
     }
 
-    async fn with(settings: &str, volume: &str) -> Self {
+    fn with(settings: &str, volume: &str) -> Self {
         let host = FakeHost::new("vm 1");
         host.attach("vda", noise(VDA, 1), true);
         let mut vdb = noise(VDB, 2);
         vdb[2 * BLOCK_SIZE as usize..5 * BLOCK_SIZE as usize].fill(0);
         host.attach("vdb", vdb, true);
-        let appliance = Appliance::start().await;
+        let appliance = Appliance::start();
         let folder = Folder::new();
         fs::write(folder.path().join("token"), TOKEN).unwrap();
         let server = appliance.address();
@@ -108,7 +109,7 @@ async fn restored(mover: &VolumeMover, point: &PointId, disk: usize) -> Vec<u8> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_store_through_a_mover_restores_byte_for_byte() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let mut expected = Vec::new();
     for (n, decision) in [Decision::Full, Decision::Incremental, Decision::Incremental].into_iter().enumerate() {
         let report = lab.backup().await;
@@ -142,7 +143,7 @@ async fn what_runs_store_through_a_mover_restores_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_makes_no_differences_is_given_whole_points() {
-    let lab = Lab::with(", clones: false", "volume: {disksInTheClear: ['vm 1']}").await;
+    let lab = Lab::with(", clones: false", "volume: {disksInTheClear: ['vm 1']}");
     lab.backup().await;
     lab.change_something(5);
     let report = lab.backup().await;
@@ -163,7 +164,7 @@ async fn a_mover_that_lies_is_found_before_a_point_is_listed() {
         (Lie::ForgetZeros, "zeros were stored, and other bytes are there"),
         (Lie::ChangeDescriptions, "does not give it back"),
     ] {
-        let lab = Lab::new().await;
+        let lab = Lab::new();
         lab.appliance.lie(lie);
         let error = lab.try_backup(Asked::Auto).await.expect_err(&format!("{lie:?}"));
         assert_eq!(error.kind(), ErrorKind::Damaged, "{lie:?}: {}", error.chain());
@@ -179,7 +180,7 @@ async fn a_mover_that_lies_is_found_before_a_point_is_listed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_increment_without_what_did_not_change_is_found() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let full = lab.backup().await.point.id;
     lab.change_something(3);
     lab.appliance.lie(Lie::ForgetParents);
@@ -190,14 +191,14 @@ async fn an_increment_without_what_did_not_change_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_back_in_part_is_listed_as_sampled() {
-    let lab = Lab::with("", "volume: {disksInTheClear: [vm 1], readBack: 50%}").await;
+    let lab = Lab::with("", "volume: {disksInTheClear: [vm 1], readBack: 50%}");
     let point = lab.backup().await.point.id;
     assert_eq!(lab.mover.list(None).await.unwrap().sampled, [point]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_sees_no_disk_that_it_was_not_granted() {
-    let lab = Lab::with("", "volume: {disksInTheClear: [vm, 'other*']}").await;
+    let lab = Lab::with("", "volume: {disksInTheClear: [vm, 'other*']}");
     let error = lab.try_backup(Asked::Auto).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
     assert!(error.advice().unwrap().contains("disksInTheClear"), "{:?}", error.advice());
@@ -223,7 +224,7 @@ async fn a_document_says_which_kind_it_is_and_the_component_must_be_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_run_left_is_no_point_and_goes_with_the_next_run() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let first = lab.backup().await.point;
     lab.change_something(1);
     let second = lab.backup().await.point.id;
@@ -249,7 +250,7 @@ async fn what_a_dead_run_left_is_no_point_and_goes_with_the_next_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_whose_process_dies_in_the_middle_of_a_run_goes_on_in_another() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.mover.list(None).await.unwrap();
     let first = lab.mover.process().unwrap();
     let watched = lab.mover.clone();
@@ -279,7 +280,7 @@ async fn a_mover_whose_process_dies_in_the_middle_of_a_run_goes_on_in_another() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_of_lineage_is_kept_by_the_mover_and_makes_the_next_run_reread() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let vm = VmName::new("vm 1").unwrap();
     lab.backup().await;
     let broken = LineageBreak { time: Timestamp::now(), path: "/fake/vda".into(), reason: "a restore".into() };
@@ -293,7 +294,7 @@ async fn a_break_of_lineage_is_kept_by_the_mover_and_makes_the_next_run_reread()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_changed_later_is_noticed_by_a_restore_and_stored_again_by_a_reread() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let first = lab.backup().await.point.id;
     // One disk stays as it is, so that the next point has it from this one.
     lab.host.write(1, 0, &noise(1_000, 9));

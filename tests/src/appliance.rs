@@ -1,23 +1,24 @@
 //! The appliance that `sdk/examples/appliance` is for: points with disks in memory, which it may be told to lie about.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+mod http;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use tokio_util::task::AbortOnDropHandle;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{Asked, Reply};
 
 /// What it wants to see.
-pub(super) const TOKEN: &str = "appliance-31c8e0";
+pub const TOKEN: &str = "appliance-31c8e0";
 
 /// Points of a page: few, so that there are pages.
 const PAGE: usize = 2;
 
 /// What it says and does not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lie {
+pub enum Lie {
+    /// Nothing.
     None,
     /// Writes are taken, and nothing is kept.
     ForgetWrites,
@@ -55,164 +56,164 @@ struct Kept {
     seen: BTreeMap<&'static str, usize>,
 }
 
-pub(super) struct Appliance {
-    address: std::net::SocketAddr,
+/// The appliance. It listens until the process ends.
+#[derive(Clone)]
+pub struct Appliance {
+    address: SocketAddr,
     kept: Arc<Mutex<Kept>>,
-    _serving: AbortOnDropHandle<()>,
+}
+
+impl std::fmt::Debug for Appliance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appliance").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Appliance {
-    pub(super) async fn start() -> Self {
+    /// One with nothing in it.
+    pub fn start() -> Self {
         let kept = Kept { points: BTreeMap::new(), lie: Lie::None, seen: BTreeMap::new() };
         let kept = Arc::new(Mutex::new(kept));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = axum::Router::new().fallback(serve).with_state(Arc::clone(&kept));
-        let serving = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
-        Self { address, kept, _serving: serving }
+        let answering = Arc::clone(&kept);
+        let address = http::serve(move |asked| {
+            let mut kept = answering.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.authorization == format!("Bearer {TOKEN}") { kept.answer(asked) } else { (401, Vec::new()) }
+        });
+        Self { address, kept }
     }
 
-    pub(super) fn address(&self) -> String {
+    /// Host and port.
+    pub fn address(&self) -> String {
         self.address.to_string()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn lie(&self, lie: Lie) {
+    /// From now on, what it lies about.
+    pub fn lie(&self, lie: Lie) {
         self.kept().lie = lie;
     }
 
-    pub(super) fn seen(&self, what: &str) -> usize {
+    /// How many requests of a kind came: `write`, `zero` or `unchanged`.
+    pub fn seen(&self, what: &str) -> usize {
         self.kept().seen.get(what).copied().unwrap_or_default()
     }
 
     /// The ids of all that it has, committed or not.
-    pub(super) fn points(&self) -> Vec<String> {
+    pub fn points(&self) -> Vec<String> {
         self.kept().points.keys().cloned().collect()
     }
 
     /// Changes a byte of a disk, when nobody looks.
-    pub(super) fn rot(&self, point: &str, disk: usize, at: usize) {
-        self.kept().points.get_mut(point).unwrap().disks[disk].1[at] ^= 1;
+    pub fn rot(&self, point: &str, disk: usize, at: usize) {
+        self.kept().point(point).disks[disk].1[at] ^= 1;
     }
 
-    pub(super) fn remove(&self, point: &str) {
-        self.kept().points.remove(point).unwrap();
+    /// Forgets a point.
+    pub fn remove(&self, point: &str) {
+        assert!(self.kept().points.remove(point).is_some(), "it has no point {point}");
     }
-}
-
-async fn serve(State(kept): State<Arc<Mutex<Kept>>>, request: Request) -> Response {
-    let authorized =
-        request.headers().get("authorization").is_some_and(|value| value == format!("Bearer {TOKEN}").as_str());
-    let (parts, body) = request.into_parts();
-    let body = to_bytes(body, usize::MAX).await.unwrap();
-    if !authorized {
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
-    let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let path: Vec<_> =
-        parts.uri.path().trim_start_matches("/points").split('/').filter(|part| !part.is_empty()).collect();
-    kept.lock().unwrap().answer(parts.method.as_str(), &path, &query, &body)
 }
 
 type Query = BTreeMap<String, String>;
 
 fn number(query: &Query, name: &str) -> usize {
-    query[name].parse().unwrap()
+    query[name].parse().unwrap_or_else(|_| panic!("{name} is no number: {query:?}"))
 }
 
+fn place(text: &str) -> usize {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no disk's number"))
+}
+
+const DONE: u16 = 200;
+const MISSING: u16 = 404;
+
 impl Kept {
-    fn answer(&mut self, method: &str, path: &[&str], query: &Query, body: &[u8]) -> Response {
-        if let ("GET", []) = (method, path) {
-            return self.list(query);
-        }
-        let id = path[0];
-        if let ("POST", [_]) = (method, path) {
-            self.points.insert(id.into(), begin(query));
-            return StatusCode::CREATED.into_response();
-        }
-        if let ("DELETE", [_]) = (method, path) {
-            let known = self.points.remove(id).is_some();
-            return if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }.into_response();
-        }
-        if !self.points.contains_key(id) {
-            return StatusCode::NOT_FOUND.into_response();
+    fn answer(&mut self, asked: &Asked) -> Reply {
+        let path: Vec<_> =
+            asked.path.trim_start_matches("/points").split('/').filter(|part| !part.is_empty()).collect();
+        let (method, query) = (asked.method.as_str(), &asked.query);
+        let Some((id, rest)) = path.split_first() else { return self.list(query) };
+        match (method, rest) {
+            ("POST", []) => {
+                self.points.insert((*id).into(), begin(query));
+                return (DONE, Vec::new());
+            }
+            ("DELETE", []) => return (self.points.remove(*id).map_or(MISSING, |_| 204), Vec::new()),
+            _ if !self.points.contains_key(*id) => return (MISSING, Vec::new()),
+            _ => {}
         }
         let lie = self.lie;
-        match (method, &path[1..]) {
-            ("POST", ["commit"]) => {
-                self.point(id).committed = true;
-                StatusCode::OK.into_response()
-            }
-            ("PUT", ["description"]) => {
-                self.point(id).description.extend_from_slice(body);
-                StatusCode::OK.into_response()
-            }
+        match (method, rest) {
+            ("POST", ["commit"]) => self.point(id).committed = true,
+            ("PUT", ["description"]) => self.point(id).description.extend_from_slice(&asked.body),
             ("GET", ["description"]) => {
                 let mut description = self.point(id).description.clone();
-                if lie == Lie::ChangeDescriptions && !description.is_empty() {
+                if lie == Lie::ChangeDescriptions {
                     description.pop();
                 }
-                Body::from(description).into_response()
+                return (DONE, description);
             }
-            ("PUT", ["disks", n]) => self.write(id, n.parse().unwrap(), number(query, "at"), body),
-            ("POST", ["disks", n]) => self.note(id, n.parse().unwrap(), query),
+            ("PUT", ["disks", n]) => self.write(id, place(n), number(query, "at"), &asked.body),
+            ("POST", ["disks", n]) => self.note(id, place(n), query),
             ("GET", ["disks", n]) => {
                 let (at, len) = (number(query, "at"), number(query, "len"));
-                let disk = &self.point(id).disks[n.parse::<usize>().unwrap()].1;
-                Body::from(disk[at..at + len].to_vec()).into_response()
+                return (DONE, self.point(id).disks[place(n)].1[at..at + len].to_vec());
             }
-            ("GET", ["disks", n, "extents"]) => self.extents(id, n.parse().unwrap(), query),
-            _ => StatusCode::BAD_REQUEST.into_response(),
+            ("GET", ["disks", n, "extents"]) => return (DONE, self.extents(id, place(n), query).into()),
+            _ => return (400, Vec::new()),
         }
+        (DONE, Vec::new())
     }
 
     fn point(&mut self, id: &str) -> &mut Point {
-        self.points.get_mut(id).unwrap()
+        self.points.get_mut(id).unwrap_or_else(|| panic!("it has no point {id}"))
     }
 
     fn count(&mut self, what: &'static str) {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    fn write(&mut self, id: &str, disk: usize, at: usize, body: &[u8]) -> Response {
+    fn write(&mut self, id: &str, disk: usize, at: usize, body: &[u8]) {
         self.count("write");
         let mut bytes = body.to_vec();
         let size = self.point(id).disks[disk].1.len();
         match self.lie {
             Lie::ForgetWrites => bytes.fill(0),
             Lie::ChangeAByte => bytes[0] ^= 1,
-            Lie::ChangeTheEnd if at + bytes.len() == size => *bytes.last_mut().unwrap() ^= 1,
+            Lie::ChangeTheEnd if at + bytes.len() == size => *bytes.last_mut().unwrap_or(&mut 0) ^= 1,
             _ => {}
         }
         self.point(id).disks[disk].1[at..at + bytes.len()].copy_from_slice(&bytes);
-        StatusCode::OK.into_response()
     }
 
-    fn note(&mut self, id: &str, disk: usize, query: &Query) -> Response {
+    fn note(&mut self, id: &str, disk: usize, query: &Query) {
         let len = number(query, "len");
         if query.contains_key("zero") {
             self.count("zero");
             let at = number(query, "zero");
             let filling = if self.lie == Lie::ForgetZeros { 7 } else { 0 };
             self.point(id).disks[disk].1[at..at + len].fill(filling);
-            return StatusCode::OK.into_response();
+            return;
         }
         self.count("unchanged");
         let at = number(query, "unchanged");
         if self.lie != Lie::ForgetParents {
             let (parent, name) = (self.point(id).parent.clone(), self.point(id).disks[disk].0.clone());
             let parent = &self.points[&parent];
-            let bytes = parent.disks.iter().find(|(known, _)| *known == name).unwrap().1[at..at + len].to_vec();
+            let bytes = parent
+                .disks
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map_or_else(Vec::new, |disk| disk.1[at..at + len].to_vec());
             self.point(id).disks[disk].1[at..at + len].copy_from_slice(&bytes);
         }
-        StatusCode::OK.into_response()
     }
 
     /// Of 4 KiB each, as arrays have them.
-    fn extents(&mut self, id: &str, disk: usize, query: &Query) -> Response {
+    fn extents(&mut self, id: &str, disk: usize, query: &Query) -> String {
         let (at, len, lie) = (number(query, "at"), number(query, "len"), self.lie);
         let bytes = &self.point(id).disks[disk].1[at..at + len];
         let mut runs: Vec<(usize, bool)> = Vec::new();
@@ -225,13 +226,13 @@ impl Kept {
         }
         let (mut text, mut from) = (String::new(), at);
         for (len, zero) in runs {
-            text.push_str(&format!("{from} {len} {}\n", if zero { "zero" } else { "data" }));
+            writeln!(text, "{from} {len} {}", if zero { "zero" } else { "data" }).expect("a string takes all");
             from += len;
         }
-        text.into_response()
+        text
     }
 
-    fn list(&self, query: &Query) -> Response {
+    fn list(&self, query: &Query) -> Reply {
         let wanted = |(id, point): &(&String, &Point)| {
             point.committed
                 && self.lie != Lie::HidePoints
@@ -246,23 +247,24 @@ impl Kept {
         for (id, point) in found {
             let disks: Vec<_> = point.disks.iter().map(|(name, bytes)| format!("{name}:{}", bytes.len())).collect();
             let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-            text.push_str(&format!(
+            let line = format!(
                 "{id} {} {} {} [{}]{}\n",
                 point.time,
                 dash(&point.parent),
                 dash(&disks.join(",")),
                 point.namespace,
                 point.vm
-            ));
+            );
+            text.push_str(&line);
         }
-        text.into_response()
+        (DONE, text.into())
     }
 }
 
 fn begin(query: &Query) -> Point {
     let disk = |text: &str| {
-        let (name, size) = text.split_once(':').unwrap();
-        (name.to_owned(), vec![0; size.parse().unwrap()])
+        let (name, size) = text.split_once(':').unwrap_or((text, "0"));
+        (name.to_owned(), vec![0; place(size)])
     };
     Point {
         vm: query["vm"].clone(),
