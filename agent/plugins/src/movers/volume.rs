@@ -22,6 +22,7 @@ use remora_core::ports::{
 use remora_core::{
     BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, PIECE_SIZE, PointId, RepositoryId, Result, VmName,
 };
+use tokio::sync::OnceCell;
 
 use super::conversation::Component;
 use super::document::Grant;
@@ -53,7 +54,7 @@ impl VolumeMover {
         let digest = Digest::of(format!("remora: the points of the mover {name}").as_bytes());
         let id = digest.as_bytes().first_chunk().copied().expect("SHA-256 has more than 16 bytes");
         let repository = RepositoryId::from_bytes(id);
-        Self(Arc::new(Inner { calls: Calls { name, component, patience }, grant, repository }))
+        Self(Arc::new(Inner { calls: Calls { name, component, patience, can: OnceCell::new() }, grant, repository }))
     }
 
     /// The process that runs the component, while there is one.

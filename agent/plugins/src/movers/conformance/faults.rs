@@ -194,7 +194,9 @@ async fn stalled(subject: &Subject) -> Result<(), String> {
             }
         }
     }
-    is(&mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+    let well = is(&mover, THERE, &prepared.bytes).await;
+    mover.give_up_uploads().await;
+    well.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 /// The server does what it is asked, and nobody learns of it.

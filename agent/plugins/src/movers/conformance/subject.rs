@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,22 +65,25 @@ impl Subject {
             names: Arc::new(SystemNames),
             ear: Some(Arc::new(ear)),
         })?;
-        Ok(Mover(Component {
-            program: self.program.clone(),
-            bytes: self.component.clone(),
-            world: World::Objects,
-            settings: self.settings.clone(),
-            prefix: self.prefix.clone(),
-            deadline,
-            broker,
-            tell: Box::new(|wrong| {
-                let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
-                Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
-            }),
-            state: Mutex::new(State::default()),
-            places: places(),
-            faults: 0.into(),
-        }))
+        Ok(Mover(
+            Component {
+                program: self.program.clone(),
+                bytes: self.component.clone(),
+                world: World::Objects,
+                settings: self.settings.clone(),
+                prefix: self.prefix.clone(),
+                deadline,
+                broker,
+                tell: Box::new(|wrong| {
+                    let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
+                    Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
+                }),
+                state: Mutex::new(State::default()),
+                places: places(),
+                faults: 0.into(),
+            },
+            Mutex::default(),
+        ))
     }
 
     /// Bytes that are the same for the same seed and name.
@@ -102,8 +105,8 @@ impl Subject {
     }
 }
 
-/// A process with the mover.
-pub(super) struct Mover(pub(super) Component);
+/// A process with the mover, and the uploads that were begun with it.
+pub(super) struct Mover(pub(super) Component, Mutex<Vec<(String, String)>>);
 
 fn strange<T>(done: &Done) -> Result<T, Failed> {
     Err(Failed::Fault(format!("it answered another question: {done:?}")))
@@ -163,7 +166,10 @@ impl Mover {
 
     pub(super) async fn begin(&self, key: &str) -> Result<String, Failed> {
         match self.asking(Call::Begin { key: key.into() }).await? {
-            Done::Begun(token) => Ok(token),
+            Done::Begun(token) => {
+                self.begun().push((key.into(), token.clone()));
+                Ok(token)
+            }
             other => strange(&other),
         }
     }
@@ -184,6 +190,18 @@ impl Mover {
         self.asking(Call::Abort { key: key.into(), token: token.into() }).await.map(drop)
     }
 
+    /// Uploads that were begun, of which most are over.
+    pub(super) async fn give_up_uploads(&self) {
+        let begun = std::mem::take(&mut *self.begun());
+        for (key, token) in begun {
+            self.abort(&key, &token).await.ok();
+        }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// For the next trial: that it failed the ones before does not shut it out.
     pub(super) fn ready(&self) -> &Self {
         self.0.faults.store(0, Ordering::Relaxed);
@@ -193,6 +211,7 @@ impl Mover {
     /// Removes what the trials stored, as far as the mover can.
     pub(super) async fn clean_up(&self) {
         self.ready();
+        self.give_up_uploads().await;
         while let Ok(page) = self.list("", None, None).await {
             let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
             if keys.is_empty() {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use remora_core::{ByteRange, Error, ErrorKind, Extent, ExtentState, Result};
+use tokio::sync::OnceCell;
 
 use super::super::broker::{Payload, Sink};
 use super::super::conversation::{Component, Failed, Luggage};
@@ -33,6 +34,8 @@ pub(super) struct Calls {
     pub(super) name: String,
     pub(super) component: Component,
     pub(super) patience: Patience,
+    /// What the store can do, once it was asked.
+    pub(super) can: OnceCell<VolumeCapabilities>,
 }
 
 impl Calls {
@@ -59,8 +62,11 @@ impl Calls {
     }
 
     pub(super) async fn capabilities(&self) -> Result<VolumeCapabilities> {
-        let can = self.component.volume_capabilities().await;
-        can.map_err(|failed| failure::plain(&self.name, "opening it", failed))
+        let ask = async || {
+            let can = self.component.volume_capabilities().await;
+            can.map_err(|failed| failure::plain(&self.name, "opening it", failed))
+        };
+        self.can.get_or_try_init(ask).await.copied()
     }
 
     pub(super) async fn begin(&self, point: NewPoint) -> Result<Begun> {

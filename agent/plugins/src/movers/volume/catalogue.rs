@@ -164,7 +164,12 @@ impl Catalogue {
 /// The note that makes a point of one that was read back.
 pub(super) fn checked(point: &Point, windows: Vec<Windows>, how: ReadBack) -> Result<NewPoint> {
     let checked = Checked { version: VERSION, point: point.clone(), sampled: how != ReadBack::Full, windows };
-    note(format!("{}-{CHECKED}", point.id), &point.vm, point.time, serde_json::to_vec(&checked))
+    note(note_of(&point.id), &point.vm, point.time, serde_json::to_vec(&checked))
+}
+
+/// The name of the note that makes a point of one.
+pub(super) fn note_of(point: &PointId) -> String {
+    format!("{point}-{CHECKED}")
 }
 
 fn note(id: String, vm: &VmName, time: Timestamp, description: serde_json::Result<Vec<u8>>) -> Result<NewPoint> {

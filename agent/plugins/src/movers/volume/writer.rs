@@ -12,7 +12,7 @@ use super::super::document::ReadBack;
 use super::super::wire::{self, VolumeCapabilities, VolumeDisk};
 use super::Inner;
 use super::calls::{Begun, DiskOf};
-use super::catalogue::{checked, point_id};
+use super::catalogue::{checked, note_of, point_id};
 use super::check::{Disk, Laid};
 use super::reader::Reader;
 use super::windows::{Windows, window_len};
@@ -177,6 +177,16 @@ impl Writer {
         }
     }
 
+    /// Removes what was stored, the note first: that alone makes a point of it.
+    async fn remove(&self) {
+        for id in [note_of(&self.id), self.begun.id.clone()] {
+            if let Err(error) = self.inner.calls.delete(&id).await {
+                // Nobody lists it, and the next run removes it.
+                tracing::warn!(point = id, error = error.chain(), "what was stored of a point stays for now");
+            }
+        }
+    }
+
     async fn finish(&self, reads: &[DiskReads]) -> Result<Point> {
         let mut stored = Vec::new();
         for (n, disk) in self.new.disks.iter().enumerate() {
@@ -254,10 +264,8 @@ impl PointWriter for Writer {
         let finished = self.finish(reads).await;
         if let Err(error) = &finished
             && error.kind() != ErrorKind::Unavailable
-            && let Err(left) = self.inner.calls.delete(&self.begun.id).await
         {
-            // Nobody lists it, and the next run removes it.
-            tracing::warn!(point = %self.id, error = left.chain(), "what was stored of it stays for now");
+            self.remove().await;
         }
         finished
     }
