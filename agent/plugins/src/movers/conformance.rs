@@ -27,7 +27,7 @@ use subject::Subject;
 const ENDPOINT: &str = "{endpoint}";
 
 /// What a call may take, unless a trial is about that.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What one may take that is to wait for nothing.
 const SHORT: Duration = Duration::from_secs(2);

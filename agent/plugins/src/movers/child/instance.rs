@@ -207,8 +207,10 @@ pub(super) type Called = wasmtime::Result<Result<Done, Wrong>>;
 /// How many bytes the call's buffer has, and how many its sink takes.
 fn sizes(call: &Call) -> (u64, u64) {
     match call {
-        Call::Put { len, .. } | Call::Replace { len, .. } | Call::Part { len, .. } => (*len, 0),
-        Call::Volume(VolumeCall::Write { len, .. }) => (*len, 0),
+        Call::Put { len, .. }
+        | Call::Replace { len, .. }
+        | Call::Part { len, .. }
+        | Call::Volume(VolumeCall::Write { len, .. }) => (*len, 0),
         Call::Get { len, .. } | Call::Volume(VolumeCall::Read { len, .. }) => (0, *len),
         _ => (0, 0),
     }

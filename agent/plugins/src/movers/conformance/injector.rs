@@ -3,6 +3,7 @@
 //! It speaks just enough HTTP/1.1 for the broker, which is the only one that asks it: heads without continuation lines, bodies with
 //! a length.
 
+use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Reply {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn with(mut self, name: &str, value: &impl ToString) -> Self {
         self.headers.push((name.into(), value.to_string()));
         self
     }
@@ -282,12 +283,12 @@ impl Connection {
         let mut head = format!("HTTP/1.1 {} .\r\n", reply.status);
         for (name, value) in &reply.headers {
             if asked.method == "HEAD" || name != "content-length" {
-                head.push_str(&format!("{name}: {value}\r\n"));
+                write!(head, "{name}: {value}\r\n").expect("a string takes all");
             }
         }
         let bodiless = asked.method == "HEAD" || matches!(reply.status, 204 | 304);
         if !bodiless {
-            head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+            write!(head, "content-length: {}\r\n", reply.body.len()).expect("a string takes all");
         }
         head.push_str("\r\n");
         self.stream.write_all(head.as_bytes()).await?;

@@ -109,7 +109,9 @@ impl Kept {
 
     fn head(&self, key: &str) -> Reply {
         match self.objects.get(key) {
-            Some(object) => Reply::new(200, Bytes::new()).with("content-length", object.len()).with("x-stored", STORED),
+            Some(object) => {
+                Reply::new(200, Bytes::new()).with("content-length", &object.len()).with("x-stored", &STORED)
+            }
             None => Reply::new(404, Bytes::new()),
         }
     }

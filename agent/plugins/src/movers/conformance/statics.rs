@@ -17,7 +17,7 @@ const WORLD: &str = "is a component of the world object-store that imports nothi
 const OPENS: &str = "takes its settings and opens";
 
 pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover, depth: Depth) {
-    findings.figure("size", subject.component.len() as f64, "bytes", None);
+    findings.size(&subject.component);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
         Ok(()) => Child::start(&subject.program, &subject.component, World::Objects).await.map(drop),

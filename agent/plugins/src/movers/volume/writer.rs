@@ -102,7 +102,7 @@ impl Writer {
                 .calls
                 .lie(&format!("it says that it stored point {}, and does not list it", self.id)));
         }
-        let parent = self.parent.as_ref().map(|parent| parent.point());
+        let parent = self.parent.as_ref().map(PointReader::point);
         let parent_id = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
         let len = window_len(self.new.disks.iter().map(|disk| disk.size));
         let mut windows = Vec::new();

@@ -20,7 +20,7 @@ const EDGES: [i64; 8] =
 #[derive(Clone, Debug)]
 pub(super) struct Points {
     pub(super) vm: VmFacts,
-    pub(super) points: Vec<Candidate>,
+    pub(super) all: Vec<Candidate>,
     pub(super) now: Timestamp,
 }
 
@@ -87,7 +87,7 @@ impl Random {
             Candidate { point: PointId::new("0123456789abcdef", n).expect("the digits are right"), time, held }
         });
         let points = points.collect();
-        Points { vm: self.vm(), points, now: self.later(start) }
+        Points { vm: self.vm(), all: points, now: self.later(start) }
     }
 
     pub(super) fn access(&mut self) -> Access {

@@ -230,7 +230,7 @@ async fn what_a_dead_run_left_is_no_point_and_goes_with_the_next_run() {
     let second = lab.backup().await.point.id;
     // As if the host had died between the mover's commit and the end of reading it back.
     lab.appliance.remove(&format!("{second}-checked"));
-    assert_eq!(lab.points().await, [first.id.clone()]);
+    assert_eq!(lab.points().await, std::slice::from_ref(&first.id));
     let third = lab.backup().await.point;
     assert_eq!(third.parent, Some(first.id.clone()));
     assert!(
