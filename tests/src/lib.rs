@@ -10,6 +10,7 @@
 mod age;
 pub mod agent;
 pub mod api_server;
+pub mod appliance;
 mod cache;
 mod capabilities;
 pub mod cluster;
@@ -41,6 +42,7 @@ pub mod truth;
 pub use age::age;
 pub use agent::RemoraAgent;
 pub use api_server::{Answer, ApiServer, Mark, Request, condition};
+pub use appliance::Appliance;
 pub use cache::tool;
 pub use cluster::Cluster;
 pub use config_map::MountedConfigMap;

@@ -15,6 +15,7 @@ mod keys;
 mod lab_works;
 mod languages;
 mod layouts;
+mod plugins;
 mod settings;
 mod source;
 mod stores;

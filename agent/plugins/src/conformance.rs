@@ -9,12 +9,11 @@ pub(crate) mod settings;
 
 use remora_core::{Error, ErrorKind, Result};
 
-
 pub use crate::movers::conformance::{MoverTrial, mover};
 pub use crate::policies::conformance::{PolicyTrial, policy};
 pub(crate) use report::Findings;
-pub use settings::settings_of;
 pub use report::{Check, Figure, Outcome, Report};
+pub use settings::settings_of;
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

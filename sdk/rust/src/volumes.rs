@@ -145,7 +145,7 @@ macro_rules! volumes {
                 }
             }
 
-            $crate::bindings::volumes::export!(Component with_types_in $crate::bindings::volumes);
+    $crate::bindings::volumes::export!(Component with_types_in $crate::bindings::volumes);
         };
     };
 }

@@ -49,7 +49,10 @@ pub(crate) struct Plugin {
 }
 
 fn secret(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, file) = text.split_once('=').filter(|(name, file)| !name.is_empty() && !file.is_empty()).ok_or("NAME=FILE is wanted")?;
+    let (name, file) = text
+        .split_once('=')
+        .filter(|(name, file)| !name.is_empty() && !file.is_empty())
+        .ok_or("NAME=FILE is wanted")?;
     Ok((name.to_owned(), file.into()))
 }
 

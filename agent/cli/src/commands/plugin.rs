@@ -32,7 +32,8 @@ pub(super) async fn run(context: &Context, command: PluginCommand) -> Result<()>
     };
     let report = report?;
     if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&report).map_err(|e| Error::io("writing JSON", std::io::Error::other(e)))?;
+        let json =
+            serde_json::to_vec_pretty(&report).map_err(|e| Error::io("writing JSON", std::io::Error::other(e)))?;
         std::fs::write(path, json).map_err(|e| Error::io(format!("writing the report {}", path.display()), e))?;
     }
     print(context.format(), &report, text)?;

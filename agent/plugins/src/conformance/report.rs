@@ -90,6 +90,12 @@ impl Findings {
         self.figures.push(Figure { name: name.into(), value, unit, budget, over });
     }
 
+    /// Notes how large a component is.
+    #[expect(clippy::cast_precision_loss, reason = "no component has 2^52 bytes")]
+    pub(crate) fn size(&mut self, component: &[u8]) {
+        self.figure("size", component.len() as f64, "bytes", None);
+    }
+
     /// Whether nothing was found wrong so far.
     pub(crate) fn sound(&self) -> bool {
         !self.checks.iter().any(|check| check.outcome == Outcome::Failed)

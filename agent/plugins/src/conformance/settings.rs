@@ -93,8 +93,7 @@ pub(crate) fn mistyped(good: &Value) -> Vec<(String, Value)> {
 
 /// Everything in the settings that can be something else.
 fn places(value: &Value, at: String) -> Vec<String> {
-    let below =
-        |key: &str, value: &Value| places(value, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")));
+    let below = |key: &str, value: &Value| places(value, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")));
     let mut all: Vec<String> = match value {
         Value::Object(fields) => fields.iter().flat_map(|(key, value)| below(key, value)).collect(),
         Value::Array(items) => items.iter().enumerate().flat_map(|(n, item)| below(&n.to_string(), item)).collect(),

@@ -30,8 +30,8 @@ use names::CheckedNames;
 use plan::Planned;
 
 pub use addresses::Grants;
-pub use names::{Names, SystemNames};
 pub(super) use log::BLOTTED;
+pub use names::{Names, SystemNames};
 pub(super) use payload::{Payload, Sink};
 pub(super) use rules::Rules;
 pub(super) use secrets::Secrets;

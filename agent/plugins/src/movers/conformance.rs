@@ -27,7 +27,7 @@ use subject::Subject;
 const ENDPOINT: &str = "{endpoint}";
 
 /// What a call may take, unless a trial is about that.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What one may take that is to wait for nothing.
 const SHORT: Duration = Duration::from_secs(2);
@@ -53,22 +53,24 @@ pub async fn mover(component: Vec<u8>, trial: MoverTrial, depth: Depth) -> Resul
         Some(url) => Behind::upstream(url)?,
         None => Behind::Plain(Plain::new(trial.secrets.get(plain::TOKEN).cloned())),
     };
-    let injector = Injector::start(behind).await.map_err(|e| Error::io("starting the server that fails on demand", e))?;
+    let injector =
+        Injector::start(behind).await.map_err(|e| Error::io("starting the server that fails on demand", e))?;
     let digest = Digest::of(&component);
     let mut findings = Findings::default();
     let seed = trial.seed;
     let subject = Subject::new(component, trial, injector)?;
-    statics::try_all(&mut findings, &subject, depth).await;
+    let mover = subject.start(DEADLINE)?;
+    statics::try_all(&mut findings, &subject, &mover, depth).await;
     if findings.sound() && depth == Depth::Test {
-        objects::try_all(&mut findings, &subject).await;
-        parts::try_all(&mut findings, &subject).await;
-        faults::try_all(&mut findings, &subject).await;
+        objects::try_all(&mut findings, &subject, &mover).await;
+        parts::try_all(&mut findings, &subject, &mover).await;
+        faults::try_all(&mut findings, &subject, &mover).await;
     }
     if findings.sound() && depth == Depth::Bench {
-        speed::measure(&mut findings, &subject).await;
+        speed::measure(&mut findings, &subject, &mover).await;
     }
     if depth != Depth::Check {
-        subject.clean_up().await;
+        mover.clean_up().await;
     }
     Ok(findings.report(digest, vec!["remora:mover/objects@0.1.0".into()], seed))
 }

@@ -80,7 +80,7 @@ struct Component<'a> {
 impl Component<'_> {
     fn all(&self, component: &[u8]) -> (Findings, Vec<Kind>) {
         let mut findings = Findings::default();
-        findings.figure("size", component.len() as f64, "bytes", None);
+        findings.size(component);
         let started = Instant::now();
         let module = match self.host.module(&component.into()) {
             Ok(module) => module,
@@ -250,7 +250,7 @@ impl Tried for RetentionPolicy {
     fn ask(&self, reuse: Reuse, questions: &[questions::Points]) -> Result<Vec<String>> {
         questions
             .iter()
-            .map(|asked| Ok(format!("{:?}", Self::ask(self, reuse, &asked.vm, &asked.points, asked.now)?)))
+            .map(|asked| Ok(format!("{:?}", Self::ask(self, reuse, &asked.vm, &asked.all, asked.now)?)))
             .collect()
     }
 }

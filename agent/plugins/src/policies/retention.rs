@@ -30,13 +30,7 @@ impl RetentionPolicy {
         OfVm { policy: self.clone(), vm }
     }
 
-    pub(super) fn ask(
-        &self,
-        reuse: Reuse,
-        vm: &VmFacts,
-        points: &[Candidate],
-        now: Timestamp,
-    ) -> Result<Vec<Verdict>> {
+    pub(super) fn ask(&self, reuse: Reuse, vm: &VmFacts, points: &[Candidate], now: Timestamp) -> Result<Vec<Verdict>> {
         if points.len() > MOST_POINTS {
             return Err(Error::new(ErrorKind::Unsupported, format!("it has more than {MOST_POINTS} points")));
         }
@@ -46,9 +40,9 @@ impl RetentionPolicy {
             points: points.iter().map(point).collect(),
             details: Vec::new(),
         };
-        let verdicts = self.0.call(reuse, "`judge`", |world, store| {
-            world.remora_policy_retention().call_judge(store, &request)
-        })?;
+        let verdicts = self
+            .0
+            .call(reuse, "`judge`", |world, store| world.remora_policy_retention().call_judge(store, &request))?;
         same_length(points.len(), verdicts.len())?;
         Ok(points.iter().zip(verdicts).map(|(candidate, verdict)| guarded(candidate, verdict, points, now)).collect())
     }

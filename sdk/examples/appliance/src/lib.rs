@@ -62,31 +62,31 @@ impl Mover for Appliance {
             encoded(point.parent.as_deref().unwrap_or_default()),
             encoded(&disks)
         );
-        self.done("beginning", &point.id, self.request("POST", &point.id, &query))?;
+        done("beginning", &point.id, self.request("POST", &point.id, &query))?;
         for (n, piece) in point.description.chunks(INLINE).enumerate() {
             let at = format!("/description?at={}", n * INLINE);
-            self.done("describing", &point.id, self.request("PUT", &point.id, &at).inline(piece))?;
+            done("describing", &point.id, self.request("PUT", &point.id, &at).inline(piece))?;
         }
         // The appliance knows a point by its id alone.
         Ok(String::new())
     }
 
     fn write(&self, id: &str, _: &str, disk: u32, offset: u64, data: &Buffer) -> Result<(), Error> {
-        self.done("writing", id, self.request("PUT", id, &format!("/disks/{disk}?at={offset}")).buffer(data)).map(drop)
+        done("writing", id, self.request("PUT", id, &format!("/disks/{disk}?at={offset}")).buffer(data)).map(drop)
     }
 
     fn zero(&self, id: &str, _: &str, disk: u32, offset: u64, len: u64) -> Result<(), Error> {
         let path = format!("/disks/{disk}?zero={offset}&len={len}");
-        self.done("writing", id, self.request("POST", id, &path)).map(drop)
+        done("writing", id, self.request("POST", id, &path)).map(drop)
     }
 
     fn unchanged(&self, id: &str, _: &str, disk: u32, offset: u64, len: u64) -> Result<(), Error> {
         let path = format!("/disks/{disk}?unchanged={offset}&len={len}");
-        self.done("cloning", id, self.request("POST", id, &path)).map(drop)
+        done("cloning", id, self.request("POST", id, &path)).map(drop)
     }
 
     fn commit(&self, id: &str, _: &str) -> Result<(), Error> {
-        self.done("committing", id, self.request("POST", id, "/commit")).map(drop)
+        done("committing", id, self.request("POST", id, "/commit")).map(drop)
     }
 
     fn abort(&self, id: &str, _: &str) -> Result<(), Error> {
@@ -96,7 +96,7 @@ impl Mover for Appliance {
     fn list(&self, vm: Option<&str>, token: Option<&str>) -> Result<Page, Error> {
         let vm = vm.map(|vm| format!("&vm={}", encoded(vm))).unwrap_or_default();
         let query = format!("?after={}{vm}", encoded(token.unwrap_or_default()));
-        let answer = self.done("listing", "the points", self.request("GET", "", &query).receive(1 << 20))?;
+        let answer = done("listing", "the points", self.request("GET", "", &query).receive(1 << 20))?;
         let text = answer.text();
         let mut lines = text.lines();
         // The first line is where the next page begins; empty after the last one.
@@ -107,7 +107,7 @@ impl Mover for Appliance {
 
     fn extents(&self, point: &str, disk: u32, offset: u64, len: u64) -> Result<Vec<Extent>, Error> {
         let path = format!("/disks/{disk}/extents?at={offset}&len={len}");
-        let answer = self.done("mapping", point, self.request("GET", point, &path).receive(1 << 20))?;
+        let answer = done("mapping", point, self.request("GET", point, &path).receive(1 << 20))?;
         let extent = |line: &str| {
             let mut words = line.split(' ');
             let (offset, len) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -119,7 +119,7 @@ impl Mover for Appliance {
 
     fn read(&self, point: &str, disk: u32, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
         let path = format!("/disks/{disk}?at={offset}&len={len}");
-        self.done("reading", point, self.request("GET", point, &path).into_sink(into))?;
+        done("reading", point, self.request("GET", point, &path).into_sink(into))?;
         if into.len() == len {
             return Ok(());
         }
@@ -128,7 +128,7 @@ impl Mover for Appliance {
     }
 
     fn delete(&self, point: &str) -> Result<(), Error> {
-        match self.done("deleting", point, self.request("DELETE", point, "")) {
+        match done("deleting", point, self.request("DELETE", point, "")) {
             Err(error) if error.class != Class::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -141,14 +141,6 @@ impl Appliance {
         let point = if point.is_empty() { String::new() } else { format!("/{point}") };
         let url = format!("{}/points{point}{rest}", self.endpoint);
         Request::new(method, url).secret("authorization", "Bearer ", &self.token)
-    }
-
-    fn done(&self, doing: &str, what: &str, request: Request<'_>) -> Result<Response, Error> {
-        let answer = request.send()?;
-        if answer.is_success() {
-            return Ok(answer);
-        }
-        Err(Error::of_status(&answer, format!("{doing} {what}: the appliance answers {}", answer.status)))
     }
 
     /// A line of the listing: id, time, parent or a dash, disks or a dash, the VM's namespace in brackets, its name.
@@ -168,9 +160,17 @@ impl Appliance {
         };
         let (id, time, parent, disks, vm_namespace, vm_name) = read().ok_or_else(unreadable)?;
         let asked = self.request("GET", &id, "/description").receive(DESCRIPTION);
-        let description = self.done("reading the description of", &id, asked)?.body;
+        let description = done("reading the description of", &id, asked)?.body;
         Ok(Point { id, vm_name, vm_namespace, time, disks, parent, description })
     }
+}
+
+fn done(doing: &str, what: &str, request: Request<'_>) -> Result<Response, Error> {
+    let answer = request.send()?;
+    if answer.is_success() {
+        return Ok(answer);
+    }
+    Err(Error::of_status(&answer, format!("{doing} {what}: the appliance answers {}", answer.status)))
 }
 
 fn unreadable() -> Error {

@@ -72,7 +72,9 @@ impl Mover for Plain {
         done("looking at", key, &answer)?;
         let number = |name: &str| {
             let value = answer.header(name).and_then(|value| value.parse::<i64>().ok());
-            value.ok_or_else(|| Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {name}")))
+            value.ok_or_else(|| {
+                Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {name}"))
+            })
         };
         let (size, modified) = (number("content-length")?, number("x-stored")?);
         Ok(Object { key: key.into(), size: size.unsigned_abs(), modified, etag: None })

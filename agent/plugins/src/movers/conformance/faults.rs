@@ -106,21 +106,20 @@ const TABLE: &[Row] = &[
     ("a connection that breaks is retryable", Fault::Break, |_| &[Class::Retryable]),
 ];
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject) {
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
     for row in TABLE {
-        findings.note(row.0, refusing(subject, row).await);
+        findings.note(row.0, refusing(subject, mover.ready(), row).await);
     }
-    findings.note("an answer that is cut off is retryable", cut(subject, Fault::Truncate).await);
-    findings.note("an answer that is too short is an error", cut(subject, Fault::Shorten).await);
+    findings.note("an answer that is cut off is retryable", cut(subject, mover.ready(), Fault::Truncate).await);
+    findings.note("an answer that is too short is an error", cut(subject, mover.ready(), Fault::Shorten).await);
     findings.note("a server that says nothing costs the call, and no more", stalled(subject).await);
-    findings.note("a call whose answer was lost may be made again", lost(subject).await);
-    findings.note("no secret is in its lines or errors", secrets(subject).await);
+    findings.note("a call whose answer was lost may be made again", lost(subject, mover.ready()).await);
+    findings.note("no secret is in its lines or errors", secrets(subject, mover.ready()).await);
 }
 
 /// Every function, while the server refuses.
-async fn refusing(subject: &Subject, (_, fault, wanted): &Row) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn refusing(subject: &Subject, mover: &Mover, (_, fault, wanted): &Row) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let faulty = Faulty::new(&subject.injector, *fault);
     let mut wrong = Vec::new();
     for function in ALL {
@@ -134,7 +133,7 @@ async fn refusing(subject: &Subject, (_, fault, wanted): &Row) -> Result<(), Str
     }
     drop(faulty);
     ensure(wrong.is_empty(), wrong.join("; "))?;
-    is(&mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+    is(mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -> Result<(), String> {
@@ -157,9 +156,8 @@ fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -
 }
 
 /// Those that receive a body, while it is not whole.
-async fn cut(subject: &Subject, fault: Fault) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let _faulty = Faulty::new(&subject.injector, fault);
     // A list that is cut off between two of its lines may look whole; only the length that was announced tells.
     let functions: &[Function] = if fault == Fault::Truncate { &[Get, List] } else { &[Get] };
@@ -170,7 +168,10 @@ async fn cut(subject: &Subject, fault: Fault) -> Result<(), String> {
             Some(Err(failed)) => {
                 let retryable = class(&failed) == Some(Class::Retryable);
                 let known = matches!(failed, Failed::Error(_));
-                ensure(if fault == Fault::Truncate { retryable } else { known }, format!("`{function:?}`: {}", told(&failed)))?;
+                ensure(
+                    if fault == Fault::Truncate { retryable } else { known },
+                    format!("`{function:?}`: {}", told(&failed)),
+                )?;
             }
         }
     }
@@ -178,7 +179,7 @@ async fn cut(subject: &Subject, fault: Fault) -> Result<(), String> {
 }
 
 async fn stalled(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start_for(SHORT).map_err(|error| error.chain())?;
+    let mover = subject.start(SHORT).map_err(|error| error.chain())?;
     let prepared = Prepared::new(subject, &mover).await?;
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Stall);
@@ -193,18 +194,20 @@ async fn stalled(subject: &Subject) -> Result<(), String> {
             }
         }
     }
-    is(&mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+    let well = is(&mover, THERE, &prepared.bytes).await;
+    mover.give_up_uploads().await;
+    well.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 /// The server does what it is asked, and nobody learns of it.
-async fn lost(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
+async fn lost(subject: &Subject, mover: &Mover) -> Result<(), String> {
     let bytes = subject.bytes("lost", 2_000);
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Swallow);
-        for (name, outcome) in
-            [("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)), ("replace", mover.replace("lost/b", &bytes).await)]
-        {
+        for (name, outcome) in [
+            ("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)),
+            ("replace", mover.replace("lost/b", &bytes).await),
+        ] {
             match outcome {
                 Ok(()) => return Err(format!("`{name}` succeeds without an answer")),
                 Err(failed) => ensure(
@@ -216,14 +219,13 @@ async fn lost(subject: &Subject) -> Result<(), String> {
     }
     mover.put("lost/a", &bytes).await.within("`put-if-absent` again")?;
     mover.replace("lost/b", &bytes).await.within("`replace` again")?;
-    is(&mover, "lost/a", &bytes).await?;
-    is(&mover, "lost/b", &bytes).await
+    is(mover, "lost/a", &bytes).await?;
+    is(mover, "lost/b", &bytes).await
 }
 
 /// The server sends back what it was sent, secrets included: the host blots them out, and the mover is not to need that.
-async fn secrets(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start().map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
     let faulty = Faulty::new(&subject.injector, Fault::Echo);
     let mut texts = Vec::new();
     for function in ALL {
@@ -240,4 +242,65 @@ async fn secrets(subject: &Subject) -> Result<(), String> {
         ensure(!text.contains(BLOTTED), format!("{what} has a secret in it, which the host blotted out: {text}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::words::MoverError;
+    use super::*;
+
+    fn of(class: Class, after: Option<u64>) -> Outcome {
+        Err(Failed::Error(MoverError { retry_after_ms: after, ..MoverError::new(class, "code", "message") }))
+    }
+
+    /// Which of the classes pass, for a row of the table and a function.
+    fn passing(row: &str, function: Function, after: Option<u64>) -> Vec<Class> {
+        let (_, fault, wanted) = TABLE.iter().find(|(name, ..)| name.starts_with(row)).unwrap();
+        let all = [
+            Class::Retryable,
+            Class::Throttled,
+            Class::Auth,
+            Class::Permission,
+            Class::NotFound,
+            Class::Conflict,
+            Class::Quota,
+            Class::Invalid,
+            Class::Corrupt,
+            Class::Permanent,
+            Class::Cancelled,
+        ];
+        let passes = |class: &Class| says(function, &of(*class, after), *fault, wanted(function)).is_ok();
+        all.into_iter().filter(passes).collect()
+    }
+
+    #[test]
+    fn each_fault_wants_its_class_and_no_other() {
+        assert_eq!(passing("401", Put, None), [Class::Auth]);
+        assert_eq!(passing("403", Get, None), [Class::Auth, Class::Permission]);
+        assert_eq!(passing("404", Head, None), [Class::NotFound]);
+        assert_eq!(passing("404", Put, None), [Class::NotFound, Class::Invalid, Class::Permanent]);
+        assert_eq!(passing("409", Put, None), [Class::Retryable, Class::Conflict]);
+        assert_eq!(passing("500", List, None), [Class::Retryable]);
+        assert_eq!(passing("507", Put, None), [Class::Quota]);
+        assert_eq!(passing("a connection", Delete, None), [Class::Retryable]);
+    }
+
+    #[test]
+    fn what_the_server_asks_to_wait_for_must_be_told_on() {
+        assert_eq!(passing("429", Put, Some(7_000)), [Class::Throttled]);
+        assert_eq!(passing("503", Put, Some(9_000)), [Class::Retryable, Class::Throttled]);
+        for after in [None, Some(0), Some(6_999)] {
+            assert_eq!(passing("429", Put, after), [], "{after:?}");
+        }
+    }
+
+    #[test]
+    fn success_while_the_server_refuses_is_a_lie_but_for_what_may_be_so() {
+        let ok = |function, fault| says(function, &Ok(Some(Stored::Exists)), fault, &[]).is_ok();
+        assert!(!ok(Put, Fault::Status(500, None)));
+        assert!(!ok(Get, Fault::Status(404, None)));
+        assert!(ok(Delete, Fault::Status(404, None)));
+        assert!(ok(Put, Fault::Status(409, None)));
+        assert!(says(Put, &Ok(Some(Stored::Created)), Fault::Status(409, None), &[]).is_err());
+    }
 }

@@ -3,10 +3,11 @@
 //! It speaks just enough HTTP/1.1 for the broker, which is the only one that asks it: heads without continuation lines, bodies with
 //! a length.
 
+use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,7 +82,7 @@ impl Reply {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn with(mut self, name: &str, value: &impl ToString) -> Self {
         self.headers.push((name.into(), value.to_string()));
         self
     }
@@ -102,7 +103,8 @@ impl Behind {
             return Err(super::no_upstream(format!("--upstream: {text:?} is not http:// and a host")));
         }
         rustls::crypto::ring::default_provider().install_default().ok();
-        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
         let client = client.build().map_err(|e| Error::new(ErrorKind::Failed, "making a client").because(e))?;
         Ok(Self::Upstream { client, url })
     }
@@ -220,8 +222,7 @@ impl Connection {
         let (Some(method), Some(target)) = (first.next(), first.next()) else { return Err(strange()) };
         let headers = lines.filter_map(|line| line.split_once(':'));
         let headers: Vec<_> = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
-        let mut asked =
-            Asked { method: method.into(), target: target.into(), headers, body: Bytes::new(), head };
+        let mut asked = Asked { method: method.into(), target: target.into(), headers, body: Bytes::new(), head };
         let length = asked.header("content-length").map_or(Ok(0), str::parse).map_err(|_| strange())?;
         if length > LONGEST || asked.header("transfer-encoding").is_some() {
             return Err(strange());
@@ -282,12 +283,12 @@ impl Connection {
         let mut head = format!("HTTP/1.1 {} .\r\n", reply.status);
         for (name, value) in &reply.headers {
             if asked.method == "HEAD" || name != "content-length" {
-                head.push_str(&format!("{name}: {value}\r\n"));
+                write!(head, "{name}: {value}\r\n").expect("a string takes all");
             }
         }
         let bodiless = asked.method == "HEAD" || matches!(reply.status, 204 | 304);
         if !bodiless {
-            head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+            write!(head, "content-length: {}\r\n", reply.body.len()).expect("a string takes all");
         }
         head.push_str("\r\n");
         self.stream.write_all(head.as_bytes()).await?;
@@ -313,4 +314,3 @@ impl Drop for Faulty<'_> {
         self.0.set(Fault::None);
     }
 }
-

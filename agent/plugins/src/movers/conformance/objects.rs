@@ -20,35 +20,22 @@ const PAGE: usize = 1_000;
 /// As large as one buffer is.
 const LARGE: usize = 64 << 20;
 
-/// Notes how a trial went that has a process to itself.
-macro_rules! tried {
-    ($findings:ident, $subject:ident, $name:literal, $trial:ident) => {
-        let held = match $subject.start() {
-            Ok(mover) => $trial($subject, &mover).await,
-            Err(error) => Err(error.chain()),
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+    macro_rules! trial {
+        ($name:literal, $trial:ident) => {
+            findings.note($name, $trial(subject, mover.ready()).await);
         };
-        $findings.note($name, held);
-    };
-}
-
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject) {
-    tried!(findings, subject, "an object is stored, found, read, replaced and removed", life);
-    tried!(findings, subject, "an object that is there is not touched", conflict);
-    tried!(findings, subject, "of many who create at once exactly one does", race);
-    tried!(findings, subject, "every call may be made twice", twice);
-    tried!(findings, subject, "another process finds what one stored", elsewhere);
-    tried!(findings, subject, "more objects than a page has are listed, each once and in order", many);
-    let held = match subject.start() {
-        Ok(mover) => {
-            let held = large(subject, &mover).await;
-            if let Some(peak) = mover.peak() {
-                findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
-            }
-            held
-        }
-        Err(error) => Err(error.chain()),
-    };
-    findings.note("64 MiB go through it in bounded memory", held);
+    }
+    trial!("an object is stored, found, read, replaced and removed", life);
+    trial!("an object that is there is not touched", conflict);
+    trial!("of many who create at once exactly one does", race);
+    trial!("every call may be made twice", twice);
+    trial!("another process finds what one stored", elsewhere);
+    trial!("more objects than a page has are listed, each once and in order", many);
+    trial!("64 MiB go through it in bounded memory", large);
+    if let Some(peak) = mover.peak() {
+        findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
+    }
 }
 
 /// Whether all of an object is what was stored.
@@ -59,7 +46,10 @@ pub(super) async fn is(mover: &Mover, key: &str, bytes: &Bytes) -> Result<(), St
     ensure(object.size == len, format!("`head`: {key} has {len} bytes, and it tells of {}", object.size))?;
     if len > 0 {
         let there = mover.get(key, 0, len).await.within(&format!("`get` of {key}"))?;
-        ensure(there.len() == bytes.len(), format!("`get`: {len} bytes of {key} were asked for, {} came", there.len()))?;
+        ensure(
+            there.len() == bytes.len(),
+            format!("`get`: {len} bytes of {key} were asked for, {} came", there.len()),
+        )?;
         ensure(there == *bytes, format!("`get`: the bytes of {key} are not those that were stored"))?;
     }
     Ok(())
@@ -70,7 +60,9 @@ pub(super) async fn is_none(mover: &Mover, key: &str) -> Result<(), String> {
     for (what, failed) in [("head", mover.head(key).await.err()), ("get", mover.get(key, 0, 1).await.err())] {
         match failed {
             Some(failed) if class(&failed) == Some(Class::NotFound) => {}
-            Some(failed) => return Err(format!("`{what}` of what is not there: not-found is wanted, not {}", told(&failed))),
+            Some(failed) => {
+                return Err(format!("`{what}` of what is not there: not-found is wanted, not {}", told(&failed)));
+            }
             None => return Err(format!("`{what}` finds {key}, which is not there")),
         }
     }
@@ -137,7 +129,8 @@ async fn race(subject: &Subject, mover: &Mover) -> Result<(), String> {
             match outcome {
                 Ok(Stored::Created) => created.push(bytes),
                 Ok(Stored::Exists) => {}
-                Err(failed) if matches!(class(failed), Some(Class::Conflict | Class::Retryable | Class::Throttled)) => {}
+                Err(failed) if matches!(class(failed), Some(Class::Conflict | Class::Retryable | Class::Throttled)) => {
+                }
                 Err(failed) => return Err(told(failed)),
             }
         }
@@ -168,7 +161,9 @@ async fn twice(subject: &Subject, mover: &Mover) -> Result<(), String> {
     ensure(keys(0) == keys(1), "`list` twice: two answers")?;
     for _ in 0..2 {
         let each = mover.delete(&["twice/a".into(), "twice/b".into()]).await.within("`delete` twice")?;
-        each.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| format!("`delete` twice: {}", error.message))?;
+        each.into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("`delete` twice: {}", error.message))?;
     }
     is_none(mover, "twice/a").await
 }
@@ -197,13 +192,19 @@ async fn many(subject: &Subject, mover: &Mover) -> Result<(), String> {
     }
     // A prefix is any text, and not a folder.
     let last = keys[500].clone();
-    for (prefix, after) in [("many", None), ("many/", None), ("many/00", None), ("many", Some(last.as_str())), ("manx", None)] {
+    for (prefix, after) in
+        [("many", None), ("many/", None), ("many/00", None), ("many", Some(last.as_str())), ("manx", None)]
+    {
         let of = |key: &&String| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after);
         let wanted: Vec<_> = keys.iter().filter(of).collect();
         let listed = pages(mover, prefix, after).await?;
         ensure(
             listed.iter().eq(wanted.iter().copied()),
-            format!("`list` of {prefix:?} after {after:?}: {} objects are there, it has {}, or in another order", wanted.len(), listed.len()),
+            format!(
+                "`list` of {prefix:?} after {after:?}: {} objects are there, it has {}, or in another order",
+                wanted.len(),
+                listed.len()
+            ),
         )?;
     }
     let all: Vec<_> = keys.iter().take(PAGE).cloned().collect();

@@ -7,21 +7,11 @@ use crate::conformance::Findings;
 
 const NAME: &str = "an upload in parts goes on in another process, and makes an object once";
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject) {
-    let can = match subject.start() {
-        Ok(mover) => mover.0.capabilities().await.map_err(|failed| told(&failed)),
-        Err(error) => Err(error.chain()),
-    };
-    match can {
-        Ok(can) if can.multipart => {
-            let held = match subject.start() {
-                Ok(mover) => upload(subject, &mover, can.min_part).await,
-                Err(error) => Err(error.chain()),
-            };
-            findings.note(NAME, held);
-        }
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+    match mover.ready().0.capabilities().await {
+        Ok(can) if can.multipart => findings.note(NAME, upload(subject, mover, can.min_part).await),
         Ok(_) => findings.skip(NAME, "it has no uploads in parts"),
-        Err(why) => findings.note(NAME, Err(why)),
+        Err(failed) => findings.note(NAME, Err(told(&failed))),
     }
 }
 

@@ -45,7 +45,10 @@ impl Plain {
 
     fn knows(&self, asked: &Asked) -> bool {
         let Some(token) = &self.token else { return true };
-        asked.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|given| given.as_bytes() == &***token)
+        asked
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .is_some_and(|given| given.as_bytes() == &***token)
     }
 
     pub(super) fn answer(&self, asked: &Asked) -> Reply {
@@ -57,7 +60,9 @@ impl Plain {
         let mut kept = self.kept();
         let parts = path.trim_start_matches('/').split_once('/');
         match (asked.method.as_str(), parts) {
-            ("PUT", Some(("objects", key))) => kept.put(key, asked.body.clone(), asked.header("if-none-match").is_some()),
+            ("PUT", Some(("objects", key))) => {
+                kept.put(key, asked.body.clone(), asked.header("if-none-match").is_some())
+            }
             ("GET", Some(("objects", key))) => kept.get(key, asked.header("range")),
             ("HEAD", Some(("objects", key))) => kept.head(key),
             ("DELETE", Some(("objects", key))) => {
@@ -104,7 +109,9 @@ impl Kept {
 
     fn head(&self, key: &str) -> Reply {
         match self.objects.get(key) {
-            Some(object) => Reply::new(200, Bytes::new()).with("content-length", object.len()).with("x-stored", STORED),
+            Some(object) => {
+                Reply::new(200, Bytes::new()).with("content-length", &object.len()).with("x-stored", &STORED)
+            }
             None => Reply::new(404, Bytes::new()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::subject::Subject;
+use super::subject::{Mover, Subject};
 use crate::conformance::Findings;
 
 /// As large as a small segment.
@@ -10,15 +10,14 @@ const SEGMENT: usize = 4 << 20;
 
 const ROUNDS: usize = 50;
 
-pub(super) async fn measure(findings: &mut Findings, subject: &Subject) {
-    if let Err(why) = all(findings, subject).await {
+pub(super) async fn measure(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+    if let Err(why) = all(findings, subject, mover).await {
         findings.note("can be measured", Err(why));
     }
 }
 
-async fn all(findings: &mut Findings, subject: &Subject) -> Result<(), String> {
+async fn all(findings: &mut Findings, subject: &Subject, mover: &Mover) -> Result<(), String> {
     let told = |failed| super::subject::told(&failed);
-    let mover = subject.start().map_err(|error| error.chain())?;
     let bytes = subject.bytes("segment", SEGMENT);
     let (mut puts, mut gets, mut heads) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::conversation::Failed;
 use super::super::process::Child;
+use super::super::wire::World;
 use super::subject::{Mover, Subject, ensure, told};
 use crate::conformance::settings::{self, UNKNOWN};
 use crate::conformance::{Depth, Findings};
@@ -15,11 +16,11 @@ const SEGMENT: u64 = 64 << 20;
 const WORLD: &str = "is a component of the world object-store that imports nothing else";
 const OPENS: &str = "takes its settings and opens";
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, depth: Depth) {
-    findings.figure("size", subject.component.len() as f64, "bytes", None);
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover, depth: Depth) {
+    findings.size(&subject.component);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
-        Ok(()) => Child::start(&subject.program, &subject.component).await.map(drop),
+        Ok(()) => Child::start(&subject.program, &subject.component, World::Objects).await.map(drop),
         Err(error) => Err(error),
     };
     findings.figure("starting a process and compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);
@@ -29,16 +30,12 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, depth: D
     if !sound {
         return;
     }
-    let mover = match subject.start() {
-        Ok(mover) => mover,
-        Err(error) => return findings.note(OPENS, Err(error.chain())),
-    };
-    findings.note(OPENS, opens(&mover).await);
+    findings.note(OPENS, opens(mover).await);
     if depth != Depth::Bench {
         let good: Value = serde_json::from_str(&subject.settings).unwrap_or_default();
-        findings.note("refuses settings that are none", none(&mover).await);
-        findings.note("refuses a setting that it does not have", unknown(&mover, &good).await);
-        findings.note("settings of any type make no trap", mistyped(&mover, &good).await);
+        findings.note("refuses settings that are none", none(mover.ready()).await);
+        findings.note("refuses a setting that it does not have", unknown(mover.ready(), &good).await);
+        findings.note("settings of any type make no trap", mistyped(mover.ready(), &good).await);
     }
 }
 
@@ -56,7 +53,8 @@ async fn refused(mover: &Mover, settings: &Value) -> Result<bool, Failed> {
 
 async fn none(mover: &Mover) -> Result<(), String> {
     for settings in settings::none() {
-        let refused = refused(mover, &settings).await.map_err(|failed| format!("given {settings}: {}", told(&failed)))?;
+        let refused =
+            refused(mover, &settings).await.map_err(|failed| format!("given {settings}: {}", told(&failed)))?;
         ensure(refused, format!("it takes {settings}"))?;
     }
     Ok(())

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +15,10 @@ use zeroize::Zeroizing;
 use super::super::broker::{Broker, BrokerOptions, Grants, Payload, Rules, Sink, SystemNames};
 use super::super::conversation::{Component, Failed, Luggage, State, places};
 use super::super::folder::beside_this_program;
-use super::super::wire::{Call, Done};
+use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
-use super::{DEADLINE, ENDPOINT, MoverTrial};
+use super::{ENDPOINT, MoverTrial};
 
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
@@ -50,13 +51,8 @@ impl Subject {
         })
     }
 
-    /// The mover in a process of its own.
-    pub(super) fn start(&self) -> Result<Mover> {
-        self.start_for(DEADLINE)
-    }
-
-    /// One whose calls have so long.
-    pub(super) fn start_for(&self, deadline: Duration) -> Result<Mover> {
+    /// The mover, its calls with so long each. It is started when it is first called.
+    pub(super) fn start(&self, deadline: Duration) -> Result<Mover> {
         let said = Arc::clone(&self.said);
         let ear = move |line: &str| said.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
         let server = self.injector.address().to_string();
@@ -69,21 +65,25 @@ impl Subject {
             names: Arc::new(SystemNames),
             ear: Some(Arc::new(ear)),
         })?;
-        Ok(Mover(Component {
-            program: self.program.clone(),
-            bytes: self.component.clone(),
-            settings: self.settings.clone(),
-            prefix: self.prefix.clone(),
-            deadline,
-            broker,
-            tell: Box::new(|wrong| {
-                let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
-                Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
-            }),
-            state: Mutex::new(State::default()),
-            places: places(),
-            faults: 0.into(),
-        }))
+        Ok(Mover(
+            Component {
+                program: self.program.clone(),
+                bytes: self.component.clone(),
+                world: World::Objects,
+                settings: self.settings.clone(),
+                prefix: self.prefix.clone(),
+                deadline,
+                broker,
+                tell: Box::new(|wrong| {
+                    let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
+                    Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
+                }),
+                state: Mutex::new(State::default()),
+                places: places(),
+                faults: 0.into(),
+            },
+            Mutex::default(),
+        ))
     }
 
     /// Bytes that are the same for the same seed and name.
@@ -103,25 +103,10 @@ impl Subject {
     pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
         self.secrets.values().filter_map(|secret| std::str::from_utf8(secret).ok())
     }
-
-    /// Removes what the trials stored, as far as the mover can.
-    pub(super) async fn clean_up(&self) {
-        let Ok(mover) = self.start() else { return };
-        while let Ok(page) = mover.list("", None, None).await {
-            let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
-            if keys.is_empty() {
-                break;
-            }
-            match mover.delete(&keys).await {
-                Ok(outcomes) if outcomes.iter().all(Result::is_ok) => {}
-                _ => break,
-            }
-        }
-    }
 }
 
-/// A process with the mover.
-pub(super) struct Mover(pub(super) Component);
+/// A process with the mover, and the uploads that were begun with it.
+pub(super) struct Mover(pub(super) Component, Mutex<Vec<(String, String)>>);
 
 fn strange<T>(done: &Done) -> Result<T, Failed> {
     Err(Failed::Fault(format!("it answered another question: {done:?}")))
@@ -181,7 +166,10 @@ impl Mover {
 
     pub(super) async fn begin(&self, key: &str) -> Result<String, Failed> {
         match self.asking(Call::Begin { key: key.into() }).await? {
-            Done::Begun(token) => Ok(token),
+            Done::Begun(token) => {
+                self.begun().push((key.into(), token.clone()));
+                Ok(token)
+            }
             other => strange(&other),
         }
     }
@@ -200,6 +188,40 @@ impl Mover {
 
     pub(super) async fn abort(&self, key: &str, token: &str) -> Result<(), Failed> {
         self.asking(Call::Abort { key: key.into(), token: token.into() }).await.map(drop)
+    }
+
+    /// Uploads that were begun, of which most are over.
+    pub(super) async fn give_up_uploads(&self) {
+        let begun = std::mem::take(&mut *self.begun());
+        for (key, token) in begun {
+            self.abort(&key, &token).await.ok();
+        }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the next trial: that it failed the ones before does not shut it out.
+    pub(super) fn ready(&self) -> &Self {
+        self.0.faults.store(0, Ordering::Relaxed);
+        self
+    }
+
+    /// Removes what the trials stored, as far as the mover can.
+    pub(super) async fn clean_up(&self) {
+        self.ready();
+        self.give_up_uploads().await;
+        while let Ok(page) = self.list("", None, None).await {
+            let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
+            if keys.is_empty() {
+                break;
+            }
+            match self.delete(&keys).await {
+                Ok(outcomes) if outcomes.iter().all(Result::is_ok) => {}
+                _ => break,
+            }
+        }
     }
 
     /// Ends its process in the middle of whatever it does. The next call starts another.

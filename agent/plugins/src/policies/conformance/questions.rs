@@ -13,13 +13,14 @@ const PIECES: [&str; 16] =
 const KEYS: [&str; 6] = ["backup", "env", "remora.dev/owner", "remora.dev/owner-group", "", "a/b"];
 
 /// Instants, in seconds, near which clocks are changed or numbers end.
-const EDGES: [i64; 8] = [0, -1, 1_774_746_000, 1_792_890_000, 951_782_400, 4_102_444_799, 2_147_483_648, 32_503_680_000];
+const EDGES: [i64; 8] =
+    [0, -1, 1_774_746_000, 1_792_890_000, 951_782_400, 4_102_444_799, 2_147_483_648, 32_503_680_000];
 
 /// The question what becomes of the points of a VM.
 #[derive(Clone, Debug)]
 pub(super) struct Points {
     pub(super) vm: VmFacts,
-    pub(super) points: Vec<Candidate>,
+    pub(super) all: Vec<Candidate>,
     pub(super) now: Timestamp,
 }
 
@@ -86,7 +87,7 @@ impl Random {
             Candidate { point: PointId::new("0123456789abcdef", n).expect("the digits are right"), time, held }
         });
         let points = points.collect();
-        Points { vm: self.vm(), points, now: self.later(start) }
+        Points { vm: self.vm(), all: points, now: self.later(start) }
     }
 
     pub(super) fn access(&mut self) -> Access {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::questions::Random;
 use super::Tried;
+use super::questions::Random;
 use crate::conformance::{Depth, Findings};
 use crate::host::{Kind, Reuse};
 
@@ -47,6 +47,11 @@ pub(super) fn measure<P: Tried>(findings: &mut Findings, policy: &P, seed: u64, 
     if policy.ask(Reuse::Never, &large).is_ok() {
         let deadline = if quick { super::super::QUICK } else { super::super::DEADLINE };
         let half = |time: Duration| time.as_secs_f64() * 1e3 / 2.0;
-        findings.figure(format!("{kind}: a large call"), started.elapsed().as_secs_f64() * 1e3, "ms", Some(half(deadline)));
+        findings.figure(
+            format!("{kind}: a large call"),
+            started.elapsed().as_secs_f64() * 1e3,
+            "ms",
+            Some(half(deadline)),
+        );
     }
 }
