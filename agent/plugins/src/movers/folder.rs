@@ -10,7 +10,10 @@ use zeroize::Zeroizing;
 use super::broker::{Broker, BrokerOptions, Names, SystemNames};
 use super::conversation::{Component, State, Tell, places};
 use super::document::{self, MoverDocument};
-use super::store::{MoverStore, Patience};
+use super::retry::Patience;
+use super::store::MoverStore;
+use super::volume::VolumeMover;
+use super::wire::World;
 use crate::documents::Settings;
 use crate::reference::ModuleRef;
 
@@ -47,11 +50,37 @@ impl Movers {
 
     /// The store that the mover `name` keeps below `prefix`. The mover is started when it is first called.
     pub fn open(&self, name: &str, prefix: &str) -> Result<MoverStore> {
-        let within = |error: Error| error.within(format!("mover {name}"));
-        self.read(name, prefix).map_err(within)
+        let opened = self.read(name).and_then(|document| match document.volume {
+            None => {
+                Ok(MoverStore::new(name.into(), self.component(name, prefix, document, World::Objects)?, self.patience))
+            }
+            Some(_) => {
+                Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
+                    .advise("The commands backup, points, show and restore are for it too."))
+            }
+        });
+        opened.map_err(|error| error.within(format!("mover {name}")))
     }
 
-    fn read(&self, name: &str, prefix: &str) -> Result<MoverStore> {
+    /// Whether the mover `name` keeps points in a form of its own.
+    pub fn keeps_points(&self, name: &str) -> Result<bool> {
+        Ok(self.read(name).map_err(|error| error.within(format!("mover {name}")))?.volume.is_some())
+    }
+
+    /// The repository that the mover `name` keeps in a form of its own.
+    pub fn open_points(&self, name: &str) -> Result<VolumeMover> {
+        let opened = self.read(name).and_then(|document| match document.volume.clone() {
+            Some(grant) => {
+                let component = self.component(name, "", document, World::Volumes)?;
+                Ok(VolumeMover::new(name.into(), component, self.patience, grant))
+            }
+            None => Err(Error::new(ErrorKind::Refused, "it may not see disks in the clear, as a store of points must")
+                .advise("If it is to, its document grants that: volume: {disksInTheClear: [MACHINE]}.")),
+        });
+        opened.map_err(|error| error.within(format!("mover {name}")))
+    }
+
+    fn read(&self, name: &str) -> Result<MoverDocument> {
         let file = format!("{name}.yaml");
         let text = self.text(&file).map_err(|error| {
             error.advise(format!(
@@ -59,7 +88,11 @@ impl Movers {
                 self.folder.display()
             ))
         })?;
-        let document = document::parse(&file, name, &text)?;
+        document::parse(&file, name, &text)
+    }
+
+    fn component(&self, name: &str, prefix: &str, document: MoverDocument, world: World) -> Result<Component> {
+        let file = format!("{name}.yaml");
         let bytes = self.module(&file, &document)?;
         let broker = Broker::new(BrokerOptions {
             mover: name.into(),
@@ -68,10 +101,12 @@ impl Movers {
             certificates: document.ca_file.map(|path| self.bytes(&path)).transpose()?,
             secrets: self.secrets(&document.secrets)?,
             names: Arc::clone(&self.names),
+            ear: None,
         })?;
-        let component = Component {
+        Ok(Component {
             program: self.program.clone().map_or_else(beside_this_program, Ok)?,
             bytes,
+            world,
             settings: document.settings.json(),
             prefix: prefix.into(),
             deadline: document.timeout,
@@ -80,8 +115,7 @@ impl Movers {
             state: Mutex::new(State::default()),
             places: places(),
             faults: 0.into(),
-        };
-        Ok(MoverStore::new(name.into(), component, self.patience))
+        })
     }
 
     fn text(&self, file: &str) -> Result<String> {
@@ -148,7 +182,7 @@ fn tell(file: String, settings: Settings) -> Tell {
     })
 }
 
-fn beside_this_program() -> Result<PathBuf> {
+pub(super) fn beside_this_program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|e| Error::io("finding this program's folder", e))?;
     Ok(own.with_file_name(PROGRAM))
 }
