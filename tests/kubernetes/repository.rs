@@ -49,14 +49,26 @@ fn a_url_is_one_that_remora_knows() {
         "https://s3.example.org/b",
         "file://host/a",
         "ftp://x/y",
+        "plugin:",
+        "plugin:../x/y",
+        "plugin:acme/a?b",
+        "plugin:acme/a b",
     ] {
         repositories.refuses(&with(spec(), &json!({"url": url})), "url is s3://bucket/prefix, az://container/prefix");
     }
-    for (name, url) in
-        [("s3", "s3://b"), ("az", "az://c/p?account=a"), ("gs", "gs://b/p"), ("file", "file:///srv/backups")]
-    {
-        repositories.create(name, &with(spec(), &json!({"url": url}))).ok();
+    for (name, url) in [
+        ("s3", "s3://b"),
+        ("az", "az://c/p?account=a"),
+        ("gs", "gs://b/p"),
+        ("file", "file:///srv/backups"),
+        ("plugin", "plugin:acme/a/b"),
+    ] {
+        let credentials = if name == "plugin" { Value::Null } else { json!({"name": "credentials"}) };
+        repositories.create(name, &with(spec(), &json!({"url": url, "credentialsSecret": credentials}))).ok();
     }
+    let words = "the document of a plugin names its own secrets";
+    let fields = json!({"url": "plugin:acme", "credentialsSecret": {"name": "credentials"}});
+    repositories.refuses(&with(spec(), &fields), words);
 }
 
 #[test]

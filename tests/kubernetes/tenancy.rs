@@ -76,6 +76,8 @@ fn a_tenant_borrows_nothing_of_the_nodes_the_cluster_or_the_administrators() {
         .create("shop", "velero", &json!({"url": null, "credentialsSecret": null, "backupStorageLocation": "b"}))
         .ok();
     cluster.refuses("folder", &json!({"url": "file:///var/lib/kubelet"}), "a tenant's Repository lies in a bucket");
+    let plugin = json!({"url": "plugin:acme/shop", "credentialsSecret": null});
+    cluster.refuses("plugin", &plugin, "a tenant's Repository lies in a bucket");
     cluster.refuses("ambient", &json!({"credentialsSecret": null}), "names its own credentials");
     cluster.refuses("lends", &json!({"allowedNamespaces": ["bank"]}), "serves its own namespace only");
 

@@ -70,6 +70,8 @@ impl Controller {
         let user = json!({"tokenFile": token});
         fs::write(folder.join("kubeconfig"), server.kubeconfig_at(url, &user)).must("write a kubeconfig");
         let policies = MountedConfigMap::make(folder.join("policies"));
+        let plugins = folder.join("plugins");
+        fs::create_dir(&plugins).must("make the folder of plugins");
         let [keys, health] = free_ports();
         let own = [
             "--instance=tests".to_owned(),
@@ -80,6 +82,8 @@ impl Controller {
             format!("--service={SERVICE}"),
             format!("--policies={}", policies.folder().display()),
             format!("--kept={}", folder.join("kept").display()),
+            format!("--plugins={}", plugins.display()),
+            format!("--fetched={}", folder.join("fetched").display()),
         ];
         let arguments = own.into_iter().chain(further.iter().map(|one| (*one).to_owned())).collect();
         let controller = Self { folder, keys, health, arguments, policies, children: Mutex::default() };
@@ -115,6 +119,11 @@ impl Controller {
         kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGKILL).must("kill the controller");
         wait_until("the controller does not end", LIMIT, || !self.asked("healthz").status.success());
         self.spawn();
+    }
+
+    /// The folder of plugins.
+    pub fn plugins(&self) -> PathBuf {
+        self.folder.join("plugins")
     }
 
     /// The `ConfigMap` of policies.

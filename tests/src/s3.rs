@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cache::tool;
+use crate::certificate::make_certificate;
 use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::Remora;
 
@@ -277,59 +278,4 @@ fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
     command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
     command.spawn().must("start the S3 server")
-}
-
-/// A CA, and a certificate of it for localhost.
-fn make_certificate(dir: &Path) {
-    let openssl = |args: &[&str]| run(Command::new("openssl").args(args).current_dir(dir)).ok();
-    openssl(&[
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-        "-subj",
-        "/CN=remora test CA",
-    ]);
-    openssl(&[
-        "req",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "request.pem",
-        "-subj",
-        "/CN=localhost",
-    ]);
-    fs::write(dir.join("extensions"), "subjectAltName=DNS:localhost,DNS:*.localhost,IP:127.0.0.1\n")
-        .must("write extensions");
-    openssl(&[
-        "x509",
-        "-req",
-        "-in",
-        "request.pem",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "2",
-        "-extfile",
-        "extensions",
-        "-out",
-        "cert.pem",
-    ]);
 }

@@ -67,7 +67,8 @@ pub(crate) struct Flags {
     /// A file of CA certificates that a bucket's server may have too, beside the system's [env: REMORA_CA_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// The folder of plugins' documents, for repositories of plugin:; /etc/remora/plugins if not given [env: REMORA_PLUGINS]
+    /// The folder of plugins' documents, for repositories of plugin: and modules of oci:;
+    /// /etc/remora/plugins if not given [env: REMORA_PLUGINS]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,
     /// Send to the repository at most so much a second, such as 50MiB [env: REMORA_LIMIT_UPLOAD]

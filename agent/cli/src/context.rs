@@ -1,11 +1,13 @@
 //! What commands have in common: settings, and the ways from them to a repository and to libvirt.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use remora_core::ports::Mover;
 use remora_core::{Error, ErrorKind, Result};
 use remora_plugins::movers::{Movers, VolumeMover};
+use remora_plugins::{Host, HostOptions, Registries};
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_vault::{Access, Keyring, Location, Plugins, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
@@ -84,9 +86,28 @@ impl Context {
             .reached_by(Access { plugins: Some(self.plugins()), ..self.settings.access.clone() }))
     }
 
-    /// The folder of plugins.
+    /// The movers of the folder of plugins.
     fn movers(&self) -> Movers {
-        Movers::new(self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into()))
+        Movers::new(self.plugins_folder(), Some(self.fetched()))
+    }
+
+    fn plugins_folder(&self) -> PathBuf {
+        self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into())
+    }
+
+    /// Where modules are kept that come from registries.
+    fn fetched(&self) -> PathBuf {
+        self.state_dir().join("fetched")
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.settings.state_dir.clone().unwrap_or_else(|| STATE_DIR.into())
+    }
+
+    /// What runs policies, with modules of registries as a folder of plugins says.
+    pub(crate) fn policy_host(&self) -> Result<Host> {
+        let registries = Registries::new(self.plugins_folder(), Some(self.fetched()));
+        Host::new(&HostOptions { registries, ..HostOptions::default() })
     }
 
     /// What opens repositories of plugins.
@@ -126,8 +147,7 @@ impl Context {
 
     /// How repositories are used here.
     pub(crate) fn vault_options(&self) -> VaultOptions {
-        let state = self.settings.state_dir.clone().unwrap_or_else(|| STATE_DIR.into());
-        VaultOptions { state: Some(state), ..VaultOptions::default() }
+        VaultOptions { state: Some(self.state_dir()), ..VaultOptions::default() }
     }
 
     /// The libvirt of this host.

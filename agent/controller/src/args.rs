@@ -38,6 +38,13 @@ pub(crate) struct Args {
     /// Where the last good versions of policies are kept, for a controller that is started again
     #[arg(long, value_name = "DIR")]
     pub(crate) kept: Option<PathBuf>,
+    /// The folder of plugins' documents, for repositories of plugin: and modules of oci:: the ConfigMap and the Secret
+    /// remora-plugins; there are none of these if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plugins: Option<PathBuf>,
+    /// Where what is fetched from registries is kept, for a controller that is started again
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fetched: Option<PathBuf>,
     /// How many runs that policies ask for may be at work at once
     #[arg(long, value_name = "NUMBER", default_value = "64")]
     pub(crate) scheduled_runs: NonZeroUsize,

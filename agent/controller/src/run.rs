@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use remora_core::{Error, ErrorKind, Result};
 use remora_kube::controller::{self, Scheduler, Settings};
+use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
-use remora_plugins::{Host, HostOptions};
+use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::{Policies, PolicyMetrics};
+use remora_vault::Plugins;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +62,14 @@ async fn in_runtime(args: Args) -> Result<()> {
             .advise("The controller runs in a pod, or with KUBECONFIG.")
     })?;
     let mut beside = JoinSet::new();
-    let scheduler = args.policies.map(|folder| scheduler(folder, args.kept, &mut beside, &cancel)).transpose()?;
+    let registries = args.plugins.as_ref().map(|folder| Registries::new(folder, args.fetched.clone()));
+    let host = HostOptions { registries: registries.unwrap_or_default(), ..HostOptions::default() };
+    let scheduler =
+        args.policies.map(|folder| scheduler(folder, &host, args.kept, &mut beside, &cancel)).transpose()?;
+    let plugins = args.plugins.map(|folder| {
+        let movers = Movers::new(folder, args.fetched);
+        Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
+    });
     let settings = Settings {
         namespace: args.namespace,
         instance: args.instance,
@@ -69,6 +79,7 @@ async fn in_runtime(args: Args) -> Result<()> {
         service: args.service,
         image: args.image,
         scheduled_runs: args.scheduled_runs.get(),
+        plugins,
     };
     let ended = controller::run(client, settings, scheduler, cancel.clone()).await;
     cancel.cancel();
@@ -79,11 +90,12 @@ async fn in_runtime(args: Args) -> Result<()> {
 /// Follows the policies, whether this controller acts or not: one that comes to act has the last good version of each.
 fn scheduler(
     folder: PathBuf,
+    options: &HostOptions,
     kept: Option<PathBuf>,
     beside: &mut JoinSet<()>,
     cancel: &CancellationToken,
 ) -> Result<Box<dyn Scheduler>> {
-    let host = Host::new(&HostOptions::default())?;
+    let host = Host::new(options)?;
     let metrics = PolicyMetrics::default();
     let policies = Policies::new(folder, host, kept.map(Kept::new), metrics.clone());
     let scheduler = ByPolicy::new(policies.subscribe(), metrics);

@@ -94,6 +94,10 @@ pub(crate) struct NodeArgs {
     /// if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) policies: Option<PathBuf>,
+    /// The folder of plugins' documents, for repositories of plugin: and modules of oci:: the ConfigMap and the Secret
+    /// remora-plugins; there are none of these if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plugins: Option<PathBuf>,
     /// The controller's key service; https://remora-controller.NAMESPACE.svc:8443 if not given
     #[arg(long, env = "REMORA_CONTROLLER", value_name = "URL")]
     pub(crate) controller: Option<String>,

@@ -48,6 +48,9 @@ pub(crate) struct Repository {
     /// The folder of plugins' documents: `plugins` beside the file.
     #[serde(skip)]
     plugins: PathBuf,
+    /// Where modules are kept that come from registries.
+    #[serde(skip)]
+    fetched: PathBuf,
 }
 
 fn state() -> PathBuf {
@@ -85,7 +88,7 @@ impl Config {
                 ))
                 .advise("`remora key generate` makes a key file."));
             }
-            repository.at(folder);
+            repository.at(folder, &config.state);
         }
         if config.repositories.is_empty() {
             return Err(invalid("it names no repository".into()).advise("Add [repositories.NAME] with a url."));
@@ -95,12 +98,13 @@ impl Config {
 }
 
 impl Repository {
-    fn at(&mut self, folder: &Path) {
+    fn at(&mut self, folder: &Path, state: &Path) {
         let paths = [&mut self.key_file, &mut self.passphrase_file, &mut self.credentials, &mut self.ca_file];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
         }
         self.plugins = folder.join("plugins");
+        self.fetched = state.join("fetched");
         if !self.url.contains("://") && !self.url.starts_with("plugin:") {
             self.url = folder.join(&self.url).to_string_lossy().into_owned();
         }
@@ -108,7 +112,7 @@ impl Repository {
 
     /// Where it is.
     pub(crate) fn location(&self) -> Result<Location> {
-        let movers = Movers::new(&self.plugins);
+        let movers = Movers::new(&self.plugins, Some(self.fetched.clone()));
         let access = Access {
             credentials: self.credentials.clone(),
             ca_file: self.ca_file.clone(),

@@ -19,7 +19,9 @@ use std::sync::Arc;
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
 use remora_kube::node::{Agent, KeyService, Me, Pace, Restores};
+use remora_plugins::movers::Movers;
 use remora_source::kubevirt::KubevirtOptions;
+use remora_vault::Plugins;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
@@ -29,6 +31,9 @@ use self::restore::TransferWorker;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
 use crate::web::{self, Health};
+
+/// The folder, in that of the node's state, of what is fetched from registries.
+const FETCHED: &str = "fetched";
 
 /// Works until `cancel`.
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
@@ -43,13 +48,14 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     let keys = Keys {
         service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
+        plugins: args.plugins.as_deref().map(|folder| plugins(folder, args.state.as_deref())),
         state: args.state,
     };
     let counts = OfKinds::default();
     let mut beside = tokio::task::JoinSet::new();
     let policies = args.policies.map(|folder| {
         let state = keys.state.as_deref();
-        NodePolicies::follow(folder, state, args.namespace.clone(), &counts, &mut beside, &cancel)
+        NodePolicies::follow(folder, args.plugins.clone(), state, args.namespace.clone(), &counts, &mut beside, &cancel)
     });
     let worker = EngineWorker {
         client: client.clone(),
@@ -74,6 +80,12 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     cancel.cancel();
     beside.join_all().await;
     Ok(())
+}
+
+/// What opens repositories of plugins.
+fn plugins(folder: &Path, state: Option<&Path>) -> Plugins {
+    let movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
+    Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
 }
 
 fn controller(args: &NodeArgs) -> Result<http::Uri> {

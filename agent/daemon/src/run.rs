@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use remora_core::{Error, Result};
 use remora_plugins::set::Kept;
-use remora_plugins::{Host, HostOptions};
+use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::Policies;
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_transfer::Task;
@@ -86,7 +86,8 @@ fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToke
 
 async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let config = Config::read(&folder)?;
-    let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")) })?;
+    let registries = Registries::new(folder.join("plugins"), Some(config.state.join("fetched")));
+    let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")), registries })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());

@@ -37,6 +37,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::runtime::reflector;
 use remora_core::{Error, ErrorKind, Result};
+use remora_vault::Plugins;
 use tokio_util::sync::CancellationToken;
 
 use crate::resources::BackupRun;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub image: Option<String>,
     /// How many runs that policies ask for may be at work at once.
     pub scheduled_runs: usize,
+    /// What opens the administrators' repositories of plugins; nothing does if none.
+    pub plugins: Option<Plugins>,
 }
 
 /// Runs until `cancel`, or until the lease is lost. What policies ask for is scheduled if there is who says what that is.
@@ -81,7 +84,7 @@ pub async fn run(
     scheduler: Option<Box<dyn Scheduler>>,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let opened = opened::Opened::default();
+    let opened = opened::Opened::new(settings.plugins.clone());
     let health = service::Health::default();
     let metrics = metrics::Metrics::default();
     if let Some(scheduler) = &scheduler {

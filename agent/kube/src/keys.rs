@@ -14,7 +14,7 @@ use std::path::Path;
 
 use base64ct::{Base64, Encoding};
 use remora_core::{Error, ErrorKind, Result};
-use remora_vault::{Access, Grant, Limits, Location, Reach};
+use remora_vault::{Access, Grant, Limits, Location, Plugins, Reach};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -111,10 +111,13 @@ impl RunKeys {
 impl StoreAccess {
     /// The place. The credentials' files are written to `folder`, which is made and must not exist; it has to stay as long
     /// as the place is used, and belongs in memory.
-    pub fn location(&self, folder: &Path) -> Result<Location> {
+    ///
+    /// Plugins are the administrators': a tenant's repository gets none.
+    pub fn location(&self, folder: &Path, plugins: Option<&Plugins>) -> Result<Location> {
         let failed = |e| Error::io(format!("keeping credentials in {}", folder.display()), e);
         fs::DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
-        let mut access = Access { limits: Limits::default(), reach: self.reach.into(), ..Access::default() };
+        let plugins = plugins.filter(|_| self.reach == ReachOfStore::Anywhere).cloned();
+        let mut access = Access { limits: Limits::default(), reach: self.reach.into(), plugins, ..Access::default() };
         if let Some(ca) = &self.ca {
             let file = folder.join("ca.pem");
             write(&file, ca.as_bytes()).map_err(failed)?;
@@ -211,7 +214,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let above = tempfile::tempdir().unwrap();
         let folder = above.path().join("keys");
-        access(&json!({"cloud": "aHVudGVyMg=="})).location(&folder).unwrap();
+        access(&json!({"cloud": "aHVudGVyMg=="})).location(&folder, None).unwrap();
         assert_eq!(fs::read(folder.join("credentials/cloud")).unwrap(), b"hunter2");
         assert_eq!(fs::read(folder.join("ca.pem")).unwrap(), b"-----BEGIN");
         for (path, mode) in [("", 0o700), ("credentials", 0o700), ("credentials/cloud", 0o600)] {
@@ -220,13 +223,29 @@ mod tests {
     }
 
     #[test]
+    fn plugins_open_the_administrators_repositories_and_no_tenant_s() {
+        let above = tempfile::tempdir().unwrap();
+        let plugins = Plugins::new(|_, _| Err(Error::new(ErrorKind::NotFound, "there is none")));
+        for (reach, given) in [(ReachOfStore::Anywhere, Some(plugins.clone())), (ReachOfStore::Internet, None)] {
+            let access = StoreAccess { url: "plugin:acme/p".into(), reach, credentials: None, ca: None };
+            let location = access.location(&above.path().join(format!("{reach:?}")), Some(&plugins)).unwrap();
+            let wanted = Access { reach: reach.into(), plugins: given, ..Access::default() };
+            assert_eq!(location, "plugin:acme/p".parse::<Location>().unwrap().reached_by(wanted), "{reach:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_file_s_name_is_refused() {
         let above = tempfile::tempdir().unwrap();
         for (number, name) in ["", "..", "../ca.pem", "a/b", ".hidden", "a\0b"].iter().enumerate() {
             let folder = above.path().join(number.to_string());
-            assert_eq!(access(&json!({*name: ""})).location(&folder).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
+            assert_eq!(
+                access(&json!({*name: ""})).location(&folder, None).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{name}"
+            );
         }
-        assert!(access(&json!({"a": "%"})).location(&above.path().join("b")).is_err());
+        assert!(access(&json!({"a": "%"})).location(&above.path().join("b"), None).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use interface::Kind;
 pub use module::Digest;
 
 pub(crate) use bindings::{authorize, retention, schedule, select};
-pub(crate) use engine::{HANDED_OVER, limits, sandbox, start_clock};
+pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_clock};
 pub(crate) use errors::failed_call;
 pub(crate) use instance::{Configured, Reuse};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};

@@ -26,7 +26,7 @@ mod volume;
 mod wire;
 mod words;
 
-pub use broker::{Grants, Names, SystemNames};
+pub use crate::network::{Grants, Names, SystemNames};
 pub use child::main as child_main;
 pub use folder::Movers;
 pub use retry::Patience;

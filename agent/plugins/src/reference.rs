@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use remora_core::{Error, ErrorKind, Result};
 
-use crate::host::{Digest, ModuleBytes};
+use crate::host::{Digest, LARGEST_COMPONENT, ModuleBytes};
+use crate::registry::{Artifact, Registries};
 
 /// The components that are built in, by name.
 const BUILTINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtins.rs"));
@@ -29,6 +30,8 @@ pub enum ModuleRef {
     Builtin(&'static str),
     /// `file:NAME.wasm`, beside the document.
     File(String),
+    /// `oci://HOST/REPOSITORY@sha256:…`, in a registry.
+    Registry(Artifact),
 }
 
 impl FromStr for ModuleRef {
@@ -52,10 +55,8 @@ impl FromStr for ModuleRef {
                 }
                 Ok(Self::File(name.into()))
             }
-            Some(("oci", _)) => Err(Error::new(ErrorKind::Unsupported, format!("{text:?} is in a registry")).advise(
-                "This remora cannot fetch from registries yet: put the file beside the document, as file:NAME.",
-            )),
-            _ => invalid("Give builtin:NAME or file:NAME.wasm.".into()),
+            Some(("oci", rest)) => Artifact::parse(rest).map(Self::Registry),
+            _ => invalid("Give builtin:NAME, file:NAME.wasm or oci://HOST/REPOSITORY@sha256:….".into()),
         }
     }
 }
@@ -65,13 +66,14 @@ impl fmt::Display for ModuleRef {
         match self {
             Self::Builtin(name) => write!(f, "builtin:{name}"),
             Self::File(name) => write!(f, "file:{name}"),
+            Self::Registry(artifact) => artifact.fmt(f),
         }
     }
 }
 
 impl ModuleRef {
-    /// Its bytes; those of a file as it is now in `folder`.
-    pub(crate) fn read(&self, folder: &Path) -> Result<ModuleBytes<'static>> {
+    /// Its bytes; those of a file as it is now in `folder`. Who must have signed it did.
+    pub(crate) fn read(&self, folder: &Path, registries: &Registries) -> Result<ModuleBytes<'static>> {
         match self {
             Self::Builtin(wanted) => {
                 let found = builtins().zip(&*DIGESTS).find(|((name, _), _)| name == wanted);
@@ -80,14 +82,24 @@ impl ModuleRef {
                     .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no built-in module {wanted}")))
             }
             Self::File(name) => {
-                let bytes = std::fs::read(folder.join(name)).map_err(|e| {
+                let bytes = file(folder, name).map_err(|e| {
                     Error::io(format!("reading the module {name}"), e)
                         .advise("Put the component beside the document that names it.")
                 })?;
+                registries.check_file(folder, name, &bytes)?;
                 Ok(ModuleBytes { digest: Digest::of(&bytes), bytes: Cow::Owned(bytes) })
             }
+            Self::Registry(artifact) => registries.module(artifact),
         }
     }
+}
+
+/// No more of a file than shows that it is too large.
+fn file(folder: &Path, name: &str) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(folder.join(name))?.take(LARGEST_COMPONENT as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

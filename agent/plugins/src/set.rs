@@ -52,6 +52,10 @@ pub struct PolicyFile {
     pub text: Digest,
     /// The modules that its active version has from files, by name.
     pub(crate) modules: Vec<(String, Digest)>,
+    /// By which document of registries, and which keys, it was loaded.
+    pub(crate) trust: Digest,
+    /// Whether it speaks of registries.
+    pub(crate) remote: bool,
     /// Whether it speaks of access policies at all: one that was never good may have been meant to deny.
     pub(crate) mentions_access: bool,
     /// The last good version; none if there never was one.
@@ -164,6 +168,22 @@ impl Generation {
         })
     }
 
+    /// Whether loading the same files again may come to something else: a registry may be there again, and another document of
+    /// registries may trust others.
+    pub fn is_due(&self, host: &Host) -> bool {
+        let trust = host.registries().trust();
+        self.files.iter().any(|file| file.remote && file.broken.is_some() || file.is_trusting() && file.trust != trust)
+    }
+
+    /// Whether another generation stands for the same and fails alike: then nobody has to be told of it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let standing = |file: &PolicyFile| {
+            let broken = file.broken.as_ref().map(|error| error.chain());
+            (file.file.clone(), file.text, file.trust, file.active_text, broken)
+        };
+        self.files.iter().map(|file| standing(file)).eq(other.files.iter().map(|file| standing(file)))
+    }
+
     /// The files whose version on disk is not in force, and why.
     pub fn broken(&self) -> impl Iterator<Item = (&PolicyFile, &Error)> {
         self.files.iter().filter_map(|file| Some((&**file, &**file.broken.as_ref()?)))
@@ -171,6 +191,11 @@ impl Generation {
 }
 
 impl PolicyFile {
+    /// Whether anything that it has needs trust: all but what is built in.
+    fn is_trusting(&self) -> bool {
+        self.remote || !self.modules.is_empty()
+    }
+
     /// Since when a version is in force that is not the one on disk.
     pub fn stale_since(&self) -> Option<Timestamp> {
         self.broken.is_some().then_some(self.since)

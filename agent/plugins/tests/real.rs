@@ -20,5 +20,7 @@ mod frozen;
 mod movers;
 #[path = "real/refused.rs"]
 mod refused;
+#[path = "real/registry.rs"]
+mod registry;
 #[path = "real/zoo.rs"]
 mod zoo;

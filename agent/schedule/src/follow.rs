@@ -65,13 +65,14 @@ impl Policies {
         }
     }
 
-    /// Reads the folder, and puts the next generation in place if anything in it is new.
+    /// Reads the folder, and puts the next generation in place if anything in it is new, or may be had now from a registry.
     pub async fn reload(&mut self) -> Result<()> {
         let (folder, host, kept) = (self.folder.clone(), self.host.clone(), self.kept.clone());
         let (read, before) = (self.read.clone(), Arc::clone(&self.current.borrow()));
         let work = move || -> Result<Option<(Snapshot, Generation)>> {
             let snapshot = Snapshot::read(&folder)?;
-            if read.is_some_and(|read| read.digest == snapshot.digest) {
+            let same = read.is_some_and(|read| read.digest == snapshot.digest);
+            if same && !before.is_due(&host) {
                 return Ok(None);
             }
             let now = Timestamp::now();
@@ -79,7 +80,8 @@ impl Policies {
                 Some(kept) => before.next_kept(&host, &snapshot, kept, now),
                 None => before.next(&host, &snapshot, now),
             };
-            Ok(Some((snapshot, generation)))
+            // What failed before and fails again is no news.
+            Ok((!same || !generation.is_same(&before)).then_some((snapshot, generation)))
         };
         let done = tokio::task::spawn_blocking(work).await;
         let done = done.map_err(|died| Error::new(ErrorKind::Failed, "loading the policies").because(died))?;
@@ -149,3 +151,6 @@ async fn settled(changes: &mut mpsc::Receiver<()>) {
     let rest = async { while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {} };
     tokio::time::timeout(AT_MOST, rest).await.ok();
 }
+
+#[cfg(test)]
+mod tests;

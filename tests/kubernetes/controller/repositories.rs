@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use remora_tests::wait_until;
+use remora_tests::{Plugin, S3, wait_until};
 use serde_json::{Value, json};
 
 use super::cluster::{SOON, Shop, repository, secret};
@@ -91,6 +91,33 @@ fn a_tenant_s_repository_connects_to_nothing_inside() {
         waits_for(&shop, &shop.namespace, &format!("credentials-{name}"), "Refused");
     }
     assert!(listener.accept().is_err(), "it connected");
+}
+
+#[test]
+fn a_repository_of_a_plugin_is_the_administrators_and_no_tenant_s() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let s3 = S3::start();
+    let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+    let (folder, asked) = (shop.cluster.controller.plugins(), s3.all_requests());
+    for file in std::fs::read_dir(plugin.folder()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    let spec = |prefix: &str| json!({"url": plugin.url(prefix), "passphraseSecret": {"name": "passphrase"}});
+    secret(api, &shop.namespace, "passphrase", &json!({"passphrase": "correct horse battery staple"}));
+    repository(api, &shop.namespace, "plugin", &spec("tenant"));
+    assert!(waits_for(&shop, &shop.namespace, "plugin", "NotAllowed").contains("a plugin is the administrators'"));
+    assert_eq!(s3.all_requests(), asked, "the plugin was used");
+    let name = format!("plugin-of-{}", shop.namespace);
+    repository(api, "remora", &name, &spec("administrators"));
+    let message = waits_for(&shop, "remora", &name, "Opened");
+    assert!(message.contains("plugin:s3/administrators"), "{message}");
+    assert!(s3.files("backups").join("administrators/remora.json").is_file());
+    let other = json!({"url": "plugin:other/x", "passphraseSecret": {"name": "passphrase"}});
+    let name = format!("no-plugin-of-{}", shop.namespace);
+    repository(api, "remora", &name, &other);
+    assert!(waits_for(&shop, "remora", &name, "StoreMissing").contains("other.yaml"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::{Cluster, Vm};
 /// The namespace that it is deployed to.
 pub const NAMESPACE: &str = "remora";
 
-const PROGRAMS: [&str; 3] = ["remora", "remora-agent", "remora-controller"];
+const PROGRAMS: [&str; 4] = ["remora", "remora-agent", "remora-controller", "remora-plugin-host"];
 /// Not `latest`, which would be pulled always.
 const TAG: &str = "test";
 /// How long its pods may take to be ready on a busy machine.

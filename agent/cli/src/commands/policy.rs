@@ -9,7 +9,6 @@ use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::cases::{self, CaseResult};
 use remora_plugins::decide::Outcome;
 use remora_plugins::set::{Active, BackupPolicy, Generation, ModuleInForce, PolicyFile, Snapshot};
-use remora_plugins::{Host, HostOptions};
 use serde::Serialize;
 
 use crate::args::{ActionArg, Explain, PolicyCommand};
@@ -25,13 +24,13 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<()>
 }
 
 /// The policies of a folder or of one document.
-fn load(path: &Path) -> Result<Generation> {
+fn load(context: &Context, path: &Path) -> Result<Generation> {
     let snapshot = if path.is_dir() { Snapshot::read(path)? } else { Snapshot::of_file(path)? };
     if snapshot.documents.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no policy in {}", path.display()))
             .advise("Documents are files named *.yaml."));
     }
-    Ok(Generation::default().next(&Host::new(&HostOptions::default())?, &snapshot, Timestamp::now()))
+    Ok(Generation::default().next(&context.policy_host()?, &snapshot, Timestamp::now()))
 }
 
 /// The result of `lint`; the shape is a contract.
@@ -49,7 +48,7 @@ struct LintedFile {
 }
 
 fn lint(context: &Context, path: &Path) -> Result<()> {
-    let generation = load(path)?;
+    let generation = load(context, path)?;
     let file = |file: &Arc<PolicyFile>| LintedFile {
         file: file.file.clone(),
         policy: file.active.as_ref().map(|active| active.name().to_owned()),
@@ -93,7 +92,7 @@ struct Tested {
 }
 
 async fn test(context: &Context, file: &Path) -> Result<()> {
-    let cases = cases::run(&Host::new(&HostOptions::default())?, file).await?;
+    let cases = cases::run(&context.policy_host()?, file).await?;
     let failed = cases.iter().filter(|case| case.failed.is_some()).count();
     let tested = Tested { passed: cases.len() - failed, failed, cases };
     print(context.format(), &tested, |tested| {
@@ -128,7 +127,7 @@ struct ExplainedBackup {
 }
 
 async fn explain(context: &Context, args: Explain) -> Result<()> {
-    let generation = load(&args.path)?;
+    let generation = load(context, &args.path)?;
     if let Some((_, error)) = generation.broken().next() {
         return Err(
             Error::new(error.kind(), error.chain()).advise("`remora policy lint` tells what is wrong with each.")

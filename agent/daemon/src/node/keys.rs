@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use remora_core::{Error, ErrorKind};
 use remora_kube::keys::RunKeys;
 use remora_kube::node::{Failure, KeyService};
-use remora_vault::{Vault, VaultOptions};
+use remora_vault::{Plugins, Vault, VaultOptions};
 use tempfile::TempDir;
 
 /// What the names of folders of keys begin with.
@@ -19,6 +19,8 @@ pub(super) struct Keys {
     pub(super) folder: PathBuf,
     /// Where this node remembers what it saw of repositories.
     pub(super) state: Option<PathBuf>,
+    /// What opens the administrators' repositories of plugins.
+    pub(super) plugins: Option<Plugins>,
 }
 
 /// An open repository. What opened it is removed with it.
@@ -36,7 +38,7 @@ impl Keys {
         }
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.folder);
         let folder = folder.map_err(|e| Error::io(format!("making a folder in {}", self.folder.display()), e))?;
-        let location = keys.store.location(&folder.path().join("keys"))?;
+        let location = keys.store.location(&folder.path().join("keys"), self.plugins.as_ref())?;
         let options = VaultOptions { state: self.state.clone(), ..VaultOptions::default() };
         let vault = keys.grant()?.open(&location, options).await;
         Ok(Opened { vault: vault.map_err(|error| error.within("opening the repository"))?, _keys: folder })

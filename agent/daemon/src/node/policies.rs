@@ -13,7 +13,7 @@ use remora_core::{Error, ErrorKind, Result};
 use remora_kube::node::Order;
 use remora_kube::resources::{PolicyStanding, PolicyState};
 use remora_plugins::set::{Active, Generation, Kept, PolicyFile};
-use remora_plugins::{Host, HostOptions, Kind};
+use remora_plugins::{Host, HostOptions, Kind, Registries};
 use remora_schedule::{Policies, PolicyMetrics, Selects};
 use remora_vault::Vault;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::FETCHED;
 use super::metrics::OfKinds;
 use crate::keepers::{Keepers, prune};
 
@@ -34,16 +35,20 @@ pub(super) struct NodePolicies {
 }
 
 impl NodePolicies {
-    /// Follows a folder until `cancel`. What was good last is kept in `state`, with what was compiled.
+    /// Follows a folder until `cancel`. What was good last is kept in `state`, with what was compiled and what was fetched by the
+    /// document of registries among the `plugins`.
     pub(super) fn follow(
         folder: PathBuf,
+        plugins: Option<PathBuf>,
         state: Option<&Path>,
         namespace: String,
         counts: &OfKinds,
         beside: &mut JoinSet<()>,
         cancel: &CancellationToken,
     ) -> Result<Self> {
-        let host = Host::new(&HostOptions { cache: state.map(|state| state.join("compiled")) })?;
+        let fetched = state.map(|state| state.join(FETCHED));
+        let registries = plugins.map(|folder| Registries::new(folder, fetched)).unwrap_or_default();
+        let host = Host::new(&HostOptions { cache: state.map(|state| state.join("compiled")), registries })?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());

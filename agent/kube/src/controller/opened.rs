@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use remora_core::{Error, ErrorKind, Result};
-use remora_vault::{Keyring, Passphrase, Secret, Tenant, Vault};
+use remora_vault::{Keyring, Passphrase, Plugins, Secret, Tenant, Vault};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -41,7 +41,10 @@ type Cells = HashMap<(String, String), Kept>;
 
 /// All of them. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Opened(Arc<Mutex<Cells>>);
+pub(super) struct Opened {
+    cells: Arc<Mutex<Cells>>,
+    plugins: Option<Plugins>,
+}
 
 /// Whether an empty place is made a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +54,20 @@ pub(super) enum IfEmpty {
 }
 
 impl Opened {
+    /// None yet. `plugins` open the administrators' repositories of plugins.
+    pub(super) fn new(plugins: Option<Plugins>) -> Self {
+        Self { cells: Arc::default(), plugins }
+    }
+
     /// The repository, opened with this material.
     pub(super) async fn get(&self, of: (String, String), material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
         let print = fingerprint(material);
         let cell = self.cell(of, print, Instant::now());
-        cell.get_or_try_init(|| open(material, if_empty)).await.cloned()
+        cell.get_or_try_init(|| open(material, self.plugins.as_ref(), if_empty)).await.cloned()
     }
 
     fn cell(&self, of: (String, String), print: blake3::Hash, asked: Instant) -> Arc<OnceCell<Arc<Open>>> {
-        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         // Where nobody acts, nobody knows which there are.
         cells.retain(|_, kept| asked.saturating_duration_since(kept.asked) < IDLE);
         let kept = cells.entry(of).or_insert_with(|| Kept { print, asked, cell: Arc::default() });
@@ -72,13 +80,13 @@ impl Opened {
 
     /// Forgets all but those.
     pub(super) fn keep(&self, is_there: impl Fn(&(String, String)) -> bool) {
-        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         cells.retain(|of, _| is_there(of));
     }
 
     /// Opens it anew the next time.
     pub(super) fn forget(&self, namespace: &str, name: &str) {
-        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         cells.remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
@@ -97,9 +105,9 @@ pub(super) async fn grant(open: &Open, tenant: &Tenant) -> Result<remora_vault::
     open.keyring.grant(tenant).await
 }
 
-async fn open(material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
+async fn open(material: &Material, plugins: Option<&Plugins>, if_empty: IfEmpty) -> Result<Arc<Open>> {
     let files = tempfile::tempdir().map_err(|e| Error::io("making a folder for credentials", e))?;
-    let location = material.store.location(&files.path().join("store"))?;
+    let location = material.store.location(&files.path().join("store"), plugins)?;
     let secret = Secret::Passphrase(Passphrase::new(material.passphrase.to_vec()));
     let mut made = false;
     let keyring = match Keyring::open(&location, &secret).await {

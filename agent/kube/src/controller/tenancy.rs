@@ -126,7 +126,7 @@ fn borrows_nothing(repository: &Repository, store: &StoreAccess) -> Result<(), T
     if !["s3://", "az://", "gs://"].iter().any(|scheme| store.url.starts_with(scheme)) {
         return Err(no(
             "NotAllowed",
-            "A tenant's Repository lies in a bucket: s3://, az:// or gs://. A folder is the administrators'.",
+            "A tenant's Repository lies in a bucket: s3://, az:// or gs://. A folder or a plugin is the administrators'.",
         ));
     }
     if store.credentials.is_none() {

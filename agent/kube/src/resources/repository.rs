@@ -9,7 +9,7 @@ use super::{SecretKeyReference, SecretReference};
 /// A place that holds points: a bucket, named by its URL or by a `BackupStorageLocation` of Velero.
 ///
 /// One in a tenant's namespace reaches what its own Secrets open and nothing else: no folder of a node, no credentials
-/// of the node's, no address inside the cluster. One in the namespace of remora belongs to the administrators, and
+/// of the node's, no plugin, no address inside the cluster. One in the namespace of remora belongs to the administrators, and
 /// serves the namespaces that it lists.
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[kube(
@@ -30,16 +30,18 @@ use super::{SecretKeyReference, SecretReference};
 )]
 #[x_kube(
     validation = Rule::new("has(self.url) != has(self.backupStorageLocation)").message("name the place either by url or by backupStorageLocation"),
-    validation = Rule::new("!has(self.url) || self.url.matches('^(file:///|(s3|az|gs)://[^/?#])')").message("url is s3://bucket/prefix, az://container/prefix, gs://bucket/prefix or, of the administrators, file:///path"),
+    validation = Rule::new("!has(self.url) || self.url.matches('^(file:///|(s3|az|gs)://[^/?#]|plugin:[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}(/[A-Za-z0-9._/-]*)?$)')").message("url is s3://bucket/prefix, az://container/prefix, gs://bucket/prefix or, of the administrators, file:///path or plugin:NAME/prefix"),
     validation = Rule::new("!has(self.url) || !(self.url.contains('@') || self.url.matches('(?i)[?&][^=&]*(key|secret|token|sig|sas|pass|cred)'))").message("url holds no credentials: put them into a Secret and name it in credentialsSecret (an @ of the prefix is written %40)"),
+    validation = Rule::new("!(has(self.url) && self.url.startsWith('plugin:') && has(self.credentialsSecret))").message("the document of a plugin names its own secrets: leave credentialsSecret out"),
     validation = Rule::new("!(has(self.backupStorageLocation) && has(self.credentialsSecret))").message("a backupStorageLocation names its own credentials: leave credentialsSecret out"),
     validation = Rule::new("has(self.url) == has(oldSelf.url) && (!has(self.url) || self.url == oldSelf.url)").message("a repository stays where it is: create another Repository"),
     validation = Rule::new("has(self.backupStorageLocation) == has(oldSelf.backupStorageLocation) && (!has(self.backupStorageLocation) || self.backupStorageLocation == oldSelf.backupStorageLocation)").message("a repository stays where it is: create another Repository")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RepositorySpec {
-    /// Where it lies, such as `s3://bucket/prefix?endpoint=https://s3.example.org`; `az://` and `gs://` likewise. Never
-    /// with credentials in it: whoever may read this object reads them.
+    /// Where it lies, such as `s3://bucket/prefix?endpoint=https://s3.example.org`; `az://` and `gs://` likewise. Or,
+    /// in the namespace of remora, `plugin:NAME/prefix`: what the plugin NAME of the `ConfigMap` remora-plugins keeps. Never with
+    /// credentials in it: whoever may read this object reads them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub url: Option<String>,

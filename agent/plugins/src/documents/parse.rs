@@ -202,7 +202,7 @@ verify:    {every: 7d}
                 "63",
             ),
             (&NIGHTLY.replace("builtin:cron", "builtin:corn"), 5, "cron"),
-            (&NIGHTLY.replace("builtin:cron", "oci://x/y@sha256:00"), 5, "file:NAME"),
+            (&NIGHTLY.replace("builtin:cron", "oci://x/y@sha256:00"), 5, "digest of its manifest"),
             (&NIGHTLY.replace("quiesce:", "quiet:"), 13, "policies.md"),
             (&NIGHTLY.replace("required", "perhaps"), 13, "policies.md"),
             (&NIGHTLY.replace("7d", "often"), 14, "7d"),

@@ -10,6 +10,7 @@ use wasmtime::{Config, Engine, PoolingAllocationConfig, StoreLimits, StoreLimits
 
 use super::cache::Cache;
 use super::module::{Digest, Module, ModuleBytes};
+use crate::registry::Registries;
 
 /// The engine's clock ticks so often; deadlines are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -29,11 +30,13 @@ const WASM_STACK: usize = 512 << 10;
 /// A component's file may be at most so large: an interpreter with a program in it has some 20 MiB.
 pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
 
-/// Where a host may put its files.
+/// Where a host may put its files, and where it has modules from.
 #[derive(Clone, Debug, Default)]
 pub struct HostOptions {
     /// The private folder for compiled code, made with mode 0700; nothing is kept if none.
     pub cache: Option<PathBuf>,
+    /// How modules of registries are had, and who must have signed modules.
+    pub registries: Registries,
 }
 
 /// Runs components. There is one in a process; it is cheap to clone.
@@ -43,6 +46,7 @@ pub struct Host(Arc<Inner>);
 struct Inner {
     engine: Engine,
     cache: Option<Cache>,
+    registries: Registries,
     /// What somebody still uses is compiled once.
     modules: Mutex<HashMap<Digest, Weak<Module>>>,
 }
@@ -56,12 +60,18 @@ impl Host {
         let engine = Engine::new(&config()).map_err(failed)?;
         start_clock(&engine).map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
         let cache = options.cache.as_deref().map(|folder| Cache::open(folder, &engine)).transpose()?;
-        Ok(Self(Arc::new(Inner { engine, cache, modules: Mutex::default() })))
+        let registries = options.registries.clone();
+        Ok(Self(Arc::new(Inner { engine, cache, registries, modules: Mutex::default() })))
     }
 
     /// The engine.
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// Where modules are had from.
+    pub fn registries(&self) -> &Registries {
+        &self.0.registries
     }
 
     /// Checks and compiles a component, or takes what is compiled of it already. Takes the time that compiling takes.

@@ -1,15 +1,13 @@
 //! The broker: makes the requests that components plan, and nothing that the administrator did not allow.
 //!
 //! A request passes, in this order: its URL must be of a host and port on the list (`rules.rs`); an address in it, and every
-//! address that its host's name resolves to, must be permitted (`addresses.rs`, `names.rs`), and the connection goes to exactly
+//! address that its host's name resolves to, must be permitted (`network/`), and the connection goes to exactly
 //! the addresses that were looked at; headers are checked and secrets put into them (`plan.rs`, `secrets.rs`); what comes back is
 //! bounded (`exchange.rs`). No redirect is followed, for nobody checked where it leads, and no proxy of the environment is asked,
 //! which would connect in our stead. Each mover has a broker of its own, with its own connections.
 
-mod addresses;
 mod exchange;
 mod log;
-mod names;
 mod payload;
 mod plan;
 mod rules;
@@ -24,14 +22,12 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::words::{Level, MoverError, Request, Response};
+use crate::network::{CheckedNames, Grants, Names, authorities};
 use exchange::Exchange;
 use log::Log;
-use names::CheckedNames;
 use plan::Planned;
 
-pub use addresses::Grants;
 pub(super) use log::BLOTTED;
-pub use names::{Names, SystemNames};
 pub(super) use payload::{Payload, Sink};
 pub(super) use rules::Rules;
 pub(super) use secrets::Secrets;
@@ -83,7 +79,12 @@ impl Broker {
         // The one of this process; another caller may have been first.
         rustls::crypto::ring::default_provider().install_default().ok();
         let grants = Arc::new(options.grants);
-        let certificates = options.certificates.as_deref().map(authorities).transpose()?.unwrap_or_default();
+        let certificates = options
+            .certificates
+            .as_deref()
+            .map(|pem| authorities(pem, "network.caFile"))
+            .transpose()?
+            .unwrap_or_default();
         let client = reqwest::Client::builder()
             .tls_certs_merge(certificates)
             .connect_timeout(CONNECT)
@@ -139,12 +140,4 @@ impl Broker {
     pub(super) fn plain(&self, text: &str) -> String {
         self.log.plain(text)
     }
-}
-
-fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>> {
-    let read = reqwest::Certificate::from_pem_bundle(pem).ok().filter(|bundle| !bundle.is_empty());
-    read.ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, "its certificates of authorities (network.caFile) cannot be read")
-            .advise("The file holds certificates as text: -----BEGIN CERTIFICATE----- and so on.")
-    })
 }

@@ -11,6 +11,7 @@ mod link;
 mod lockdown;
 mod objects;
 mod runtime;
+mod syscalls;
 mod volumes;
 
 use std::collections::HashMap;

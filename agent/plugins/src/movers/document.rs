@@ -22,9 +22,10 @@ use remora_core::{Error, Result};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::broker::{Grants, Rules};
+use super::broker::Rules;
 use crate::documents::{At, Node, Settings};
 use crate::host::Digest;
+use crate::network::Grants;
 use crate::reference::ModuleRef;
 
 /// A call of a mover takes at most so long unless its document says otherwise.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::broker::{Broker, BrokerOptions, Names, SystemNames};
+use super::broker::{Broker, BrokerOptions};
 use super::conversation::{Component, State, Tell, places};
 use super::document::{self, MoverDocument};
 use super::retry::Patience;
@@ -15,10 +15,10 @@ use super::store::MoverStore;
 use super::volume::VolumeMover;
 use super::wire::World;
 use crate::documents::Settings;
+use crate::mounted::{small_file, small_text, version};
+use crate::network::{Names, SystemNames};
 use crate::reference::ModuleRef;
-
-/// A document or a secret is at most so long.
-const LONGEST: u64 = 64 << 10;
+use crate::registry::Registries;
 
 /// The program that runs a component, beside those of remora.
 const PROGRAM: &str = "remora-plugin-host";
@@ -33,6 +33,7 @@ pub struct Movers {
     pub patience: Patience,
     /// What knows the addresses of names.
     pub names: Arc<dyn Names>,
+    registries: Registries,
 }
 
 impl std::fmt::Debug for Movers {
@@ -41,18 +42,27 @@ impl std::fmt::Debug for Movers {
     }
 }
 
+/// What an administrator wrote of a mover.
+struct Written {
+    /// The version of the folder that the document is of, and all that it names.
+    folder: PathBuf,
+    document: MoverDocument,
+}
+
 impl Movers {
-    /// Those of a folder, which need not be there as long as none is used.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        let names = Arc::new(SystemNames);
-        Self { folder: folder.into(), program: None, patience: Patience::default(), names }
+    /// Those of a folder, which need not be there as long as none is used. What is fetched from registries is kept in another
+    /// one, if it is given.
+    pub fn new(folder: impl Into<PathBuf>, fetched: Option<PathBuf>) -> Self {
+        let folder = folder.into();
+        let registries = Registries::new(&folder, fetched);
+        Self { folder, program: None, patience: Patience::default(), names: Arc::new(SystemNames), registries }
     }
 
     /// The store that the mover `name` keeps below `prefix`. The mover is started when it is first called.
     pub fn open(&self, name: &str, prefix: &str) -> Result<MoverStore> {
-        let opened = self.read(name).and_then(|document| match document.volume {
+        let opened = self.read(name).and_then(|written| match written.document.volume {
             None => {
-                Ok(MoverStore::new(name.into(), self.component(name, prefix, document, World::Objects)?, self.patience))
+                Ok(MoverStore::new(name.into(), self.component(name, prefix, written, World::Objects)?, self.patience))
             }
             Some(_) => {
                 Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
@@ -64,14 +74,14 @@ impl Movers {
 
     /// Whether the mover `name` keeps points in a form of its own.
     pub fn keeps_points(&self, name: &str) -> Result<bool> {
-        Ok(self.read(name).map_err(|error| error.within(format!("mover {name}")))?.volume.is_some())
+        Ok(self.read(name).map_err(|error| error.within(format!("mover {name}")))?.document.volume.is_some())
     }
 
     /// The repository that the mover `name` keeps in a form of its own.
     pub fn open_points(&self, name: &str) -> Result<VolumeMover> {
-        let opened = self.read(name).and_then(|document| match document.volume.clone() {
+        let opened = self.read(name).and_then(|written| match written.document.volume.clone() {
             Some(grant) => {
-                let component = self.component(name, "", document, World::Volumes)?;
+                let component = self.component(name, "", written, World::Volumes)?;
                 Ok(VolumeMover::new(name.into(), component, self.patience, grant))
             }
             None => Err(Error::new(ErrorKind::Refused, "it may not see disks in the clear, as a store of points must")
@@ -80,26 +90,28 @@ impl Movers {
         opened.map_err(|error| error.within(format!("mover {name}")))
     }
 
-    fn read(&self, name: &str) -> Result<MoverDocument> {
+    fn read(&self, name: &str) -> Result<Written> {
         let file = format!("{name}.yaml");
-        let text = self.text(&file).map_err(|error| {
+        let folder = version(&self.folder);
+        let text = small_text(&folder, Path::new(&file)).map_err(|error| {
             error.advise(format!(
                 "The repository plugin:{name}/… wants the document {file} in {}, the folder of plugins.",
                 self.folder.display()
             ))
         })?;
-        document::parse(&file, name, &text)
+        let document = document::parse(&file, name, &text)?;
+        Ok(Written { folder, document })
     }
 
-    fn component(&self, name: &str, prefix: &str, document: MoverDocument, world: World) -> Result<Component> {
-        let file = format!("{name}.yaml");
-        let bytes = self.module(&file, &document)?;
+    fn component(&self, name: &str, prefix: &str, written: Written, world: World) -> Result<Component> {
+        let (file, Written { folder, document }) = (format!("{name}.yaml"), written);
+        let bytes = self.module(&folder, &file, &document)?;
         let broker = Broker::new(BrokerOptions {
             mover: name.into(),
             rules: document.rules,
             grants: document.grants,
-            certificates: document.ca_file.map(|path| self.bytes(&path)).transpose()?,
-            secrets: self.secrets(&document.secrets)?,
+            certificates: document.ca_file.map(|path| small_file(&folder, &path)).transpose()?,
+            secrets: secrets(&folder, &document.secrets)?,
             names: Arc::clone(&self.names),
             ear: None,
         })?;
@@ -118,55 +130,39 @@ impl Movers {
         })
     }
 
-    fn text(&self, file: &str) -> Result<String> {
-        let bytes = self.bytes(Path::new(file))?;
-        String::from_utf8(bytes).map_err(|e| Error::new(ErrorKind::Invalid, format!("{file} is no text")).because(e))
-    }
-
-    /// A file; relative paths are relative to the folder.
-    fn bytes(&self, path: &Path) -> Result<Vec<u8>> {
-        use std::io::Read;
-        let path = self.folder.join(path);
-        let named = || format!("reading {}", path.display());
-        let file = std::fs::File::open(&path).map_err(|e| Error::io(named(), e))?;
-        let mut bytes = Vec::new();
-        file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(named(), e))?;
-        if bytes.len() as u64 > LONGEST {
-            return Err(Error::new(ErrorKind::Invalid, format!("{} is larger than 64 KiB", path.display())));
-        }
-        Ok(bytes)
-    }
-
     /// The component, which is the one that the document pins.
-    fn module(&self, file: &str, document: &MoverDocument) -> Result<Vec<u8>> {
+    fn module(&self, folder: &Path, file: &str, document: &MoverDocument) -> Result<Vec<u8>> {
         let at = document::at(file);
         let fault = |what: String| at.error(Some(document.line), what);
         if let ModuleRef::Builtin(name) = &document.module {
-            return Err(
-                fault(format!("module: the built-in {name} is a policy")).advise("Name a mover, as file:NAME.wasm.")
-            );
+            return Err(fault(format!("module: the built-in {name} is a policy"))
+                .advise("Name a mover, as file:NAME.wasm or oci://HOST/REPOSITORY@sha256:…."));
         }
-        let module = document.module.read(&self.folder)?;
+        let module = document
+            .module
+            .read(folder, &self.registries)
+            .map_err(|error| error.within(format!("{file}, line {}: module: {}", document.line, document.module)))?;
         if let Some(pinned) = document.digest.filter(|pinned| *pinned != module.digest) {
             return Err(fault(format!("digest: the module's is sha256:{}, not sha256:{pinned}", module.digest))
                 .advise("Somebody changed the module. If it was you, write down its new digest."));
         }
         Ok(module.bytes.into_owned())
     }
+}
 
-    fn secrets(&self, files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>> {
-        let read = |(name, path): (&String, &PathBuf)| {
-            let mut secret = Zeroizing::new(self.bytes(path).map_err(|error| error.within(format!("secret {name}")))?);
-            if secret.last() == Some(&b'\n') {
-                secret.pop();
-            }
-            if secret.is_empty() {
-                return Err(Error::new(ErrorKind::Invalid, format!("secret {name}: {} is empty", path.display())));
-            }
-            Ok((name.clone(), secret))
-        };
-        files.iter().map(read).collect()
-    }
+fn secrets(folder: &Path, files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>> {
+    let read = |(name, path): (&String, &PathBuf)| {
+        let mut secret =
+            Zeroizing::new(small_file(folder, path).map_err(|error| error.within(format!("secret {name}")))?);
+        if secret.last() == Some(&b'\n') {
+            secret.pop();
+        }
+        if secret.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, format!("secret {name}: {} is empty", path.display())));
+        }
+        Ok((name.clone(), secret))
+    };
+    files.iter().map(read).collect()
 }
 
 /// Wrong settings, each with the line where it stands.

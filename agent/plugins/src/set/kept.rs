@@ -1,7 +1,7 @@
 //! Last good versions on disk, so that an agent that starts while a document is broken still has one.
 //!
 //! A folder for each document, named as its file: the document, and beside it the modules that it took from files, under the
-//! names that it calls them. Built-in modules come from the agent itself.
+//! names that it calls them, with their signatures. Built-in modules come from the agent itself.
 
 use std::fs;
 use std::io;
@@ -12,6 +12,7 @@ use remora_core::{Error, Result};
 
 use crate::documents;
 use crate::reference::ModuleRef;
+use crate::registry::SIGNATURE;
 
 /// The document's name in its folder; no module is called so, for theirs end in `.wasm`.
 const DOCUMENT: &str = "document.yaml";
@@ -61,6 +62,10 @@ impl Kept {
         let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder)?;
         for module in modules(file, text).unwrap_or_default() {
             fs::copy(from.join(&module), new.path().join(&module))?;
+            let signature = format!("{module}{SIGNATURE}");
+            if from.join(&signature).exists() {
+                fs::copy(from.join(&signature), new.path().join(&signature))?;
+            }
         }
         fs::write(new.path().join(DOCUMENT), text)?;
         let place = self.folder.join(file);
@@ -89,7 +94,8 @@ fn modules(file: &str, text: &str) -> Result<Vec<String>> {
     let document = documents::parse(file, text)?;
     let name = |module: &ModuleRef| match module {
         ModuleRef::File(name) => Some(name.clone()),
-        ModuleRef::Builtin(_) => None,
+        // What was fetched is kept elsewhere.
+        ModuleRef::Builtin(_) | ModuleRef::Registry(_) => None,
     };
     Ok(document.uses().into_iter().filter_map(|uses| name(&uses.module)).collect())
 }

@@ -20,16 +20,17 @@ pub(super) fn next(
     kept: Option<&Kept>,
     now: Timestamp,
 ) -> Generation {
+    let trust = host.registries().trust();
     let mut names: BTreeMap<(bool, String), String> = BTreeMap::new();
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
-        let loaded = match earlier.and_then(|earlier| unchanged(earlier, text, snapshot)) {
+        let loaded = match earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust)) {
             Some(same) => Ok(same),
             None => load(host, &snapshot.folder, file, text, earlier.and_then(|earlier| earlier.active.as_ref())),
         };
         let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
-        let mut settled = settle(file, text, loaded, earlier, now);
+        let mut settled = PolicyFile { trust, ..settle(file, text, loaded, earlier, now) };
         if let Some(kept) = kept {
             keep_or_revive(host, kept, snapshot, &mut settled, earlier);
         }
@@ -49,8 +50,12 @@ struct Loaded {
 }
 
 /// What a file stood for, if nothing of it has changed: in a folder of hundreds only what changed takes time.
-fn unchanged(earlier: &PolicyFile, text: &str, snapshot: &Snapshot) -> Option<Loaded> {
+fn unchanged(earlier: &PolicyFile, text: &str, snapshot: &Snapshot, trust: Digest) -> Option<Loaded> {
     let same = |(name, digest): &(String, Digest)| snapshot.modules.get(name) == Some(digest);
+    // Of whom it has modules may not be trusted any more.
+    if earlier.trust != trust && earlier.is_trusting() {
+        return None;
+    }
     if earlier.broken.is_some() || earlier.text != Digest::of(text.as_bytes()) || !earlier.modules.iter().all(same) {
         return None;
     }
@@ -89,7 +94,8 @@ fn same_version(a: &PolicyFile, b: &PolicyFile) -> bool {
     let digests = |file: &PolicyFile| -> Vec<_> {
         file.active.iter().flat_map(Active::modules).map(|module| (module.digest, module.settings)).collect()
     };
-    a.text == b.text && digests(a) == digests(b)
+    // Another trust may have come with other signatures beside the modules.
+    a.text == b.text && a.trust == b.trust && digests(a) == digests(b)
 }
 
 /// What a file stands for now.
@@ -101,6 +107,7 @@ fn settle(
     now: Timestamp,
 ) -> PolicyFile {
     let mentions_access = text.contains("AccessPolicy");
+    let remote = text.contains("oci://");
     let text = Digest::of(text.as_bytes());
     let (active, modules, broken) = match loaded {
         Ok(Loaded { active, modules }) => (Some(active), modules, None),
@@ -113,7 +120,8 @@ fn settle(
         Some(earlier) if broken.is_some() || earlier.text == text => earlier.since,
         _ => now,
     };
-    PolicyFile { file: file.into(), text, modules, mentions_access, active, active_text, broken, since }
+    let trust = Digest::of(&[]);
+    PolicyFile { file: file.into(), text, modules, trust, mentions_access, remote, active, active_text, broken, since }
 }
 
 /// No two files may define the same policy.
@@ -153,7 +161,7 @@ fn load(host: &Host, folder: &Path, file: &str, text: &str, earlier: Option<&Act
     };
     let file_of = |(reference, module): (ModuleRef, ModuleInForce)| match reference {
         ModuleRef::File(name) => Some((name, module.digest)),
-        ModuleRef::Builtin(_) => None,
+        ModuleRef::Builtin(_) | ModuleRef::Registry(_) => None,
     };
     let modules = references.into_iter().zip(active.modules()).filter_map(file_of).collect();
     Ok(Loaded { active, modules })
@@ -217,7 +225,10 @@ impl Loading<'_> {
     /// The earlier policy if nothing changed, else a new one.
     fn policy<P: Reusable>(&self, uses: &Use, earlier: Option<&P>) -> Result<P> {
         let settings = uses.settings.json();
-        let component = uses.module.read(self.folder).map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
+        let component = uses
+            .module
+            .read(self.folder, self.host.registries())
+            .map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
         let hash = Digest::of(settings.as_bytes());
         if let Some(earlier) = earlier.filter(|earlier| earlier.is(component.digest, hash)) {
             return Ok(earlier.clone());

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::host::Digest;
-
-/// A mounted `ConfigMap` is a folder with a link of this name to the folder that holds the files. An update swaps the link.
-const DATA: &str = "..data";
+use crate::mounted::version;
 
 /// So often a swap may come in between: more is no swap.
 const TRIES: usize = 5;
@@ -24,22 +22,19 @@ pub struct Snapshot {
     pub documents: BTreeMap<String, String>,
     /// The digests of the modules beside them, by file name.
     pub modules: BTreeMap<String, Digest>,
-    /// What tells a change of any file, documents and modules alike.
+    /// What tells a change of any file, documents, modules and signatures alike.
     pub digest: Digest,
 }
 
 impl Snapshot {
-    /// Reads `folder`: every `*.yaml` and `*.yml` in it is a document, every `*.wasm` a module. All of it comes from one
+    /// Reads `folder`: every `*.yaml` and `*.yml` in it is a document, every `*.wasm` a module, and
+    /// every `*.sig` a signature of one. All of it comes from one
     /// version of a mounted `ConfigMap`.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut tries = 0;
         loop {
             // Resolved once: what is read then is one version, whatever happens to the link meanwhile.
-            let real = match fs::read_link(folder.join(DATA)) {
-                Ok(target) => folder.join(target),
-                Err(_) => folder.to_owned(),
-            };
-            match read(&real) {
+            match read(&version(folder)) {
                 Ok(snapshot) => return Ok(snapshot),
                 // The version, or a file, was removed while it was read: there is a newer one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
@@ -79,6 +74,10 @@ fn read(folder: &Path) -> io::Result<Snapshot> {
                 let bytes = fs::read(&path)?;
                 all.insert(name.to_owned(), Digest::of(&bytes));
                 documents.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
+            }
+            // Of a module.
+            Some("sig") => {
+                all.insert(name.to_owned(), Digest::of(&fs::read(&path)?));
             }
             Some("wasm") => {
                 let digest = Digest::of(&fs::read(&path)?);

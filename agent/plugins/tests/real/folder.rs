@@ -263,7 +263,7 @@ fn reloads_under_load_mix_nothing() {
 fn compiled_code_is_kept_in_a_private_folder_only_and_damage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let options = HostOptions { cache: Some(cache.clone()) };
+    let options = HostOptions { cache: Some(cache.clone()), ..HostOptions::default() };
     fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
     let load = || next(&Generation::default(), &Host::new(&options).unwrap(), folder.path(), now());
     assert_eq!(errors(&load()), [""; 0]);

@@ -5,13 +5,13 @@ mod conformance;
 #[path = "movers/hostile.rs"]
 mod hostile;
 #[path = "movers/network.rs"]
-mod network;
+pub(crate) mod network;
 #[path = "movers/process.rs"]
 mod process;
 #[path = "movers/refused.rs"]
 mod refused;
 #[path = "movers/s3.rs"]
-mod s3;
+pub(crate) mod s3;
 #[path = "movers/updated.rs"]
 mod updated;
 #[path = "movers/volumes.rs"]
@@ -42,7 +42,7 @@ pub(crate) struct Folder {
 impl Folder {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut movers = Movers::new(dir.path());
+        let mut movers = Movers::new(dir.path(), None);
         movers.program = Some(host_program());
         movers.patience = Patience { retries: 2, give_up: Duration::from_secs(20) };
         Self { dir, movers }

@@ -68,7 +68,7 @@ impl Meddled {
 
 /// A bucket behind the mover of the SDK's example.
 fn open_plugin(plugin: &Plugin) -> Store {
-    let mut movers = Movers::new(plugin.folder());
+    let mut movers = Movers::new(plugin.folder(), None);
     movers.program = Some(Plugin::host());
     let plugins = Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)));
     let access = Access { plugins: Some(plugins), ..Access::default() };

@@ -88,6 +88,7 @@ fn a_tenant_borrows_nothing_whatever_was_admitted() {
     for (fields, store) in [
         (json!({}), access("file:///srv", ReachOfStore::Internet, true)),
         (json!({}), access("/srv", ReachOfStore::Internet, true)),
+        (json!({}), access("plugin:acme/p", ReachOfStore::Internet, true)),
         (json!({}), access("s3://b/p", ReachOfStore::Internet, false)),
         (lends.clone(), access("s3://b/p", ReachOfStore::Internet, true)),
     ] {

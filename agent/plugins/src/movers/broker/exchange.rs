@@ -7,8 +7,8 @@ use reqwest::header::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::words::{Class, MoverError, Response};
-use super::addresses::Forbidden;
 use super::payload::Sink;
+use crate::network::Forbidden;
 
 /// The headers of an answer, at most.
 const HEADER_BYTES: usize = 64 << 10;
@@ -117,7 +117,7 @@ fn failure(server: &str, error: &reqwest::Error) -> MoverError {
     let mut next: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(cause) = next {
         if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
-            return MoverError::new(Class::Permission, "broker-address", forbidden.to_string());
+            return MoverError::new(Class::Permission, "broker-address", format!("{forbidden} (network.addresses)"));
         }
         causes.push(cause.to_string());
         next = cause.source();

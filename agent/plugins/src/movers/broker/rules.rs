@@ -4,7 +4,7 @@ use remora_core::{Error, ErrorKind, Result};
 use url::{Host, Url};
 
 use super::super::words::{Class, MoverError};
-use super::addresses::{Forbidden, Grants};
+use crate::network::{Grants, forbidden};
 
 /// The servers on the list.
 #[derive(Clone, Debug, Default)]
@@ -46,13 +46,8 @@ impl Rules {
             let why = format!("{} is not on the list of servers (network.allow)", shown(&url));
             return Err(refused("broker-not-allowed", why));
         }
-        let address = match host {
-            Host::Domain(_) => None,
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
-        };
-        if let Some(address) = address.filter(|address| !grants.permits(*address)) {
-            return Err(refused("broker-address", Forbidden { host: shown(&url), address }.to_string()));
+        if let Some(forbidden) = forbidden(&url, grants) {
+            return Err(refused("broker-address", format!("{forbidden} (network.addresses)")));
         }
         Ok(url)
     }

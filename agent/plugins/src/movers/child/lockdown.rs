@@ -1,7 +1,7 @@
 //! Gives up every right, before a byte of the component is looked at.
 //!
 //! What root can do that others cannot goes for good (an unprivileged user, no capability, no new privileges), and so does what
-//! everybody can: the network, files, other processes' names, most memory. It is done by the child itself, with one thread, and
+//! everybody can: the network, files, other processes' names, most memory, and nearly all system calls. It is done by the child itself, with one thread, and
 //! nothing of what matters is believed to have worked: it is looked at afterwards.
 
 use std::fs;
@@ -16,11 +16,16 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, chdir, chroot, close, geteuid, getppid, setgroups, setresgid, setresuid};
 
+use super::syscalls;
+
 /// The user and group that own nothing: `nobody` and `nogroup` everywhere.
 const NOBODY: u32 = 65_534;
 
 /// The memory that all instances together may write to; each has a limit of its own.
 const MEMORY: u64 = 4 << 30;
+
+/// Where a pod's limit of memory stands, in the child's view of its own group.
+const POD: &str = "/sys/fs/cgroup/memory.max";
 
 /// A socket, and what wasmtime opens for a moment.
 const FILES: u64 = 64;
@@ -29,6 +34,7 @@ const FILES: u64 = 64;
 pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
     let parent = getppid();
     close_all_but(socket.as_raw_fd())?;
+    let memory = memory(fs::read_to_string(POD).ok().as_deref());
     // Shows this process, also once its root is elsewhere.
     let mut status = fs::File::open("/proc/self/status")?;
     if geteuid().is_root() {
@@ -44,7 +50,7 @@ pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
     prctl::set_dumpable(false)?;
     for (resource, most) in [
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_DATA, MEMORY),
+        (Resource::RLIMIT_DATA, memory),
         (Resource::RLIMIT_NOFILE, FILES),
         (Resource::RLIMIT_MSGQUEUE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
@@ -56,7 +62,14 @@ pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
     if getppid() != parent {
         return Err(io::Error::other("the host is gone"));
     }
+    syscalls::forbid()?;
     check(&mut status)
+}
+
+/// In a pod no more than half of what that has: whoever takes too much must not take it from the host.
+fn memory(pod: Option<&str>) -> u64 {
+    let pod = pod.and_then(|text| text.trim().parse::<u64>().ok());
+    pod.map_or(MEMORY, |most| MEMORY.min(most / 2))
 }
 
 /// Namespaces without a network, other processes' memory to share, and files. Of what a kernel or a container does not allow,
@@ -108,8 +121,24 @@ fn check(status: &mut fs::File) -> io::Result<()> {
     if value("Uid").split_whitespace().any(|uid| uid == "0") {
         return Err(io::Error::other(format!("its users are {}", value("Uid"))));
     }
-    match value("NoNewPrivs").as_str() {
-        "1" => Ok(()),
-        other => Err(io::Error::other(format!("NoNewPrivs is {other:?}"))),
+    // 2: a filter of system calls.
+    for (name, wanted) in [("NoNewPrivs", "1"), ("Seccomp", "2")] {
+        if value(name) != wanted {
+            return Err(io::Error::other(format!("{name} is {:?}", value(name))));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_pod_s_memory_half_is_left_to_the_host() {
+        assert_eq!(memory(Some("805306368\n")), 384 << 20);
+        for none in [None, Some("max\n"), Some(""), Some("68719476736\n")] {
+            assert_eq!(memory(none), MEMORY, "{none:?}");
+        }
     }
 }

@@ -28,14 +28,14 @@ pub(super) fn ours(error: &object_store::Error) -> &Error {
 }
 
 /// A server that answers every request alike, and counts them.
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     seen: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// Gives each connection's request to `answer`, and ends the connection after what that says.
-    async fn start(at: &str, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(at: &str, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let (address, seen) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let (counted, answer) = (Arc::clone(&seen), Arc::new(answer));
@@ -55,12 +55,12 @@ impl Server {
         Self { address, seen }
     }
 
-    fn seen(&self) -> usize {
+    pub(crate) fn seen(&self) -> usize {
         self.seen.load(Ordering::SeqCst)
     }
 }
 
-fn answer(status: &str, body: &str) -> Vec<u8> {
+pub(crate) fn answer(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).into_bytes()
 }
 

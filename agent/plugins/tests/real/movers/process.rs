@@ -24,6 +24,7 @@ async fn a_component_runs_without_any_right_network_or_file() {
         assert_eq!(status(pid, set), "0000000000000000", "{set}");
     }
     assert_eq!(status(pid, "NoNewPrivs"), "1");
+    assert_eq!(status(pid, "Seccomp"), "2", "no filter of system calls");
     for (name, ids) in [("Uid", "65534 65534 65534 65534"), ("Gid", "65534 65534 65534 65534"), ("Groups", "")] {
         assert_eq!(status(pid, name), ids, "{name}");
     }

@@ -13,14 +13,14 @@ use remora_tests::{S3, Transport};
 use super::{Folder, example};
 
 /// A bucket behind the mover.
-pub(super) struct Bucket {
-    pub(super) s3: S3,
-    pub(super) folder: Folder,
-    pub(super) store: MoverStore,
+pub(crate) struct Bucket {
+    pub(crate) s3: S3,
+    pub(crate) folder: Folder,
+    pub(crate) store: MoverStore,
 }
 
 /// The lines of a document for a server.
-pub(super) fn lines(s3: &S3, secret: &str) -> String {
+pub(crate) fn lines(s3: &S3, secret: &str) -> String {
     let endpoint = s3.endpoint();
     let (_, server) = endpoint.split_once("://").unwrap();
     format!(
@@ -33,7 +33,7 @@ pub(super) fn lines(s3: &S3, secret: &str) -> String {
 }
 
 impl Bucket {
-    pub(super) fn new(transport: Transport) -> Self {
+    pub(crate) fn new(transport: Transport) -> Self {
         let s3 = S3::start_with(transport);
         s3.bucket("backups");
         let folder = Folder::new();
@@ -43,12 +43,12 @@ impl Bucket {
     }
 }
 
-pub(super) async fn create(store: &MoverStore, key: &str, payload: impl Into<PutPayload>) -> Result<(), Error> {
+pub(crate) async fn create(store: &MoverStore, key: &str, payload: impl Into<PutPayload>) -> Result<(), Error> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     store.put_opts(&Path::from(key), payload.into(), options).await.map(drop)
 }
 
-pub(super) async fn get(store: &MoverStore, key: &str) -> Result<Bytes, Error> {
+pub(crate) async fn get(store: &MoverStore, key: &str) -> Result<Bytes, Error> {
     store.get(&Path::from(key)).await?.bytes().await
 }
 

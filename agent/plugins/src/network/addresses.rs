@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use remora_core::{Error, ErrorKind, is_internet};
+use url::{Host, Url};
 
 /// A network, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl FromStr for Net {
     }
 }
 
-/// Addresses that a mover may reach beside those of the internet.
+/// Addresses that may be reached beside those of the internet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants(Vec<Net>);
 
@@ -61,7 +62,7 @@ impl Grants {
     }
 
     /// Whether an address may be connected to. A form in which another address is hidden is judged as that.
-    pub(super) fn permits(&self, address: IpAddr) -> bool {
+    pub(crate) fn permits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return false;
@@ -88,17 +89,29 @@ const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr:
 /// That of EC2.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
+/// Why a URL is not asked, if an address that may not be connected to is written in it. What a name resolves to is looked at
+/// when it is resolved.
+pub(crate) fn forbidden(url: &Url, grants: &Grants) -> Option<Forbidden> {
+    let address: IpAddr = match url.host()? {
+        Host::Domain(_) => return None,
+        Host::Ipv4(address) => address.into(),
+        Host::Ipv6(address) => address.into(),
+    };
+    let host = || format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    (!grants.permits(address)).then(|| Forbidden { host: host(), address })
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) struct Forbidden {
-    pub(super) host: String,
-    pub(super) address: IpAddr,
+pub(crate) struct Forbidden {
+    pub(crate) host: String,
+    pub(crate) address: IpAddr,
 }
 
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, address } = self;
-        write!(f, "{host} is at {address}, which is no address of the internet and was not granted (network.addresses)")
+        write!(f, "{host} is at {address}, which is no address of the internet and was not granted")
     }
 }
 

@@ -28,9 +28,9 @@ impl Names for SystemNames {
 }
 
 /// What the client takes the addresses of a connection from.
-pub(super) struct CheckedNames {
-    pub(super) names: Arc<dyn Names>,
-    pub(super) grants: Arc<Grants>,
+pub(crate) struct CheckedNames {
+    pub(crate) names: Arc<dyn Names>,
+    pub(crate) grants: Arc<Grants>,
 }
 
 impl Resolve for CheckedNames {

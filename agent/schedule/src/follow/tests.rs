@@ -1,0 +1,73 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use remora_plugins::{HostOptions, Registries};
+
+use super::*;
+
+const POLICY: &str = "\
+kind: BackupPolicy
+name: nightly
+select: {module: 'MODULE', settings: {names: ['*']}}
+schedule: {module: builtin:cron, settings: {cron: 15 2 * * *}}
+";
+
+/// A server that hangs up on everybody; how often.
+fn hangs_up() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, asked) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        while let Ok(connection) = listener.accept() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            drop(connection);
+        }
+    });
+    (host, asked)
+}
+
+#[tokio::test]
+async fn a_module_that_cannot_be_had_is_tried_again_and_that_it_still_cannot_is_no_news() {
+    let dir = tempfile::tempdir().unwrap();
+    let (policies, plugins) = (dir.path().join("policies"), dir.path().join("plugins"));
+    fs::create_dir(&policies).unwrap();
+    fs::create_dir(&plugins).unwrap();
+    let (host, asked) = hangs_up();
+    let registries = |more: &str| {
+        let text = format!(
+            "kind: Registries\nregistries:\n- {{host: '{host}', addresses: [127.0.0.1], plainHttp: true}}\n{more}"
+        );
+        fs::write(plugins.join("registries.yaml"), text).unwrap();
+    };
+    registries("");
+    let policy = |module: &str| fs::write(policies.join("nightly.yaml"), POLICY.replace("MODULE", module)).unwrap();
+    policy(&format!("oci://{host}/acme/labels@sha256:{}", "0".repeat(64)));
+    let options = HostOptions { registries: Registries::new(&plugins, None), ..HostOptions::default() };
+    let host = Host::new(&options).unwrap();
+    let mut followed = Policies::new(policies.clone(), host, None, PolicyMetrics::default());
+    let current = followed.subscribe();
+    let standing = || {
+        let generation = current.borrow();
+        (generation.number, generation.broken().count())
+    };
+    followed.reload().await.unwrap();
+    assert_eq!((standing(), asked.load(Ordering::SeqCst) > 0), ((1, 1), true));
+    followed.reload().await.unwrap();
+    assert_eq!(standing(), (1, 1));
+    // Another document of registries: what came of it is told, and once.
+    registries("# another one\n");
+    followed.reload().await.unwrap();
+    followed.reload().await.unwrap();
+    assert_eq!(standing(), (2, 1));
+    policy("builtin:labels");
+    followed.reload().await.unwrap();
+    assert_eq!(standing(), (3, 0));
+    // What has no module from anywhere needs nobody's trust.
+    registries("# yet another one\n");
+    followed.reload().await.unwrap();
+    assert_eq!(standing(), (3, 0));
+}
