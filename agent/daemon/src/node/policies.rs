@@ -43,7 +43,7 @@ impl NodePolicies {
         beside: &mut JoinSet<()>,
         cancel: &CancellationToken,
     ) -> Result<Self> {
-        let host = Host::new(&HostOptions { cache: state.map(|state| state.join("compiled")) })?;
+        let host = host(state.map(|state| state.join("compiled")))?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());
@@ -91,6 +91,15 @@ impl NodePolicies {
         }
         prune(vault, &point.vm, &keepers, cancel).await
     }
+}
+
+/// The host of the policies. A folder for what was compiled that cannot be used costs their compiling at each start, and must
+/// not keep the agent from its backups.
+fn host(cache: Option<PathBuf>) -> Result<Host> {
+    Host::new(&HostOptions { cache }).or_else(|error| {
+        tracing::warn!(error = error.chain(), "compiled components are not kept");
+        Host::new(&HostOptions { cache: None })
+    })
 }
 
 /// The Repository of a run, if it is one of those that policies name.
