@@ -178,6 +178,8 @@ async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
             Ok(Some(Up::Done { instance, outcome })) => (instance, Said::Done(outcome)),
             Ok(Some(Up::Started(_))) => return Some("its process said twice that it has started".into()),
             Ok(None) => return None,
+            // What was under way to it when it was killed was never read.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
             Err(error) => return Some(format!("its process spoke nonsense: {error}")),
         };
         let mut routes = routes.open();

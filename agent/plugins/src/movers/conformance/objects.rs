@@ -171,7 +171,7 @@ async fn twice(subject: &Subject, mover: &Mover) -> Result<(), String> {
 async fn elsewhere(subject: &Subject, mover: &Mover) -> Result<(), String> {
     let bytes = subject.bytes("elsewhere", 1_000);
     create(mover, "elsewhere", &bytes).await?;
-    mover.kill();
+    mover.kill().await;
     is(mover, "elsewhere", &bytes).await
 }
 

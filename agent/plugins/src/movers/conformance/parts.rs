@@ -24,7 +24,7 @@ async fn upload(subject: &Subject, mover: &Mover, smallest: u64) -> Result<(), S
     // Stored once with other bytes, and then again: the later one counts.
     mover.part(key, &token, 1, &subject.bytes("not this", first.len())).await.within("`part` 1")?;
     is_none(mover, key).await.map_err(|why| format!("before `complete`: {why}"))?;
-    mover.kill();
+    mover.kill().await;
     mover.part(key, &token, 1, &first).await.within("`part` 1 again, in another process")?;
     match mover.complete(key, &token, 2).await.within("`complete`")? {
         Stored::Created => {}

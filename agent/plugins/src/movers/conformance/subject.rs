@@ -23,6 +23,9 @@ use super::{ENDPOINT, MoverTrial};
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
 
+/// As often a process is waited for.
+const PROCESSES: u32 = 5;
+
 /// How it is tried, and the server behind it.
 pub(super) struct Subject {
     pub(super) injector: Injector,
@@ -224,10 +227,15 @@ impl Mover {
         }
     }
 
-    /// Ends its process in the middle of whatever it does. The next call starts another.
-    pub(super) fn kill(&self) {
+    /// Ends its process, and waits for another one: the calls that learn of the end are none of the mover's.
+    pub(super) async fn kill(&self) {
         if let Some(pid) = self.0.pid() {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        for _ in 0..PROCESSES {
+            if !matches!(self.ready().head("nothing").await, Err(Failed::Lost(_))) {
+                return;
+            }
         }
     }
 
