@@ -20,7 +20,7 @@ CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
 
-.PHONY: help build image demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia
+.PHONY: help build image demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
@@ -44,6 +44,10 @@ setup-s3:
 	@export PATH="$$PATH:/usr/local/go/bin" && \
 	    go version -m '$(tools)/bin/versitygw' 2>/dev/null | grep --quiet 'versitygw	$(VERSITYGW)	' || \
 	    GOBIN='$(tools)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+
+# What plugins in JavaScript, Python and Go are built with. Needs Go 1.24 or later beside it. A minute the first time.
+setup-languages: setup
+	@tests/languages/install '$(cache)'
 
 # Kubernetes: the API server of the tests, and the rest of it for a cluster.
 setup-apiserver: setup
@@ -83,7 +87,7 @@ image: build
 demo: build
 	'$(built)/demo'
 
-test: build setup-s3 setup-apiserver
+test: build setup-s3 setup-apiserver setup-languages
 	cargo test --locked --release --workspace --no-fail-fast
 
 test-kubernetes: setup setup-apiserver

@@ -1,5 +1,6 @@
 //! Two nodes: machines that move between them, and a node that is lost.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use remora_tests::cluster::{Migration, Product, Vm, Worker, is};
@@ -9,6 +10,18 @@ use crate::scene::{Scene, has, is_incremental, why_failed};
 
 /// How long a machine may take to be somewhere else.
 const MOVE: Duration = Duration::from_mins(5);
+
+/// How often a migration is asked for again. KubeVirt 1.9 leaves one to a node that had the machine before where it is now and then
+/// (virt-handler's migration-target.go waits without an end as long as it remembers the domain that has left), until the
+/// target's launcher gives up after five minutes.
+const TRIES: u32 = 3;
+
+/// One test at a time has further nodes: a machine that loses its node is to come back to the first one.
+static FURTHER_NODES: Mutex<()> = Mutex::new(());
+
+fn alone_with_nodes() -> MutexGuard<'static, ()> {
+    FURTHER_NODES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a run needs whose machine is not on the first node: a scratch that can be there.
 fn scratch() -> Value {
@@ -24,6 +37,7 @@ fn worker(product: &Product, name: &str) -> Worker<'static> {
 
 #[test]
 fn a_migration_waits_for_a_run_and_each_run_after_one_is_right() {
+    let _alone = alone_with_nodes();
     let _undisturbed = Product::undisturbed();
     let product = Product::shared();
     let (first, second) = (product.cluster().node_name(), worker(product, "second"));
@@ -48,14 +62,22 @@ fn a_migration_waits_for_a_run_and_each_run_after_one_is_right() {
         assert!(status["node"] == second.name() && is_right(&status), "{status:#}");
     }
 
-    assert_eq!(Migration::start(&scene.vm, "back").wait(), first);
+    assert_eq!(move_back(&scene.vm), first);
     let status = scene.back_up();
     assert_eq!((&status["node"], &status["decision"]), (&json!(first), &json!("reread")), "{status:#}");
     scene.assert_points_are_right();
 }
 
+/// Has a machine go back to a node that it came from; gives the name of the node that it is on then.
+#[track_caller]
+fn move_back(vm: &Vm) -> String {
+    let arrived = (0..TRIES).find_map(|number| Migration::start(vm, &format!("back-{number}")).try_wait());
+    arrived.expect("one of the migrations to arrive")
+}
+
 #[test]
 fn a_run_whose_node_is_lost_fails_and_the_next_one_is_right_where_the_machine_is_then() {
+    let _alone = alone_with_nodes();
     let _undisturbed = Product::undisturbed();
     let product = Product::shared();
     let mut lost = worker(product, "doomed");

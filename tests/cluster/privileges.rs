@@ -20,6 +20,7 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
     let _alone = Product::alone();
     let mut scene = Scene::new("privileges");
     let whole = scene.vm.cluster().get("daemonset", NAMESPACE, "remora-agent");
+    let _in_the_end = PutBack(&whole);
     scene.back_up();
 
     let says = fails(&mut scene, &without(&whole, &format!("{POD}/hostPID")));
@@ -56,6 +57,16 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
     scene.assert_points_are_right();
 }
 
+/// Deploys the agent as it was when this is dropped: a test that fails here must not take the others' agent away.
+struct PutBack<'a>(&'a Value);
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        let template = replacing(self.0);
+        Product::shared().cluster().try_kubectl(&patching(&template));
+    }
+}
+
 /// Deploys the agent as this says; gives the status of a run that it then does.
 #[track_caller]
 fn runs(scene: &mut Scene, agent: &Value) -> Value {
@@ -73,9 +84,7 @@ fn fails(scene: &mut Scene, agent: &Value) -> String {
 #[track_caller]
 fn deploy(scene: &Scene, agent: &Value) {
     let cluster = scene.vm.cluster();
-    let spec = json!([{"op": "replace", "path": "/spec/template", "value": agent["spec"]["template"]}]).to_string();
-    let args = ["patch", "daemonset", "remora-agent", "--namespace", NAMESPACE, "--type", "json", "--patch", &spec];
-    cluster.kubectl(&args);
+    cluster.kubectl(&patching(&replacing(agent)));
     let updated = |set: Option<&Value>| {
         set.is_some_and(|set| {
             let status = &set["status"];
@@ -85,6 +94,15 @@ fn deploy(scene: &Scene, agent: &Value) {
         })
     };
     cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "the agent is not replaced", LIMIT, updated);
+}
+
+/// The patch that makes the `DaemonSet` this.
+fn replacing(agent: &Value) -> String {
+    json!([{"op": "replace", "path": "/spec/template", "value": agent["spec"]["template"]}]).to_string()
+}
+
+fn patching(patch: &str) -> [&str; 9] {
+    ["patch", "daemonset", "remora-agent", "--namespace", NAMESPACE, "--type", "json", "--patch", patch]
 }
 
 fn without(agent: &Value, path: &str) -> Value {

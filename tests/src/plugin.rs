@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::appliance::{Appliance, TOKEN};
 use crate::process::Must;
 use crate::remora::program;
 use crate::s3::{KEY, S3, SECRET};
@@ -31,6 +32,26 @@ impl Plugin {
         );
         fs::write(dir.path().join("s3.yaml"), document).must("write the mover's document");
         Self { dir }
+    }
+
+    /// The mover `array` for an appliance, which may see the disks of the machines that are named.
+    pub fn of_appliance(appliance: &Appliance, machines: &str) -> Self {
+        let dir = tempfile::tempdir().must("make a folder for plugins");
+        let server = appliance.address();
+        fs::copy(mover("appliance"), dir.path().join("array.wasm")).must("copy the mover");
+        fs::write(dir.path().join("token"), TOKEN).must("write the secret");
+        let document = format!(
+            "kind: Mover\nname: array\nmodule: file:array.wasm\nsettings: {{endpoint: 'http://{server}'}}\n\
+             network: {{allow: ['{server}'], addresses: [127.0.0.1], plainHttp: true}}\n\
+             secrets: {{token: token}}\nvolume: {{disksInTheClear: ['{machines}']}}\n"
+        );
+        fs::write(dir.path().join("array.yaml"), document).must("write the mover's document");
+        Self { dir }
+    }
+
+    /// The component of a mover that the build made, such as `plain`.
+    pub fn component(name: &str) -> PathBuf {
+        mover(name)
     }
 
     /// The folder.

@@ -3,6 +3,7 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
 mod backup;
+mod plugin;
 mod policy;
 mod read;
 mod repository;
@@ -17,6 +18,7 @@ use remora_core::{PointId, VmName};
 use remora_vault::Tenant;
 
 pub(crate) use self::backup::Backup;
+pub(crate) use self::plugin::{Language, New, NewKind, Plugin, PluginCommand};
 pub(crate) use self::policy::{ActionArg, Explain, PolicyCommand};
 pub(crate) use self::read::{Cp, Diff, Export, ImageFormat, Mount, Restore};
 pub(crate) use self::repository::{Copy, KeyCommand, RepoCommand};
@@ -177,6 +179,11 @@ pub(crate) enum Command {
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
+    },
+    /// Try a component before it is used: a policy, or a mover of objects
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
     },
     /// Print the completion script of a shell
     Completions {

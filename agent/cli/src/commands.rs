@@ -12,6 +12,7 @@ mod image;
 mod key;
 mod lost;
 mod mount;
+mod plugin;
 mod points;
 mod policy;
 mod prune;
@@ -46,6 +47,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Prune(args) => prune::run(context, args).await,
         Command::Gc { vm, dry_run } => gc::run(context, vm, gc::mode(dry_run)).await,
         Command::Policy { command } => policy::run(context, command).await,
+        Command::Plugin { command } => plugin::run(context, command).await,
         Command::Hold(args) => hold::run(context, args).await,
         Command::Completions { .. } | Command::Crds | Command::Watchdog => {
             Err(Error::new(ErrorKind::Failed, "this command needs no runtime and is run before there is one"))

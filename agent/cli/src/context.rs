@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use remora_core::ports::Mover;
 use remora_core::{Error, ErrorKind, Result};
-use remora_plugins::movers::Movers;
+use remora_plugins::movers::{Movers, VolumeMover};
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_vault::{Access, Keyring, Location, Plugins, Secret, Vault, VaultOptions};
@@ -30,6 +31,32 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     pub(crate) silence: Silence,
     pub(crate) cancel: CancellationToken,
+}
+
+/// An open repository.
+pub(crate) enum Repository {
+    /// Of remora's own format.
+    Vault(Vault),
+    /// Of a mover that keeps points in a form of its own.
+    Volumes(VolumeMover),
+}
+
+impl Repository {
+    /// What all of them can do.
+    pub(crate) fn port(&self) -> &dyn Mover {
+        match self {
+            Self::Vault(vault) => vault,
+            Self::Volumes(volumes) => volumes,
+        }
+    }
+
+    /// What only a vault can do; none if it is none.
+    pub(crate) const fn vault(&self) -> Option<&Vault> {
+        match self {
+            Self::Vault(vault) => Some(vault),
+            Self::Volumes(_) => None,
+        }
+    }
 }
 
 impl Context {
@@ -59,6 +86,11 @@ impl Context {
             .reached_by(Access { plugins: Some(self.plugins()), ..self.settings.access.clone() }))
     }
 
+    /// The movers of the folder of plugins.
+    fn movers(&self) -> Movers {
+        Movers::new(self.plugins_folder(), Some(self.fetched()))
+    }
+
     fn plugins_folder(&self) -> PathBuf {
         self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into())
     }
@@ -80,7 +112,7 @@ impl Context {
 
     /// What opens repositories of plugins.
     fn plugins(&self) -> Plugins {
-        let movers = Movers::new(self.plugins_folder(), Some(self.fetched()));
+        let movers = self.movers();
         Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
     }
 
@@ -88,6 +120,23 @@ impl Context {
     pub(crate) async fn vault(&self) -> Result<Vault> {
         let location = self.location()?;
         self.open(&location, &self.secret(Ask::Once)?).await
+    }
+
+    /// Opens the repository as far as every kind of it can do the same: what a mover keeps in a form of its own is no vault.
+    pub(crate) async fn points(&self) -> Result<Repository> {
+        // Of good form at least.
+        self.location()?;
+        let plugin = self.settings.repo.as_deref().and_then(|repo| repo.strip_prefix("plugin:"));
+        if let Some((name, prefix)) = plugin.map(|plugin| plugin.split_once('/').unwrap_or((plugin, "")))
+            && self.movers().keeps_points(name)?
+        {
+            if !prefix.is_empty() {
+                return Err(Error::new(ErrorKind::Invalid, format!("mover {name} keeps its points in one place"))
+                    .advise(format!("Write the repository as plugin:{name}, with nothing behind it.")));
+            }
+            return Ok(Repository::Volumes(self.movers().open_points(name)?));
+        }
+        Ok(Repository::Vault(self.vault().await?))
     }
 
     /// Opens a repository for the tenant of the settings.

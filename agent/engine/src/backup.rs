@@ -164,7 +164,7 @@ impl Run<'_> {
         let mut state = State::Plan;
         loop {
             let name = state.name();
-            let span = tracing::info_span!("state", name);
+            let span = tracing::info_span!("state", state = name);
             span.in_scope(|| tracing::info!("begins"));
             state = match self.next(state).instrument(span).await {
                 Ok(State::Done(report)) => return Ok(*report),

@@ -1,9 +1,9 @@
-//! Movers: components that keep a vault's objects in a vendor's store, `wit/mover`.
+//! Movers: components that keep a vault's objects in a vendor's store, or points in a form of their own, `wit/mover`.
 //!
 //! Three parties, from the outside in:
 //!
 //! * The *host* is the process that backs up. It holds the data, the secrets and the network: `store.rs` is the object store
-//!   that the vault sees, `broker/` makes every HTTP request, `conversation.rs` keeps instances and calls.
+//!   that the vault sees, `volume.rs` a repository of points in a mover's own form, `broker/` makes every HTTP request, `conversation.rs` keeps instances and calls.
 //! * The *child* (`child/`, the program `remora-plugin-host`) is a process without any right: it runs the component, and has
 //!   nothing but one socket to the host. `process.rs` starts and ends it, `wire.rs` is what goes over the socket.
 //! * The *component* plans requests. It sees neither data nor secrets, only handles of both.
@@ -14,15 +14,21 @@
 
 mod broker;
 mod child;
+pub(crate) mod conformance;
 mod conversation;
 mod document;
+mod failure;
 mod folder;
 mod process;
+mod retry;
 mod store;
+mod volume;
 mod wire;
 mod words;
 
 pub use crate::network::{Grants, Names, SystemNames};
 pub use child::main as child_main;
 pub use folder::Movers;
-pub use store::{MoverStore, Patience};
+pub use retry::Patience;
+pub use store::MoverStore;
+pub use volume::VolumeMover;

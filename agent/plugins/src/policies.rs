@@ -1,6 +1,7 @@
 //! Policies behind the ports of `remora-core`: records are translated, answers checked, and calls kept within their time.
 
 mod authorize;
+pub(crate) mod conformance;
 mod retention;
 mod schedule;
 mod select;

@@ -6,6 +6,8 @@
 mod builtins;
 #[path = "real/components.rs"]
 mod components;
+#[path = "real/conformance.rs"]
+mod conformance;
 #[path = "real/denied.rs"]
 mod denied;
 #[path = "real/fleet.rs"]

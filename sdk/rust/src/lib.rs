@@ -1,4 +1,4 @@
-//! Write a policy of remora, or a mover ([`objects`]): a type, a trait, and a line that makes a component of it.
+//! Write a policy of remora, or a mover ([`objects`], [`volumes`]): a type, a trait, and a line that makes a component of it.
 //!
 //! ```ignore
 //! use remora_sdk::select::{Policy, Verdict, Vm};
@@ -32,6 +32,7 @@
 pub mod bindings;
 pub mod objects;
 mod settings;
+pub mod volumes;
 
 pub use serde;
 pub use settings::{Invalid, configure};

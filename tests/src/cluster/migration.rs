@@ -9,7 +9,9 @@ use crate::process::Must;
 use super::Vm;
 
 /// How long one may take, emulated on a busy machine.
-const LIMIT: Duration = Duration::from_mins(5);
+const LIMIT: Duration = Duration::from_mins(8);
+
+const ENDS: &str = "the migration does not end";
 
 /// A migration that was asked for.
 pub struct Migration<'vm> {
@@ -32,19 +34,39 @@ impl<'vm> Migration<'vm> {
     /// Waits until it is as wanted; panics with it if it fails before.
     #[track_caller]
     pub fn wait_for(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
+        let found = self.ready_or_failed(what, &ready);
+        assert!(ready(&found), "{what}: {found:#}\n{:#}", self.vm.instance()["status"]);
+        found
+    }
+
+    #[track_caller]
+    fn ready_or_failed(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
         let ended = |one: Option<&Value>| one.is_some_and(|one| ready(one) || one["status"]["phase"] == "Failed");
         let kind = "virtualmachineinstancemigration";
         let found = self.vm.cluster().wait_for(kind, self.vm.namespace(), &self.name, what, LIMIT, ended);
-        let found = found.must("have a migration");
-        assert!(ready(&found), "{what}: {found:#}\n{:#}", self.vm.instance()["status"]);
-        found
+        found.must("have a migration")
     }
 
     /// Waits until the machine has moved, and runs there. Gives the name of the node.
     #[track_caller]
     pub fn wait(&self) -> String {
-        self.wait_for("the migration does not end", |one| one["status"]["phase"] == "Succeeded");
+        self.wait_for(ENDS, arrived);
+        self.running()
+    }
+
+    /// The same, of one that may fail: then the machine stays where it is.
+    #[track_caller]
+    pub fn try_wait(&self) -> Option<String> {
+        arrived(&self.ready_or_failed(ENDS, arrived)).then(|| self.running())
+    }
+
+    #[track_caller]
+    fn running(&self) -> String {
         self.vm.wait(true);
         self.vm.node_name()
     }
+}
+
+fn arrived(migration: &Value) -> bool {
+    migration["status"]["phase"] == "Succeeded"
 }

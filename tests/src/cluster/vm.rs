@@ -46,17 +46,19 @@ enum Content {
     Ext4,
 }
 
-/// A virtual machine.
+/// A virtual machine. One that was started here is deleted when this is dropped, unless its test fails: what it takes of
+/// the processors is missed by the others.
 pub struct Vm<'cluster> {
     cluster: &'cluster Cluster,
     namespace: String,
     name: String,
+    started_here: bool,
 }
 
 impl Cluster {
     /// A virtual machine that somebody else has made.
     pub fn existing_vm(&self, namespace: &str, name: &str) -> Vm<'_> {
-        Vm { cluster: self, namespace: namespace.to_owned(), name: name.to_owned() }
+        Vm { cluster: self, namespace: namespace.to_owned(), name: name.to_owned(), started_here: false }
     }
 
     /// Starts the description of a virtual machine whose blocks' changes are tracked.
@@ -108,7 +110,8 @@ impl<'cluster> VmBuilder<'cluster> {
     /// Starts it, and waits until its guest's agent answers and its disks are tracked, if they are to be.
     #[track_caller]
     pub fn start(self) -> Vm<'cluster> {
-        let vm = Vm { cluster: self.cluster, namespace: self.namespace.clone(), name: self.name.clone() };
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        let vm = Vm { cluster: self.cluster, namespace, name, started_here: true };
         for disk in &self.disks {
             disk.make(&vm, self.class);
         }
@@ -320,6 +323,15 @@ impl<'cluster> Vm<'cluster> {
     /// Its guest.
     pub fn guest(&self) -> Guest<'_> {
         Guest::new(self)
+    }
+}
+
+impl Drop for Vm<'_> {
+    fn drop(&mut self) {
+        if self.started_here && !std::thread::panicking() {
+            let args = ["delete", "vm", &self.name, "--namespace", &self.namespace, "--ignore-not-found", "--wait=false"];
+            self.cluster.try_kubectl(&args);
+        }
     }
 }
 

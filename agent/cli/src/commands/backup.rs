@@ -53,15 +53,18 @@ pub(super) async fn run(context: &Context, args: args::Backup) -> Result<()> {
         memory: MemoryBudget::new(PIECES),
     };
     let source = context.source()?;
-    let vault = context.vault().await?;
+    let repository = context.points().await?;
     let shown = context.progress("backing up");
-    let report = backup(&source, &vault, request, shown.port(), context.cancel.clone()).await;
+    let report = backup(&source, repository.port(), request, shown.port(), context.cancel.clone()).await;
     drop(shown);
     let report = report?;
     for note in &report.notes {
         context.note(note);
     }
-    let immutable = renew(context, &vault, &report.point.vm).await;
+    let immutable = match repository.vault() {
+        Some(vault) => renew(context, vault, &report.point.vm).await,
+        None => None,
+    };
     print(context.format(), &result(&report, immutable), |result| text(result, &report))
 }
 

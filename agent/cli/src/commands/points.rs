@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use remora_core::point::{Decision, Point};
-use remora_core::ports::{Listing, Mover};
+use remora_core::ports::Listing;
 use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ struct Listed {
     parent: Option<PointId>,
     size: u64,
     stored: u64,
+    /// Whether only a part of it was read back when it was stored; left out if all was.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sampled: bool,
 }
 
 impl From<&Point> for Listed {
@@ -31,17 +34,21 @@ impl From<&Point> for Listed {
             parent: point.parent.clone(),
             size: point.size(),
             stored: point.stored,
+            sampled: false,
         }
     }
 }
 
 pub(super) async fn run(context: &Context, vm: Option<VmName>) -> Result<()> {
-    let Listing { points, unreadable } = context.vault().await?.list(vm.as_ref()).await?;
+    let Listing { points, unreadable, sampled } = context.points().await?.port().list(vm.as_ref()).await?;
     if let (Some(vm), true, true) = (&vm, points.is_empty(), unreadable.is_empty()) {
         return Err(Error::new(ErrorKind::NotFound, format!("the repository has no point of a VM {:?}", vm.as_str()))
             .advise("`remora points` lists what there is."));
     }
-    let listed = oldest_first(&points);
+    let mut listed = oldest_first(&points);
+    for point in &mut listed {
+        point.sampled = sampled.contains(&point.point);
+    }
     print(context.format(), &listed, |listed| text(listed))?;
     unreadable_error(&unreadable)
 }
@@ -83,7 +90,7 @@ fn text(listed: &[Listed]) -> String {
             format!("{:.0}", point.time),
             point.decision.to_string(),
             bytes(point.size),
-            bytes(point.stored),
+            if point.sampled { format!("{}, sampled", bytes(point.stored)) } else { bytes(point.stored) },
         ]
     }));
     table(&rows)
@@ -103,6 +110,7 @@ mod tests {
             parent: None,
             size: 2,
             stored: 1,
+            sampled: false,
         };
         assert_eq!(
             serde_json::to_string(&[listed]).unwrap(),

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use remora_core::ports::{DiskIndex, Mover, PointReader};
+use remora_core::ports::{DiskIndex, PointReader};
 use remora_core::{DiskName, Error, ErrorKind, PointId, Result};
 use remora_engine::Existing;
-use remora_vault::{Salvage, Vault};
+use remora_vault::Salvage;
 use serde::Serialize;
 
 use super::find_disk;
 use super::image::Image;
 use super::lost::{Lost, LostFile};
 use crate::args::{self, ImageFormat};
-use crate::context::Context;
+use crate::context::{Context, Repository};
 use crate::output::{bytes, print};
 
 #[derive(Serialize)]
@@ -55,8 +55,8 @@ impl Missing {
 
 pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     let began = Instant::now();
-    let vault = context.vault().await?;
-    let reader = Reader::open(&vault, &args).await?;
+    let repository = context.points().await?;
+    let reader = Reader::open(&repository, &args).await?;
     let port = reader.port();
     let point = port.point();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
@@ -79,7 +79,7 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
             args.to.clone()
         };
         let image = Image {
-            mover: &vault,
+            mover: repository.port(),
             reader: Arc::clone(&port),
             disk,
             progress: shown.port(),
@@ -118,11 +118,14 @@ enum Reader {
 }
 
 impl Reader {
-    async fn open(vault: &Vault, args: &args::Restore) -> Result<Self> {
-        Ok(if args.allow_damaged {
-            Self::Damaged(Arc::new(vault.salvage(&args.point).await?))
-        } else {
-            Self::Whole(vault.open(&args.point).await?)
+    async fn open(repository: &Repository, args: &args::Restore) -> Result<Self> {
+        Ok(match repository.vault() {
+            Some(vault) if args.allow_damaged => Self::Damaged(Arc::new(vault.salvage(&args.point).await?)),
+            None if args.allow_damaged => {
+                return Err(Error::new(ErrorKind::Unsupported, "what a mover keeps in its own form is restored whole")
+                    .advise("Leave --allow-damaged out."));
+            }
+            _ => Self::Whole(repository.port().open(&args.point).await?),
         })
     }
 

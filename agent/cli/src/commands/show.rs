@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use remora_core::point::{Decision, Point, PointDisk, Quiesced};
-use remora_core::ports::Mover;
 use remora_core::{CheckpointName, DiskName, LineageId, PointId, RepositoryId, Result, VmName};
 use serde::Serialize;
 
@@ -82,7 +81,8 @@ impl From<PointDisk> for Disk {
 }
 
 pub(super) async fn run(context: &Context, point: PointId) -> Result<()> {
-    let reader = context.vault().await?.open(&point).await?;
+    let repository = context.points().await?;
+    let reader = repository.port().open(&point).await?;
     print(context.format(), &Shown::from(reader.point().clone()), text)
 }
 

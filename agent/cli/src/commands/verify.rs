@@ -46,7 +46,7 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
             Err(error) => return Err(error),
         }
     } else {
-        let Listing { points, unreadable } = vault.list(None).await?;
+        let Listing { points, unreadable, .. } = vault.list(None).await?;
         (points, unreadable)
     };
     let shown = context.progress("verifying");

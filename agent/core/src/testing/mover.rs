@@ -95,7 +95,7 @@ impl Mover for FakeMover {
         let vms = self.lock();
         let chosen = vms.iter().filter(|(name, _)| vm.is_none_or(|vm| vm == *name));
         let points = chosen.flat_map(|(_, vm)| &vm.points).map(|stored| stored.point.clone());
-        Ok(Listing { points: points.collect(), unreadable: Vec::new() })
+        Ok(Listing { points: points.collect(), unreadable: Vec::new(), sampled: Vec::new() })
     }
 
     async fn history(&self, vm: &VmName) -> Result<History> {

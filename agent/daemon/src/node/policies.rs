@@ -48,7 +48,7 @@ impl NodePolicies {
     ) -> Result<Self> {
         let fetched = state.map(|state| state.join(FETCHED));
         let registries = plugins.map(|folder| Registries::new(folder, fetched)).unwrap_or_default();
-        let host = Host::new(&HostOptions { cache: state.map(|state| state.join("compiled")), registries })?;
+        let host = host(state.map(|state| state.join("compiled")), registries)?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());
@@ -96,6 +96,17 @@ impl NodePolicies {
         }
         prune(vault, &point.vm, &keepers, cancel).await
     }
+}
+
+/// The host of the policies. A folder for what was compiled that cannot be used costs their compiling at each start, and must
+/// not keep the agent from its backups.
+fn host(cache: Option<PathBuf>, registries: Registries) -> Result<Host> {
+    let mut options = HostOptions { cache, registries };
+    Host::new(&options).or_else(|error| {
+        tracing::warn!(error = error.chain(), "compiled components are not kept");
+        options.cache = None;
+        Host::new(&options)
+    })
 }
 
 /// The Repository of a run, if it is one of those that policies name.

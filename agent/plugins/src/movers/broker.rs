@@ -27,6 +27,7 @@ use exchange::Exchange;
 use log::Log;
 use plan::Planned;
 
+pub(super) use log::BLOTTED;
 pub(super) use payload::{Payload, Sink};
 pub(super) use rules::Rules;
 pub(super) use secrets::Secrets;
@@ -58,7 +59,12 @@ pub(super) struct BrokerOptions {
     /// The secrets of the mover, by name.
     pub(super) secrets: BTreeMap<String, Zeroizing<Vec<u8>>>,
     pub(super) names: Arc<dyn Names>,
+    /// Who hears the mover's lines beside the log.
+    pub(super) ear: Option<Ear>,
 }
+
+/// Hears lines, as they are logged.
+pub(super) type Ear = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub(super) struct Broker {
     client: reqwest::Client,
@@ -93,7 +99,7 @@ impl Broker {
             .dns_resolver(Arc::new(CheckedNames { names: options.names, grants: Arc::clone(&grants) }))
             .build()
             .map_err(|e| Error::new(ErrorKind::Failed, "making the client of a mover").because(e))?;
-        let log = Log::new(options.mover, options.secrets.values());
+        let log = Log::new(options.mover, options.secrets.values(), options.ear);
         Ok(Self { client, rules: options.rules, grants, secrets: options.secrets, log })
     }
 

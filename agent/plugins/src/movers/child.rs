@@ -9,8 +9,10 @@ mod imports;
 mod instance;
 mod link;
 mod lockdown;
+mod objects;
 mod runtime;
 mod syscalls;
+mod volumes;
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -43,10 +45,10 @@ fn serve(socket: UnixStream) -> std::io::Result<()> {
     let locked = lockdown::lock_down(&socket);
     let mut from = socket.try_clone()?;
     let link = Arc::new(Link::new(socket));
-    let Some(Down::Start { component }) = wire::read(&mut from, wire::LONGEST_DOWN)? else { return Ok(()) };
+    let Some(Down::Start { component, world }) = wire::read(&mut from, wire::LONGEST_DOWN)? else { return Ok(()) };
     let runtime = locked
         .map_err(|error| Unfit { component: false, why: format!("it kept rights: {error}"), advice: None })
-        .and_then(|()| Runtime::new(&component));
+        .and_then(|()| Runtime::new(&component, world));
     drop(component);
     let runtime = match runtime {
         Ok(runtime) => Arc::new(runtime),

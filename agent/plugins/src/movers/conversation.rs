@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::broker::{Broker, Payload, Secrets, Sink};
 use super::process::{Child, Said};
-use super::wire::{Answer, Ask, Call, DigestKind, Done, Down, Fault};
+use super::wire::{Answer, Ask, Call, DigestKind, Done, Down, Fault, VolumeCapabilities, VolumeDone, World};
 use super::words::{Capabilities, Class, MoverError, Response, WrongField};
 
 /// Instances at once. A thread of the child each, and the memory that its component takes.
@@ -67,6 +67,7 @@ pub(super) type Tell = Box<dyn Fn(&[WrongField]) -> Error + Send + Sync>;
 pub(super) struct Component {
     pub(super) program: PathBuf,
     pub(super) bytes: Vec<u8>,
+    pub(super) world: World,
     pub(super) settings: String,
     pub(super) prefix: String,
     pub(super) deadline: Duration,
@@ -96,8 +97,15 @@ struct Instance {
     child: Arc<Child>,
     hears: mpsc::Receiver<Said>,
     secrets: Secrets,
-    can: Option<Capabilities>,
+    can: Option<Can>,
     calls: u32,
+}
+
+/// What an open store can do.
+#[derive(Clone, Copy)]
+enum Can {
+    Objects(Capabilities),
+    Volumes(VolumeCapabilities),
 }
 
 impl Drop for Instance {
@@ -118,8 +126,33 @@ impl Component {
 
     /// What the store can do.
     pub(super) async fn capabilities(&self) -> Result<Capabilities, Failed> {
+        match self.can().await? {
+            Can::Objects(can) => Ok(can),
+            Can::Volumes(_) => Err(Failed::Fault("it stores no objects".into())),
+        }
+    }
+
+    /// What a store of points can do.
+    pub(super) async fn volume_capabilities(&self) -> Result<VolumeCapabilities, Failed> {
+        match self.can().await? {
+            Can::Volumes(can) => Ok(can),
+            Can::Objects(_) => Err(Failed::Fault("it stores no points".into())),
+        }
+    }
+
+    async fn can(&self) -> Result<Can, Failed> {
         self.with_instance(async |_, instance| instance.can.ok_or_else(|| Failed::Fault("it was never opened".into())))
             .await
+    }
+
+    /// Asks what is wrong with settings, which are not those that it was opened with.
+    pub(super) async fn validate(&self, settings: &str) -> Result<Vec<WrongField>, Failed> {
+        let mut instance = self.new_instance().await?;
+        let validate = Call::Validate { settings: settings.into() };
+        match self.converse(&mut instance, validate, &Luggage::nothing()).await? {
+            Done::Validated(wrong) => Ok(wrong),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The child's process, for tests.
@@ -169,12 +202,7 @@ impl Component {
                 }
             }
         }
-        let child = self.child().await.map_err(|error| match error.kind() {
-            ErrorKind::Unavailable => Failed::Fault(error.chain()),
-            _ => Failed::Refused(error),
-        })?;
-        let (number, hears) = child.instance();
-        let mut instance = Instance { number, child, hears, secrets: Secrets::default(), can: None, calls: 0 };
+        let mut instance = self.new_instance().await?;
         let nothing = Luggage::nothing();
         let validate = Call::Validate { settings: self.settings.clone() };
         match self.converse(&mut instance, validate, &nothing).await? {
@@ -184,10 +212,21 @@ impl Component {
         }
         let open = Call::Open { settings: self.settings.clone(), prefix: self.prefix.clone() };
         match self.converse(&mut instance, open, &nothing).await? {
-            Done::Opened(can) => instance.can = Some(can),
+            Done::Opened(can) => instance.can = Some(Can::Objects(can)),
+            Done::Volume(VolumeDone::Opened(can)) => instance.can = Some(Can::Volumes(can)),
             other => return Err(unexpected(&other)),
         }
         Ok(instance)
+    }
+
+    /// One that was asked nothing yet.
+    async fn new_instance(&self) -> Result<Instance, Failed> {
+        let child = self.child().await.map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => Failed::Fault(error.chain()),
+            _ => Failed::Refused(error),
+        })?;
+        let (number, hears) = child.instance();
+        Ok(Instance { number, child, hears, secrets: Secrets::default(), can: None, calls: 0 })
     }
 
     /// The child; one that died is replaced.
@@ -201,7 +240,7 @@ impl Component {
             }
             Arc::clone(&state.child)
         };
-        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes)).await.cloned()
+        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes, self.world)).await.cloned()
     }
 
     /// A call, and all that is asked during it. Bounded: by the deadline here, whatever the child does.

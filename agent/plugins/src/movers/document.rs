@@ -44,6 +44,14 @@ struct MoverYaml {
     #[serde(default)]
     secrets: BTreeMap<String, PathBuf>,
     timeout: Option<Spanned<String>>,
+    volume: Option<VolumeYaml>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct VolumeYaml {
+    disks_in_the_clear: Vec<Spanned<String>>,
+    read_back: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,6 +75,34 @@ pub(super) struct MoverDocument {
     pub(super) ca_file: Option<PathBuf>,
     pub(super) secrets: BTreeMap<String, PathBuf>,
     pub(super) timeout: Duration,
+    /// If it keeps points in a form of its own: what it may see.
+    pub(super) volume: Option<Grant>,
+}
+
+/// What a mover of points may see, and how much of what it stored is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// The names of the machines whose disks it may see; one may end in a star.
+    machines: Vec<String>,
+    pub(super) read_back: ReadBack,
+}
+
+impl Grant {
+    /// Whether it may see this machine's disks.
+    pub(super) fn covers(&self, machine: &str) -> bool {
+        self.machines.iter().any(|granted| match granted.strip_suffix('*') {
+            Some(beginning) => machine.starts_with(beginning),
+            None => granted == machine,
+        })
+    }
+}
+
+/// How much of what was stored is read back before its point is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadBack {
+    Full,
+    /// So many percent; its points are listed as sampled.
+    Percent(u8),
 }
 
 /// Where errors of a mover's document are.
@@ -101,6 +137,7 @@ pub(super) fn parse(file: &str, name: &str, text: &str) -> Result<MoverDocument>
             .try_for_each(|text| check(&text.value).map_err(|error| placed(&at, text.referenced.line(), field, &error)))
     };
     let network = yaml.network;
+    let volume = yaml.volume.map(|volume| grant(&at, volume)).transpose()?;
     each("network.allow", &network.allow, &|text| Rules::new([text], false).map(drop))?;
     each("network.addresses", &network.addresses, &|text| Grants::parse([text]).map(drop))?;
     Ok(MoverDocument {
@@ -113,7 +150,33 @@ pub(super) fn parse(file: &str, name: &str, text: &str) -> Result<MoverDocument>
         ca_file: network.ca_file,
         secrets: yaml.secrets,
         timeout: yaml.timeout.map_or(Ok(TIMEOUT), |text| at.length("timeout", &text))?,
+        volume,
     })
+}
+
+fn grant(at: &At<'_>, yaml: VolumeYaml) -> Result<Grant> {
+    for machine in &yaml.disks_in_the_clear {
+        let name = machine.value.strip_suffix('*').unwrap_or(&machine.value);
+        if machine.value.is_empty() || name.contains('*') {
+            let what = format!("volume.disksInTheClear: {:?} names no machine", machine.value);
+            return Err(at
+                .error(Some(machine.referenced.line()), what)
+                .advise("Write the names of machines, or their beginnings with a star at the end: db-*."));
+        }
+    }
+    let read_back = yaml.read_back.map_or(Ok(ReadBack::Full), |text| {
+        let percent = text.value.strip_suffix('%').and_then(|percent| percent.parse().ok());
+        match (text.value.as_str(), percent) {
+            ("full", _) => Ok(ReadBack::Full),
+            (_, Some(percent @ 1..=99)) => Ok(ReadBack::Percent(percent)),
+            _ => {
+                let what = format!("volume.readBack: {:?} is neither full nor a part", text.value);
+                Err(at.error(Some(text.referenced.line()), what).advise("Write it as full, or as 5%."))
+            }
+        }
+    });
+    let machines = yaml.disks_in_the_clear.into_iter().map(|machine| machine.value).collect();
+    Ok(Grant { machines, read_back: read_back? })
 }
 
 fn placed(at: &At<'_>, line: u64, field: &str, error: &Error) -> Error {
@@ -143,6 +206,25 @@ timeout: 30s
         assert_eq!(document.settings.json(), r#"{"bucket":"backups"}"#);
         assert_eq!((document.settings.line("/bucket"), document.timeout), (Some(5), Duration::from_secs(30)));
         assert_eq!(document.secrets["secret-key"], PathBuf::from("/etc/remora/acme"));
+    }
+
+    #[test]
+    fn a_mover_sees_the_machines_that_it_was_bound_to() {
+        let volume = |lines: &str| parse("acme.yaml", "acme", &format!("{ACME}volume:\n{lines}"));
+        let grant = volume("  disksInTheClear: [db-*, web]\n  readBack: 5%\n").unwrap().volume.unwrap();
+        assert_eq!(grant.read_back, ReadBack::Percent(5));
+        let covered = ["db-", "db-1", "web", "web-1", "d", "other"].map(|machine| grant.covers(machine));
+        assert_eq!(covered, [true, true, true, false, false, false]);
+        assert_eq!(parse("acme.yaml", "acme", ACME).unwrap().volume, None);
+        for (lines, line) in [
+            ("  disksInTheClear: ['a*b']\n", 12),
+            ("  disksInTheClear: ['']\n", 12),
+            ("  disksInTheClear: [a]\n  readBack: 100%\n", 13),
+            ("  disksInTheClear: [a]\n  readBack: half\n", 13),
+        ] {
+            let error = volume(lines).err().unwrap();
+            assert!(error.to_string().starts_with(&format!("acme.yaml, line {line}: ")), "{lines}: {error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,10 @@ use zeroize::Zeroizing;
 use super::broker::{Broker, BrokerOptions};
 use super::conversation::{Component, State, Tell, places};
 use super::document::{self, MoverDocument};
-use super::store::{MoverStore, Patience};
+use super::retry::Patience;
+use super::store::MoverStore;
+use super::volume::VolumeMover;
+use super::wire::World;
 use crate::documents::Settings;
 use crate::mounted::{small_file, small_text, version};
 use crate::network::{Names, SystemNames};
@@ -39,6 +42,13 @@ impl std::fmt::Debug for Movers {
     }
 }
 
+/// What an administrator wrote of a mover.
+struct Written {
+    /// The version of the folder that the document is of, and all that it names.
+    folder: PathBuf,
+    document: MoverDocument,
+}
+
 impl Movers {
     /// Those of a folder, which need not be there as long as none is used. What is fetched from registries is kept in another
     /// one, if it is given.
@@ -50,11 +60,37 @@ impl Movers {
 
     /// The store that the mover `name` keeps below `prefix`. The mover is started when it is first called.
     pub fn open(&self, name: &str, prefix: &str) -> Result<MoverStore> {
-        let within = |error: Error| error.within(format!("mover {name}"));
-        self.read(name, prefix).map_err(within)
+        let opened = self.read(name).and_then(|written| match written.document.volume {
+            None => {
+                Ok(MoverStore::new(name.into(), self.component(name, prefix, written, World::Objects)?, self.patience))
+            }
+            Some(_) => {
+                Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
+                    .advise("The commands backup, points, show and restore are for it too."))
+            }
+        });
+        opened.map_err(|error| error.within(format!("mover {name}")))
     }
 
-    fn read(&self, name: &str, prefix: &str) -> Result<MoverStore> {
+    /// Whether the mover `name` keeps points in a form of its own.
+    pub fn keeps_points(&self, name: &str) -> Result<bool> {
+        Ok(self.read(name).map_err(|error| error.within(format!("mover {name}")))?.document.volume.is_some())
+    }
+
+    /// The repository that the mover `name` keeps in a form of its own.
+    pub fn open_points(&self, name: &str) -> Result<VolumeMover> {
+        let opened = self.read(name).and_then(|written| match written.document.volume.clone() {
+            Some(grant) => {
+                let component = self.component(name, "", written, World::Volumes)?;
+                Ok(VolumeMover::new(name.into(), component, self.patience, grant))
+            }
+            None => Err(Error::new(ErrorKind::Refused, "it may not see disks in the clear, as a store of points must")
+                .advise("If it is to, its document grants that: volume: {disksInTheClear: [MACHINE]}.")),
+        });
+        opened.map_err(|error| error.within(format!("mover {name}")))
+    }
+
+    fn read(&self, name: &str) -> Result<Written> {
         let file = format!("{name}.yaml");
         let folder = version(&self.folder);
         let text = small_text(&folder, Path::new(&file)).map_err(|error| {
@@ -64,6 +100,11 @@ impl Movers {
             ))
         })?;
         let document = document::parse(&file, name, &text)?;
+        Ok(Written { folder, document })
+    }
+
+    fn component(&self, name: &str, prefix: &str, written: Written, world: World) -> Result<Component> {
+        let (file, Written { folder, document }) = (format!("{name}.yaml"), written);
         let bytes = self.module(&folder, &file, &document)?;
         let broker = Broker::new(BrokerOptions {
             mover: name.into(),
@@ -72,10 +113,12 @@ impl Movers {
             certificates: document.ca_file.map(|path| small_file(&folder, &path)).transpose()?,
             secrets: secrets(&folder, &document.secrets)?,
             names: Arc::clone(&self.names),
+            ear: None,
         })?;
-        let component = Component {
+        Ok(Component {
             program: self.program.clone().map_or_else(beside_this_program, Ok)?,
             bytes,
+            world,
             settings: document.settings.json(),
             prefix: prefix.into(),
             deadline: document.timeout,
@@ -84,8 +127,7 @@ impl Movers {
             state: Mutex::new(State::default()),
             places: places(),
             faults: 0.into(),
-        };
-        Ok(MoverStore::new(name.into(), component, self.patience))
+        })
     }
 
     /// The component, which is the one that the document pins.
@@ -136,7 +178,7 @@ fn tell(file: String, settings: Settings) -> Tell {
     })
 }
 
-fn beside_this_program() -> Result<PathBuf> {
+pub(super) fn beside_this_program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|e| Error::io("finding this program's folder", e))?;
     Ok(own.with_file_name(PROGRAM))
 }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_UP, Unfit, Up};
+use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_UP, Unfit, Up, World};
 
 /// How long a child may take to give up its rights and compile the component.
 const STARTING: Duration = Duration::from_mins(1);
@@ -61,7 +61,7 @@ impl Routes {
 
 impl Child {
     /// Starts `program` and has it run `component`.
-    pub(super) async fn start(program: &Path, component: &[u8]) -> Result<Arc<Self>> {
+    pub(super) async fn start(program: &Path, component: &[u8], world: World) -> Result<Arc<Self>> {
         let failed = |e| Error::io("making a socket for a mover", e);
         let (ours, theirs) = StdStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
@@ -69,7 +69,7 @@ impl Child {
         let (running, exit) = Running::spawn(program, theirs.into()).await?;
         let (says, outgoing) = mpsc::unbounded_channel();
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
-        let start = Down::Start { component: component.to_vec() };
+        let start = Down::Start { component: component.to_vec(), world };
         says.send(wire::frame(&start, LONGEST_DOWN).ok_or_else(too_large)?).ok();
         let killed = KilledAfter(Arc::clone(&running));
         match timeout(STARTING, read(&mut from)).await {
@@ -178,6 +178,8 @@ async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
             Ok(Some(Up::Done { instance, outcome })) => (instance, Said::Done(outcome)),
             Ok(Some(Up::Started(_))) => return Some("its process said twice that it has started".into()),
             Ok(None) => return None,
+            // What was under way to it when it was killed was never read.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
             Err(error) => return Some(format!("its process spoke nonsense: {error}")),
         };
         let mut routes = routes.open();

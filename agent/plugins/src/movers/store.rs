@@ -1,7 +1,6 @@
 //! The object store that a vault sees, over a component. It tries again, and believes nothing that it can look at: what was
 //! "created" must be there and have the bytes, an answer must be as long as was asked, a listing must be in order and whole.
 
-mod failure;
 mod listing;
 mod upload;
 
@@ -9,7 +8,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,17 +19,14 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use remora_core::{Error, ErrorKind};
-use tokio::time::{Instant, sleep};
 
 use super::broker::{Payload, Sink};
 use super::conversation::{Component, Failed, Luggage};
+use super::failure;
+use super::retry::Patience;
 use super::wire::{Call, Done};
 use super::words::{Class, Object, Stored};
 use upload::Upload;
-
-/// The first pause before a call is made again; each is twice the one before, and drawn at random below that.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How much of a stored object is read back.
 const SAMPLE: u64 = 64 << 10;
@@ -44,21 +39,6 @@ const REMEMBERED: usize = 4_096;
 
 /// Objects that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
-
-/// How long a store that fails is tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// How often a call is made again.
-    pub retries: u32,
-    /// After this time it is not made again.
-    pub give_up: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { retries: 8, give_up: Duration::from_mins(2) }
-    }
-}
 
 /// A store behind a mover. Cheap to clone.
 #[derive(Clone)]
@@ -109,26 +89,9 @@ impl MoverStore {
 impl Inner {
     /// Calls the component, and again while that makes sense. The luggage of the call that went well is given back.
     async fn call(&self, doing: &str, key: &str, make: impl Fn() -> (Call, Luggage)) -> Result<(Done, Luggage)> {
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        for tries_left in (0..=self.patience.retries).rev() {
-            let (call, luggage) = make();
-            let failed = match self.component.call(call, luggage.clone()).await {
-                Ok(done) => return Ok((done, luggage)),
-                Err(failed) => failed,
-            };
-            let Some(not_before) = failure::again_after(&failed).filter(|_| tries_left > 0) else {
-                return Err(failure::of(&self.name, doing, key, failed));
-            };
-            let wait = not_before.max(pause.mul_f64(fastrand::f64()));
-            if started.elapsed() + wait > self.patience.give_up {
-                return Err(failure::of(&self.name, doing, key, failed));
-            }
-            tracing::debug!(mover = self.name, "{doing} {key} is tried again: {failed:?}");
-            sleep(wait).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-        }
-        unreachable!("the last try returns")
+        let named = format!("{doing} {key}");
+        let called = self.patience.call(&self.component, (&self.name, &named), make).await;
+        called.map_err(|failed| failure::of(&self.name, doing, key, failed))
     }
 
     /// A call that neither sends nor receives data.

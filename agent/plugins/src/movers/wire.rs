@@ -3,10 +3,16 @@
 //! Everything belongs to an instance, which the host numbers. To each the host says one thing at a time: a call, or the answer
 //! to what the instance asked during it. So neither side ever has more to keep than one message for an instance.
 
+mod volume;
+
 use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub(super) use volume::{
+    NewPoint, PointPage, VolumeCall, VolumeCapabilities, VolumeDisk, VolumeDone, VolumeExtent, VolumePoint,
+};
 
 use super::words::{Capabilities, Level, MoverError, Object, Page, Request, Response, Stored, WrongField};
 
@@ -20,13 +26,20 @@ pub(super) const LONGEST_DOWN: u32 = 80 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Down {
     /// The first message: what is to be run.
-    Start { component: Vec<u8> },
+    Start { component: Vec<u8>, world: World },
     /// Makes an instance and has it called; of one that is there already, calls it.
     Call { instance: u32, deadline_ms: u64, call: Call },
     /// Answers what an instance asked.
     Told { instance: u32, answer: Answer },
     /// Ends an instance, whatever it is doing.
     End { instance: u32 },
+}
+
+/// Which world of `wit/mover` a component is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum World {
+    Objects,
+    Volumes,
 }
 
 /// From the child.
@@ -52,18 +65,57 @@ pub(super) struct Unfit {
 /// A function of the component.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Call {
-    Validate { settings: String },
-    Open { settings: String, prefix: String },
-    Put { key: String, len: u64 },
-    Replace { key: String, len: u64 },
-    Get { key: String, offset: u64, len: u64 },
-    Head { key: String },
-    List { prefix: String, after: Option<String>, token: Option<String> },
-    Delete { keys: Vec<String> },
-    Begin { key: String },
-    Part { key: String, token: String, number: u32, len: u64 },
-    Complete { key: String, token: String, parts: u32 },
-    Abort { key: String, token: String },
+    Validate {
+        settings: String,
+    },
+    Open {
+        settings: String,
+        prefix: String,
+    },
+    Put {
+        key: String,
+        len: u64,
+    },
+    Replace {
+        key: String,
+        len: u64,
+    },
+    Get {
+        key: String,
+        offset: u64,
+        len: u64,
+    },
+    Head {
+        key: String,
+    },
+    List {
+        prefix: String,
+        after: Option<String>,
+        token: Option<String>,
+    },
+    Delete {
+        keys: Vec<String>,
+    },
+    Begin {
+        key: String,
+    },
+    Part {
+        key: String,
+        token: String,
+        number: u32,
+        len: u64,
+    },
+    Complete {
+        key: String,
+        token: String,
+        parts: u32,
+    },
+    Abort {
+        key: String,
+        token: String,
+    },
+    /// Of a mover that keeps points in its own form.
+    Volume(VolumeCall),
 }
 
 /// What a function gave.
@@ -76,8 +128,9 @@ pub(super) enum Done {
     Object(Object),
     Page(Page),
     Deleted(Vec<Result<(), MoverError>>),
-    /// The token of an upload.
+    /// The token of an upload, or of a point that is written.
     Begun(String),
+    Volume(VolumeDone),
 }
 
 /// Why a function gave nothing.

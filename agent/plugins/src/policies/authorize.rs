@@ -34,7 +34,7 @@ impl AuthorizePolicy {
         self.ask(Reuse::Never, requests)
     }
 
-    fn ask(&self, reuse: Reuse, requests: &[Access]) -> Result<Vec<Decision>> {
+    pub(super) fn ask(&self, reuse: Reuse, requests: &[Access]) -> Result<Vec<Decision>> {
         let requests: Vec<_> = requests.iter().map(request).collect();
         let decisions = self.0.call(reuse, "`authorize`", |world, store| {
             world.remora_policy_authorize().call_authorize(store, &requests)

@@ -22,7 +22,7 @@ impl RetentionPolicy {
     fn canary(&self) -> Result<()> {
         let at = Timestamp::from_second(1_767_225_600).expect("it is a time of 2026");
         let point = "0000000000000000-1".parse().expect("it is a point's id");
-        self.ask(&translate::nobody(), &[Candidate { point, time: at, held: None }], at).map(|_| ())
+        self.ask(Reuse::Never, &translate::nobody(), &[Candidate { point, time: at, held: None }], at).map(|_| ())
     }
 
     /// The retention of a VM of which more is known than its name.
@@ -30,7 +30,7 @@ impl RetentionPolicy {
         OfVm { policy: self.clone(), vm }
     }
 
-    fn ask(&self, vm: &VmFacts, points: &[Candidate], now: Timestamp) -> Result<Vec<Verdict>> {
+    pub(super) fn ask(&self, reuse: Reuse, vm: &VmFacts, points: &[Candidate], now: Timestamp) -> Result<Vec<Verdict>> {
         if points.len() > MOST_POINTS {
             return Err(Error::new(ErrorKind::Unsupported, format!("it has more than {MOST_POINTS} points")));
         }
@@ -40,9 +40,9 @@ impl RetentionPolicy {
             points: points.iter().map(point).collect(),
             details: Vec::new(),
         };
-        let verdicts = self.0.call(Reuse::Never, "`judge`", |world, store| {
-            world.remora_policy_retention().call_judge(store, &request)
-        })?;
+        let verdicts = self
+            .0
+            .call(reuse, "`judge`", |world, store| world.remora_policy_retention().call_judge(store, &request))?;
         same_length(points.len(), verdicts.len())?;
         Ok(points.iter().zip(verdicts).map(|(candidate, verdict)| guarded(candidate, verdict, points, now)).collect())
     }
@@ -82,6 +82,6 @@ impl Retention for OfVm {
             return Err(Error::new(ErrorKind::Failed, format!("asked about {:?} by mistake", vm.as_str())));
         }
         let (policy, vm, points) = (self.policy.clone(), self.vm.clone(), points.to_vec());
-        off_thread(self.policy.0.deadline(), move || policy.ask(&vm, &points, now)).await
+        off_thread(self.policy.0.deadline(), move || policy.ask(Reuse::Never, &vm, &points, now)).await
     }
 }

@@ -21,14 +21,13 @@ impl SchedulePolicy {
     fn canary(&self) -> Result<()> {
         let at = Timestamp::from_second(1_767_225_600).expect("it is a time of 2026");
         let question = Question { vm: translate::nobody(), now: at, after: at, seed: 0, runs: Vec::new() };
-        self.ask(&[question]).map(|_| ())
+        self.ask(Reuse::Never, &[question]).map(|_| ())
     }
 
-    fn ask(&self, questions: &[Question]) -> Result<Vec<Due>> {
+    pub(super) fn ask(&self, reuse: Reuse, questions: &[Question]) -> Result<Vec<Due>> {
         let requests: Vec<_> = questions.iter().map(request).collect();
-        let answers = self
-            .0
-            .call(Reuse::Never, "`next`", |world, store| world.remora_policy_schedule().call_next(store, &requests))?;
+        let answers =
+            self.0.call(reuse, "`next`", |world, store| world.remora_policy_schedule().call_next(store, &requests))?;
         same_length(requests.len(), answers.len())?;
         answers.into_iter().map(due).collect()
     }
@@ -40,7 +39,7 @@ impl Schedule for SchedulePolicy {
         let mut all = Vec::with_capacity(questions.len());
         for batch in questions.chunks(BATCH) {
             let (policy, batch) = (self.clone(), batch.to_vec());
-            all.extend(off_thread(self.0.deadline(), move || policy.ask(&batch)).await?);
+            all.extend(off_thread(self.0.deadline(), move || policy.ask(Reuse::Never, &batch)).await?);
         }
         Ok(all)
     }

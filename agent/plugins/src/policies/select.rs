@@ -14,14 +14,13 @@ policy! {
 
 impl SelectPolicy {
     fn canary(&self) -> Result<()> {
-        self.ask(&[translate::nobody()]).map(|_| ())
+        self.ask(Reuse::Never, &[translate::nobody()]).map(|_| ())
     }
 
-    fn ask(&self, vms: &[VmFacts]) -> Result<Vec<Selection>> {
+    pub(super) fn ask(&self, reuse: Reuse, vms: &[VmFacts]) -> Result<Vec<Selection>> {
         let vms: Vec<_> = vms.iter().map(translate::select::vm).collect();
-        let verdicts = self
-            .0
-            .call(Reuse::Never, "`select`", |world, store| world.remora_policy_select().call_select(store, &vms))?;
+        let verdicts =
+            self.0.call(reuse, "`select`", |world, store| world.remora_policy_select().call_select(store, &vms))?;
         same_length(vms.len(), verdicts.len())?;
         let selection = |v: crate::host::select::exports::remora::policy::select::Verdict| Selection {
             selected: v.selected,
@@ -37,7 +36,7 @@ impl Select for SelectPolicy {
         let mut all = Vec::with_capacity(vms.len());
         for batch in vms.chunks(BATCH) {
             let (policy, batch) = (self.clone(), batch.to_vec());
-            all.extend(off_thread(self.0.deadline(), move || policy.ask(&batch)).await?);
+            all.extend(off_thread(self.0.deadline(), move || policy.ask(Reuse::Never, &batch)).await?);
         }
         Ok(all)
     }

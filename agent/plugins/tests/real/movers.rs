@@ -1,5 +1,7 @@
 //! Movers, run as they are in production: in a child without rights, their requests made by the broker.
 
+#[path = "movers/conformance.rs"]
+mod conformance;
 #[path = "movers/hostile.rs"]
 mod hostile;
 #[path = "movers/network.rs"]
@@ -10,6 +12,10 @@ mod process;
 mod refused;
 #[path = "movers/s3.rs"]
 pub(crate) mod s3;
+#[path = "movers/updated.rs"]
+mod updated;
+#[path = "movers/volumes.rs"]
+mod volumes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

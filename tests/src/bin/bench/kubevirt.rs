@@ -92,7 +92,7 @@ fn states(product: &Product) -> Vec<(String, f64)> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let begins = lines.filter(|line| line["fields"]["message"] == "begins");
     let state = |line: Value| {
-        let name = line["span"]["name"].as_str().must("find a state's name").to_owned();
+        let name = line["span"]["state"].as_str().must("find a state's name").to_owned();
         let when =
             run(Command::new("date").arg("+%s.%N").arg("--date").arg(line["timestamp"].as_str().must("find a time")));
         (name, when.ok().text().trim().parse().must("read a time"))

@@ -7,12 +7,16 @@ use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
 use super::super::words::Level;
+use super::Ear;
 
 /// Lines each second.
 const LINES: u32 = 100;
 
 /// Bytes of a line.
 const LONGEST: usize = 4 << 10;
+
+/// What stands where a secret was.
+pub(in super::super) const BLOTTED: &str = "[secret]";
 
 /// A secret shorter than this is not looked for: it would be found in everything.
 const SHORTEST: usize = 4;
@@ -26,6 +30,7 @@ pub(super) struct Log {
     shapes: Vec<Zeroizing<String>>,
     encoded: Mutex<Vec<Zeroizing<String>>>,
     pace: Mutex<Pace>,
+    ear: Option<Ear>,
 }
 
 /// The lines of the running second.
@@ -36,7 +41,11 @@ struct Pace {
 }
 
 impl Log {
-    pub(super) fn new<'a>(mover: String, secrets: impl IntoIterator<Item = &'a Zeroizing<Vec<u8>>>) -> Self {
+    pub(super) fn new<'a>(
+        mover: String,
+        secrets: impl IntoIterator<Item = &'a Zeroizing<Vec<u8>>>,
+        ear: Option<Ear>,
+    ) -> Self {
         let mut shapes = Vec::new();
         for secret in secrets.into_iter().filter(|secret| secret.len() >= SHORTEST) {
             shapes.extend(std::str::from_utf8(secret).ok().map(|text| Zeroizing::new(text.to_owned())));
@@ -46,7 +55,7 @@ impl Log {
         // One that has another in it goes first.
         shapes.sort_by_key(|shape| std::cmp::Reverse(shape.len()));
         let pace = Pace { since: Instant::now(), written: 0, left_out: 0 };
-        Self { mover, shapes, encoded: Mutex::default(), pace: Mutex::new(pace) }
+        Self { mover, shapes, encoded: Mutex::default(), pace: Mutex::new(pace), ear }
     }
 
     /// Another shape of a secret.
@@ -63,7 +72,7 @@ impl Log {
         let encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
         for shape in encoded.iter().chain(&self.shapes) {
             if text.contains(shape.as_str()) {
-                text = text.replace(shape.as_str(), "[secret]");
+                text = text.replace(shape.as_str(), BLOTTED);
             }
         }
         let mut plain = String::with_capacity(text.len().min(LONGEST));
@@ -83,6 +92,9 @@ impl Log {
             tracing::warn!(mover = self.mover, "{left_out} lines of it were left out: it writes too many");
         }
         let line = self.plain(line);
+        if let Some(ear) = &self.ear {
+            ear(&line);
+        }
         match level {
             Level::Debug => tracing::debug!(mover = self.mover, "{line}"),
             Level::Info => tracing::info!(mover = self.mover, "{line}"),
@@ -114,7 +126,7 @@ mod tests {
 
     fn log(secrets: &[&str]) -> Log {
         let secrets: Vec<_> = secrets.iter().map(|text| Zeroizing::new(text.as_bytes().to_vec())).collect();
-        Log::new("acme".into(), &secrets)
+        Log::new("acme".into(), &secrets, None)
     }
 
     #[test]

@@ -7,8 +7,8 @@ use wasmtime::component::Resource;
 
 use super::super::wire::{Answer, Ask, DigestKind};
 use super::super::words::{self, MoverError};
-use super::bindings::exports::remora::mover::objects;
-use super::bindings::remora::mover::{errors, host_io, log, task};
+use super::bindings::objects::exports::remora::mover::objects;
+use super::bindings::objects::remora::mover::{errors, host_io, log, task};
 use super::bindings::{Buffer, Pending, Secret, Sink};
 use super::instance::Guest;
 

@@ -6,13 +6,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Resource, ResourceAny};
 use wasmtime::{Store, StoreLimits, UpdateDeadline};
 
-use super::super::wire::{Answer, Ask, Call, Done, Fault};
-use super::bindings::ObjectStore;
+use super::super::wire::{Answer, Ask, Call, Done, Fault, VolumeCall};
 use super::link::Link;
-use super::runtime::Runtime;
+use super::objects::Objects;
+use super::runtime::{Linked, Runtime};
+use super::volumes::Volumes;
 use super::{bindings, imports};
 use crate::host::{HANDED_OVER, failed_call, limits};
 
@@ -104,11 +104,15 @@ impl Guest {
     }
 }
 
-/// A started component, and its session once it is open.
+/// A started component.
 struct Running {
     store: Store<Guest>,
-    world: ObjectStore,
-    session: Option<ResourceAny>,
+    world: World,
+}
+
+enum World {
+    Objects(Objects),
+    Volumes(Volumes),
 }
 
 /// The thread: one call after another, until the host ends the instance or a call kills it.
@@ -138,9 +142,16 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
         let outcome = (|| {
             if let Some(mut store) = fresh.take() {
                 store.data_mut().deadline = Instant::now() + limit;
-                let world = runtime.component.instantiate(&mut store);
+                let world = match &runtime.component {
+                    Linked::Objects(pre) => {
+                        pre.instantiate(&mut store).map(|world| World::Objects(Objects::new(world)))
+                    }
+                    Linked::Volumes(pre) => {
+                        pre.instantiate(&mut store).map(|world| World::Volumes(Volumes::new(world)))
+                    }
+                };
                 let world = world.map_err(|e| died(&e, "starting it", limit))?;
-                running = Some(Running { store, world, session: None });
+                running = Some(Running { store, world });
             }
             let running = running.as_mut().ok_or_else(|| Fault::Died("it is gone".into()))?;
             running.store.data_mut().deadline = Instant::now() + limit;
@@ -161,12 +172,23 @@ impl Running {
     fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
         let doing = name(&call);
         (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
-        let outcome = match (call, self.session) {
-            (Call::Validate { settings }, _) => self.validate(&settings),
-            (Call::Open { settings, prefix }, None) => self.open(&settings, &prefix),
-            (Call::Open { .. }, Some(_)) => return Err(Fault::Died("it is open already".into())),
-            (_, None) => return Err(Fault::Died("it was not opened".into())),
-            (call, Some(session)) => self.of_session(session, call),
+        let Self { store, world } = self;
+        let open = match world {
+            World::Objects(objects) => objects.is_open(),
+            World::Volumes(volumes) => volumes.is_open(),
+        };
+        let outcome = match (world, call, open) {
+            (World::Objects(objects), Call::Validate { settings }, _) => objects.validate(store, &settings),
+            (World::Volumes(volumes), Call::Validate { settings }, _) => volumes.validate(store, &settings),
+            (_, Call::Open { .. }, true) => return Err(Fault::Died("it is open already".into())),
+            (World::Objects(objects), Call::Open { settings, prefix }, false) => {
+                objects.open(store, &settings, &prefix)
+            }
+            (World::Volumes(volumes), Call::Open { settings, .. }, false) => volumes.open(store, &settings),
+            (_, _, false) => return Err(Fault::Died("it was not opened".into())),
+            (World::Objects(objects), call, true) => objects.call(store, call),
+            (World::Volumes(volumes), Call::Volume(call), true) => volumes.call(store, call),
+            (World::Volumes(_), _, true) => return Err(Fault::Died("it stores no objects".into())),
         };
         match outcome {
             Ok(Ok(done)) => Ok(done),
@@ -174,102 +196,22 @@ impl Running {
             Err(error) => Err(died(&error, doing, limit)),
         }
     }
-
-    fn validate(&mut self, settings: &str) -> Called {
-        let objects = self.world.remora_mover_objects();
-        let answer = objects.call_validate(&mut self.store, settings)?;
-        let wrong = answer.err().unwrap_or_default();
-        Ok(Ok(Done::Validated(wrong.into_iter().map(|field| (field.path, field.message)).collect())))
-    }
-
-    fn open(&mut self, settings: &str, prefix: &str) -> Called {
-        let objects = self.world.remora_mover_objects();
-        let opened = objects.call_open(&mut self.store, settings, prefix)?;
-        Ok(opened.map(|(session, can)| {
-            self.session = Some(session);
-            Done::Opened(imports::capabilities_of(can))
-        }))
-    }
-
-    fn of_session(&mut self, session: ResourceAny, call: Call) -> Called {
-        let store = &mut self.store;
-        let calls = self.world.remora_mover_objects().session();
-        // Numbers mean nothing here: a call has one of each.
-        let (buffer, sink) = (Resource::new_borrow(0), Resource::new_borrow(0));
-        Ok(match call {
-            Call::Validate { .. } | Call::Open { .. } => unreachable!("they are of no session"),
-            Call::Put { key, .. } => calls
-                .call_put_if_absent(store, session, &key, buffer)?
-                .map(|stored| Done::Stored(imports::stored_of(stored))),
-            Call::Replace { key, .. } => calls.call_replace(store, session, &key, buffer)?.map(|()| Done::Nothing),
-            Call::Get { key, offset, len } => {
-                calls.call_get(store, session, &key, offset, len, sink)?.map(|()| Done::Nothing)
-            }
-            Call::Head { key } => {
-                calls.call_head(store, session, &key)?.map(|object| Done::Object(imports::object_of(object)))
-            }
-            Call::List { prefix, after, token } => calls
-                .call_list(store, session, &prefix, after.as_deref(), token.as_deref())?
-                .map(|page| Done::Page(imports::page_of(page))),
-            Call::Delete { keys } => {
-                let each = calls.call_delete(store, session, &keys)?;
-                Ok(Done::Deleted(each.into_iter().map(|one| one.map_err(imports::error_of)).collect()))
-            }
-            Call::Begin { key } => {
-                let upload = calls.call_multipart(&mut *store, session, &key)?;
-                return self.in_upload(upload, |world, store, upload| {
-                    let uploads = world.remora_mover_objects().upload();
-                    Ok(Ok(Done::Begun(uploads.call_token(store, upload)?)))
-                });
-            }
-            Call::Part { key, token, number, .. } => {
-                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
-                return self.in_upload(upload, |world, store, upload| {
-                    let uploads = world.remora_mover_objects().upload();
-                    Ok(uploads.call_part(store, upload, number, buffer)?.map(|()| Done::Nothing))
-                });
-            }
-            Call::Complete { key, token, parts } => {
-                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
-                return self.in_upload(upload, |world, store, upload| {
-                    let uploads = world.remora_mover_objects().upload();
-                    let stored = uploads.call_complete(store, upload, parts)?;
-                    Ok(stored.map(|stored| Done::Stored(imports::stored_of(stored))))
-                });
-            }
-            Call::Abort { key, token } => {
-                let upload = calls.call_resume(&mut *store, session, &key, &token)?;
-                return self.in_upload(upload, |world, store, upload| {
-                    Ok(world.remora_mover_objects().upload().call_abort(store, upload)?.map(|()| Done::Nothing))
-                });
-            }
-        })
-    }
-
-    /// Works with an upload, which then goes: another instance resumes it.
-    fn in_upload(
-        &mut self,
-        upload: Result<ResourceAny, Wrong>,
-        work: impl FnOnce(&ObjectStore, &mut Store<Guest>, ResourceAny) -> Called,
-    ) -> Called {
-        let upload = match upload {
-            Ok(upload) => upload,
-            Err(error) => return Ok(Err(error)),
-        };
-        let done = work(&self.world, &mut self.store, upload)?;
-        upload.resource_drop(&mut self.store)?;
-        Ok(done)
-    }
 }
 
-type Wrong = bindings::exports::remora::mover::objects::Error;
-type Called = wasmtime::Result<Result<Done, Wrong>>;
+/// What a component says of a failure.
+pub(super) type Wrong = bindings::objects::remora::mover::errors::Error;
+
+/// A call that went through: what the component answered. Else it trapped.
+pub(super) type Called = wasmtime::Result<Result<Done, Wrong>>;
 
 /// How many bytes the call's buffer has, and how many its sink takes.
 fn sizes(call: &Call) -> (u64, u64) {
     match call {
-        Call::Put { len, .. } | Call::Replace { len, .. } | Call::Part { len, .. } => (*len, 0),
-        Call::Get { len, .. } => (0, *len),
+        Call::Put { len, .. }
+        | Call::Replace { len, .. }
+        | Call::Part { len, .. }
+        | Call::Volume(VolumeCall::Write { len, .. }) => (*len, 0),
+        Call::Get { len, .. } | Call::Volume(VolumeCall::Read { len, .. }) => (0, *len),
         _ => (0, 0),
     }
 }
@@ -289,5 +231,17 @@ fn name(call: &Call) -> &'static str {
         Call::Part { .. } => "`part`",
         Call::Complete { .. } => "`complete`",
         Call::Abort { .. } => "`abort`",
+        Call::Volume(call) => match call {
+            VolumeCall::Begin(_) => "`begin`",
+            VolumeCall::Write { .. } => "`write`",
+            VolumeCall::Zero { .. } => "`zero`",
+            VolumeCall::Unchanged { .. } => "`unchanged`",
+            VolumeCall::Commit { .. } => "`commit`",
+            VolumeCall::Abort { .. } => "`abort`",
+            VolumeCall::List { .. } => "`list`",
+            VolumeCall::Extents { .. } => "`extents`",
+            VolumeCall::Read { .. } => "`read`",
+            VolumeCall::Delete { .. } => "`delete`",
+        },
     }
 }

@@ -3,8 +3,10 @@
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
-use super::super::wire::Unfit;
-use super::bindings::{ObjectStore, ObjectStorePre};
+use super::super::wire::{Unfit, World};
+use super::bindings::objects::ObjectStorePre;
+use super::bindings::objects::remora::mover::{errors, host_io, log, task};
+use super::bindings::volumes::VolumeStorePre;
 use super::instance::Guest;
 use crate::host::{check_form, sandbox, start_clock};
 
@@ -12,17 +14,28 @@ use crate::host::{check_form, sandbox, start_clock};
 const IMPORTS: [&str; 4] =
     ["remora:mover/errors@0.1.0", "remora:mover/host-io@0.1.0", "remora:mover/log@0.1.0", "remora:mover/task@0.1.0"];
 
-/// What it must export.
-const EXPORT: &str = "remora:mover/objects@0.1.0";
+/// What it must export, and the name of the world that does.
+const fn export(world: World) -> (&'static str, &'static str) {
+    match world {
+        World::Objects => ("remora:mover/objects@0.1.0", "object-store"),
+        World::Volumes => ("remora:mover/volume@0.1.0", "volume-store"),
+    }
+}
 
 pub(super) struct Runtime {
     pub(super) engine: Engine,
-    pub(super) component: ObjectStorePre<Guest>,
+    pub(super) component: Linked,
+}
+
+/// A component whose imports and exports were found.
+pub(super) enum Linked {
+    Objects(ObjectStorePre<Guest>),
+    Volumes(VolumeStorePre<Guest>),
 }
 
 impl Runtime {
     /// Compiles the component: here and not in the host, for a compiler reads what it is given.
-    pub(super) fn new(bytes: &[u8]) -> Result<Self, Unfit> {
+    pub(super) fn new(bytes: &[u8], world: World) -> Result<Self, Unfit> {
         check_form(bytes).map_err(|error| unfit(error.to_string(), error.advice()))?;
         let mut config = Config::new();
         sandbox(&mut config);
@@ -30,14 +43,12 @@ impl Runtime {
             Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
         let component = Component::from_binary(&engine, bytes)
             .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
-        check_world(&engine, &component)?;
-        let mut linker = Linker::new(&engine);
-        ObjectStore::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest).map_err(|e| Unfit {
-            component: false,
-            why: format!("{e:#}"),
-            advice: None,
-        })?;
-        let fits = linker.instantiate_pre(&component).and_then(ObjectStorePre::new);
+        check_world(&engine, &component, world)?;
+        let linker = imports(&engine).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
+        let fits = linker.instantiate_pre(&component).and_then(|linked| match world {
+            World::Objects => ObjectStorePre::new(linked).map(Linked::Objects),
+            World::Volumes => VolumeStorePre::new(linked).map(Linked::Volumes),
+        });
         let component = fits.map_err(|e| unfit(format!("its imports or exports do not fit: {e:#}"), None))?;
         start_clock(&engine).map_err(|e| Unfit {
             component: false,
@@ -48,11 +59,22 @@ impl Runtime {
     }
 }
 
+/// What every mover gets.
+fn imports(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    errors::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)?;
+    host_io::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)?;
+    log::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)?;
+    task::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)?;
+    Ok(linker)
+}
+
 fn unfit(why: String, advice: Option<&str>) -> Unfit {
     Unfit { component: true, why, advice: advice.map(Into::into) }
 }
 
-fn check_world(engine: &Engine, component: &Component) -> Result<(), Unfit> {
+fn check_world(engine: &Engine, component: &Component, wanted: World) -> Result<(), Unfit> {
+    let (export, named) = export(wanted);
     let world = component.component_type();
     let beyond: Vec<_> =
         world.imports(engine).map(|(name, _)| name.to_owned()).filter(|name| !IMPORTS.contains(&&**name)).collect();
@@ -63,10 +85,10 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), Unfit> {
         ));
     }
     let exports: Vec<_> = world.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name == EXPORT) {
+    if !exports.iter().any(|name| name == export) {
         return Err(unfit(
-            format!("it does not export {EXPORT}; it exports {}", exports.join(", ")),
-            Some("Name a mover of the world object-store, for this version of remora."),
+            format!("it does not export {export}; it exports {}", exports.join(", ")),
+            Some(&format!("Name a mover of the world {named}, for this version of remora.")),
         ));
     }
     Ok(())

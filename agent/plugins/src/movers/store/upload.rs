@@ -9,9 +9,10 @@ use object_store::{Extensions, MultipartUpload, PutPayload, PutResult, Result, U
 
 use super::super::broker::Sink;
 use super::super::conversation::{Failed, Luggage};
+use super::super::failure;
 use super::super::wire::{Call, Done};
 use super::super::words::Stored;
-use super::{Inner, failure, not_implemented};
+use super::{Inner, not_implemented};
 
 pub(super) struct Upload {
     inner: Arc<Inner>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use remora_core::{Error, ErrorKind};
 
-use super::super::conversation::Failed;
-use super::super::words::{Class, MoverError};
+use super::conversation::Failed;
+use super::words::{Class, MoverError};
 
 /// Whether it may go well the next time, and when that is.
 pub(super) fn again_after(failed: &Failed) -> Option<Duration> {

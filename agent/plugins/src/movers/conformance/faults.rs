@@ -1,0 +1,306 @@
+//! What a mover must say when its server fails: the host's pauses, its second tries and what people are told all follow from that.
+
+use bytes::Bytes;
+
+use super::super::broker::BLOTTED;
+use super::super::conversation::Failed;
+use super::super::words::{Class, Stored};
+use super::SHORT;
+use super::injector::{Fault, Faulty};
+use super::objects::is;
+use super::subject::{Mover, Subject, Within, class, ensure, told};
+use crate::conformance::Findings;
+
+/// What the server asks to wait for, in seconds.
+const WAIT: u64 = 7;
+
+/// A function of a mover, with all that it needs prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    Put,
+    Replace,
+    Get,
+    Head,
+    List,
+    Delete,
+    Begin,
+    Part,
+    Complete,
+}
+
+use Function::{Begin, Complete, Delete, Get, Head, List, Part, Put, Replace};
+
+const ALL: [Function; 9] = [Put, Replace, Get, Head, List, Delete, Begin, Part, Complete];
+
+/// What it came to: nothing more than that is looked at.
+type Outcome = Result<Option<Stored>, Failed>;
+
+/// What is there before the server fails.
+struct Prepared<'a> {
+    mover: &'a Mover,
+    bytes: Bytes,
+    token: Option<String>,
+}
+
+const THERE: &str = "faults/there";
+const UPLOAD: &str = "faults/upload";
+
+impl<'a> Prepared<'a> {
+    async fn new(subject: &Subject, mover: &'a Mover) -> Result<Self, String> {
+        let bytes = subject.bytes("faults", 4_000);
+        mover.replace(THERE, &bytes).await.within("`replace`, while nothing fails")?;
+        let can = mover.0.capabilities().await.within("opening, while nothing fails")?;
+        let token = if can.multipart {
+            let token = mover.begin(UPLOAD).await.within("`multipart`, while nothing fails")?;
+            mover.part(UPLOAD, &token, 1, &bytes).await.within("`part`, while nothing fails")?;
+            Some(token)
+        } else {
+            None
+        };
+        Ok(Self { mover, bytes, token })
+    }
+
+    /// Calls a function; none if it is not there.
+    async fn call(&self, function: Function) -> Option<Outcome> {
+        let (mover, bytes) = (self.mover, &self.bytes);
+        let key = format!("faults/new-{:016x}", fastrand::u64(..));
+        Some(match function {
+            Put => mover.put(&key, bytes).await.map(Some),
+            Replace => mover.replace(&key, bytes).await.map(|()| None),
+            Get => mover.get(THERE, 0, bytes.len() as u64).await.map(|_| None),
+            Head => mover.head(THERE).await.map(|_| None),
+            List => mover.list("faults/", None, None).await.map(|_| None),
+            Delete => match mover.delete(&[key]).await {
+                Ok(mut each) => each.remove(0).map(|()| None).map_err(Failed::Error),
+                Err(failed) => Err(failed),
+            },
+            Begin => {
+                self.token.as_ref()?;
+                mover.begin(&key).await.map(|_| None)
+            }
+            Part => mover.part(UPLOAD, self.token.as_deref()?, 1, bytes).await.map(|()| None),
+            Complete => mover.complete(UPLOAD, self.token.as_deref()?, 1).await.map(Some),
+        })
+    }
+}
+
+/// What a fault is called, what it is, and what a function may say of it.
+type Row = (&'static str, Fault, fn(Function) -> &'static [Class]);
+
+const TABLE: &[Row] = &[
+    ("401 is auth", Fault::Status(401, None), |_| &[Class::Auth]),
+    ("403 is permission", Fault::Status(403, None), |_| &[Class::Permission, Class::Auth]),
+    ("404 is not-found", Fault::Status(404, None), |function| match function {
+        Get | Head => &[Class::NotFound],
+        // The bucket or folder is missing then.
+        _ => &[Class::NotFound, Class::Invalid, Class::Permanent],
+    }),
+    ("409 is conflict, or tried again", Fault::Status(409, None), |_| &[Class::Conflict, Class::Retryable]),
+    ("429 is throttled, with its Retry-After", Fault::Status(429, Some(WAIT)), |_| &[Class::Throttled]),
+    ("500 is retryable", Fault::Status(500, None), |_| &[Class::Retryable]),
+    ("502 is retryable", Fault::Status(502, None), |_| &[Class::Retryable]),
+    ("503 is retryable or throttled, with its Retry-After", Fault::Status(503, Some(WAIT)), |_| {
+        &[Class::Retryable, Class::Throttled]
+    }),
+    ("507 is quota", Fault::Status(507, None), |_| &[Class::Quota]),
+    ("a connection that breaks is retryable", Fault::Break, |_| &[Class::Retryable]),
+];
+
+pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+    for row in TABLE {
+        findings.note(row.0, refusing(subject, mover.ready(), row).await);
+    }
+    findings.note("an answer that is cut off is retryable", cut(subject, mover.ready(), Fault::Truncate).await);
+    findings.note("an answer that is too short is an error", cut(subject, mover.ready(), Fault::Shorten).await);
+    findings.note("a server that says nothing costs the call, and no more", stalled(subject).await);
+    findings.note("a call whose answer was lost may be made again", lost(subject, mover.ready()).await);
+    findings.note("no secret is in its lines or errors", secrets(subject, mover.ready()).await);
+}
+
+/// Every function, while the server refuses.
+async fn refusing(subject: &Subject, mover: &Mover, (_, fault, wanted): &Row) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
+    let faulty = Faulty::new(&subject.injector, *fault);
+    let mut wrong = Vec::new();
+    for function in ALL {
+        let before = subject.injector.seen();
+        let Some(outcome) = prepared.call(function).await else { continue };
+        if subject.injector.seen() == before {
+            wrong.push(format!("`{function:?}` makes no request"));
+        } else if let Err(why) = says(function, &outcome, *fault, wanted(function)) {
+            wrong.push(why);
+        }
+    }
+    drop(faulty);
+    ensure(wrong.is_empty(), wrong.join("; "))?;
+    is(mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+}
+
+fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -> Result<(), String> {
+    let failed = match outcome {
+        Err(failed) => failed,
+        // What is not there counts as deleted; and some stores say so of what exists.
+        Ok(_) if function == Delete && fault == Fault::Status(404, None) => return Ok(()),
+        Ok(Some(Stored::Exists)) if fault == Fault::Status(409, None) => return Ok(()),
+        Ok(_) => return Err(format!("`{function:?}` succeeds")),
+    };
+    let is_wanted = class(failed).is_some_and(|class| wanted.contains(&class));
+    ensure(is_wanted, format!("`{function:?}`: {wanted:?} is wanted, not {}", told(failed)))?;
+    match (failed, fault) {
+        (Failed::Error(error), Fault::Status(_, Some(seconds))) => ensure(
+            error.retry_after_ms.is_some_and(|after| after >= seconds * 1_000),
+            format!("`{function:?}`: the server asks to wait {seconds} s, it says {:?} ms", error.retry_after_ms),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Those that receive a body, while it is not whole.
+async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
+    let _faulty = Faulty::new(&subject.injector, fault);
+    // A list that is cut off between two of its lines may look whole; only the length that was announced tells.
+    let functions: &[Function] = if fault == Fault::Truncate { &[Get, List] } else { &[Get] };
+    for function in functions {
+        match prepared.call(*function).await {
+            None => {}
+            Some(Ok(_)) => return Err(format!("`{function:?}` succeeds")),
+            Some(Err(failed)) => {
+                let retryable = class(&failed) == Some(Class::Retryable);
+                let known = matches!(failed, Failed::Error(_));
+                ensure(
+                    if fault == Fault::Truncate { retryable } else { known },
+                    format!("`{function:?}`: {}", told(&failed)),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn stalled(subject: &Subject) -> Result<(), String> {
+    let mover = subject.start(SHORT).map_err(|error| error.chain())?;
+    let prepared = Prepared::new(subject, &mover).await?;
+    {
+        let _faulty = Faulty::new(&subject.injector, Fault::Stall);
+        for function in [Put, Get, List] {
+            match prepared.call(function).await {
+                None => {}
+                Some(Ok(_)) => return Err(format!("`{function:?}` succeeds")),
+                Some(Err(failed)) => ensure(
+                    class(&failed) == Some(Class::Retryable),
+                    format!("`{function:?}`: retryable is wanted, not {}", told(&failed)),
+                )?,
+            }
+        }
+    }
+    let well = is(&mover, THERE, &prepared.bytes).await;
+    mover.give_up_uploads().await;
+    well.map_err(|why| format!("once the server is well again: {why}"))
+}
+
+/// The server does what it is asked, and nobody learns of it.
+async fn lost(subject: &Subject, mover: &Mover) -> Result<(), String> {
+    let bytes = subject.bytes("lost", 2_000);
+    {
+        let _faulty = Faulty::new(&subject.injector, Fault::Swallow);
+        for (name, outcome) in [
+            ("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)),
+            ("replace", mover.replace("lost/b", &bytes).await),
+        ] {
+            match outcome {
+                Ok(()) => return Err(format!("`{name}` succeeds without an answer")),
+                Err(failed) => ensure(
+                    class(&failed) == Some(Class::Retryable),
+                    format!("`{name}`: retryable is wanted, not {}", told(&failed)),
+                )?,
+            }
+        }
+    }
+    mover.put("lost/a", &bytes).await.within("`put-if-absent` again")?;
+    mover.replace("lost/b", &bytes).await.within("`replace` again")?;
+    is(mover, "lost/a", &bytes).await?;
+    is(mover, "lost/b", &bytes).await
+}
+
+/// The server sends back what it was sent, secrets included: the host blots them out, and the mover is not to need that.
+async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
+    let prepared = Prepared::new(subject, mover).await?;
+    let faulty = Faulty::new(&subject.injector, Fault::Echo);
+    let mut texts = Vec::new();
+    for function in ALL {
+        if let Some(Err(failed)) = prepared.call(function).await {
+            texts.push((format!("the error of `{function:?}`"), told(&failed)));
+        }
+    }
+    drop(faulty);
+    texts.extend(subject.said().into_iter().map(|line| ("a line of its log".to_owned(), line)));
+    for (what, text) in &texts {
+        if let Some(secret) = subject.secrets().find(|secret| secret.len() >= 4 && text.contains(secret)) {
+            return Err(format!("{what} has a secret of {} bytes in it, which the host let through", secret.len()));
+        }
+        ensure(!text.contains(BLOTTED), format!("{what} has a secret in it, which the host blotted out: {text}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::words::MoverError;
+    use super::*;
+
+    fn of(class: Class, after: Option<u64>) -> Outcome {
+        Err(Failed::Error(MoverError { retry_after_ms: after, ..MoverError::new(class, "code", "message") }))
+    }
+
+    /// Which of the classes pass, for a row of the table and a function.
+    fn passing(row: &str, function: Function, after: Option<u64>) -> Vec<Class> {
+        let (_, fault, wanted) = TABLE.iter().find(|(name, ..)| name.starts_with(row)).unwrap();
+        let all = [
+            Class::Retryable,
+            Class::Throttled,
+            Class::Auth,
+            Class::Permission,
+            Class::NotFound,
+            Class::Conflict,
+            Class::Quota,
+            Class::Invalid,
+            Class::Corrupt,
+            Class::Permanent,
+            Class::Cancelled,
+        ];
+        let passes = |class: &Class| says(function, &of(*class, after), *fault, wanted(function)).is_ok();
+        all.into_iter().filter(passes).collect()
+    }
+
+    #[test]
+    fn each_fault_wants_its_class_and_no_other() {
+        assert_eq!(passing("401", Put, None), [Class::Auth]);
+        assert_eq!(passing("403", Get, None), [Class::Auth, Class::Permission]);
+        assert_eq!(passing("404", Head, None), [Class::NotFound]);
+        assert_eq!(passing("404", Put, None), [Class::NotFound, Class::Invalid, Class::Permanent]);
+        assert_eq!(passing("409", Put, None), [Class::Retryable, Class::Conflict]);
+        assert_eq!(passing("500", List, None), [Class::Retryable]);
+        assert_eq!(passing("507", Put, None), [Class::Quota]);
+        assert_eq!(passing("a connection", Delete, None), [Class::Retryable]);
+    }
+
+    #[test]
+    fn what_the_server_asks_to_wait_for_must_be_told_on() {
+        assert_eq!(passing("429", Put, Some(7_000)), [Class::Throttled]);
+        assert_eq!(passing("503", Put, Some(9_000)), [Class::Retryable, Class::Throttled]);
+        for after in [None, Some(0), Some(6_999)] {
+            assert_eq!(passing("429", Put, after), [], "{after:?}");
+        }
+    }
+
+    #[test]
+    fn success_while_the_server_refuses_is_a_lie_but_for_what_may_be_so() {
+        let ok = |function, fault| says(function, &Ok(Some(Stored::Exists)), fault, &[]).is_ok();
+        assert!(!ok(Put, Fault::Status(500, None)));
+        assert!(!ok(Get, Fault::Status(404, None)));
+        assert!(ok(Delete, Fault::Status(404, None)));
+        assert!(ok(Put, Fault::Status(409, None)));
+        assert!(says(Put, &Ok(Some(Stored::Created)), Fault::Status(409, None), &[]).is_err());
+    }
+}

@@ -1,0 +1,294 @@
+//! Writing a point into a mover's own form.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use remora_core::point::{Decision, Point, PointDisk};
+use remora_core::ports::{DiskIndex, DiskReads, NewDisk, NewPoint, PointReader, PointWriter};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
+
+use super::super::document::ReadBack;
+use super::super::wire::{self, VolumeCapabilities, VolumeDisk};
+use super::Inner;
+use super::calls::{Begun, DiskOf};
+use super::catalogue::{checked, note_of, point_id};
+use super::check::{Disk, Laid};
+use super::reader::Reader;
+use super::windows::{Windows, window_len};
+use crate::host::Digest;
+
+/// A point on its way.
+pub(super) struct Writer {
+    inner: Arc<Inner>,
+    new: NewPoint,
+    id: PointId,
+    begun: Begun,
+    can: VolumeCapabilities,
+    /// The parent, if something is to be taken from it.
+    parent: Option<Reader>,
+    disks: Vec<Mutex<Laid>>,
+}
+
+impl Writer {
+    /// Of a machine that no other run backs up meanwhile: what dead runs of it left is removed.
+    pub(super) async fn begin(inner: Arc<Inner>, new: NewPoint) -> Result<Self> {
+        let can = inner.calls.capabilities().await?;
+        if can.granularity > BLOCK_SIZE || can.max_transfer < BLOCK_SIZE {
+            let what = format!("mover {} takes no pieces of {BLOCK_SIZE} bytes", inner.calls.name);
+            return Err(Error::new(ErrorKind::Unsupported, what).advise("Ask who made it."));
+        }
+        let catalogue = inner.catalogue(Some(&new.vm)).await?;
+        for dead in catalogue.left_behind() {
+            tracing::info!(point = dead, "what a run that died left is removed");
+            inner.calls.delete(&dead).await?;
+        }
+        let id = point_id(inner.repository, &new.vm, catalogue.next())?;
+        let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
+        let parent = match new.parent.as_ref().filter(|_| increments) {
+            Some(parent) => Some(Reader::new(Arc::clone(&inner), catalogue.find(parent)?).await?),
+            None => None,
+        };
+        let disk = |disk: &NewDisk| VolumeDisk { name: disk.name.to_string(), size: disk.size };
+        let begun = inner.calls.begin(wire::NewPoint {
+            id: id.to_string(),
+            vm_name: new.vm.as_str().into(),
+            vm_namespace: String::new(),
+            vm_uid: new.disks.first().map(|disk| disk.identity.vm_uuid.clone()).unwrap_or_default(),
+            time: new.time.as_second(),
+            disks: new.disks.iter().map(disk).collect(),
+            parent: parent.as_ref().filter(|_| can.incremental).map(|parent| parent.point().id.to_string()),
+            description: Vec::new(),
+        });
+        let begun = begun.await?;
+        let disks = new.disks.iter().map(|_| Mutex::default()).collect();
+        Ok(Self { inner, new, id, begun, can, parent, disks })
+    }
+
+    fn laid(&self, disk: DiskIndex) -> MutexGuard<'_, Laid> {
+        self.disks[disk.0].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores bytes that are not all zero.
+    async fn store(&self, disk: DiskIndex, at: u64, data: Bytes) -> Result<()> {
+        let most = self.can.max_transfer / BLOCK_SIZE * BLOCK_SIZE;
+        for range in ByteRange::at(at, data.len() as u64).split(most) {
+            let bytes = data.slice((range.start - at) as usize..(range.end - at) as usize);
+            let hashed = bytes.clone();
+            let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed)).await;
+            let digest = digest.map_err(|died| Error::new(ErrorKind::Failed, "hashing died").because(died))?;
+            self.inner.calls.write(&self.begun, number(disk), range.start, bytes).await?;
+            self.laid(disk).written.push((range, digest));
+        }
+        Ok(())
+    }
+
+    /// Writes what the parent has: the mover makes no differences.
+    async fn copy(&self, parent: &Reader, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        let (from, _) = parent.disk(&self.new.disks[disk.0].name)?;
+        for piece in range.split(PIECE_SIZE) {
+            let bytes = parent.read(from, piece).await?;
+            self.write(disk, piece.start, bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads back what was stored; what is known of each disk's bytes then.
+    async fn check(&self) -> Result<Vec<Windows>> {
+        let all = self.inner.catalogue(Some(&self.new.vm)).await?;
+        if !all.left_behind().any(|id| id == self.begun.id) {
+            return Err(self
+                .inner
+                .calls
+                .lie(&format!("it says that it stored point {}, and does not list it", self.id)));
+        }
+        let parent = self.parent.as_ref().map(PointReader::point);
+        let parent_id = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
+        let len = window_len(self.new.disks.iter().map(|disk| disk.size));
+        let mut windows = Vec::new();
+        for (n, disk) in self.new.disks.iter().enumerate() {
+            let laid = std::mem::take(&mut *self.laid(DiskIndex(n)));
+            let before = parent.and_then(|parent| parent.disk(&disk.name));
+            let known = before.and_then(|(n, _)| self.parent.as_ref()?.windows(DiskIndex(n)));
+            let mut checked = Disk {
+                calls: &self.inner.calls,
+                new: DiskOf { point: &self.begun.id, disk: number(DiskIndex(n)) },
+                parent: before.map(|(n, _)| DiskOf { point: &parent_id, disk: number(DiskIndex(n)) }),
+                size: disk.size,
+                laid,
+                how: self.inner.grant.read_back,
+            };
+            windows.push(checked.read_back(len, known).await?);
+        }
+        Ok(windows)
+    }
+
+    /// Makes a point of it, if none came in between.
+    async fn list(&self, point: &Point, windows: Vec<Windows>) -> Result<()> {
+        let before = self.inner.catalogue(Some(&self.new.vm)).await?;
+        if before.newest() != self.new.parent.as_ref() {
+            return Err(
+                Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again.")
+            );
+        }
+        self.inner.note(checked(point, windows, self.inner.grant.read_back)?).await?;
+        let after = self.inner.catalogue(Some(&self.new.vm)).await?;
+        after.find(&self.id).map(drop).map_err(|error| {
+            let why = error.chain();
+            self.inner
+                .calls
+                .lie(&format!("it says that it stored the note of point {}, and does not give it back", self.id))
+                .because(why)
+        })
+    }
+
+    fn point(&self, reads: &[DiskReads], stored: &[u64]) -> Point {
+        let disk = |(new, (reads, stored)): (&NewDisk, (&DiskReads, &u64))| PointDisk {
+            name: new.name.clone(),
+            size: new.size,
+            identity: new.identity.clone(),
+            lineage: new.lineage,
+            checkpoint: new.checkpoint.clone(),
+            instance: new.instance.clone(),
+            read_in_full: new.read_in_full,
+            decision: new.decision,
+            reason: new.reason.clone(),
+            read: reads.read,
+            stored: *stored,
+            rewritten: reads.rewritten,
+        };
+        let disks: Vec<_> = self.new.disks.iter().zip(reads.iter().zip(stored)).map(disk).collect();
+        let costliest = disks.iter().max_by_key(|disk| disk.decision);
+        let repository = self.inner.repository;
+        Point {
+            id: self.id.clone(),
+            repository: self.new.origin.as_ref().map_or(repository, |origin| origin.repository),
+            copy_of: self.new.origin.as_ref().map(|origin| origin.point.clone()),
+            vm: self.new.vm.clone(),
+            time: self.new.time,
+            parent: self.new.parent.clone(),
+            decision: costliest.map_or(Decision::Full, |disk| disk.decision),
+            reason: costliest.map_or_else(String::new, |disk| disk.reason.clone()),
+            quiesced: self.new.quiesced,
+            stored: stored.iter().sum(),
+            definition: self.new.definition.clone(),
+            tool: self.new.tool.clone(),
+            disks,
+        }
+    }
+
+    /// Removes what was stored, the note first: that alone makes a point of it.
+    async fn remove(&self) {
+        for id in [note_of(&self.id), self.begun.id.clone()] {
+            if let Err(error) = self.inner.calls.delete(&id).await {
+                // Nobody lists it, and the next run removes it.
+                tracing::warn!(point = id, error = error.chain(), "what was stored of a point stays for now");
+            }
+        }
+    }
+
+    async fn finish(&self, reads: &[DiskReads]) -> Result<Point> {
+        let mut stored = Vec::new();
+        for (n, disk) in self.new.disks.iter().enumerate() {
+            let laid = self.laid(DiskIndex(n));
+            if let Some(at) = laid.hole(disk.size) {
+                let what = format!("disk {}: it is not covered once from byte {at} on", disk.name);
+                return Err(Error::new(ErrorKind::Failed, what));
+            }
+            stored.push(laid.written.iter().map(|(range, _)| range.len()).sum::<u64>());
+        }
+        self.inner.calls.commit(&self.begun).await?;
+        let windows = self.check().await?;
+        let point = self.point(reads, &stored);
+        self.list(&point, windows).await?;
+        if self.inner.grant.read_back != ReadBack::Full {
+            tracing::info!(point = %self.id, "only a part of the point was read back");
+        }
+        Ok(point)
+    }
+}
+
+fn number(disk: DiskIndex) -> u32 {
+    u32::try_from(disk.0).unwrap_or(u32::MAX)
+}
+
+/// The runs of whole blocks of some data that are all zero, or are not: offsets within it.
+fn runs(data: &Bytes) -> Vec<(ByteRange, bool)> {
+    let mut runs: Vec<(ByteRange, bool)> = Vec::new();
+    for range in ByteRange::new(0, data.len() as u64).split(BLOCK_SIZE) {
+        let zero = data[range.start as usize..range.end as usize].iter().all(|byte| *byte == 0);
+        match runs.last_mut() {
+            Some((last, same)) if *same == zero => last.end = range.end,
+            _ => runs.push((range, zero)),
+        }
+    }
+    runs
+}
+
+#[async_trait]
+impl PointWriter for Writer {
+    async fn write(&self, disk: DiskIndex, at: u64, data: Bytes) -> Result<()> {
+        for (run, zero) in runs(&data) {
+            let range = ByteRange::new(at + run.start, at + run.end);
+            if zero {
+                self.zero(disk, range).await?;
+            } else {
+                self.store(disk, range.start, data.slice(run.start as usize..run.end as usize)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn zero(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        self.inner.calls.zero(&self.begun, number(disk), range).await?;
+        self.laid(disk).zero.push(range);
+        Ok(())
+    }
+
+    async fn unchanged(&self, disk: DiskIndex, range: ByteRange) -> Result<()> {
+        let parent = self.parent.as_ref().ok_or_else(|| Error::new(ErrorKind::Failed, "there is no parent"))?;
+        if !self.can.incremental {
+            return self.copy(parent, disk, range).await;
+        }
+        self.inner.calls.unchanged(&self.begun, number(disk), range).await?;
+        self.laid(disk).unchanged.push(range);
+        Ok(())
+    }
+
+    /// How the mover keeps its points is its own matter.
+    async fn worth_rewriting(&self, _: DiskIndex, _: &[ByteRange], _: u64) -> Result<Vec<ByteRange>> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point> {
+        let finished = self.finish(reads).await;
+        if let Err(error) = &finished
+            && error.kind() != ErrorKind::Unavailable
+        {
+            self.remove().await;
+        }
+        finished
+    }
+
+    async fn abandon(self: Box<Self>) {
+        if let Err(error) = self.inner.calls.abort(&self.begun).await {
+            tracing::warn!(point = %self.id, error = error.chain(), "what was stored of it stays for now");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_found_block_by_block() {
+        let block = BLOCK_SIZE as usize;
+        let mut data = vec![0; 4 * block + 10];
+        data[block] = 1;
+        data[4 * block + 9] = 1;
+        let found: Vec<_> = runs(&data.into()).into_iter().map(|(range, zero)| (range.end, zero)).collect();
+        let blocks = |n: u64| n * BLOCK_SIZE;
+        assert_eq!(found, [(blocks(1), true), (blocks(2), false), (blocks(4), true), (blocks(4) + 10, false)]);
+    }
+}

@@ -1,0 +1,47 @@
+//! A mover that is changed while a run uses it: the run ends with the version that it began with.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use remora_tests::Transport;
+
+use super::example;
+use super::s3::{Bucket, create, get};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_with_the_version_that_it_began_with_whatever_happens_to_its_process() {
+    let bucket = Bucket::new(Transport::Http);
+    let running = &bucket.store;
+    create(running, "before", "bytes").await.unwrap();
+    // The new version keeps objects in its memory, so it finds nothing of what is in the bucket; its settings are others too.
+    let hostile = fs::read(example("hostile")).unwrap();
+    bucket.folder.write("s3", &hostile, "settings: {misbehave: ''}\n");
+    for n in 0..3 {
+        // A process that is started again for this run runs the old one again, with its old settings and secrets.
+        kill(Pid::from_raw(running.process().unwrap()), Signal::SIGKILL).unwrap();
+        create(running, &format!("after/{n}"), "bytes").await.unwrap();
+        assert_eq!(get(running, "before").await.unwrap(), "bytes");
+    }
+    let kept = bucket.s3.files("backups").join("a/prefix/after/2");
+    assert_eq!(fs::read(kept).unwrap(), b"bytes");
+    // The next run has the new one.
+    let next = bucket.folder.movers.open("s3", "a/prefix").unwrap();
+    create(&next, "new", "bytes").await.unwrap();
+    assert!(matches!(next.head(&Path::from("before")).await, Err(object_store::Error::NotFound { .. })));
+    assert!(matches!(running.head(&Path::from("new")).await, Err(object_store::Error::NotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_update_costs_the_next_run_and_not_this_one() {
+    let bucket = Bucket::new(Transport::Http);
+    create(&bucket.store, "before", "bytes").await.unwrap();
+    fs::write(bucket.folder.path().join("s3.wasm"), "no component").unwrap();
+    fs::write(bucket.folder.path().join("secret"), "another secret").unwrap();
+    kill(Pid::from_raw(bucket.store.process().unwrap()), Signal::SIGKILL).unwrap();
+    assert_eq!(get(&bucket.store, "before").await.unwrap(), "bytes");
+    let error = bucket.folder.movers.open("s3", "a/prefix").unwrap().probe().await.unwrap_err();
+    assert!(error.chain().contains("no WebAssembly component"), "{}", error.chain());
+}

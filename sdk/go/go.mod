@@ -1,0 +1,3 @@
+module remora.dev/sdk
+
+go 1.24

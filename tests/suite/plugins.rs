@@ -1,0 +1,100 @@
+//! `remora plugin`, and a repository that a mover keeps in a form of its own, through the command line.
+
+use std::fs;
+
+use remora_tests::appliance::Lie;
+use remora_tests::truth::assert_same;
+use remora_tests::{Appliance, DiskSpec, Lab, MIB, Plugin, Remora};
+use serde_json::Value;
+
+use crate::documented::the_documented;
+
+/// A folder with the settings and the token of the plain mover in it, and what `remora plugin` is told of them.
+fn plain(command: &str) -> (std::path::PathBuf, Vec<String>) {
+    let folder = Lab::shared().scratch("plugin");
+    fs::write(folder.join("settings.yaml"), "endpoint: '{endpoint}'\n").unwrap();
+    fs::write(folder.join("token"), "canary-5fd1b2\n").unwrap();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let args = vec![
+        "plugin".into(),
+        command.into(),
+        Plugin::component("plain").display().to_string(),
+        "--settings".into(),
+        file("settings.yaml"),
+        "--secret".into(),
+        format!("token={}", file("token")),
+    ];
+    (folder, args)
+}
+
+#[test]
+fn a_mover_is_tried_and_the_report_is_the_documented_one() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let (folder, mut args) = plain("test");
+    let kept = folder.join("report.json");
+    args.extend(["--json".into(), kept.display().to_string()]);
+    let report = bare.json(&args);
+    the_documented("remora plugin check FILE").assert_of(&report);
+    assert_eq!(report["failed"], 0, "{report:#}");
+    let written: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    assert_eq!(written, report);
+    let ran = bare.ok(plain("bench").1);
+    assert!(ran.text().contains("storing 4 MiB, p50"), "{ran:?}");
+    let ran = bare.ok(plain("check").1);
+    assert!(ran.text().contains("ok       takes its settings and opens"), "{ran:?}");
+}
+
+#[test]
+fn a_component_that_fails_a_check_is_exit_code_1_and_what_is_none_is_2() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let hostile = Plugin::component("hostile").display().to_string();
+    let ran = bare.fails(["plugin", "test", &hostile], 1, "checks failed");
+    assert!(ran.text().contains("FAILED"), "{ran:?}");
+    let folder = Lab::shared().scratch("plugin");
+    let other = folder.join("other.wasm");
+    fs::write(&other, "no component").unwrap();
+    bare.fails(["plugin", "check", other.to_str().unwrap()], 2, "no WebAssembly component");
+    bare.fails(["plugin", "check", folder.join("none.wasm").to_str().unwrap()], 3, "none.wasm");
+    bare.fails(["plugin", "test", &hostile, "--upstream", "https://127.0.0.1:1"], 2, "--upstream");
+    bare.fails(["plugin", "test", &hostile, "--cases", "x.yaml"], 2, "it is a mover");
+}
+
+#[test]
+fn a_vm_goes_into_a_movers_own_form_and_comes_back() {
+    let lab = Lab::shared();
+    let domain = lab.domain("on an array").disk(DiskSpec::qcow2("vda", 32 * MIB)).paused();
+    let appliance = Appliance::start();
+    let plugin = Plugin::of_appliance(&appliance, "on an *");
+    let remora = Remora::new(lab, "plugin:array").with("REMORA_PLUGINS", plugin.folder());
+    domain.write("vda", 0x5a, 3 * MIB, 5 * MIB);
+    let mut expected = Vec::new();
+    for decision in ["full", "incremental"] {
+        let truth = domain.truth("vda");
+        let report = remora.json(["backup", domain.name(), "--quiesce", "never"]);
+        assert_eq!(report["decision"], decision, "{report:#}");
+        expected.push((report["point"].as_str().unwrap().to_owned(), truth));
+        domain.write("vda", 0x17, 20 * MIB, MIB);
+    }
+    assert!(appliance.seen("unchanged") > 0);
+    let listed = remora.json(["points"]);
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
+    for (point, truth) in &expected {
+        let to = lab.scratch("restored").join("vda.raw");
+        remora.ok(["restore", point, "--disk", "vda", "--to", to.to_str().unwrap()]);
+        assert_same(&to, truth);
+        assert_eq!(remora.json(["show", point])["point"], point.as_str());
+    }
+    // What was changed on the array is noticed, and no file is left of it.
+    appliance.rot(&expected[0].0, 0, 4 << 20);
+    let to = lab.scratch("damaged").join("vda.raw");
+    remora.fails(["restore", &expected[0].0, "--disk", "vda", "--to", to.to_str().unwrap()], 7, "than were stored");
+    assert!(!to.exists());
+    // Neither does a lie become a point, nor is the machine kept from its next backup by it.
+    appliance.lie(Lie::ForgetWrites);
+    remora.fails(["backup", domain.name(), "--quiesce", "never"], 7, "other bytes are there");
+    appliance.lie(Lie::None);
+    assert_eq!(remora.json(["points"]).as_array().unwrap().len(), 2);
+    remora.ok(["backup", domain.name(), "--quiesce", "never"]);
+    // The commands of a vault say that they are not for it.
+    remora.fails(["gc"], 2, "points in a form of its own");
+}
