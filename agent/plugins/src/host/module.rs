@@ -148,7 +148,7 @@ fn check_world(engine: &Engine, component: &Component) -> Result<Vec<Kind>> {
             .because(format!("it imports {}", imports.join(", ")))
             .advise(
                 "Build it without a standard library that asks for an operating system: for Rust, for the target \
-             wasm32-unknown-unknown.",
+             wasm32-unknown-unknown; for others see docs/plugins.md.",
             ));
     }
     let exports: Vec<_> = world
