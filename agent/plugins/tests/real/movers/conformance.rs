@@ -76,7 +76,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     ("tell another size", "is stored", "`head`: life/0.x_y-z has 0 bytes, and it tells of 1"),
     ("tell of another object", "is stored", "tells of \"other\""),
     ("give other bytes", "is stored", "are not those that were stored"),
-    ("give nothing", "is stored", "1 bytes of life/1.x_y-z were asked for, 0 came"),
+    ("give nothing", "is stored", "bytes of life/0.x_y-z were asked for, 0 came"),
     ("give too much", "is stored", "the sink takes no more"),
     ("leave out", "more objects", "1004 objects are there, it has 0"),
     ("list for ever", "more objects", "`list` never ends"),
