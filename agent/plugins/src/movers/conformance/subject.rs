@@ -12,13 +12,14 @@ use nix::unistd::Pid;
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::super::broker::{Broker, BrokerOptions, Grants, Payload, Rules, Sink, SystemNames};
+use super::super::broker::{Broker, BrokerOptions, Payload, Rules, Sink};
 use super::super::conversation::{Component, Failed, Luggage, State, places};
 use super::super::folder::beside_this_program;
 use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
 use super::{ENDPOINT, MoverTrial};
+use crate::network::{Grants, SystemNames};
 
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
