@@ -329,7 +329,8 @@ impl<'cluster> Vm<'cluster> {
 impl Drop for Vm<'_> {
     fn drop(&mut self) {
         if self.started_here && !std::thread::panicking() {
-            let args = ["delete", "vm", &self.name, "--namespace", &self.namespace, "--ignore-not-found", "--wait=false"];
+            let args =
+                ["delete", "vm", &self.name, "--namespace", &self.namespace, "--ignore-not-found", "--wait=false"];
             self.cluster.try_kubectl(&args);
         }
     }

@@ -30,8 +30,9 @@ const THREADS: [libc::c_long; 14] = [
     libc::SYS_restart_syscall,
 ];
 
-/// Of memory. Code is compiled here, so memory may become executable.
-const MEMORY: [libc::c_long; 7] = [
+/// Of memory. Code is compiled here, so memory may become executable; what an instance's memory begins as is kept in a file that
+/// lies in memory and has no name.
+const MEMORY: [libc::c_long; 8] = [
     libc::SYS_brk,
     libc::SYS_mmap,
     libc::SYS_munmap,
@@ -39,6 +40,7 @@ const MEMORY: [libc::c_long; 7] = [
     libc::SYS_mprotect,
     libc::SYS_madvise,
     libc::SYS_membarrier,
+    libc::SYS_memfd_create,
 ];
 
 /// Of what is open: the socket. It cannot be given to anybody, nor anything else taken in through it.
