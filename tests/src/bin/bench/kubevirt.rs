@@ -144,6 +144,8 @@ fn by_exporter(vm: &Vm, number: usize) -> Took {
             fs::metadata(vm.image(volume["volumeName"].as_str().must("name a volume"))).must("look at a disk").len();
         let mut curl = cluster.in_node("curl");
         curl.args(["--silent", "--show-error", "--fail", "--insecure", "--noproxy", "*", "--output", "/dev/null"]);
+        // It says that it is ready some moments before it serves; times are those of the last try.
+        curl.args(["--retry", "60", "--retry-delay", "1"]);
         curl.args(["--resolve", &format!("{host}:443:{}", address.as_str().must("find the exporter's address"))]);
         curl.args(["--header", "x-kubevirt-export-token: a token for the exporter"]);
         curl.args(["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]);
