@@ -191,9 +191,9 @@ impl Generation {
 }
 
 impl PolicyFile {
-    /// Whether anything that it has needs trust: all but what is built in.
+    /// Whether anything that it has needs trust: all but what is built in. Of one that is broken nobody knows.
     fn is_trusting(&self) -> bool {
-        self.remote || !self.modules.is_empty()
+        self.remote || !self.modules.is_empty() || self.broken.is_some()
     }
 
     /// Since when a version is in force that is not the one on disk.

@@ -80,6 +80,7 @@ impl VolumeMover {
     async fn reader(&self, point: &PointId) -> Result<Arc<Reader>> {
         let catalogue = self.catalogue(None).await?;
         let listed = catalogue.find(point)?;
+        self.granted(&listed.point.vm)?;
         Ok(Arc::new(Reader::new(Arc::clone(&self.0), listed).await?))
     }
 }
@@ -97,6 +98,7 @@ impl Mover for VolumeMover {
     }
 
     async fn list(&self, vm: Option<&VmName>) -> Result<Listing> {
+        vm.map_or(Ok(()), |vm| self.granted(vm))?;
         Ok(self.catalogue(vm).await?.listing())
     }
 

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use remora_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -92,12 +93,10 @@ impl Registry {
 impl Config {
     /// That of a folder; one that says nothing if there is no document.
     pub(super) fn read(folder: Option<&Path>) -> Result<Self> {
-        let folder = folder.map(version);
-        let text = match &folder {
-            Some(folder) if folder.join(FILE).exists() => small_text(folder, Path::new(FILE))?,
-            _ => return Ok(Self::of_nothing()),
-        };
-        parse(&text, &Files { folder: folder.unwrap_or_default() })
+        match folder.map(holding).transpose()?.flatten() {
+            Some(folder) => parse(&small_text(&folder, Path::new(FILE))?, &Files { folder }),
+            None => Ok(Self::of_nothing()),
+        }
     }
 
     fn of_nothing() -> Self {
@@ -108,6 +107,25 @@ impl Config {
     /// How the registry of an artifact is used.
     pub(super) fn of(&self, artifact: &Artifact) -> &Registry {
         self.registries.get(&artifact.host).unwrap_or(&self.other)
+    }
+}
+
+/// The version of a folder that has a document; none if there is no document. What cannot be known is an error: without a
+/// document nothing has to be signed.
+fn holding(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut now = version(folder);
+    loop {
+        match fs::symlink_metadata(now.join(FILE)) {
+            Ok(_) => return Ok(Some(now)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("looking for {FILE}"), error)),
+        }
+        // Or that version was removed, for another one is there.
+        let next = version(folder);
+        if next == now {
+            return Ok(None);
+        }
+        now = next;
     }
 }
 

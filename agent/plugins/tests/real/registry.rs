@@ -350,6 +350,26 @@ fn a_signature_is_checked_again_without_the_registry_and_by_the_keys_of_now() {
 }
 
 #[test]
+fn a_policy_that_a_bad_document_of_registries_broke_is_looked_at_again_when_that_is_mended() {
+    let scene = Scene::new();
+    let document = |text: &str| fs::write(scene.at("plugins/registries.yaml"), text).unwrap();
+    document("kind: Registrys\n");
+    fs::write(scene.at("policies/mine.wasm"), labels()).unwrap();
+    scene.policy("file:mine.wasm");
+    let host = scene.host();
+    let generation = scene.generation(&host);
+    assert!(generation.broken().count() == 1 && !generation.is_due(&host));
+    document("kind: Registries\n");
+    assert!(generation.is_due(&host));
+    let mended = generation.next(&host, &Snapshot::read(&scene.at("policies")).unwrap(), now());
+    assert!(mended.broken().count() == 0 && !mended.is_due(&host));
+    // What may be a document and cannot be read demands nothing less than one that can.
+    fs::remove_file(scene.at("plugins/registries.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", scene.at("plugins/registries.yaml")).unwrap();
+    assert_eq!(scene.generation(&scene.host()).broken().count(), 1);
+}
+
+#[test]
 fn a_module_of_a_file_is_signed_beside_it() {
     let key = SigningKey::new();
     let scene = Scene::new();

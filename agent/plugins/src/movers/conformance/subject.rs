@@ -1,6 +1,6 @@
 //! The mover that is tried, and its calls one by one, without the host's second tries: what is tried is the mover, not its store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +37,7 @@ pub(super) struct Subject {
     prefix: String,
     seed: u64,
     said: Arc<Mutex<Vec<String>>>,
+    stored: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Subject {
@@ -51,6 +52,7 @@ impl Subject {
             prefix: format!("remora-test-{:016x}", fastrand::u64(..)),
             seed: trial.seed,
             said: Arc::default(),
+            stored: Arc::default(),
             injector,
         })
     }
@@ -87,6 +89,7 @@ impl Subject {
                 faults: 0.into(),
             },
             Mutex::default(),
+            Arc::clone(&self.stored),
         ))
     }
 
@@ -109,8 +112,8 @@ impl Subject {
     }
 }
 
-/// A process with the mover, and the uploads that were begun with it.
-pub(super) struct Mover(pub(super) Component, Mutex<Vec<(String, String)>>);
+/// A process with the mover, the uploads that were begun with it, and the keys of what any process was told to store.
+pub(super) struct Mover(pub(super) Component, Mutex<Vec<(String, String)>>, Arc<Mutex<BTreeSet<String>>>);
 
 fn strange<T>(done: &Done) -> Result<T, Failed> {
     Err(Failed::Fault(format!("it answered another question: {done:?}")))
@@ -127,6 +130,7 @@ impl Mover {
     }
 
     pub(super) async fn put(&self, key: &str, data: &Bytes) -> Result<Stored, Failed> {
+        self.stores(key);
         match self.sending(Call::Put { key: key.into(), len: data.len() as u64 }, data).await? {
             Done::Stored(stored) => Ok(stored),
             other => strange(&other),
@@ -134,6 +138,7 @@ impl Mover {
     }
 
     pub(super) async fn replace(&self, key: &str, data: &Bytes) -> Result<(), Failed> {
+        self.stores(key);
         self.sending(Call::Replace { key: key.into(), len: data.len() as u64 }, data).await.map(drop)
     }
 
@@ -184,6 +189,7 @@ impl Mover {
     }
 
     pub(super) async fn complete(&self, key: &str, token: &str, parts: u32) -> Result<Stored, Failed> {
+        self.stores(key);
         match self.asking(Call::Complete { key: key.into(), token: token.into(), parts }).await? {
             Done::Stored(stored) => Ok(stored),
             other => strange(&other),
@@ -202,6 +208,14 @@ impl Mover {
         }
     }
 
+    fn stores(&self, key: &str) {
+        self.keys().insert(key.to_owned());
+    }
+
+    fn keys(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begun(&self) -> MutexGuard<'_, Vec<(String, String)>> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,19 +226,13 @@ impl Mover {
         self
     }
 
-    /// Removes what the trials stored, as far as the mover can.
+    /// Removes what the trials stored, as far as the mover can. Nothing else: what it lists may be somebody else's.
     pub(super) async fn clean_up(&self) {
         self.ready();
         self.give_up_uploads().await;
-        while let Ok(page) = self.list("", None, None).await {
-            let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).take(DELETED_AT_ONCE).collect();
-            if keys.is_empty() {
-                break;
-            }
-            match self.delete(&keys).await {
-                Ok(outcomes) if outcomes.iter().all(Result::is_ok) => {}
-                _ => break,
-            }
+        let keys: Vec<_> = std::mem::take(&mut *self.keys()).into_iter().collect();
+        for keys in keys.chunks(DELETED_AT_ONCE) {
+            self.delete(keys).await.ok();
         }
     }
 

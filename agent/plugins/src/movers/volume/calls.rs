@@ -13,8 +13,14 @@ use super::super::wire::{Call, Done, NewPoint, VolumeCall, VolumeCapabilities, V
 /// Points in a page.
 const PAGE: usize = 1_000;
 
-/// Pages of a listing: more points than this nobody has.
+/// Pages of a listing.
 const PAGES: usize = 10_000;
+
+/// Points of a listing: more nobody has.
+const POINTS: usize = 100_000;
+
+/// Bytes of all descriptions of a listing.
+const DESCRIPTIONS: usize = 256 << 20;
 
 /// A disk of a point that is called by its id.
 #[derive(Clone, Copy)]
@@ -112,7 +118,7 @@ impl Calls {
 
     /// All points, or those of one machine.
     pub(super) async fn list(&self, vm: Option<&str>) -> Result<Vec<VolumePoint>> {
-        let (mut points, mut token) = (Vec::new(), None);
+        let (mut points, mut token, mut descriptions) = (Vec::new(), None, 0);
         for _ in 0..PAGES {
             let call = VolumeCall::List { vm: vm.map(Into::into), token: token.take() };
             let Done::Volume(VolumeDone::Points(page)) = self.plain("listing points", call).await? else {
@@ -123,7 +129,12 @@ impl Calls {
                     self.lie(&format!("a page of its listing has {} points, {PAGE} at most", page.points.len()))
                 );
             }
+            descriptions += page.points.iter().map(|point| point.description.len()).sum::<usize>();
             points.extend(page.points);
+            if points.len() > POINTS || descriptions > DESCRIPTIONS {
+                let what = format!("it lists more than {POINTS} points, or {} MiB of descriptions", DESCRIPTIONS >> 20);
+                return Err(self.lie(&what));
+            }
             token = page.next;
             if token.is_none() {
                 return Ok(points);

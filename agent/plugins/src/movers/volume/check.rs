@@ -27,6 +27,8 @@ pub(super) struct Laid {
     pub(super) written: Vec<(ByteRange, Digest)>,
     pub(super) zero: Vec<ByteRange>,
     pub(super) unchanged: Vec<ByteRange>,
+    /// What of that was read from the parent and written again.
+    pub(super) copied: Vec<ByteRange>,
 }
 
 impl Laid {
@@ -35,6 +37,7 @@ impl Laid {
         self.written.sort_unstable_by_key(|(range, _)| *range);
         self.zero.sort_unstable();
         self.unchanged.sort_unstable();
+        self.copied.sort_unstable();
     }
 
     /// What was written that begins in a range.
@@ -75,17 +78,20 @@ impl Disk<'_> {
     pub(super) async fn read_back(&mut self, len: u64, parent: Option<&Windows>) -> Result<Windows> {
         let mut map = Vec::new();
         for window in ByteRange::new(0, self.size).split(WINDOW) {
-            map.extend(self.calls.extents(self.new, window).await?);
+            map.extend(of_blocks(self.calls.extents(self.new, window).await?, window, self.size));
         }
-        let map = of_blocks(map, ByteRange::new(0, self.size), self.size);
         self.laid.sort();
         let mut digests = Vec::new();
         for (n, window) in windows(self.size, len).enumerate() {
             let unchanged = within(&self.laid.unchanged, window).map(|range| range.len()).sum::<u64>();
-            digests.push(if unchanged == window.len() {
+            let known = || {
                 parent.filter(|parent| parent.len == len).and_then(|parent| parent.digests.get(n).cloned().flatten())
+            };
+            digests.push(if unchanged == window.len() {
+                known()
             } else if unchanged == 0 && self.how == ReadBack::Full {
-                Some(self.whole(&map, window).await?)
+                let found = self.whole(&map, window).await?;
+                self.of_copied(window, found, known)?
             } else {
                 self.parts(&map, window).await?;
                 None
@@ -93,6 +99,26 @@ impl Disk<'_> {
         }
         self.unchanged().await?;
         Ok(Windows { len, digests })
+    }
+
+    /// What is known of a window that was stored whole. What was copied from the parent is no better known than it was there.
+    fn of_copied(
+        &self,
+        window: ByteRange,
+        found: WindowDigest,
+        known: impl FnOnce() -> Option<WindowDigest>,
+    ) -> Result<Option<WindowDigest>> {
+        let copied = within(&self.laid.copied, window).map(|range| range.len()).sum::<u64>();
+        match copied {
+            0 => Ok(Some(found)),
+            all if all == window.len() => match known() {
+                Some(known) if known != found => {
+                    Err(self.lie("it was copied from the parent, which has other bytes there than were stored", window))
+                }
+                known => Ok(known),
+            },
+            _ => Ok(None),
+        }
     }
 
     /// All of a window, in order.
@@ -230,6 +256,7 @@ mod tests {
             written,
             zero: zero.to_vec(),
             unchanged: unchanged.to_vec(),
+            copied: Vec::new(),
         };
         assert_eq!(laid(vec![written(4, 6), written(0, 2)], &[range(2, 4)], &[range(6, 9)]).hole(9), None);
         assert_eq!(laid(vec![written(0, 2)], &[range(3, 4)], &[]).hole(4), Some(2));

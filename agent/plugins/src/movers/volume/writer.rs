@@ -90,6 +90,7 @@ impl Writer {
             let bytes = parent.read(from, piece).await?;
             self.write(disk, piece.start, bytes).await?;
         }
+        self.laid(disk).copied.push(range);
         Ok(())
     }
 

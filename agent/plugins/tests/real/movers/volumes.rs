@@ -63,13 +63,17 @@ impl Lab {
     }
 
     async fn try_backup(&self, asked: Asked) -> Result<BackupReport> {
+        self.try_backup_with(asked, SPOT_CHECKS).await
+    }
+
+    async fn try_backup_with(&self, asked: Asked, spot_checks: usize) -> Result<BackupReport> {
         let request = BackupRequest {
             vm: VmName::new("vm 1").unwrap(),
             disks: None,
             asked,
             quiesce: Quiesce::Preferred,
             patience: Patience::None,
-            spot_checks: SPOT_CHECKS,
+            spot_checks,
             memory: MemoryBudget::new(8 * PIECE_SIZE),
         };
         let cancel = CancellationToken::new();
@@ -154,6 +158,18 @@ async fn a_mover_that_makes_no_differences_is_given_whole_points() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_mover_changed_is_not_copied_into_the_next_point() {
+    let lab = Lab::with(", clones: false", "volume: {disksInTheClear: ['vm 1']}");
+    let first = lab.backup().await.point.id;
+    lab.host.write(1, 0, &noise(1_000, 5));
+    lab.appliance.rot(&first.to_string(), 0, 5);
+    let error = lab.try_backup_with(Asked::Auto, 0).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+    assert!(error.chain().contains("disk 0") && error.chain().contains("copied from the parent"), "{}", error.chain());
+    assert_eq!(lab.points().await, [first]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_lies_is_found_before_a_point_is_listed() {
     for (lie, said) in [
         (Lie::ForgetWrites, "other bytes are there"),
@@ -203,6 +219,8 @@ async fn a_mover_sees_no_disk_that_it_was_not_granted() {
     assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
     assert!(error.advice().unwrap().contains("disksInTheClear"), "{:?}", error.advice());
     assert_eq!((lab.appliance.points(), lab.appliance.seen("write")), (Vec::new(), 0));
+    let error = lab.mover.list(Some(&VmName::new("vm 1").unwrap())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
 }
 
 #[tokio::test(flavor = "multi_thread")]
