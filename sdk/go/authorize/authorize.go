@@ -92,21 +92,12 @@ func Register[S any](create func(settings S) (Policy, error)) {
 
 //go:wasmexport remora:policy/authorize@0.1.0#configure
 func wasmConfigure(at, length uint32) uint32 {
-	made, errors := configure(abi.String(at, length))
-	abi.Taken()
-	policy = made
-	return abi.ReturnResult([]remora.Pair{}, errors)
+	return abi.Configured(at, length, configure, &policy)
 }
 
 //go:wasmexport remora:policy/authorize@0.1.0#authorize
 func wasmAuthorize(at, length uint32) uint32 {
-	requests := abi.List[Request](at, length)
-	abi.Taken()
-	decisions := make([]Decision, len(requests))
-	for i := range requests {
-		decisions[i] = policy.Authorize(&requests[i])
-	}
-	return abi.Return(decisions)
+	return abi.Each(at, length, policy.Authorize)
 }
 
 //go:wasmexport cabi_post_remora:policy/authorize@0.1.0#configure

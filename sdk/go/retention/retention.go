@@ -60,10 +60,7 @@ func Register[S any](create func(settings S) (Policy, error)) {
 
 //go:wasmexport remora:policy/retention@0.1.0#configure
 func wasmConfigure(at, length uint32) uint32 {
-	made, errors := configure(abi.String(at, length))
-	abi.Taken()
-	policy = made
-	return abi.ReturnResult([]remora.Pair{}, errors)
+	return abi.Configured(at, length, configure, &policy)
 }
 
 // The record has 15 flat values, one less than what would be passed by its address.

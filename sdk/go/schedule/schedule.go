@@ -53,21 +53,12 @@ func Register[S any](create func(settings S) (Policy, error)) {
 
 //go:wasmexport remora:policy/schedule@0.1.0#configure
 func wasmConfigure(at, length uint32) uint32 {
-	made, errors := configure(abi.String(at, length))
-	abi.Taken()
-	policy = made
-	return abi.ReturnResult([]remora.Pair{}, errors)
+	return abi.Configured(at, length, configure, &policy)
 }
 
 //go:wasmexport remora:policy/schedule@0.1.0#next
 func wasmNext(at, length uint32) uint32 {
-	requests := abi.List[Request](at, length)
-	abi.Taken()
-	answers := make([]Answer, len(requests))
-	for i := range requests {
-		answers[i] = policy.Next(&requests[i])
-	}
-	return abi.Return(answers)
+	return abi.Each(at, length, policy.Next)
 }
 
 //go:wasmexport cabi_post_remora:policy/schedule@0.1.0#configure

@@ -30,21 +30,12 @@ func Register[S any](create func(settings S) (Policy, error)) {
 
 //go:wasmexport remora:policy/select@0.1.0#configure
 func wasmConfigure(at, length uint32) uint32 {
-	made, errors := configure(abi.String(at, length))
-	abi.Taken()
-	policy = made
-	return abi.ReturnResult([]remora.Pair{}, errors)
+	return abi.Configured(at, length, configure, &policy)
 }
 
 //go:wasmexport remora:policy/select@0.1.0#select
 func wasmSelect(at, length uint32) uint32 {
-	vms := abi.List[remora.Vm](at, length)
-	abi.Taken()
-	verdicts := make([]Verdict, len(vms))
-	for i := range vms {
-		verdicts[i] = policy.Select(&vms[i])
-	}
-	return abi.Return(verdicts)
+	return abi.Each(at, length, policy.Select)
 }
 
 //go:wasmexport cabi_post_remora:policy/select@0.1.0#configure

@@ -70,8 +70,8 @@ func Return(value any) uint32 {
 	return address(area)
 }
 
-// ReturnResult is the address of an answer that is a `result` of two lists: of `errors`, unless there are none.
-func ReturnResult(fine, errors any) uint32 {
+// returnResult is the address of an answer that is a `result` of two lists: of `errors`, unless there are none.
+func returnResult(fine, errors any) uint32 {
 	area := keep(12)
 	list := reflect.ValueOf(fine)
 	if wrong := reflect.ValueOf(errors); wrong.Len() > 0 {
@@ -205,4 +205,23 @@ func fields(v reflect.Value, at unsafe.Pointer, each func(reflect.Value, unsafe.
 		each(v.Field(i), unsafe.Add(at, offset))
 		offset += size
 	}
+}
+
+// Each answers a list of questions one by one.
+func Each[Q, A any](at, length uint32, answer func(question *Q) A) uint32 {
+	questions := List[Q](at, length)
+	Taken()
+	answers := make([]A, len(questions))
+	for i := range questions {
+		answers[i] = answer(&questions[i])
+	}
+	return Return(answers)
+}
+
+// Configured makes a policy of the settings that the host gave and keeps it; it tells no facts of itself.
+func Configured[P, E any](at, length uint32, configure func(settings string) (P, []E), policy *P) uint32 {
+	made, errors := configure(String(at, length))
+	Taken()
+	*policy = made
+	return returnResult([]string{}, errors)
 }
