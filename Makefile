@@ -20,12 +20,13 @@ CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
 
-.PHONY: help build image demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
+.PHONY: help build image demo test test-libvirt test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
-	@echo 'make test    all tests but those of the cluster, against real libvirt, QEMU, guests, S3 and an API server of Kubernetes'
-	@echo 'make test-kubernetes  of these, those of the API server alone'
+	@echo 'make test    all tests: the three tiers that follow'
+	@echo 'make test-libvirt     against real libvirt, QEMU, guests and S3, with the tests of each crate'
+	@echo 'make test-kubernetes  against a real API server of Kubernetes'
 	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
 	@echo 'make image   the image for Kubernetes, in target/release/remora-image.tar'
@@ -87,11 +88,19 @@ image: build
 demo: build
 	'$(built)/demo'
 
-test: build setup-s3 setup-apiserver setup-languages
+# Every tier, beside each other: they wait for guests and servers more than they work.
+test: build setup-s3 setup-cluster setup-languages
+	cargo test --locked --release --workspace --no-run
+	cargo test --locked --release --workspace --no-run --test kubernetes --test cluster
+	@echo 'Three tiers run now; what each of them says comes when it is through.'
+	$(MAKE) --jobs=3 --output-sync=target test-libvirt test-kubernetes test-cluster
+
+test-libvirt: build setup-s3 setup-languages
 	cargo test --locked --release --workspace --no-fail-fast
 
-test-kubernetes: setup setup-apiserver
-	cargo test --locked --release --workspace --test kubernetes
+# They mostly wait for the API server: four at a time, however few processors there are.
+test-kubernetes: build setup-s3 setup-apiserver
+	cargo test --locked --release --workspace --test kubernetes -- --test-threads=4
 
 # Its machines boot slowly beside each other: two at a time, however many processors there are.
 test-cluster: build setup-s3 setup-cluster
