@@ -5,8 +5,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+# Cargo would look for make's job server by it, in vain.
+unexport MAKEFLAGS
 
 cache := $(or $(REMORA_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/remora),$(HOME)/.cache/remora)
+export REMORA_CACHE := $(cache)
 export CARGO_TARGET_DIR ?= $(cache)/target
 built := $(CARGO_TARGET_DIR)/release
 tools := $(cache)/tools
