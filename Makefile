@@ -91,17 +91,15 @@ image: build
 demo: build
 	'$(built)/demo'
 
-# Every tier, beside each other: they wait for guests and servers more than they work.
+# Every tier, beside each other. Tests wait for guests and servers more than they work: so there are more of them at a time
+# than a small machine has processors.
 test: build setup-s3 setup-cluster setup-languages
-	cargo test --locked --release --workspace --no-run
-	cargo test --locked --release --workspace --no-run --test kubernetes --test cluster
 	@echo 'Three tiers run now; what each of them says comes when it is through.'
-	$(MAKE) --jobs=3 --output-sync=target test-libvirt test-kubernetes test-cluster
+	$(MAKE) --jobs=3 --output-sync=target test-cluster test-kubernetes test-libvirt
 
 test-libvirt: build setup-s3 setup-languages
-	cargo test --locked --release --workspace --no-fail-fast
+	cargo test --locked --release --workspace --no-fail-fast -- --test-threads=4
 
-# They mostly wait for the API server: four at a time, however few processors there are.
 test-kubernetes: build setup-s3 setup-apiserver
 	cargo test --locked --release --workspace --test kubernetes -- --test-threads=4
 
