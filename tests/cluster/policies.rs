@@ -7,7 +7,7 @@ use std::time::Duration;
 use remora_tests::cluster::{Cluster, NAMESPACE, Product, Vm, is_true};
 use remora_tests::truth::assert_same;
 use remora_tests::{MIB, PASSPHRASE, Plugin, Remora};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::scene::is_incremental;
 
@@ -40,6 +40,11 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     put_policies(cluster, &document);
     let policies = Policies { product, vm: &vm };
 
+    // What the mover stores, remora finds in the bucket.
+    let remora = store.owner(Remora::bare(dir.path(), &store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE);
+    let remora = remora.with("REMORA_TENANT", &namespace);
+    let points = || remora.json(["points"]).as_array().unwrap().clone();
+
     // Nobody is selected before the machine has its label.
     let good = policies.stands("Active", None);
     assert_eq!(good["activeDigest"], good["desiredDigest"], "{good:#}");
@@ -53,24 +58,27 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     edit(cluster, &format!("s/{}/99 * * * */", EACH_MINUTE.replace('*', r"\*")));
     let broken = policies.stands("Stale", Some(&good));
     assert_eq!(broken["activeDigest"], good["activeDigest"], "{broken:#}");
-    assert!(broken["message"].as_str().unwrap().contains("99"), "{broken:#}");
+    let says = broken["message"].as_str().unwrap();
+    assert!(says.starts_with("each-minute.yaml, line 4: schedule.settings.cron: "), "{says}");
     write(&vm, 300);
     let second = policies.next_run();
     assert!(is_incremental(&second), "{second:#}");
+    assert!(points().len() > 1, "nothing is dropped by what is stale: {:#?}", points());
 
-    // A mended one is in force: it asks for nothing any more.
-    edit(cluster, r"s/99 \* \* \* \*/0 0 1 1 */");
+    // By a mended one, the newest point stays alone.
+    edit(cluster, r"s|99 \* \* \* \*|*/1 * * * *|");
     let mended = policies.stands("Active", Some(&broken));
     assert_eq!(mended["activeDigest"], mended["desiredDigest"], "{mended:#}");
+    write(&vm, 500);
+    let third = policies.next_run();
+    assert!(is_incremental(&third), "{third:#}");
+    cluster.kubectl(&["label", "vm", "web", "--namespace", &namespace, "backup-"]);
     policies.wait_until_all_have_ended();
+    let points = points();
+    assert_eq!(points.len(), 1, "{points:#?}");
+
     let truth = dir.path().join("truth");
     vm.truth("data", &truth);
-
-    // What the mover has stored, remora finds in the bucket; of its points the newest has stayed, as the retention says.
-    let remora = store.owner(Remora::bare(dir.path(), &store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE);
-    let remora = remora.with("REMORA_TENANT", &namespace);
-    let points = remora.json(["points"]);
-    assert_eq!(points.as_array().unwrap().len(), 1, "{points:#}");
     let into = dir.path().join("restored");
     remora.ok(["restore", points[0]["point"].as_str().unwrap(), "--to", into.to_str().unwrap()]);
     assert_same(&into.join("data.raw"), &truth);
