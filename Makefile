@@ -114,6 +114,7 @@ lint: setup setup-deny
 	cargo fmt --all --check
 	cargo fmt --all --check --manifest-path policies/Cargo.toml
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --workspace --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
 	cargo clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
 	    --target-dir '$(built)/policies' -- -D warnings
 	cargo deny --locked --workspace check bans licenses sources

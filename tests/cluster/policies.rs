@@ -41,7 +41,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     let policies = Policies { product, vm: &vm };
 
     // What the mover stores, remora finds in the bucket.
-    let remora = store.owner(Remora::bare(dir.path(), &store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE);
+    let remora = store.owner(Remora::bare(dir.path(), store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE);
     let remora = remora.with("REMORA_TENANT", &namespace);
     let points = || remora.json(["points"]).as_array().unwrap().clone();
 
