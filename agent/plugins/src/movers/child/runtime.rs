@@ -44,14 +44,13 @@ impl Runtime {
         let engine =
             Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
         let known = known.and_then(|code| compiled::known(&engine, code));
-        let (component, made) = match known {
-            Some(component) => (component, None),
-            None => {
-                let component = Component::from_binary(&engine, bytes)
-                    .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
-                let made = compiled::kept(&component);
-                (component, made)
-            }
+        let (component, made) = if let Some(component) = known {
+            (component, None)
+        } else {
+            let component = Component::from_binary(&engine, bytes)
+                .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
+            let made = compiled::kept(&component);
+            (component, made)
         };
         check_world(&engine, &component, world)?;
         let linker = imports(&engine).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
