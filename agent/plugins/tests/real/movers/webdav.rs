@@ -112,7 +112,10 @@ async fn keys_come_in_order_whatever_collections_they_lie_in() {
     all.sort_unstable();
     let other = collection.another();
     assert_eq!(keys(&other, None).await, all);
-    assert_eq!(keys(&other, Some("n")).await, all.iter().filter(|key| key.starts_with("n/")).collect::<Vec<_>>());
+    assert_eq!(
+        keys(&other, Some("n")).await,
+        all.iter().copied().filter(|key| key.starts_with("n/")).collect::<Vec<_>>()
+    );
     for key in all {
         assert_eq!(get(&other, key).await.unwrap(), key);
     }
