@@ -12,7 +12,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const POLICIES: [&str; 7] = ["adaptive", "cron", "four-eyes", "gfs", "labels", "owners", "paths"];
 
 /// The movers among the SDK's examples, by the names of their crates, and the one that misbehaves for tests.
-const MOVERS: [&str; 4] = ["appliance", "hostile", "plain", "s3"];
+const MOVERS: [&str; 5] = ["appliance", "hostile", "plain", "s3", "webdav"];
 
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;

@@ -40,6 +40,7 @@ pub mod scattered;
 pub mod seeds;
 pub mod small;
 pub mod truth;
+pub mod webdav;
 
 pub use age::age;
 pub use agent::RemoraAgent;
@@ -65,6 +66,7 @@ pub use relay::Relay;
 pub use remora::{PASSPHRASE, Remora};
 pub use s3::{S3, Transport};
 pub use small::{Holding, Small};
+pub use webdav::WebDav;
 
 /// One KiB in bytes.
 pub const KIB: u64 = 1 << 10;

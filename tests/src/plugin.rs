@@ -1,4 +1,4 @@
-//! A folder of plugins with the mover of `sdk/examples/s3` in it, for a bucket of a real server.
+//! A folder of plugins with a mover of `sdk/examples` in it, for a real server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,13 @@ use crate::appliance::{Appliance, TOKEN};
 use crate::process::Must;
 use crate::remora::program;
 use crate::s3::{KEY, S3, SECRET};
+use crate::webdav::{PASSWORD, USER, WebDav};
 
 /// The folder, removed with this.
 #[derive(Debug)]
 pub struct Plugin {
     dir: TempDir,
+    name: &'static str,
 }
 
 impl Plugin {
@@ -31,7 +33,24 @@ impl Plugin {
             server.ip(),
         );
         fs::write(dir.path().join("s3.yaml"), document).must("write the mover's document");
-        Self { dir }
+        Self { dir, name: "s3" }
+    }
+
+    /// The mover `webdav` for a server without TLS.
+    pub fn of_webdav(server: &WebDav) -> Self {
+        let dir = tempfile::tempdir().must("make a folder for plugins");
+        let endpoint = server.endpoint();
+        let address = endpoint.split_once("://").map_or("", |(_, address)| address);
+        fs::copy(mover("webdav"), dir.path().join("webdav.wasm")).must("copy the mover");
+        fs::write(dir.path().join("password"), PASSWORD).must("write the secret");
+        let document = format!(
+            "kind: Mover\nname: webdav\nmodule: file:webdav.wasm\n\
+             settings: {{url: '{endpoint}/backups', user: {USER}}}\n\
+             network: {{allow: ['{address}'], addresses: [127.0.0.1], plainHttp: true}}\n\
+             secrets: {{password: password}}\n"
+        );
+        fs::write(dir.path().join("webdav.yaml"), document).must("write the mover's document");
+        Self { dir, name: "webdav" }
     }
 
     /// The mover `array` for an appliance, which may see the disks of the machines that are named.
@@ -46,7 +65,7 @@ impl Plugin {
              secrets: {{token: token}}\nvolume: {{disksInTheClear: ['{machines}']}}\n"
         );
         fs::write(dir.path().join("array.yaml"), document).must("write the mover's document");
-        Self { dir }
+        Self { dir, name: "array" }
     }
 
     /// The component of a mover that the build made, such as `plain`.
@@ -61,7 +80,7 @@ impl Plugin {
 
     /// The URL of a repository.
     pub fn url(&self, prefix: &str) -> String {
-        format!("plugin:s3/{prefix}")
+        format!("plugin:{}/{prefix}", self.name)
     }
 
     /// The program that runs movers.

@@ -256,7 +256,7 @@ fn binary() -> PathBuf {
     tool("versitygw", "setup-s3")
 }
 
-fn free_address(address: Ipv4Addr) -> SocketAddr {
+pub(crate) fn free_address(address: Ipv4Addr) -> SocketAddr {
     let listener = TcpListener::bind((address, 0)).must("find a free port");
     listener.local_addr().must("read a port")
 }

@@ -4,6 +4,7 @@ mod broken;
 mod identity;
 mod locked;
 mod refused;
+mod webdav;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -88,7 +88,9 @@ impl Context {
 
     /// The movers of the folder of plugins.
     fn movers(&self) -> Movers {
-        Movers::new(self.plugins_folder(), Some(self.fetched()))
+        let mut movers = Movers::new(self.plugins_folder(), Some(self.fetched()));
+        movers.compiled = Some(self.state_dir().join("compiled"));
+        movers
     }
 
     fn plugins_folder(&self) -> PathBuf {

@@ -51,6 +51,9 @@ pub(crate) struct Repository {
     /// Where modules are kept that come from registries.
     #[serde(skip)]
     fetched: PathBuf,
+    /// Where compiled movers are kept.
+    #[serde(skip)]
+    compiled: PathBuf,
 }
 
 fn state() -> PathBuf {
@@ -105,6 +108,7 @@ impl Repository {
         }
         self.plugins = folder.join("plugins");
         self.fetched = state.join("fetched");
+        self.compiled = state.join("compiled");
         if !self.url.contains("://") && !self.url.starts_with("plugin:") {
             self.url = folder.join(&self.url).to_string_lossy().into_owned();
         }
@@ -112,7 +116,8 @@ impl Repository {
 
     /// Where it is.
     pub(crate) fn location(&self) -> Result<Location> {
-        let movers = Movers::new(&self.plugins, Some(self.fetched.clone()));
+        let mut movers = Movers::new(&self.plugins, Some(self.fetched.clone()));
+        movers.compiled = Some(self.compiled.clone());
         let access = Access {
             credentials: self.credentials.clone(),
             ca_file: self.ca_file.clone(),

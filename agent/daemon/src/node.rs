@@ -35,6 +35,9 @@ use crate::web::{self, Health};
 /// The folder, in that of the node's state, of what is fetched from registries.
 const FETCHED: &str = "fetched";
 
+/// Where compiled components are kept, in the state folder.
+const COMPILED: &str = "compiled";
+
 /// Works until `cancel`.
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
     // The one of this process; nobody was first.
@@ -84,7 +87,8 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
 
 /// What opens repositories of plugins.
 fn plugins(folder: &Path, state: Option<&Path>) -> Plugins {
-    let movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
+    let mut movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
+    movers.compiled = state.map(|state| state.join(COMPILED));
     Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
 }
 

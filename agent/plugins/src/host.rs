@@ -7,6 +7,7 @@ mod errors;
 mod instance;
 mod interface;
 mod module;
+mod private;
 
 pub use engine::{Host, HostOptions};
 pub use errors::{FieldError, Refused};
@@ -19,3 +20,4 @@ pub(crate) use errors::failed_call;
 pub(crate) use instance::{Configured, Reuse};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
 pub(crate) use module::{Module, ModuleBytes, check_form};
+pub(crate) use private::PrivateFolder;

@@ -14,6 +14,7 @@
 
 mod broker;
 mod child;
+mod compiled;
 pub(crate) mod conformance;
 mod conversation;
 mod document;

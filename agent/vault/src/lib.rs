@@ -69,7 +69,7 @@ pub use salvage::Salvage;
 pub use sample::{Depth, Sample, Share};
 pub use secret::{KeyFile, Passphrase, Secret};
 pub use settings::Immutable;
-pub use store::{Access, Finding, Limits, Need, Plugins, Reach, examine};
+pub use store::{Access, Finding, Limits, Need, Plugins, Reach, client_of, examine};
 pub use tenant::Tenant;
 pub use undelete::{Undeleted, undelete};
 pub use upkeep::{Kept, Pruned};

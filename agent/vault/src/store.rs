@@ -33,6 +33,7 @@ use crate::names;
 pub use access::{Access, Limits, Plugins, Reach};
 pub use doctor::{Finding, Need, examine};
 use open::Patience;
+pub use open::client_of;
 
 pub(crate) use lock::{Locks, Version, What, rounded};
 pub(crate) use staging::Staged;

@@ -1,12 +1,16 @@
 //! Write a mover: a store of objects below a vault, see `wit/mover/0.1.0/objects.wit`.
 //!
-//! A mover plans requests and says what their answers mean; the host makes them. [`Request`] builds one; `sdk/examples/s3`
-//! is a whole mover.
+//! A mover plans requests and says what their answers mean; the host makes them. [`Request`] builds one, and [`done`], [`whole`]
+//! and their neighbours say what most answers mean; `sdk/examples/s3` is a whole mover.
+
+mod answers;
 
 pub use crate::bindings::objects::exports::remora::mover::objects::{Capabilities, Object, Page, Stored};
 pub use crate::bindings::objects::remora::mover::errors::{Class, Detail, Error};
 pub use crate::bindings::objects::remora::mover::host_io::{Buffer, Pending, Response, Secret, Sink};
 pub use crate::bindings::objects::remora::mover::{log, task};
+
+pub use answers::{done, escaped, http_time, range, whole};
 
 use crate::Invalid;
 use crate::bindings::objects::remora::mover::host_io::{self, Body, Header, HeaderValue, Receive, Slice};
@@ -72,44 +76,6 @@ impl Error {
     /// What went wrong; `code` is the store's own name for it.
     pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { class, code: code.into(), retry_after_ms: None, message: message.into(), details: Vec::new() }
-    }
-
-    /// What the status of an answer means, if nothing more is known of it.
-    pub fn of_status(response: &Response, message: impl Into<String>) -> Self {
-        let class = match response.status {
-            401 => Class::Auth,
-            403 => Class::Permission,
-            404 | 410 => Class::NotFound,
-            409 | 412 => Class::Conflict,
-            429 => Class::Throttled,
-            507 => Class::Quota,
-            408 | 500..=599 => Class::Retryable,
-            _ => Class::Permanent,
-        };
-        let mut error = Self::new(class, format!("http-{}", response.status), message);
-        if matches!(class, Class::Throttled | Class::Retryable) {
-            // Seconds; a date, which it may be too, is left to the host's own pauses.
-            let seconds = response.header("retry-after").and_then(|value| value.trim().parse::<u64>().ok());
-            error.retry_after_ms = seconds.map(|seconds| seconds.saturating_mul(1_000));
-        }
-        error
-    }
-}
-
-impl Response {
-    /// The first header of this name, which is in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|header| header.name == name).map(|header| header.value.as_str())
-    }
-
-    /// Whether the status is 2xx.
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
-    /// The body as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 

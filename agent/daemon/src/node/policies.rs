@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::FETCHED;
 use super::metrics::OfKinds;
+use super::{COMPILED, FETCHED};
 use crate::keepers::{Keepers, prune};
 
 /// The policies that this node has.
@@ -48,7 +48,7 @@ impl NodePolicies {
     ) -> Result<Self> {
         let fetched = state.map(|state| state.join(FETCHED));
         let registries = plugins.map(|folder| Registries::new(folder, fetched)).unwrap_or_default();
-        let host = host(state.map(|state| state.join("compiled")), registries)?;
+        let host = host(state.map(|state| state.join(COMPILED)), registries)?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());

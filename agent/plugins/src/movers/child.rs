@@ -5,6 +5,7 @@
 //! socket ends, so does the process.
 
 mod bindings;
+mod compiled;
 mod imports;
 mod instance;
 mod link;
@@ -45,16 +46,19 @@ fn serve(socket: UnixStream) -> std::io::Result<()> {
     let locked = lockdown::lock_down(&socket);
     let mut from = socket.try_clone()?;
     let link = Arc::new(Link::new(socket));
-    let Some(Down::Start { component, world }) = wire::read(&mut from, wire::LONGEST_DOWN)? else { return Ok(()) };
+    let Some(Down::Start { component, compiled, world }) = wire::read(&mut from, wire::LONGEST_DOWN)? else {
+        return Ok(());
+    };
     let runtime = locked
         .map_err(|error| Unfit { component: false, why: format!("it kept rights: {error}"), advice: None })
-        .and_then(|()| Runtime::new(&component, world));
-    drop(component);
-    let runtime = match runtime {
-        Ok(runtime) => Arc::new(runtime),
+        .and_then(|()| Runtime::new(&component, compiled.as_deref(), world));
+    drop((component, compiled));
+    let (runtime, compiled) = match runtime {
+        Ok((runtime, compiled)) => (Arc::new(runtime), compiled),
         Err(unfit) => return link.say(&Up::Started(Err(unfit))),
     };
-    link.say(&Up::Started(Ok(())))?;
+    // Before any of the component runs: see `compiled.rs` of the host.
+    link.started(compiled)?;
     let mut instances: HashMap<u32, Handle> = HashMap::new();
     while let Some(said) = wire::read(&mut from, wire::LONGEST_DOWN)? {
         match said {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::broker::{Broker, Payload, Secrets, Sink};
+use super::compiled::Compiled;
 use super::process::{Child, Said};
 use super::wire::{Answer, Ask, Call, DigestKind, Done, Down, Fault, VolumeCapabilities, VolumeDone, World};
 use super::words::{Capabilities, Class, MoverError, Response, WrongField};
@@ -67,6 +68,8 @@ pub(super) type Tell = Box<dyn Fn(&[WrongField]) -> Error + Send + Sync>;
 pub(super) struct Component {
     pub(super) program: PathBuf,
     pub(super) bytes: Vec<u8>,
+    /// Where what is compiled of it is kept, if it is.
+    pub(super) compiled: Option<Compiled>,
     pub(super) world: World,
     pub(super) settings: String,
     pub(super) prefix: String,
@@ -240,7 +243,9 @@ impl Component {
             }
             Arc::clone(&state.child)
         };
-        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes, self.world)).await.cloned()
+        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes, self.compiled.as_ref(), self.world))
+            .await
+            .cloned()
     }
 
     /// A call, and all that is asked during it. Bounded: by the deadline here, whatever the child does.

@@ -8,6 +8,7 @@ use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::broker::{Broker, BrokerOptions};
+use super::compiled::Compiled;
 use super::conversation::{Component, State, Tell, places};
 use super::document::{self, MoverDocument};
 use super::retry::Patience;
@@ -33,6 +34,8 @@ pub struct Movers {
     pub patience: Patience,
     /// What knows the addresses of names.
     pub names: Arc<dyn Names>,
+    /// The private folder where what is compiled of movers is kept, made with mode 0700; nothing is kept if none.
+    pub compiled: Option<PathBuf>,
     registries: Registries,
 }
 
@@ -55,7 +58,14 @@ impl Movers {
     pub fn new(folder: impl Into<PathBuf>, fetched: Option<PathBuf>) -> Self {
         let folder = folder.into();
         let registries = Registries::new(&folder, fetched);
-        Self { folder, program: None, patience: Patience::default(), names: Arc::new(SystemNames), registries }
+        Self {
+            folder,
+            program: None,
+            patience: Patience::default(),
+            names: Arc::new(SystemNames),
+            compiled: None,
+            registries,
+        }
     }
 
     /// The store that the mover `name` keeps below `prefix`. The mover is started when it is first called.
@@ -117,6 +127,7 @@ impl Movers {
         })?;
         Ok(Component {
             program: self.program.clone().map_or_else(beside_this_program, Ok)?,
+            compiled: self.compiled.as_deref().and_then(|folder| Compiled::of(&bytes, folder)),
             bytes,
             world,
             settings: document.settings.json(),

@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_UP, Unfit, Up, World};
+use super::compiled::Compiled;
+use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_STARTED, LONGEST_UP, Unfit, Up, World};
 
 /// How long a child may take to give up its rights and compile the component.
 const STARTING: Duration = Duration::from_mins(1);
@@ -60,8 +61,13 @@ impl Routes {
 }
 
 impl Child {
-    /// Starts `program` and has it run `component`.
-    pub(super) async fn start(program: &Path, component: &[u8], world: World) -> Result<Arc<Self>> {
+    /// Starts `program` and has it run `component`, which it compiles unless that is kept.
+    pub(super) async fn start(
+        program: &Path,
+        component: &[u8],
+        compiled: Option<&Compiled>,
+        world: World,
+    ) -> Result<Arc<Self>> {
         let failed = |e| Error::io("making a socket for a mover", e);
         let (ours, theirs) = StdStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
@@ -69,11 +75,14 @@ impl Child {
         let (running, exit) = Running::spawn(program, theirs.into()).await?;
         let (says, outgoing) = mpsc::unbounded_channel();
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
-        let start = Down::Start { component: component.to_vec(), world };
-        says.send(wire::frame(&start, LONGEST_DOWN).ok_or_else(too_large)?).ok();
+        says.send(beginning(component, compiled.and_then(Compiled::get), world)?).ok();
         let killed = KilledAfter(Arc::clone(&running));
-        match timeout(STARTING, read(&mut from)).await {
-            Ok(Ok(Some(Up::Started(Ok(()))))) => {}
+        match timeout(STARTING, read(&mut from, LONGEST_STARTED)).await {
+            Ok(Ok(Some(Up::Started(Ok(made))))) => {
+                if let (Some(compiled), Some(made)) = (compiled, made) {
+                    compiled.put(&made);
+                }
+            }
             Ok(Ok(Some(Up::Started(Err(unfit))))) => return Err(refused(unfit)),
             Ok(Ok(None) | Err(_)) => return Err(gone(how(exit).await)),
             Ok(Ok(Some(_))) => return Err(gone("it said something else than that it has started".into())),
@@ -143,6 +152,15 @@ impl Drop for KilledAfter {
     }
 }
 
+/// The first frame: with what is kept, if there is room for both.
+fn beginning(component: &[u8], compiled: Option<Vec<u8>>, world: World) -> Result<Vec<u8>> {
+    let frame = |compiled| {
+        let start = Down::Start { component: component.to_vec(), compiled, world };
+        wire::frame(&start, LONGEST_DOWN)
+    };
+    compiled.and_then(|code| frame(Some(code))).or_else(|| frame(None)).ok_or_else(too_large)
+}
+
 fn too_large() -> Error {
     Error::new(ErrorKind::Invalid, format!("what a mover is to be told is larger than {} MiB", LONGEST_DOWN >> 20))
 }
@@ -173,7 +191,7 @@ async fn how(exit: oneshot::Receiver<ExitStatus>) -> String {
 /// Hands on what the child says, until it says nothing more or nonsense; then, what was wrong.
 async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
     loop {
-        let (instance, said) = match read(from).await {
+        let (instance, said) = match read(from, LONGEST_UP).await {
             Ok(Some(Up::Ask { instance, ask })) => (instance, Said::Ask(ask)),
             Ok(Some(Up::Done { instance, outcome })) => (instance, Said::Done(outcome)),
             Ok(Some(Up::Started(_))) => return Some("its process said twice that it has started".into()),
@@ -193,13 +211,13 @@ async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
     }
 }
 
-async fn read(from: &mut OwnedReadHalf) -> std::io::Result<Option<Up>> {
+async fn read(from: &mut OwnedReadHalf, longest: u32) -> std::io::Result<Option<Up>> {
     let mut head = [0; 4];
     match from.read_exact(&mut head).await {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     };
-    let mut bytes = vec![0; wire::length(head, LONGEST_UP)?];
+    let mut bytes = vec![0; wire::length(head, longest)?];
     from.read_exact(&mut bytes).await?;
     wire::message(&bytes).map(Some)
 }

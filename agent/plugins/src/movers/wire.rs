@@ -22,11 +22,17 @@ pub(super) const LONGEST_UP: u32 = 4 << 20;
 /// The longest frame that a child takes: the component.
 pub(super) const LONGEST_DOWN: u32 = 80 << 20;
 
+/// What is kept of a compiled component, at most: fifty times what one in Rust takes.
+pub(super) const LARGEST_COMPILED: usize = 32 << 20;
+
+/// The longest first frame of a child: what it compiled.
+pub(super) const LONGEST_STARTED: u32 = 33 << 20;
+
 /// From the host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Down {
-    /// The first message: what is to be run.
-    Start { component: Vec<u8>, world: World },
+    /// The first message: what is to be run, and what was compiled of it before.
+    Start { component: Vec<u8>, compiled: Option<Vec<u8>>, world: World },
     /// Makes an instance and has it called; of one that is there already, calls it.
     Call { instance: u32, deadline_ms: u64, call: Call },
     /// Answers what an instance asked.
@@ -45,8 +51,8 @@ pub(super) enum World {
 /// From the child.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Up {
-    /// Whether the component can be run; why not.
-    Started(Result<(), Unfit>),
+    /// Whether the component can be run, with what was compiled of it now; or why not.
+    Started(Result<Option<Vec<u8>>, Unfit>),
     /// An instance needs something from the host.
     Ask { instance: u32, ask: Ask },
     /// A call is over.

@@ -1,5 +1,7 @@
 //! Movers, run as they are in production: in a child without rights, their requests made by the broker.
 
+#[path = "movers/compiled.rs"]
+mod compiled;
 #[path = "movers/conformance.rs"]
 mod conformance;
 #[path = "movers/hostile.rs"]
@@ -16,6 +18,8 @@ pub(crate) mod s3;
 mod updated;
 #[path = "movers/volumes.rs"]
 mod volumes;
+#[path = "movers/webdav.rs"]
+mod webdav;
 
 use std::fs;
 use std::path::{Path, PathBuf};

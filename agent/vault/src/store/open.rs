@@ -63,6 +63,11 @@ pub(super) struct Opened {
     pub(super) locks: Option<Arc<dyn Locks>>,
 }
 
+/// The client of the store at `location`, as a vault there has it, without what the vault adds. For measuring it.
+pub fn client_of(location: &Location) -> Result<Arc<dyn ObjectStore>> {
+    Ok(open(location, Patience::USUAL)?.store)
+}
+
 /// The clients of the store at `location`. A folder must exist; of a bucket nothing is asked yet.
 pub(super) fn open(location: &Location, patience: Patience) -> Result<Opened> {
     let paces = Paces::of(location.access.limits);

@@ -11,7 +11,7 @@ use object_store::{ObjectStore, PutPayload};
 use remora_core::ports::{LineageBreak, Mover};
 use remora_core::{ErrorKind, VmName};
 use remora_plugins::movers::Movers;
-use remora_tests::{Fault as Meddling, Meddler, Plugin, S3};
+use remora_tests::{Fault as Meddling, Meddler, Plugin, S3, Transport, WebDav};
 
 use super::lenient::Lenient;
 use super::open::Patience;
@@ -66,7 +66,7 @@ impl Meddled {
     }
 }
 
-/// A bucket behind the mover of the SDK's example.
+/// A server behind a mover of the SDK's examples.
 fn open_plugin(plugin: &Plugin) -> Store {
     let mut movers = Movers::new(plugin.folder(), None);
     movers.program = Some(Plugin::host());
@@ -75,7 +75,7 @@ fn open_plugin(plugin: &Plugin) -> Store {
     Store::open(&plugin.url("a/repository").parse::<Location>().unwrap().reached_by(access)).unwrap()
 }
 
-/// Runs a check over a folder, memory, a real S3 server, and the same behind a plugin.
+/// Runs a check over a folder, memory, a real S3 server, the same behind a plugin, and a WebDAV server behind another.
 async fn over_every_store(check: impl AsyncFn(Store)) {
     let folder = tempfile::tempdir().unwrap();
     let location: Location = folder.path().to_str().unwrap().parse().unwrap();
@@ -87,6 +87,8 @@ async fn over_every_store(check: impl AsyncFn(Store)) {
     s3.bucket("behind-a-plugin");
     let plugin = Plugin::of_bucket(&s3, "behind-a-plugin", "");
     check(open_plugin(&plugin)).await;
+    let webdav = WebDav::start(Transport::Http);
+    check(open_plugin(&Plugin::of_webdav(&webdav))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

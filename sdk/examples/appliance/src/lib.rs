@@ -3,9 +3,7 @@
 //! The appliance is made up, and speaks HTTP: a point is begun, filled and committed below `/points/ID`, a disk of it is
 //! `/points/ID/disks/N`. Settings: `endpoint` (`https://host:port`). The token that it wants to see is the secret `token`.
 
-use std::fmt::Write;
-
-use remora_sdk::objects::{Buffer, Class, Error, Request, Response, Secret, Sink};
+use remora_sdk::objects::{Buffer, Class, Error, Request, Response, Secret, Sink, escaped, whole};
 use remora_sdk::volumes::{Capabilities, Content, Disk, Extent, Mover, NewPoint, Page, Point};
 use remora_sdk::{Invalid, serde};
 
@@ -56,11 +54,11 @@ impl Mover for Appliance {
         let disks = point.disks.iter().map(|disk| format!("{}:{}", disk.name, disk.size)).collect::<Vec<_>>().join(",");
         let query = format!(
             "?vm={}&namespace={}&time={}&parent={}&disks={}",
-            encoded(&point.vm_name),
-            encoded(&point.vm_namespace),
+            escaped(&point.vm_name, ""),
+            escaped(&point.vm_namespace, ""),
             point.time,
-            encoded(point.parent.as_deref().unwrap_or_default()),
-            encoded(&disks)
+            escaped(point.parent.as_deref().unwrap_or_default(), ""),
+            escaped(&disks, "")
         );
         done("beginning", &point.id, self.request("POST", &point.id, &query))?;
         for (n, piece) in point.description.chunks(INLINE).enumerate() {
@@ -94,8 +92,8 @@ impl Mover for Appliance {
     }
 
     fn list(&self, vm: Option<&str>, token: Option<&str>) -> Result<Page, Error> {
-        let vm = vm.map(|vm| format!("&vm={}", encoded(vm))).unwrap_or_default();
-        let query = format!("?after={}{vm}", encoded(token.unwrap_or_default()));
+        let vm = vm.map(|vm| format!("&vm={}", escaped(vm, ""))).unwrap_or_default();
+        let query = format!("?after={}{vm}", escaped(token.unwrap_or_default(), ""));
         let answer = done("listing", "the points", self.request("GET", "", &query).receive(1 << 20))?;
         let text = answer.text();
         let mut lines = text.lines();
@@ -120,11 +118,7 @@ impl Mover for Appliance {
     fn read(&self, point: &str, disk: u32, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
         let path = format!("/disks/{disk}?at={offset}&len={len}");
         done("reading", point, self.request("GET", point, &path).into_sink(into))?;
-        if into.len() == len {
-            return Ok(());
-        }
-        let message = format!("reading {point}: {len} bytes from {offset} on were asked for, {} came", into.len());
-        Err(Error::new(Class::Invalid, "short", message))
+        whole(point, offset, len, into)
     }
 
     fn delete(&self, point: &str) -> Result<(), Error> {
@@ -175,17 +169,4 @@ fn done(doing: &str, what: &str, request: Request<'_>) -> Result<Response, Error
 
 fn unreadable() -> Error {
     Error::new(Class::Retryable, "unreadable", "an answer of the appliance cannot be read")
-}
-
-/// Percent-encoded for a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes all");
-        }
-    }
-    encoded
 }

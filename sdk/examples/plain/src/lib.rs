@@ -3,10 +3,9 @@
 //!
 //! Settings: `endpoint` (`https://host:port`). The token that the server wants to see is the secret `token`.
 
-use std::fmt::Write;
-
 use remora_sdk::objects::{
-    Buffer, Capabilities, Class, Error, Mover, Object, Page, Request, Response, Secret, Sink, Stored,
+    Buffer, Capabilities, Class, Error, Mover, Object, Page, Request, Response, Secret, Sink, Stored, done, escaped,
+    range, whole,
 };
 use remora_sdk::{Invalid, serde};
 
@@ -57,14 +56,9 @@ impl Mover for Plain {
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
-        let range = format!("bytes={offset}-{}", offset + len - 1);
-        let request = self.request("GET", &self.object(key)).header("range", range);
+        let request = self.request("GET", &self.object(key)).header("range", range(offset, len));
         done("reading", key, &request.into_sink(into).send()?)?;
-        if into.len() == len {
-            return Ok(());
-        }
-        let message = format!("reading {key}: {len} bytes from {offset} on were asked for, {} came", into.len());
-        Err(Error::new(Class::Invalid, "short", message))
+        whole(key, offset, len, into)
     }
 
     fn head(&self, key: &str) -> Result<Object, Error> {
@@ -84,7 +78,7 @@ impl Mover for Plain {
         // What follows a page is what comes after its last key.
         let after = token.or(after).map(|after| format!("{}{after}", self.prefix)).unwrap_or_default();
         let prefix = format!("{}{prefix}", self.prefix);
-        let path = format!("/objects?prefix={}&after={}", encoded(&prefix), encoded(&after));
+        let path = format!("/objects?prefix={}&after={}", escaped(&prefix, "/"), escaped(&after, "/"));
         let answer = self.request("GET", &path).receive(1 << 20).send()?;
         done("listing", &prefix, &answer)?;
         let text = answer.text();
@@ -146,25 +140,6 @@ impl Plain {
     }
 }
 
-/// Percent-encoded for a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes all");
-        }
-    }
-    encoded
-}
-
 fn stored(key: &str, answer: &Response) -> Result<Stored, Error> {
     if answer.status == 412 { Ok(Stored::Exists) } else { done("storing", key, answer).map(|()| Stored::Created) }
-}
-
-fn done(doing: &str, key: &str, answer: &Response) -> Result<(), Error> {
-    // Not with what the server says: that may be anything.
-    let message = || format!("{doing} {key}: the server answers {}", answer.status);
-    if answer.is_success() { Ok(()) } else { Err(Error::of_status(answer, message())) }
 }

@@ -8,7 +8,7 @@ mod sign;
 mod xml;
 
 use remora_sdk::objects::{
-    Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Response, Sink, Stored,
+    Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Response, Sink, Stored, range, whole,
 };
 use remora_sdk::{Invalid, serde};
 
@@ -94,29 +94,15 @@ impl Mover for S3 {
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
-        let range = format!("bytes={offset}-{}", offset + len - 1);
-        let request = self.request("GET", key, &[], Body::Nothing, &[("range", &range)]);
+        let request = self.request("GET", key, &[], Body::Nothing, &[("range", &range(offset, len))]);
         done("reading", key, &request.into_sink(into).send()?)?;
-        if into.len() == len {
-            return Ok(());
-        }
-        let message = format!("reading {key}: {len} bytes from {offset} on were asked for, {} came", into.len());
-        Err(Error::new(Class::Invalid, "short", message))
+        whole(key, offset, len, into)
     }
 
     fn head(&self, key: &str) -> Result<Object, Error> {
         let answer = self.request("HEAD", key, &[], Body::Nothing, &[]).discard().send()?;
         done("looking at", key, &answer)?;
-        let broken =
-            |what: &str| Error::new(Class::Retryable, "no-header", format!("the answer about {key} has no {what}"));
-        let size = answer.header("content-length").and_then(|value| value.parse().ok());
-        let modified = answer.header("last-modified").and_then(xml::http_time);
-        Ok(Object {
-            key: key.into(),
-            size: size.ok_or_else(|| broken("content-length"))?,
-            modified: modified.ok_or_else(|| broken("last-modified"))?,
-            etag: answer.header("etag").map(Into::into),
-        })
+        answer.object(key)
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, token: Option<&str>) -> Result<Page, Error> {

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fmt::Write;
 use std::rc::Rc;
 
-use remora_sdk::objects::{Buffer, Error, Request, Secret, task};
+use remora_sdk::objects::{Buffer, Error, Request, Secret, escaped, task};
 use sha2::{Digest, Sha256};
 
 /// What a request sends, for its digest.
@@ -57,7 +57,7 @@ impl Signer {
         signed.sort_unstable();
         let names = signed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
         let query = canonical_query(query);
-        let path = encoded(path, true);
+        let path = escaped(path, "/");
         let mut canonical = format!("{method}\n{path}\n{query}\n");
         for (name, value) in &signed {
             writeln!(canonical, "{name}:{value}").expect("a string takes all");
@@ -101,22 +101,9 @@ fn time() -> String {
 
 fn canonical_query(query: &[(&str, &str)]) -> String {
     let mut pairs: Vec<_> =
-        query.iter().map(|(name, value)| format!("{}={}", encoded(name, false), encoded(value, false))).collect();
+        query.iter().map(|(name, value)| format!("{}={}", escaped(name, ""), escaped(value, ""))).collect();
     pairs.sort_unstable();
     pairs.join("&")
-}
-
-/// Percent-encoded as S3 wants it; slashes stay in a path.
-fn encoded(text: &str, path: bool) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (path && byte == b'/') {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes all");
-        }
-    }
-    encoded
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -71,8 +71,3 @@ pub(crate) fn error(xml: &str) -> (String, String) {
     let error = document.root_element();
     (text(error, "Code").unwrap_or_default().into(), text(error, "Message").unwrap_or_default().into())
 }
-
-/// The seconds of a time such as `Wed, 21 Oct 2015 07:28:00 GMT`.
-pub(crate) fn http_time(text: &str) -> Option<i64> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(jiff::Timestamp::as_second)
-}

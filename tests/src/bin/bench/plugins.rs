@@ -1,10 +1,11 @@
-//! What policies cost: decisions on files, a reload, an idle host. `tests/deciding` measures; the components are the built-in
-//! ones, in the production host.
+//! What plugins cost. Policies: decisions on files, a reload, an idle host. A mover of objects: storing and reading through it,
+//! beside the same server without it. `tests/deciding` measures, in the production hosts.
 
 use std::path::Path;
 use std::process::Command;
 
-use remora_tests::{MIB, Must, run};
+use remora_tests::s3::{KEY, SECRET};
+use remora_tests::{MIB, Must, Plugin, S3, run};
 use serde_json::Value;
 
 use crate::report::{Row, Run};
@@ -16,6 +17,12 @@ const RUNS: usize = 5;
 const WHERE_TIME_GOES: &str = "the records are copied into the component's memory and its answer out of it; a fresh \
                                instance reads its settings first.";
 const WHERE_MEMORY_GOES: &str = "compiled code, and an instance that waits for each policy.";
+const WHERE_A_PUT_GOES: &str = "what a mover says that it stored is looked at: its size and 64 KiB of it, two small requests \
+                                beside each PUT, which the server on the same cores answers.";
+const WHERE_A_GET_GOES: &str = "each request is planned in another process, which takes some round trips to it.";
+
+/// What is allowed over the time without a plugin.
+const MOVING: f64 = 1.1;
 
 /// What is measured: its name, where it stands in the answer, what is allowed in nanoseconds.
 const TIMES: [(&str, &[&str], u64); 4] = [
@@ -25,8 +32,15 @@ const TIMES: [(&str, &[&str], u64); 4] = [
     ("Reload of one changed policy of 200, with a new module: CPU time", &[], 100_000_000),
 ];
 
-pub(crate) fn measure(_: &Setting) -> Vec<Row> {
-    let measured: Vec<Value> = (0..RUNS).map(|_| run(&mut Command::new(program())).ok().json()).collect();
+pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
+    let mut rows = deciding();
+    rows.extend(moving(setting));
+    rows
+}
+
+fn deciding() -> Vec<Row> {
+    let measure = |_| run(&mut Command::new(program("remora-deciding"))).ok().json();
+    let measured: Vec<Value> = (0..RUNS).map(measure).collect();
     let mut rows: Vec<_> = TIMES.into_iter().map(|(what, at, allowed)| times(what, at, allowed, &measured)).collect();
     let memory = |value: &Value| {
         let bytes = number(&value["idle_bytes"]);
@@ -61,8 +75,35 @@ fn number(value: &Value) -> f64 {
     value.as_f64().must(format_args!("read a number: {value}"))
 }
 
+/// Objects of 4 MiB through the SDK's example mover, and through remora's own client, to one server in turns.
+fn moving(setting: &Setting) -> Vec<Row> {
+    let s3 = S3::start_in(&setting.lab.scratch("moving"));
+    let plugin = Plugin::of_bucket(&s3, &s3.bucket("plugin"), "");
+    let mut command = Command::new(program("remora-moving"));
+    command.arg(s3.url(&s3.bucket("own"))).arg(plugin.url("a/repository")).arg(plugin.folder());
+    let measured = run(command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET)).ok().json();
+    let row = |what, name: &str, why| {
+        let rounds = measured[name].as_array().must("read the rounds of a benchmark");
+        Row::median(what, why, rounds.iter().map(of_round).collect())
+    };
+    vec![
+        row("Storing 4 MiB objects in S3 through a plugin", "put", WHERE_A_PUT_GOES),
+        row("Reading them", "get", WHERE_A_GET_GOES),
+    ]
+}
+
+fn of_round(round: &Value) -> Run {
+    let [own, plugin] = ["own", "plugin"].map(|name| number(&round[name]));
+    let allowed = own * MOVING;
+    Run {
+        allowed: format!("{:.2} ms each = {MOVING} × {:.2} ms without it", allowed / 1e6, own / 1e6),
+        measured: format!("{:.2} ms: {:.2} × as long", plugin / 1e6, plugin / own),
+        share: plugin / allowed,
+    }
+}
+
 /// Beside this program.
-fn program() -> std::path::PathBuf {
+fn program(name: &str) -> std::path::PathBuf {
     let own = std::env::current_exe().must("find this program");
-    own.parent().unwrap_or(Path::new(".")).join("remora-deciding")
+    own.parent().unwrap_or(Path::new(".")).join(name)
 }

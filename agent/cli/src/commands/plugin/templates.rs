@@ -143,6 +143,7 @@ files! {
     "sdk/rust/src/bindings.rs" => "remora/sdk/rust/src/bindings.rs",
     "sdk/rust/src/lib.rs" => "remora/sdk/rust/src/lib.rs",
     "sdk/rust/src/objects.rs" => "remora/sdk/rust/src/objects.rs",
+    "sdk/rust/src/objects/answers.rs" => "remora/sdk/rust/src/objects/answers.rs",
     "sdk/rust/src/settings.rs" => "remora/sdk/rust/src/settings.rs",
     "sdk/rust/src/volumes.rs" => "remora/sdk/rust/src/volumes.rs",
 }

@@ -125,7 +125,9 @@ impl host_io::HostSecret for Guest {
 
 impl host_io::HostPending for Guest {
     fn wait(&mut self, pending: Resource<Pending>) -> Trappable<Result<host_io::Response, errors::Error>> {
-        match self.ask(Ask::Wait(pending.rep()))? {
+        let answer = self.ask(Ask::Wait(pending.rep()))?;
+        self.answered = Some(pending.rep());
+        match answer {
             Answer::Response(response) => Ok(Ok(host_io::Response {
                 status: response.status,
                 headers: response
@@ -141,6 +143,10 @@ impl host_io::HostPending for Guest {
     }
 
     fn drop(&mut self, pending: Resource<Pending>) -> Trappable<()> {
+        // Usually it was waited for, and the host need not be asked.
+        if self.answered.take_if(|answered| *answered == pending.rep()).is_some() {
+            return Ok(());
+        }
         self.ask(Ask::GiveUp(pending.rep())).map(drop)
     }
 }

@@ -82,6 +82,8 @@ pub(super) struct Guest {
     /// The bytes of the call's buffer and sink.
     pub(super) buffer: u64,
     pub(super) sink: u64,
+    /// The request of the call whose answer came last: of that there is nothing to give up.
+    pub(super) answered: Option<u32>,
     pub(super) started: Instant,
 }
 
@@ -120,7 +122,18 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
     let now = Instant::now();
     let said = Arc::clone(&link);
     let limits = limits(MEMORY);
-    let guest = Guest { number, limits, link, hears, given_up, deadline: now, buffer: 0, sink: 0, started: now };
+    let guest = Guest {
+        number,
+        limits,
+        link,
+        hears,
+        given_up,
+        deadline: now,
+        buffer: 0,
+        sink: 0,
+        answered: None,
+        started: now,
+    };
     let mut store = Store::new(&runtime.engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(HANDED_OVER);
@@ -172,6 +185,8 @@ impl Running {
     fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
         let doing = name(&call);
         (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
+        // Each call numbers its requests anew.
+        self.store.data_mut().answered = None;
         let Self { store, world } = self;
         let open = match world {
             World::Objects(objects) => objects.is_open(),

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
-use super::super::wire::{self, Ask, Done, Fault, LONGEST_UP, Up};
+use super::super::wire::{self, Ask, Done, Fault, LONGEST_STARTED, LONGEST_UP, Up};
 
 /// The socket, for all threads: a message goes out whole.
 pub(super) struct Link(Mutex<UnixStream>);
@@ -15,7 +15,16 @@ impl Link {
     }
 
     pub(super) fn say(&self, up: &Up) -> io::Result<()> {
-        match wire::frame(up, LONGEST_UP) {
+        self.say_at_most(up, LONGEST_UP)
+    }
+
+    /// Says that the component can be run, and what was compiled of it now.
+    pub(super) fn started(&self, compiled: Option<Vec<u8>>) -> io::Result<()> {
+        self.say_at_most(&Up::Started(Ok(compiled)), LONGEST_STARTED)
+    }
+
+    fn say_at_most(&self, up: &Up, longest: u32) -> io::Result<()> {
+        match wire::frame(up, longest) {
             Some(frame) => wire::write(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), &frame),
             None => Err(io::ErrorKind::FileTooLarge.into()),
         }

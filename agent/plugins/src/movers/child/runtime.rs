@@ -7,6 +7,7 @@ use super::super::wire::{Unfit, World};
 use super::bindings::objects::ObjectStorePre;
 use super::bindings::objects::remora::mover::{errors, host_io, log, task};
 use super::bindings::volumes::VolumeStorePre;
+use super::compiled;
 use super::instance::Guest;
 use crate::host::{check_form, sandbox, start_clock};
 
@@ -34,15 +35,23 @@ pub(super) enum Linked {
 }
 
 impl Runtime {
-    /// Compiles the component: here and not in the host, for a compiler reads what it is given.
-    pub(super) fn new(bytes: &[u8], world: World) -> Result<Self, Unfit> {
+    /// Takes what was compiled of the component before, or compiles it: here and not in the host, for a compiler reads what it
+    /// is given. With what was compiled now.
+    pub(super) fn new(bytes: &[u8], known: Option<&[u8]>, world: World) -> Result<(Self, Option<Vec<u8>>), Unfit> {
         check_form(bytes).map_err(|error| unfit(error.to_string(), error.advice()))?;
         let mut config = Config::new();
         sandbox(&mut config);
         let engine =
             Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
-        let component = Component::from_binary(&engine, bytes)
-            .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
+        let known = known.and_then(|code| compiled::known(&engine, code));
+        let (component, made) = if let Some(component) = known {
+            (component, None)
+        } else {
+            let component = Component::from_binary(&engine, bytes)
+                .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
+            let made = compiled::kept(&component);
+            (component, made)
+        };
         check_world(&engine, &component, world)?;
         let linker = imports(&engine).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
         let fits = linker.instantiate_pre(&component).and_then(|linked| match world {
@@ -55,7 +64,7 @@ impl Runtime {
             why: format!("no thread for its clock: {e}"),
             advice: None,
         })?;
-        Ok(Self { engine, component })
+        Ok((Self { engine, component }, made))
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &
     findings.size(&subject.component);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
-        Ok(()) => Child::start(&subject.program, &subject.component, World::Objects).await.map(drop),
+        Ok(()) => Child::start(&subject.program, &subject.component, None, World::Objects).await.map(drop),
         Err(error) => Err(error),
     };
     findings.figure("starting a process and compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);

@@ -75,6 +75,7 @@ impl Subject {
             Component {
                 program: self.program.clone(),
                 bytes: self.component.clone(),
+                compiled: None,
                 world: World::Objects,
                 settings: self.settings.clone(),
                 prefix: self.prefix.clone(),

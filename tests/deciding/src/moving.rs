@@ -1,0 +1,99 @@
+//! `remora-moving S3-URL PLUGIN-URL PLUGINS`: measures how long objects of 4 MiB take to a server, through remora's own client and
+//! through a mover. One JSON object, the time of each object in nanoseconds. Of no use but to `bench`.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the benchmark")]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use remora_plugins::movers::Movers;
+use remora_vault::{Access, Location, Plugins, client_of};
+use serde_json::{Value, json};
+
+/// What a small segment has.
+const SIZE: usize = 4 << 20;
+/// Objects of a round.
+const OBJECTS: usize = 40;
+/// An odd number, so that there is one in the middle.
+const ROUNDS: usize = 5;
+/// As a backup stores.
+const PUTS_AT_ONCE: usize = 2;
+/// As a restore reads.
+const GETS_AT_ONCE: usize = 16;
+
+type Store = Arc<dyn ObjectStore>;
+
+#[tokio::main]
+async fn main() {
+    let [own, plugin, folder] = std::env::args().skip(1).collect::<Vec<_>>().try_into().unwrap();
+    let movers = Movers::new(folder, None);
+    let plugins = Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)));
+    let store = |url: &str| -> Store {
+        let access = Access { plugins: Some(plugins.clone()), ..Access::default() };
+        client_of(&url.parse::<Location>().unwrap().reached_by(access)).unwrap()
+    };
+    let stores = [store(&own), store(&plugin)];
+    let mut random = vec![0; SIZE];
+    fastrand::fill(&mut random);
+    let bytes = Bytes::from(random);
+    // Connections, and the mover's process.
+    for store in &stores {
+        puts(store, "warm", &bytes).await;
+        gets(store, "warm", &bytes).await;
+    }
+    let (mut put, mut get) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let name = format!("round-{round}");
+        // In turns, each being the first as often, but for one.
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        let (mut putting, mut getting) = ([0; 2], [0; 2]);
+        for n in order {
+            putting[n] = puts(&stores[n], &name, &bytes).await;
+        }
+        for n in order {
+            getting[n] = gets(&stores[n], &name, &bytes).await;
+        }
+        for store in &stores {
+            let paths = (0..OBJECTS).map(|n| Ok(path(&name, n))).collect::<Vec<_>>();
+            store.delete_stream(stream::iter(paths).boxed()).try_collect::<Vec<_>>().await.unwrap();
+        }
+        put.push(both(putting));
+        get.push(both(getting));
+    }
+    println!("{}", json!({"put": put, "get": get}));
+}
+
+fn path(round: &str, n: usize) -> Path {
+    Path::from(format!("{round}/{n}"))
+}
+
+fn both([own, plugin]: [u128; 2]) -> Value {
+    json!({"own": each(own), "plugin": each(plugin)})
+}
+
+fn each(nanos: u128) -> u64 {
+    u64::try_from(nanos / OBJECTS as u128).unwrap()
+}
+
+async fn puts(store: &Store, round: &str, bytes: &Bytes) -> u128 {
+    let started = Instant::now();
+    let puts = (0..OBJECTS).map(|n| {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        async move { store.put_opts(&path(round, n), bytes.clone().into(), options).await }
+    });
+    stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_collect::<Vec<_>>().await.unwrap();
+    started.elapsed().as_nanos()
+}
+
+async fn gets(store: &Store, round: &str, bytes: &Bytes) -> u128 {
+    let started = Instant::now();
+    let gets = (0..OBJECTS).map(|n| async move { store.get_range(&path(round, n), 0..SIZE as u64).await });
+    let got = stream::iter(gets).buffer_unordered(GETS_AT_ONCE);
+    let same = got.map(|got| got.unwrap().len() == bytes.len()).all(|same| async move { same }).await;
+    assert!(same);
+    started.elapsed().as_nanos()
+}
