@@ -85,7 +85,7 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
 /// What opens repositories of plugins.
 fn plugins(folder: &Path, state: Option<&Path>) -> Plugins {
     let movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
-    Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
+    Plugins::new(movers.opener())
 }
 
 fn controller(args: &NodeArgs) -> Result<http::Uri> {

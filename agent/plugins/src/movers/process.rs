@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::memory::Share;
 use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_UP, Unfit, Up, World};
 
 /// How long a child may take to give up its rights and compile the component.
@@ -60,13 +61,13 @@ impl Routes {
 }
 
 impl Child {
-    /// Starts `program` and has it run `component`.
-    pub(super) async fn start(program: &Path, component: &[u8], world: World) -> Result<Arc<Self>> {
+    /// Starts `program` and has it run `component`, with a share of the memory.
+    pub(super) async fn start(program: &Path, component: &[u8], world: World, memory: Share) -> Result<Arc<Self>> {
         let failed = |e| Error::io("making a socket for a mover", e);
         let (ours, theirs) = StdStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let (mut from, to) = UnixStream::from_std(ours).map_err(failed)?.into_split();
-        let (running, exit) = Running::spawn(program, theirs.into()).await?;
+        let (running, exit) = Running::spawn(program, theirs.into(), memory).await?;
         let (says, outgoing) = mpsc::unbounded_channel();
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
         let start = Down::Start { component: component.to_vec(), world };
@@ -219,8 +220,13 @@ struct Running(Mutex<Option<Pid>>);
 impl Running {
     /// Starts the program, its standard input the socket. The thread that starts it waits for its end: the kernel kills the
     /// child when that thread ends, and those of a pool come and go.
-    async fn spawn(program: &Path, socket: OwnedFd) -> Result<(Arc<Self>, oneshot::Receiver<ExitStatus>)> {
+    async fn spawn(
+        program: &Path,
+        socket: OwnedFd,
+        memory: Share,
+    ) -> Result<(Arc<Self>, oneshot::Receiver<ExitStatus>)> {
         let mut command = Command::new(program);
+        command.arg(memory.bytes().to_string());
         command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
         let (started, starts) = oneshot::channel();
         let (ended, ends) = oneshot::channel();
@@ -239,7 +245,10 @@ impl Running {
             {
             }
             *running.open() = None;
-            if let Ok(status) = child.wait() {
+            let status = child.wait();
+            // Only now is its memory free.
+            drop(memory);
+            if let Ok(status) = status {
                 ended.send(status).ok();
             }
         };

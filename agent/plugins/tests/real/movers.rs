@@ -1,9 +1,13 @@
 //! Movers, run as they are in production: in a child without rights, their requests made by the broker.
 
 #[path = "movers/conformance.rs"]
-mod conformance;
+pub(crate) mod conformance;
+#[path = "movers/dropped.rs"]
+mod dropped;
 #[path = "movers/hostile.rs"]
 mod hostile;
+#[path = "movers/hosts.rs"]
+mod hosts;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
 #[path = "movers/process.rs"]
@@ -15,7 +19,7 @@ pub(crate) mod s3;
 #[path = "movers/updated.rs"]
 mod updated;
 #[path = "movers/volumes.rs"]
-mod volumes;
+pub(crate) mod volumes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
