@@ -5,8 +5,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+# Cargo would look for make's job server by it, in vain.
+unexport MAKEFLAGS
 
 cache := $(or $(REMORA_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/remora),$(HOME)/.cache/remora)
+export REMORA_CACHE := $(cache)
 export CARGO_TARGET_DIR ?= $(cache)/target
 built := $(CARGO_TARGET_DIR)/release
 tools := $(cache)/tools
@@ -20,12 +23,13 @@ CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
 
-.PHONY: help build image demo test test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
+.PHONY: help build image demo test test-libvirt test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
-	@echo 'make test    all tests but those of the cluster, against real libvirt, QEMU, guests, S3 and an API server of Kubernetes'
-	@echo 'make test-kubernetes  of these, those of the API server alone'
+	@echo 'make test    all tests: the three tiers that follow'
+	@echo 'make test-libvirt     against real libvirt, QEMU, guests and S3, with the tests of each crate'
+	@echo 'make test-kubernetes  against a real API server of Kubernetes'
 	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
 	@echo 'make image   the image for Kubernetes, in target/release/remora-image.tar'
@@ -68,10 +72,10 @@ setup-kopia:
 	    fi
 
 # Leaves the programs in target/release of the checkout, wherever they are built; with the lists of their sources, by
-# which the tests know a program that is too old. One test with them: cargo then takes all dependencies with the features
+# which the tests know a program that is too old. Tests with them: cargo then takes all dependencies with the features
 # that tests need, as `make test` does, instead of building most of them twice.
 build: setup
-	cargo build --locked --release --workspace --bins --test kubernetes
+	cargo build --locked --release --workspace --bins --test kubernetes --test cluster
 	@mkdir -p target/release
 	@if ! [ '$(built)' -ef target/release ]; then \
 	    find '$(built)' -maxdepth 1 -type f -executable | while read -r program; do \
@@ -87,11 +91,17 @@ image: build
 demo: build
 	'$(built)/demo'
 
-test: build setup-s3 setup-apiserver setup-languages
-	cargo test --locked --release --workspace --no-fail-fast
+# Every tier, beside each other. Tests wait for guests and servers more than they work: so there are more of them at a time
+# than a small machine has processors.
+test: build setup-s3 setup-cluster setup-languages
+	@echo 'Three tiers run now; what each of them says comes when it is through.'
+	$(MAKE) --jobs=3 --output-sync=target test-cluster test-kubernetes test-libvirt
 
-test-kubernetes: setup setup-apiserver
-	cargo test --locked --release --workspace --test kubernetes
+test-libvirt: build setup-s3 setup-languages
+	cargo test --locked --release --workspace --no-fail-fast -- --test-threads=4
+
+test-kubernetes: build setup-s3 setup-apiserver
+	cargo test --locked --release --workspace --test kubernetes -- --test-threads=4
 
 # Its machines boot slowly beside each other: two at a time, however many processors there are.
 test-cluster: build setup-s3 setup-cluster
@@ -104,6 +114,7 @@ lint: setup setup-deny
 	cargo fmt --all --check
 	cargo fmt --all --check --manifest-path policies/Cargo.toml
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --workspace --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
 	cargo clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
 	    --target-dir '$(built)/policies' -- -D warnings
 	cargo deny --locked --workspace check bans licenses sources

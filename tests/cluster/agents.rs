@@ -77,10 +77,10 @@ fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_virt_handler_in_th
         let status = scene.disturbed(&json!({}), |scene, run| {
             let mut attempt = 0;
             for &(at, then) in left.iter().take(IN_A_RUN) {
-                let Some(seen) = come_to(scene, run, at, attempt) else { break };
-                attempt = seen["attempt"]["number"].as_u64().unwrap_or(attempt);
+                let Some(told) = come_to(scene, run, at, attempt) else { break };
+                attempt = told["attempt"]["number"].as_u64().unwrap_or(attempt);
                 if first.is_null() {
-                    first = seen["agent"].clone();
+                    first = told["agent"].clone();
                 }
                 // The instant itself, not a wait for something.
                 let later = Duration::from_millis(random.u64(0..LATER));

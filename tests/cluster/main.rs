@@ -9,6 +9,7 @@ mod lab_works;
 mod machines;
 mod nodes;
 mod others;
+mod policies;
 mod privileges;
 mod restore_runs;
 mod scene;

@@ -130,7 +130,7 @@ fn a_point_is_restored_to_new_claims_to_one_that_is_there_and_to_none_in_use() {
 fn spoil(image: &Path) {
     let file = fs::OpenOptions::new().write(true).open(image).unwrap();
     file.set_len(SIZE + MIB).unwrap();
-    file.write_all_at(&[7; 100_000], 0).unwrap();
+    file.write_all_at(&vec![7; 100_000], 0).unwrap();
 }
 
 #[test]

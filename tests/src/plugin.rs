@@ -20,15 +20,15 @@ impl Plugin {
     /// The mover `s3` for a bucket; `lines` are more of its document.
     pub fn of_bucket(s3: &S3, bucket: &str, lines: &str) -> Self {
         let dir = tempfile::tempdir().must("make a folder for plugins");
-        let endpoint = s3.endpoint();
-        let server = endpoint.split_once("://").map_or("", |(_, server)| server);
+        let (endpoint, server) = (s3.endpoint(), s3.address());
         fs::copy(mover("s3"), dir.path().join("s3.wasm")).must("copy the mover");
         fs::write(dir.path().join("secret-key"), SECRET).must("write the secret");
         let document = format!(
             "kind: Mover\nname: s3\nmodule: file:s3.wasm\n\
              settings: {{endpoint: '{endpoint}', bucket: {bucket}, accessKey: {KEY}}}\n\
-             network: {{allow: ['{server}'], addresses: [127.0.0.1], plainHttp: true}}\n\
-             secrets: {{secret-key: secret-key}}\n{lines}"
+             network: {{allow: ['{server}'], addresses: ['{}'], plainHttp: true}}\n\
+             secrets: {{secret-key: secret-key}}\n{lines}",
+            server.ip(),
         );
         fs::write(dir.path().join("s3.yaml"), document).must("write the mover's document");
         Self { dir }

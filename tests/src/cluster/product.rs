@@ -109,19 +109,31 @@ impl Product {
         let url = store.url(&store.bucket(name));
         let credentials = fs::read_to_string(store.credentials()).must("read the credentials");
         self.make_secret(&format!("{name}-credentials"), "cloud", &credentials);
-        self.make_secret(&format!("{name}-passphrase"), "passphrase", PASSPHRASE);
-        self.cluster.apply(&json!({
+        let secret = json!({"name": format!("{name}-credentials")});
+        self.make_repository(name, serves, &json!({"url": url, "credentialsSecret": secret}));
+        store.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+    }
+
+    /// Makes one in the store of a mover, `plugin:`, whose document the pods have.
+    #[track_caller]
+    pub fn make_repository_of(&self, url: &str, name: &str, serves: &str) {
+        self.make_repository(name, serves, &json!({"url": url}));
+    }
+
+    /// Makes one with the usual passphrase, and waits until it is ready; `spec` has more of its fields.
+    #[track_caller]
+    fn make_repository(&self, name: &str, serves: &str, spec: &Value) {
+        let passphrase = format!("{name}-passphrase");
+        self.make_secret(&passphrase, "passphrase", PASSPHRASE);
+        let mut object = json!({
             "apiVersion": "remora.dev/v1alpha1", "kind": "Repository",
             "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {
-                "url": url, "allowedNamespaces": [serves],
-                "credentialsSecret": {"name": format!("{name}-credentials")},
-                "passphraseSecret": {"name": format!("{name}-passphrase")},
-            },
-        }));
+            "spec": {"allowedNamespaces": [serves], "passphraseSecret": {"name": passphrase}},
+        });
+        add_fields(&mut object["spec"], spec);
+        self.cluster.apply(&object);
         let ready = |object: Option<&Value>| object.is_some_and(|one| is(one, "Ready", "True"));
         self.cluster.wait_for("repository", NAMESPACE, name, "the repository is not ready", READY, ready);
-        store.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
     }
 
     /// A store that pods reach, until it is dropped or the process ends: it goes with the thread that has started it, and
@@ -162,9 +174,7 @@ impl Product {
                 "repository": {"name": repository, "namespace": NAMESPACE},
             },
         });
-        for (name, value) in spec.as_object().must("read fields of a spec") {
-            object["spec"][name] = value.clone();
-        }
+        add_fields(&mut object["spec"], spec);
         self.cluster.apply(&object);
     }
 
@@ -196,6 +206,12 @@ impl Product {
 pub fn is_true(status: &Value, condition: &str) -> bool {
     let conditions = status["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
+}
+
+fn add_fields(spec: &mut Value, more: &Value) {
+    for (name, value) in more.as_object().must("read fields of a spec") {
+        spec[name] = value.clone();
+    }
 }
 
 /// Makes the image that is deployed, from the programs that the tests have.
