@@ -106,9 +106,24 @@ impl Appliance {
         self.kept().points.keys().cloned().collect()
     }
 
+    /// What it calls the disks of a point of remora's: remora adds something of the run's own.
+    pub fn disks_of(&self, point: &str) -> String {
+        let kept = self.kept();
+        let ours = |(name, kept): &(&String, &Point)| name.starts_with(&format!("{point}-")) && !kept.disks.is_empty();
+        let found = kept.points.iter().find(ours).map(|(name, _)| name.clone());
+        found.unwrap_or_else(|| panic!("it has no disks of point {point}"))
+    }
+
     /// Changes a byte of a disk, when nobody looks.
     pub fn rot(&self, point: &str, disk: usize, at: usize) {
         self.kept().point(point).disks[disk].1[at] ^= 1;
+    }
+
+    /// Has a point without disks, as somebody stored it; without a description it was begun and never committed.
+    pub fn keep(&self, point: &str, vm: &str, description: Option<&[u8]>) {
+        let (description, committed) = (description.unwrap_or_default().to_vec(), description.is_some());
+        let kept = Point { vm: vm.into(), time: "0".into(), description, committed, ..Point::default() };
+        self.kept().points.insert(point.into(), kept);
     }
 
     /// Forgets a point.

@@ -84,17 +84,29 @@ fn a_vm_goes_into_a_movers_own_form_and_comes_back() {
         assert_same(&to, truth);
         assert_eq!(remora.json(["show", point])["point"], point.as_str());
     }
+    let verified = remora.json(["verify"]);
+    assert!(verified.as_array().unwrap().iter().all(|point| point["ok"] == true), "{verified:#}");
     // What was changed on the array is noticed, and no file is left of it.
-    appliance.rot(&expected[0].0, 0, 4 << 20);
+    appliance.rot(&appliance.disks_of(&expected[0].0), 0, 4 << 20);
     let to = lab.scratch("damaged").join("vda.raw");
     remora.fails(["restore", &expected[0].0, "--disk", "vda", "--to", to.to_str().unwrap()], 7, "than were stored");
     assert!(!to.exists());
+    remora.fails(["verify", &expected[0].0], 7, "points are damaged");
+    remora.fails(["verify", "--repair"], 6, "remora's own format");
     // Neither does a lie become a point, nor is the machine kept from its next backup by it.
     appliance.lie(Lie::ForgetWrites);
     remora.fails(["backup", domain.name(), "--quiesce", "never"], 7, "other bytes are there");
     appliance.lie(Lie::None);
     assert_eq!(remora.json(["points"]).as_array().unwrap().len(), 2);
     remora.ok(["backup", domain.name(), "--quiesce", "never"]);
+    // What no rule keeps goes, and what is kept restores.
+    let pruned = remora.json(["prune", "--last", "2", "--dry-run"]);
+    assert_eq!((pruned["points"][0]["fate"].as_str(), appliance.points().len()), (Some("drop"), 6), "{pruned:#}");
+    remora.ok(["prune", "--last", "2"]);
+    assert_eq!((remora.json(["points"]).as_array().unwrap().len(), appliance.points().len()), (2, 4));
+    let to = lab.scratch("kept").join("vda.raw");
+    remora.ok(["restore", &expected[1].0, "--disk", "vda", "--to", to.to_str().unwrap()]);
+    assert_same(&to, &expected[1].1);
     // The commands of a vault say that they are not for it.
     remora.fails(["gc"], 2, "points in a form of its own");
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use remora_core::ports::Mover;
 use remora_core::{Error, ErrorKind, Result};
@@ -114,8 +113,7 @@ impl Context {
 
     /// What opens repositories of plugins.
     fn plugins(&self) -> Plugins {
-        let movers = self.movers();
-        Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
+        Plugins::new(self.movers().opener())
     }
 
     /// Opens the repository.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 use remora_core::{Error, ErrorKind, Result};
@@ -66,10 +65,7 @@ async fn in_runtime(args: Args) -> Result<()> {
     let host = HostOptions { registries: registries.unwrap_or_default(), ..HostOptions::default() };
     let scheduler =
         args.policies.map(|folder| scheduler(folder, &host, args.kept, &mut beside, &cancel)).transpose()?;
-    let plugins = args.plugins.map(|folder| {
-        let movers = Movers::new(folder, args.fetched);
-        Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
-    });
+    let plugins = args.plugins.map(|folder| Plugins::new(Movers::new(folder, args.fetched).opener()));
     let settings = Settings {
         namespace: args.namespace,
         instance: args.instance,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use remora_core::policy::VmFacts;
 use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since};
-use remora_plugins::set::Generation;
+use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
 use tokio::sync::watch;
 
@@ -57,7 +57,7 @@ impl ByPolicy {
             return;
         }
         self.told = generation.number;
-        for (policy, _) in generation.backups().filter(|(policy, _)| policy.repository.is_none()) {
+        for (policy, _) in generation.backups().filter(|(policy, _)| repository(policy).is_none()) {
             tracing::error!(
                 policy = policy.name,
                 advice = "Name a Repository of remora's namespace in target.repository.",
@@ -119,13 +119,18 @@ impl Scheduler for ByPolicy {
     }
 }
 
+/// What a policy backs up into; a mover's own form is for hosts without Kubernetes alone.
+fn repository(policy: &BackupPolicy) -> Option<&str> {
+    policy.repository.as_deref().filter(|_| policy.mover().is_none())
+}
+
 fn due(job: Job) -> Option<DueRun> {
     Some(DueRun {
         policy: job.charge.policy,
         vm: job.vm,
         after: job.after,
         start: job.start,
-        repository: job.policy.repository.clone()?,
+        repository: repository(&job.policy)?.to_owned(),
         quiesce: job.policy.quiesce,
     })
 }

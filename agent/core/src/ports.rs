@@ -4,6 +4,8 @@
 //! [`ClaimedVm::open`] → [`Mover::begin`] → reads and writes → [`OpenVm::confirm`] → [`PointWriter::commit`] →
 //! [`OpenVm::close`] → [`ClaimedVm::retire`].
 
+mod made;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

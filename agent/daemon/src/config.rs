@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_plugins::movers::Movers;
@@ -32,7 +31,8 @@ pub(crate) struct Config {
     pub(crate) parallel: NonZeroU32,
     /// Where metrics and health are served; nowhere if none.
     pub(crate) listen: Option<SocketAddr>,
-    /// The repositories, by the names that policies use.
+    /// The repositories, by the names that policies use. None are needed where all policies name a mover.
+    #[serde(default)]
     pub(crate) repositories: BTreeMap<String, Repository>,
 }
 
@@ -93,9 +93,6 @@ impl Config {
             }
             repository.at(folder, &config.state);
         }
-        if config.repositories.is_empty() {
-            return Err(invalid("it names no repository".into()).advise("Add [repositories.NAME] with a url."));
-        }
         Ok(config)
     }
 }
@@ -121,7 +118,7 @@ impl Repository {
         let access = Access {
             credentials: self.credentials.clone(),
             ca_file: self.ca_file.clone(),
-            plugins: Some(Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))),
+            plugins: Some(Plugins::new(movers.opener())),
             ..Access::default()
         };
         Ok(self.url.parse::<Location>()?.reached_by(access))

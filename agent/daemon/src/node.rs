@@ -89,7 +89,7 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
 fn plugins(folder: &Path, state: Option<&Path>) -> Plugins {
     let mut movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
     movers.compiled = state.map(|state| state.join(COMPILED));
-    Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)))
+    Plugins::new(movers.opener())
 }
 
 fn controller(args: &NodeArgs) -> Result<http::Uri> {

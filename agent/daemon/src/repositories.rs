@@ -5,7 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use remora_core::ports::Mover;
 use remora_core::{Error, ErrorKind, Result};
+use remora_plugins::movers::{Movers, VolumeMover};
+use remora_plugins::set::mover_of;
 use remora_vault::{KeyFile, Passphrase, Secret, Vault, VaultOptions};
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
@@ -15,67 +18,92 @@ use crate::config::Repository;
 /// A passphrase or key file larger than this is none.
 const LARGEST_SECRET: u64 = 64 * 1024;
 
-type Opened = BTreeMap<String, Arc<OnceCell<Arc<Vault>>>>;
+/// An open repository.
+pub(crate) enum Opened {
+    /// Of remora's own format.
+    Vault(Vault),
+    /// What a mover keeps in a form of its own.
+    Volumes(VolumeMover),
+}
 
-/// All that the configuration names.
+impl Opened {
+    /// What both can do.
+    pub(crate) fn port(&self) -> &dyn Mover {
+        match self {
+            Self::Vault(vault) => vault,
+            Self::Volumes(volumes) => volumes,
+        }
+    }
+}
+
+type Cells = BTreeMap<String, Arc<OnceCell<Arc<Opened>>>>;
+
+/// All that the configuration names, and what movers keep in a form of their own.
 pub(crate) struct Repositories {
     configured: BTreeMap<String, Repository>,
+    movers: Movers,
     /// A store that does not answer holds up nobody who asks for another one.
-    open: Mutex<Opened>,
+    open: Mutex<Cells>,
     /// Where the host remembers what it saw of them.
     state: PathBuf,
 }
 
 impl Repositories {
-    pub(crate) fn new(configured: BTreeMap<String, Repository>, state: PathBuf) -> Self {
-        Self { configured, open: Mutex::default(), state }
+    pub(crate) fn new(configured: BTreeMap<String, Repository>, movers: Movers, state: PathBuf) -> Self {
+        Self { configured, movers, open: Mutex::default(), state }
     }
 
     /// The one of that name, or the only one.
-    pub(crate) async fn get(&self, name: Option<&str>) -> Result<Arc<Vault>> {
-        let (name, repository) = self.find(name)?;
+    pub(crate) async fn get(&self, name: Option<&str>) -> Result<Arc<Opened>> {
+        let name = self.find(name)?;
         let cell = Arc::clone(self.opened().entry(name.to_owned()).or_default());
-        let opening = async {
-            let secret = secret(repository)?;
-            let options = VaultOptions { state: Some(self.state.clone()), ..VaultOptions::default() };
-            Vault::open(&repository.location()?, &secret, options).await.map(Arc::new)
-        };
-        let vault = cell.get_or_try_init(|| opening).await;
-        vault.cloned().map_err(|error| error.within(format!("repository {name}")))
+        let opened = cell.get_or_try_init(async || self.open(name).await.map(Arc::new)).await;
+        opened.cloned().map_err(|error| error.within(format!("repository {name}")))
     }
 
-    fn opened(&self) -> MutexGuard<'_, Opened> {
+    async fn open(&self, name: &str) -> Result<Opened> {
+        if let Some(mover) = mover_of(name) {
+            return self.movers.open_points(mover).map(Opened::Volumes);
+        }
+        let repository = self.configured.get(name).ok_or_else(|| self.unknown(name))?;
+        let secret = secret(repository)?;
+        let options = VaultOptions { state: Some(self.state.clone()), ..VaultOptions::default() };
+        Vault::open(&repository.location()?, &secret, options).await.map(Opened::Vault)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Cells> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name of the one that a policy means, if there is one.
-    pub(crate) fn name(&self, name: Option<&str>) -> Option<&str> {
-        self.find(name).ok().map(|(name, _)| name)
+    pub(crate) fn name<'a>(&'a self, name: Option<&'a str>) -> Option<&'a str> {
+        self.find(name).ok()
     }
 
-    fn find(&self, name: Option<&str>) -> Result<(&str, &Repository)> {
-        let names = || self.configured.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    fn find<'a>(&'a self, name: Option<&'a str>) -> Result<&'a str> {
         match name {
-            Some(wanted) => {
-                self.configured.get_key_value(wanted).map(|(name, repository)| (name.as_str(), repository)).ok_or_else(
-                    || {
-                        Error::new(ErrorKind::NotFound, format!("agent.toml names no repository {wanted:?}"))
-                            .advise(format!("It names: {}.", names()))
-                    },
-                )
-            }
-            None if self.configured.len() == 1 => {
-                let only = self.configured.first_key_value().map(|(name, repository)| (name.as_str(), repository));
-                only.ok_or_else(|| Error::new(ErrorKind::Failed, "there is no repository"))
-            }
-            None => Err(Error::new(ErrorKind::Invalid, "the policy does not say which repository is its target")
-                .advise(format!("Give target.repository: one of {}.", names()))),
+            Some(wanted) if mover_of(wanted).is_some() || self.configured.contains_key(wanted) => Ok(wanted),
+            Some(wanted) => Err(self.unknown(wanted)),
+            None => match self.configured.keys().collect::<Vec<_>>()[..] {
+                [only] => Ok(only),
+                _ => Err(Error::new(ErrorKind::Invalid, "the policy does not say which repository is its target")
+                    .advise(format!("Give target.repository: one of {}.", self.names()))),
+            },
         }
+    }
+
+    fn unknown(&self, wanted: &str) -> Error {
+        Error::new(ErrorKind::NotFound, format!("agent.toml names no repository {wanted:?}"))
+            .advise(format!("It names: {}.", self.names()))
+    }
+
+    fn names(&self) -> String {
+        self.configured.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// Opens it anew the next time: its store may have gone away for good.
     pub(crate) fn forget(&self, name: Option<&str>) {
-        if let Ok((name, _)) = self.find(name) {
+        if let Ok(name) = self.find(name) {
             self.opened().remove(name);
         }
     }

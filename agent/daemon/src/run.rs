@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use remora_core::{Error, Result};
+use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::Policies;
@@ -93,7 +94,8 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
     policies.reload().await?;
     let source = source(&config)?;
-    let repositories = Repositories::new(config.repositories, config.state.clone());
+    let movers = Movers::new(folder.join("plugins"), Some(config.state.join("fetched")));
+    let repositories = Repositories::new(config.repositories, movers, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
     let ledger = LedgerFile::open(&config.state)?;
     let parallel = usize::try_from(config.parallel.get()).unwrap_or(usize::MAX);

@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 use remora_core::plan::Asked;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
-use remora_core::{Error, ErrorKind, MemoryBudget, PointId, Result};
+use remora_core::retention::Fate;
+use remora_core::{Error, ErrorKind, MemoryBudget, PointId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
+use remora_plugins::movers::Dropping;
 use remora_plugins::set::Generation;
 use remora_schedule::Job;
 use remora_source::LibvirtSource;
-use remora_vault::Vault;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::keepers::{Keepers, prune};
-use crate::repositories::Repositories;
+use crate::repositories::{Opened, Repositories};
 
 /// Bytes of pieces that a backup holds at once.
 const PIECES: u64 = 32 * 1024 * 1024;
@@ -55,8 +56,8 @@ impl Tools {
     pub(crate) async fn run(&self, job: &Job, keepers: Keepers, verify: Due) -> Result<Done> {
         let started = Instant::now();
         let repository = job.policy.repository.as_deref();
-        let vault = self.repositories.get(repository).await?;
-        let report = self.back_up(job, &vault).await;
+        let opened = self.repositories.get(repository).await?;
+        let report = self.back_up(job, opened.port()).await;
         if report.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
             self.repositories.forget(repository);
         }
@@ -69,18 +70,20 @@ impl Tools {
             verified: None,
         };
         let vm = &report.point.vm;
-        if let Err(error) = or_cancelled(&self.cancel, vault.renew(vm)).await {
+        if let Opened::Vault(vault) = &*opened
+            && let Err(error) = or_cancelled(&self.cancel, vault.renew(vm)).await
+        {
             done.problems.push(error.within("locking what the points need for longer"));
         }
         // Policies that have changed since may keep more: the next run asks them.
         let hold = keepers.hold_in(&self.policies.borrow());
-        let pruned = if hold { prune(&vault, vm, &keepers, &self.cancel).await } else { Ok(0) };
+        let pruned = if hold { self.prune(&opened, vm, &keepers).await } else { Ok(0) };
         match pruned {
             Ok(dropped) => done.dropped = dropped,
             Err(error) => done.problems.push(error.within("pruning")),
         }
         if verify == Due::Now {
-            match self.verify(&vault, &report.point.id).await {
+            match self.verify(opened.port(), &report.point.id).await {
                 Ok(soundness) => done.verified = Some(soundness),
                 Err(error) => done.problems.push(error.within("verifying")),
             }
@@ -88,7 +91,17 @@ impl Tools {
         Ok(done)
     }
 
-    async fn back_up(&self, job: &Job, vault: &Vault) -> Result<BackupReport> {
+    async fn prune(&self, opened: &Opened, vm: &VmName, keepers: &Keepers) -> Result<usize> {
+        match opened {
+            Opened::Vault(vault) => prune(vault, vm, keepers, &self.cancel).await,
+            Opened::Volumes(volumes) => {
+                let pruned = or_cancelled(&self.cancel, volumes.prune(Some(vm), keepers, Dropping::Run)).await?;
+                Ok(pruned.iter().flat_map(|(_, points)| points).filter(|point| point.fate == Fate::Drop).count())
+            }
+        }
+    }
+
+    async fn back_up(&self, job: &Job, mover: &dyn Mover) -> Result<BackupReport> {
         let request = BackupRequest {
             vm: job.vm.name.clone(),
             disks: None,
@@ -98,11 +111,11 @@ impl Tools {
             spot_checks: SPOT_CHECKS,
             memory: MemoryBudget::new(PIECES),
         };
-        backup(&self.source, vault, request, Arc::new(NoProgress), self.cancel.clone()).await
+        backup(&self.source, mover, request, Arc::new(NoProgress), self.cancel.clone()).await
     }
 
-    async fn verify(&self, vault: &Vault, point: &PointId) -> Result<Soundness> {
-        let report = or_cancelled(&self.cancel, Mover::verify(vault, point, Arc::new(NoProgress))).await?;
+    async fn verify(&self, mover: &dyn Mover, point: &PointId) -> Result<Soundness> {
+        let report = or_cancelled(&self.cancel, mover.verify(point, Arc::new(NoProgress))).await?;
         for damage in &report.damage {
             tracing::error!(%point, disk = damage.disk.as_str(), object = damage.object, why = damage.why, "damaged");
         }

@@ -23,6 +23,7 @@ use crate::reference::ModuleRef;
 pub(crate) use at::At;
 pub(crate) use node::Node;
 pub use node::Settings;
+pub(crate) use parse::MOVER;
 pub use parse::parse;
 
 /// One document.

@@ -22,4 +22,4 @@ pub mod set;
 pub use host::{Digest, FieldError, Host, HostOptions, Kind, Refused};
 pub use policies::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 pub use reference::{ModuleRef, builtins};
-pub use registry::{Artifact, Registries};
+pub use registry::{Artifact, Fetch, Registries, Wants};

@@ -1,10 +1,11 @@
 //! Small files of a folder that administrators write, which may be a mounted `ConfigMap`.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use remora_core::{Error, ErrorKind, Result};
+use zeroize::Zeroizing;
 
 /// A mounted `ConfigMap` is a folder with a link of this name to the folder that holds the files. An update swaps the link.
 const DATA: &str = "..data";
@@ -37,4 +38,34 @@ pub(crate) fn small_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn small_text(folder: &Path, path: &Path) -> Result<String> {
     String::from_utf8(small_file(folder, path)?)
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("{} is no text", path.display())).because(e))
+}
+
+/// A secret of a file, without the newline that editors end one with.
+pub fn secret_file(folder: &Path, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let mut secret = Zeroizing::new(small_file(folder, path)?);
+    if secret.last() == Some(&b'\n') {
+        secret.pop();
+    }
+    if secret.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is empty", folder.join(path).display())));
+    }
+    Ok(secret)
+}
+
+/// The texts of all documents of a folder; none if there is no folder.
+pub(crate) fn documents(folder: &Path) -> Result<Vec<String>> {
+    let folder = version(folder);
+    let failed = |e| Error::io(format!("reading {}", folder.display()), e);
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut texts = Vec::new();
+    for entry in entries {
+        let name = PathBuf::from(entry.map_err(failed)?.file_name());
+        if name.extension().is_some_and(|ext| ext == "yaml" || ext == "yml") {
+            texts.push(small_text(&folder, &name)?);
+        }
+    }
+    Ok(texts)
 }

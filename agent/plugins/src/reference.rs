@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::host::{Digest, LARGEST_COMPONENT, ModuleBytes};
-use crate::registry::{Artifact, Registries};
+use crate::registry::{Artifact, Fetch, Registries};
 
 /// The components that are built in, by name.
 const BUILTINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtins.rs"));
@@ -73,7 +73,7 @@ impl fmt::Display for ModuleRef {
 
 impl ModuleRef {
     /// Its bytes; those of a file as it is now in `folder`. Who must have signed it did.
-    pub(crate) fn read(&self, folder: &Path, registries: &Registries) -> Result<ModuleBytes<'static>> {
+    pub(crate) fn read(&self, folder: &Path, registries: &Registries, fetch: Fetch) -> Result<ModuleBytes<'static>> {
         match self {
             Self::Builtin(wanted) => {
                 let found = builtins().zip(&*DIGESTS).find(|((name, _), _)| name == wanted);
@@ -89,7 +89,7 @@ impl ModuleRef {
                 registries.check_file(folder, name, &bytes)?;
                 Ok(ModuleBytes { digest: Digest::of(&bytes), bytes: Cow::Owned(bytes) })
             }
-            Self::Registry(artifact) => registries.module(artifact),
+            Self::Registry(artifact) => registries.module(artifact, fetch),
         }
     }
 }

@@ -13,24 +13,29 @@ mod logins;
 mod manifest;
 mod pull;
 mod signature;
+mod wanted;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use remora_core::{Error, ErrorKind, Result};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::host::{Digest, ModuleBytes};
+use crate::mounted;
 use document::Config;
 use fetched::Fetched;
 use pull::{Away, Pull};
+use wanted::Wanted;
 
 pub use artifact::Artifact;
 
 /// What the signature of a file is called, after its name.
 pub(crate) const SIGNATURE: &str = ".sig";
 
-/// The largest signature of a file.
-const LONGEST_SIGNATURE: u64 = 64 << 10;
+/// Servers that are asked at once.
+const HOSTS_AT_ONCE: usize = 16;
 
 /// How modules are fetched, and who must have signed them. Cheap to clone; the document is read anew for each module.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +43,31 @@ pub struct Registries {
     folder: Option<PathBuf>,
     kept: Option<PathBuf>,
     away: Away,
+    wanted: Wanted,
+}
+
+/// When what is not at hand is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// At once: whoever loads it waits.
+    Now,
+    /// By [`Registries::fetch_wanted`]; meanwhile it cannot be loaded.
+    Later,
+}
+
+/// What [`Registries::fetch_wanted`] tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// What was never tried.
+    New,
+    /// Also what could not be had before.
+    All,
 }
 
 impl Registries {
     /// By `registries.yaml` of a folder, if there is one. What was fetched is kept in another one, if it is given.
     pub fn new(folder: impl Into<PathBuf>, kept: Option<PathBuf>) -> Self {
-        Self { folder: Some(folder.into()), kept, away: Away::default() }
+        Self { folder: Some(folder.into()), kept, ..Self::default() }
     }
 
     fn config(&self) -> Result<Config> {
@@ -56,8 +80,54 @@ impl Registries {
         self.config().map_or_else(|error| Digest::of(error.chain().as_bytes()), |config| config.trust)
     }
 
+    /// How policies are best loaded that have modules of these registries: what is fetched later has to be kept.
+    pub fn fetching(&self) -> Fetch {
+        if self.kept.is_some() { Fetch::Later } else { Fetch::Now }
+    }
+
+    /// All policies are about to be looked at.
+    pub(crate) fn begin(&self) {
+        self.wanted.begin();
+    }
+
+    /// Whether something is to be fetched.
+    pub fn wants(&self, what: Wants) -> bool {
+        !self.wanted.list(what == Wants::All).is_empty()
+    }
+
+    /// Fetches what was not at hand, and keeps it. A registry that is slow holds up what is of the same one. Takes the time that the
+    /// network takes.
+    pub fn fetch_wanted(&self, what: Wants) {
+        let mut hosts: BTreeMap<String, Vec<Artifact>> = BTreeMap::new();
+        for artifact in self.wanted.list(what == Wants::All) {
+            hosts.entry(artifact.host.clone()).or_default().push(artifact);
+        }
+        let fetch = |artifacts: &[Artifact]| {
+            for artifact in artifacts {
+                let fetched = self.module(artifact, Fetch::Now);
+                self.wanted.tried(artifact, fetched.as_ref().err());
+            }
+        };
+        let hosts: Vec<_> = hosts.into_values().collect();
+        for some in hosts.chunks(HOSTS_AT_ONCE) {
+            std::thread::scope(|scope| some.iter().for_each(|artifacts| drop(scope.spawn(|| fetch(artifacts)))));
+        }
+    }
+
+    /// Removes what was fetched and nobody has named for a month: neither these `documents` nor those of the folder, and no call.
+    pub fn tidy<'a>(&self, documents: impl Iterator<Item = &'a str>) {
+        let Some(kept) = &self.kept else { return };
+        let (mut texts, folder) = (documents.map(str::to_owned).collect::<Vec<_>>(), self.folder.as_deref());
+        match folder.map(mounted::documents).transpose() {
+            Ok(of_folder) => texts.extend(of_folder.unwrap_or_default()),
+            // What it names is not known.
+            Err(error) => return tracing::warn!(error = error.chain(), "what was fetched is not tidied up"),
+        }
+        Fetched(kept).tidy(|digest| texts.iter().any(|text| text.contains(digest)), SystemTime::now());
+    }
+
     /// The module, from what is kept or from its registry. Takes the time that the network takes.
-    pub(crate) fn module(&self, artifact: &Artifact) -> Result<ModuleBytes<'static>> {
+    pub(crate) fn module(&self, artifact: &Artifact, fetch: Fetch) -> Result<ModuleBytes<'static>> {
         let config = self.config()?;
         let registry = config.of(artifact);
         let kept = self.kept.as_deref().map(Fetched);
@@ -67,9 +137,13 @@ impl Registries {
             signatures.iter().any(|signature| signature.check(&artifact.digest, &registry.keys).is_ok())
         };
         let wants_signature = !registry.keys.is_empty() && !is_signed();
-        let pull = Pull { artifact, registry, away: &self.away, wants_signature, wants_module: known.is_none() };
+        let away = self.away.under(config.trust);
+        let pull = Pull { artifact, registry, away, wants_signature, wants_module: known.is_none() };
         if !pull.wants_signature && !pull.wants_module {
             return known.ok_or_else(|| nothing(artifact));
+        }
+        if fetch == Fetch::Later {
+            return Err(self.wanted.note(artifact));
         }
         let pulled = wait(pull.run())??;
         if let (Some(kept), Some(signature)) = (&kept, pulled.signature) {
@@ -94,12 +168,11 @@ impl Registries {
                 document::FILE
             ))
         };
-        let file = folder.join(&signature);
-        let text = match std::fs::metadata(&file) {
-            Ok(about) if about.len() > LONGEST_SIGNATURE => return Err(refused("it is no signature")),
-            Ok(_) => std::fs::read_to_string(&file).map_err(|e| Error::io(format!("reading {signature}"), e))?,
-            Err(_) => return Err(refused("there is no signature of the module")),
-        };
+        let text = mounted::small_text(folder, Path::new(&signature)).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => refused("there is no signature of the module"),
+            ErrorKind::Invalid => refused("it is no signature"),
+            _ => error,
+        })?;
         signature::check_file(bytes, &text, &config.keys).map_err(refused)
     }
 }

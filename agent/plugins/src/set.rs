@@ -15,8 +15,9 @@ use jiff::Timestamp;
 use remora_core::Error;
 use remora_core::point::Quiesce;
 
-use crate::documents::Mode;
+use crate::documents::{MOVER, Mode};
 use crate::host::{Digest, Host};
+use crate::registry::Fetch;
 use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 
 pub use kept::Kept;
@@ -98,12 +99,24 @@ pub struct BackupPolicy {
     pub schedule: SchedulePolicy,
     /// What is kept; everything if none.
     pub retention: Option<RetentionPolicy>,
-    /// The repository's name; the only one if none.
+    /// The repository's name, or what stands for a mover, see [`Self::mover`]; the only one if none.
     pub repository: Option<String>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
     /// How often the newest points are verified; never if none.
     pub verify_every: Option<Duration>,
+}
+
+impl BackupPolicy {
+    /// The mover that keeps the points in a form of its own, if they go to none of remora's repositories.
+    pub fn mover(&self) -> Option<&str> {
+        mover_of(self.repository.as_deref()?)
+    }
+}
+
+/// The mover that stands where a repository could.
+pub fn mover_of(target: &str) -> Option<&str> {
+    target.strip_prefix(MOVER)
 }
 
 /// An access policy that is loaded.
@@ -132,13 +145,22 @@ impl Generation {
     /// The generation that follows, from what lies in the folder now. Takes the time of compiling what is new.
     #[must_use]
     pub fn next(&self, host: &Host, snapshot: &Snapshot, now: Timestamp) -> Self {
-        load::next(self, host, snapshot, None, now)
+        load::next(self, host, snapshot, None, Fetch::Now, now)
     }
 
     /// Likewise; good versions are kept on disk, and taken from there for a document that is broken from the start.
     #[must_use]
     pub fn next_kept(&self, host: &Host, snapshot: &Snapshot, kept: &Kept, now: Timestamp) -> Self {
-        load::next(self, host, snapshot, Some(kept), now)
+        load::next(self, host, snapshot, Some(kept), Fetch::Now, now)
+    }
+
+    /// Likewise, from what is at hand: what has to be fetched is left to [`Registries::fetch_wanted`], and the documents that want it
+    /// are broken until it is there. Only where what is fetched is kept; else as the others.
+    ///
+    /// [`Registries::fetch_wanted`]: crate::Registries::fetch_wanted
+    #[must_use]
+    pub fn next_at_hand(&self, host: &Host, snapshot: &Snapshot, kept: Option<&Kept>, now: Timestamp) -> Self {
+        load::next(self, host, snapshot, kept, host.registries().fetching(), now)
     }
 
     /// The generation that follows when the folder cannot be read: what is in force stays, and grows stale.

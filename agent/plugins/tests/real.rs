@@ -10,6 +10,10 @@ mod components;
 mod conformance;
 #[path = "real/denied.rs"]
 mod denied;
+#[path = "real/fetched.rs"]
+mod fetched;
+#[path = "real/fixtures.rs"]
+mod fixtures;
 #[path = "real/fleet.rs"]
 mod fleet;
 #[path = "real/folder.rs"]

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use remora_core::{Error, ErrorKind, Result};
-use remora_plugins::Host;
 use remora_plugins::set::{Generation, Kept, Snapshot};
-use tokio::sync::{mpsc, watch};
+use remora_plugins::{Host, Wants};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::PolicyMetrics;
@@ -22,6 +22,9 @@ const AT_MOST: Duration = Duration::from_secs(1);
 
 /// The folder is looked at so often whatever is told of it: a mount that is replaced takes its watch with it.
 const POLL: Duration = Duration::from_secs(30);
+
+/// What was fetched is tidied up so often.
+const TIDIED_EVERY: Duration = Duration::from_hours(24);
 
 /// The folder of policies and what is in force of it.
 pub struct Policies {
@@ -49,14 +52,26 @@ impl Policies {
     pub async fn keep(mut self, cancel: CancellationToken) {
         // Watched before it is read: nothing can slip through between.
         let (mut changes, mut watcher) = watched(&self.folder);
+        let (mut fetching, mut wants, mut tidied) = (None, Wants::New, None);
         loop {
             if let Err(error) = self.reload().await {
                 self.lost(error);
             }
+            if fetching.is_none() && self.host.registries().wants(wants) {
+                fetching = Some(fetch(self.host.clone(), wants));
+            }
+            wants = Wants::New;
+            if tidied.is_none_or(|last: Instant| last.elapsed() >= TIDIED_EVERY) {
+                tidied = Some(Instant::now());
+                self.tidy().await;
+            }
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = settled(&mut changes) => {}
+                () = over(&mut fetching) => fetching = None,
                 () = tokio::time::sleep(POLL) => {
+                    // What could not be had may be there now.
+                    wants = Wants::All;
                     // Watched anew: the folder may be another one under the same name.
                     drop(watcher.take());
                     (changes, watcher) = watched(&self.folder);
@@ -76,10 +91,7 @@ impl Policies {
                 return Ok(None);
             }
             let now = Timestamp::now();
-            let generation = match &kept {
-                Some(kept) => before.next_kept(&host, &snapshot, kept, now),
-                None => before.next(&host, &snapshot, now),
-            };
+            let generation = before.next_at_hand(&host, &snapshot, kept.as_ref(), now);
             // What failed before and fails again is no news.
             Ok((!same || !generation.is_same(&before)).then_some((snapshot, generation)))
         };
@@ -91,6 +103,20 @@ impl Policies {
             self.put(generation);
         }
         Ok(())
+    }
+
+    /// Removes what was fetched for documents that are long gone.
+    async fn tidy(&self) {
+        let (host, kept) = (self.host.clone(), self.kept.clone());
+        // Without a folder that was read nobody knows what is named.
+        let Some(read) = self.read.clone() else { return };
+        let tidied = tokio::task::spawn_blocking(move || {
+            let kept = kept.map(|kept| kept.texts()).unwrap_or_default();
+            host.registries().tidy(read.documents.values().chain(&kept).map(String::as_str));
+        });
+        if let Err(died) = tidied.await {
+            tracing::warn!(error = %died, "tidying up what was fetched died");
+        }
     }
 
     /// The folder cannot be read: what was in force stays, and grows stale.
@@ -106,6 +132,27 @@ impl Policies {
     fn put(&self, generation: Generation) {
         self.metrics.in_force(&generation);
         self.current.send_replace(Arc::new(generation));
+    }
+}
+
+/// Fetches, in a thread that holds up nothing, not even the end of the process; then the receiver is told.
+fn fetch(host: Host, wants: Wants) -> oneshot::Receiver<()> {
+    let (done, over) = oneshot::channel();
+    let work = move || {
+        host.registries().fetch_wanted(wants);
+        done.send(()).ok();
+    };
+    if let Err(error) = std::thread::Builder::new().name("fetching".into()).spawn(work) {
+        tracing::warn!(%error, "no thread to fetch modules in");
+    }
+    over
+}
+
+/// Waits for what is fetched, if something is.
+async fn over(fetching: &mut Option<oneshot::Receiver<()>>) {
+    match fetching {
+        Some(fetching) => drop(fetching.await),
+        None => std::future::pending().await,
     }
 }
 

@@ -30,7 +30,6 @@ mod manifest;
 mod map;
 mod names;
 mod parent;
-mod process;
 mod reader;
 mod removals;
 mod repair;

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use remora_core::point::{Decision, Point, PointDisk};
+use remora_core::point::{Decision, Point};
 use remora_core::ports::{DiskIndex, DiskReads, History, NewDisk, NewPoint, PointWriter};
 use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
+use remora_process::Process;
 
 use crate::collect::end_abandoned;
 use crate::fragments;
@@ -20,7 +21,6 @@ use crate::map::grow::{AppendNode, Filled, Filling, GrowingMap};
 use crate::map::node::{RecordRef, Target};
 use crate::names::{Folder, SegmentId};
 use crate::parent::{Known, is_zero};
-use crate::process::Process;
 use crate::repository::Repository;
 use crate::segment::build::{Builder, Built};
 use crate::segment::codec;
@@ -232,43 +232,14 @@ impl Work {
     }
 
     fn point(&self, reads: &[DiskReads], stored: u64) -> Result<Point> {
-        let costliest = self.new.disks.iter().max_by_key(|d| d.decision);
-        let costliest = costliest.ok_or_else(|| Error::new(ErrorKind::Invalid, "a point needs at least one disk"))?;
-        let disks = self.new.disks.iter().zip(&self.disks).zip(reads);
-        let origin = self.new.origin.as_ref();
-        Ok(Point {
-            id: PointId::new(self.vm.hex(), self.planned.number)?,
-            repository: origin.map_or(self.vault.descriptor.id, |origin| origin.repository),
-            copy_of: origin.map(|origin| origin.point.clone()),
-            vm: self.new.vm.clone(),
-            time: self.new.time,
-            parent: self.new.parent.clone(),
-            decision: costliest.decision,
-            reason: costliest.reason.clone(),
-            quiesced: self.new.quiesced,
-            disks: disks.map(|((new, disk), reads)| point_disk(new, disk, *reads)).collect(),
-            stored,
-            definition: self.new.definition.clone(),
-            tool: self.new.tool.clone(),
-        })
-    }
-}
-
-fn point_disk(new: &NewDisk, disk: &Disk, reads: DiskReads) -> PointDisk {
-    let NewDisk { name, size, identity, lineage, checkpoint, instance, read_in_full, decision, reason } = new.clone();
-    PointDisk {
-        name,
-        size,
-        identity,
-        lineage,
-        checkpoint,
-        instance,
-        read_in_full,
-        decision,
-        reason,
-        read: reads.read,
-        stored: disk.stored.load(Ordering::Relaxed),
-        rewritten: reads.rewritten,
+        if self.new.disks.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "a point needs at least one disk"));
+        }
+        let disks = self.disks.iter().map(|disk| disk.stored.load(Ordering::Relaxed));
+        let id = PointId::new(self.vm.hex(), self.planned.number)?;
+        let point = self.new.point(id, self.vault.descriptor.id, reads.iter().copied().zip(disks));
+        // Maps are of the point as a whole.
+        Ok(Point { stored, ..point })
     }
 }
 

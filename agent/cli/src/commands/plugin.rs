@@ -8,7 +8,7 @@ use std::path::Path;
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_plugins::conformance::{self, Depth, Figure, Made, MoverTrial, Outcome, PolicyTrial, Report};
-use zeroize::Zeroizing;
+use remora_plugins::movers::secret_file;
 
 use crate::args::{Plugin, PluginCommand};
 use crate::context::Context;
@@ -63,11 +63,7 @@ fn mover_trial(args: &Plugin) -> Result<MoverTrial> {
     }
     let mut secrets = BTreeMap::new();
     for (name, file) in &args.secrets {
-        let mut secret = Zeroizing::new(read(file)?);
-        if secret.last() == Some(&b'\n') {
-            secret.pop();
-        }
-        secrets.insert(name.clone(), secret);
+        secrets.insert(name.clone(), secret_file(Path::new(""), file)?);
     }
     Ok(MoverTrial {
         settings: settings(args)?,

@@ -4,12 +4,13 @@ use jiff::{SignedDuration, Timestamp};
 use remora_core::retention::{Fate, Rules};
 use remora_core::{PointId, Result, VmName};
 use remora_engine::or_cancelled;
+use remora_plugins::movers::{Dropping, VolumeMover};
 use remora_vault::{Collected, Mode, Pruned};
 use serde::Serialize;
 
 use super::gc;
 use crate::args;
-use crate::context::Context;
+use crate::context::{Context, Repository};
 use crate::output::{print, printable, table};
 
 /// The result; the shape is a contract.
@@ -32,13 +33,31 @@ struct Judged {
 pub(super) async fn run(context: &Context, args: args::Prune) -> Result<()> {
     let mode = gc::mode(args.dry_run);
     let (vm, rules) = (args.vm.as_ref(), rules(&args));
-    let vault = context.vault().await?;
+    let vault = match context.points().await? {
+        Repository::Vault(vault) => vault,
+        Repository::Volumes(volumes) => return of_volumes(context, &volumes, vm, &rules, mode).await,
+    };
     let pruned = or_cancelled(&context.cancel, vault.prune(vm, &rules, mode)).await?;
     let (collected, failed) = or_cancelled(&context.cancel, vault.collect(vm, mode, &pruned)).await?;
     let points = pruned.into_iter().flat_map(judged).collect();
     let result = Outcome { dry_run: mode == Mode::DryRun, points, collected };
     print(context.format(), &result, |result| text(result, mode))?;
     gc::first_failure(failed)
+}
+
+/// What a mover keeps in a form of its own is gone at once, and leaves nothing to collect.
+async fn of_volumes(
+    context: &Context,
+    volumes: &VolumeMover,
+    vm: Option<&VmName>,
+    rules: &Rules,
+    mode: Mode,
+) -> Result<()> {
+    let dropping = if mode == Mode::DryRun { Dropping::DryRun } else { Dropping::Run };
+    let pruned = or_cancelled(&context.cancel, volumes.prune(vm, rules, dropping)).await?;
+    let points = pruned.into_iter().flat_map(|(vm, points)| judged(Pruned { vm, points })).collect();
+    let result = Outcome { dry_run: mode == Mode::DryRun, points, collected: Vec::new() };
+    print(context.format(), &result, fates)
 }
 
 fn rules(args: &args::Prune) -> Rules {
@@ -68,6 +87,13 @@ fn judged(pruned: Pruned) -> impl Iterator<Item = Judged> {
 
 fn text(result: &Outcome, mode: Mode) -> String {
     if result.points.is_empty() {
+        return fates(result);
+    }
+    format!("{}\n{}", fates(result), gc::text(&result.collected, mode))
+}
+
+fn fates(result: &Outcome) -> String {
+    if result.points.is_empty() {
         return "No points yet.".into();
     }
     let mut rows = vec![["POINT", "VM", "TIME", "FATE", "REASON"].map(String::from)];
@@ -80,5 +106,5 @@ fn text(result: &Outcome, mode: Mode) -> String {
             point.reason.clone(),
         ]
     }));
-    format!("{}\n{}", table(&rows), gc::text(&result.collected, mode))
+    table(&rows)
 }

@@ -2,9 +2,11 @@
 
 mod repair;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use remora_core::point::Point;
-use remora_core::ports::{DamagedPoint, Effect, Listing, Mover, VerifyReport};
+use remora_core::ports::{DamagedPoint, Effect, Listing, VerifyReport};
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
 use remora_vault::{Depth, Sample, Vault};
@@ -36,23 +38,34 @@ struct Verified {
 }
 
 pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
-    let vault = context.vault().await?;
-    let verifier = vault.verifier(depth(&args));
+    let repository = context.points().await?;
+    if repository.vault().is_none() && (args.structure_only || args.sample.is_some() || args.repair) {
+        let what = "--structure-only, --sample and --repair are for a repository of remora's own format";
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .advise("Here verify reads all of a point, and what keeps it can mend it."));
+    }
+    let verifier = repository.vault().map(|vault| vault.verifier(depth(&args)));
     let whole = args.point.is_none();
     let (points, unreadable) = if let Some(point) = &args.point {
-        match vault.open(point).await {
+        match repository.port().open(point).await {
             Ok(reader) => (vec![reader.point().clone()], Vec::new()),
             Err(error) if error.kind() == ErrorKind::Damaged => (Vec::new(), vec![(point.clone(), error)]),
             Err(error) => return Err(error),
         }
     } else {
-        let Listing { points, unreadable, .. } = vault.list(None).await?;
+        let Listing { points, unreadable, .. } = repository.port().list(None).await?;
         (points, unreadable)
     };
     let shown = context.progress("verifying");
     let (mut all, mut damaged, port) = (Vec::new(), Damaged::default(), shown.port());
     for Point { id, vm, .. } in points {
-        match or_cancelled(&context.cancel, verifier.point(&id, port.as_ref())).await {
+        let verifying = async {
+            match &verifier {
+                Some(verifier) => verifier.point(&id, port.as_ref()).await,
+                None => repository.port().verify(&id, Arc::clone(&port)).await,
+            }
+        };
+        match or_cancelled(&context.cancel, verifying).await {
             Ok(report) => {
                 all.push(verified(id.clone(), &report));
                 if !report.damage.is_empty() {
@@ -64,15 +77,15 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
         }
     }
     drop((shown, port));
-    if args.repair {
-        repair_all(context, &vault, &damaged, &mut all).await?;
+    if let (true, Some(vault)) = (args.repair, repository.vault()) {
+        repair_all(context, vault, &damaged, &mut all).await?;
     }
     all.extend(unreadable.into_iter().map(|(point, error)| lost(point, &error)));
     print(context.format(), &all, |all| {
         if all.is_empty() { "No points yet.".into() } else { all.iter().map(text).collect() }
     })?;
-    if whole {
-        untampered(&vault).await?;
+    if let (true, Some(vault)) = (whole, repository.vault()) {
+        untampered(vault).await?;
     }
     let damaged: Vec<_> = all.iter().filter(|found| !found.ok).map(|found| found.point.to_string()).collect();
     if damaged.is_empty() {

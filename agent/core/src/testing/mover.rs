@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::point::{Decision, Point, PointDisk};
+use crate::point::{Decision, Point};
 use crate::ports::{
     Damage, DamagedPoint, DiskIndex, DiskReads, History, LineageBreak, Listing, Mended, Mover, NewPoint, Piece,
     PointReader, PointWriter, Progress, Repair, VerifyReport, VmDisks,
@@ -208,40 +208,6 @@ impl Writer {
     fn disk(&self, disk: DiskIndex) -> MutexGuard<'_, Filling> {
         self.disks[disk.0].lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn point(&self, id: PointId, reads: &[DiskReads], stored: &[u64]) -> Point {
-        let disk = |(new, (reads, stored)): (&crate::ports::NewDisk, (&DiskReads, &u64))| PointDisk {
-            name: new.name.clone(),
-            size: new.size,
-            identity: new.identity.clone(),
-            lineage: new.lineage,
-            checkpoint: new.checkpoint.clone(),
-            instance: new.instance.clone(),
-            read_in_full: new.read_in_full,
-            decision: new.decision,
-            reason: new.reason.clone(),
-            read: reads.read,
-            stored: *stored,
-            rewritten: reads.rewritten,
-        };
-        let disks: Vec<_> = self.new.disks.iter().zip(reads.iter().zip(stored)).map(disk).collect();
-        let costliest = disks.iter().max_by_key(|disk| disk.decision);
-        Point {
-            id,
-            repository: self.new.origin.as_ref().map_or(self.mover.id, |origin| origin.repository),
-            copy_of: self.new.origin.as_ref().map(|origin| origin.point.clone()),
-            vm: self.new.vm.clone(),
-            time: self.new.time,
-            parent: self.new.parent.clone(),
-            decision: costliest.map_or(Decision::Full, |disk| disk.decision),
-            reason: costliest.map_or_else(String::new, |disk| disk.reason.clone()),
-            quiesced: self.new.quiesced,
-            stored: stored.iter().sum(),
-            definition: self.new.definition.clone(),
-            tool: self.new.tool.clone(),
-            disks,
-        }
-    }
 }
 
 #[async_trait]
@@ -315,7 +281,7 @@ impl PointWriter for Writer {
         }
         let sequence = vm.points.len() as u64 + 1;
         let id = PointId::new("0123456789abcdef", sequence).expect("the digits are right");
-        let point = self.point(id, reads, &stored);
+        let point = self.new.point(id, self.mover.id, reads.iter().copied().zip(stored));
         vm.points.push(Arc::new(Stored { point: point.clone(), disks }));
         vm.breaks.clear();
         Ok(point)

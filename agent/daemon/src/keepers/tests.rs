@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use remora_core::PointId;
 use remora_core::retention::Rules;
+use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
 
@@ -62,7 +63,8 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     let folder = tempfile::tempdir().unwrap();
     let host = Host::new(&HostOptions::default()).unwrap();
     let configured = "[main]\nurl = '/r'\nkey_file = 'k'\n[other]\nurl = '/o'\nkey_file = 'k'\n";
-    let repositories = Repositories::new(toml::from_str(configured).unwrap(), "state".into());
+    let repositories =
+        Repositories::new(toml::from_str(configured).unwrap(), Movers::new("plugins", None), "state".into());
     let main = format!("{LAST}\ntarget: {{repository: main}}");
     let good = policy("good", &main);
     let next = |before: &Generation, beside: &str| {

@@ -178,7 +178,7 @@ fn state_of(file: &PolicyFile, generation: u64) -> PolicyState {
             let state = if active.is_some() { PolicyStanding::Stale } else { PolicyStanding::Broken };
             (state, [Some(broken.chain()), broken.advice().map(str::to_owned)].into_iter().flatten().collect())
         }
-        (None, Some(Active::Backup(policy))) if policy.repository.is_none() => {
+        (None, Some(Active::Backup(policy))) if policy.repository.is_none() || policy.mover().is_some() => {
             let lack = "it names no target.repository, without which nothing is backed up by it on Kubernetes";
             (PolicyStanding::Incomplete, vec![lack.to_owned()])
         }

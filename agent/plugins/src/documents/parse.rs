@@ -93,29 +93,43 @@ pub fn parse(file: &str, text: &str) -> Result<Document> {
     }
 }
 
+/// What stands before a mover's name where a repository's could be.
+pub(crate) const MOVER: &str = "plugin:";
+
 /// What lists all fields.
 const GUIDE: &str = "docs/policies.md lists the fields of each kind of document.";
 
 impl At<'_> {
     fn backup(&self, yaml: BackupYaml) -> Result<BackupDocument> {
         let verify_every = yaml.verify.map(|verify| self.length("verify.every", &verify.every)).transpose()?;
-        if let Some(mover) = yaml.target.as_ref().and_then(|target| target.mover.as_ref())
-            && mover.value != "vault"
-        {
-            let line = Some(mover.referenced.line());
-            return Err(self
-                .error(line, format!("target.mover: there is no mover {:?}", mover.value))
-                .advise("This remora has `vault` alone."));
-        }
         Ok(BackupDocument {
             name: self.name(yaml.name)?,
             select: self.uses("select", &yaml.select.module, yaml.select.settings)?,
             schedule: self.uses("schedule", &yaml.schedule.module, yaml.schedule.settings)?,
             retention: yaml.retention.map(|uses| self.uses("retention", &uses.module, uses.settings)).transpose()?,
-            repository: yaml.target.and_then(|target| target.repository),
+            repository: yaml.target.map(|target| self.target(target)).transpose()?.flatten(),
             quiesce: yaml.quiesce,
             verify_every,
         })
+    }
+
+    /// What points go to: a repository, or what a mover keeps in a form of its own.
+    fn target(&self, target: TargetYaml) -> Result<Option<String>> {
+        let TargetYaml { repository, mover } = target;
+        let Some(mover) = mover.filter(|mover| mover.value != "vault") else { return Ok(repository) };
+        let line = Some(mover.referenced.line());
+        if repository.is_some() {
+            let what =
+                format!("target: it names a repository, whose mover is `vault`, and the mover {:?}", mover.value);
+            return Err(self.error(line, what).advise("Name one of them."));
+        }
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if mover.value.is_empty() || mover.value.starts_with('.') || !mover.value.bytes().all(good) {
+            return Err(self
+                .error(line, format!("target.mover: {:?} is no name", mover.value))
+                .advise("Name a document of the folder of plugins, without its .yaml."));
+        }
+        Ok(Some(format!("{MOVER}{}", mover.value)))
     }
 
     fn access(&self, yaml: AccessYaml) -> Result<AccessDocument> {

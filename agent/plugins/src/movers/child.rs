@@ -26,7 +26,7 @@ use instance::Handle;
 use link::Link;
 use runtime::Runtime;
 
-/// The program `remora-plugin-host`. Its standard input is the socket.
+/// The program `remora-plugin-host`. Its standard input is the socket, its argument the bytes of memory that it may take.
 pub fn main() -> ExitCode {
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
@@ -36,14 +36,16 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     // A host that went away says nothing more, and there is nobody to tell.
-    match serve(socket) {
+    let memory = std::env::args().nth(1).and_then(|bytes| bytes.parse().ok());
+    match serve(socket, memory) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn serve(socket: UnixStream) -> std::io::Result<()> {
-    let locked = lockdown::lock_down(&socket);
+fn serve(socket: UnixStream, memory: Option<u64>) -> std::io::Result<()> {
+    let untold = || std::io::Error::other("it was not told how much memory it may take");
+    let locked = memory.ok_or_else(untold).and_then(|memory| lockdown::lock_down(&socket, memory));
     let mut from = socket.try_clone()?;
     let link = Arc::new(Link::new(socket));
     let Some(Down::Start { component, compiled, world }) = wire::read(&mut from, wire::LONGEST_DOWN)? else {

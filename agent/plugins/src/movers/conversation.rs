@@ -13,12 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::broker::{Broker, Payload, Secrets, Sink};
 use super::compiled::Compiled;
+use super::memory::Ledger;
 use super::process::{Child, Said};
 use super::wire::{Answer, Ask, Call, DigestKind, Done, Down, Fault, VolumeCapabilities, VolumeDone, World};
 use super::words::{Capabilities, Class, MoverError, Response, WrongField};
-
-/// Instances at once. A thread of the child each, and the memory that its component takes.
-const INSTANCES: usize = 64;
 
 /// An instance is used so often, then a new one takes its place: what leaks or creeps in goes with it.
 const CALLS_OF_AN_INSTANCE: u32 = 1_000;
@@ -90,8 +88,8 @@ pub(super) struct State {
 }
 
 /// So many calls are made at once.
-pub(super) const fn places() -> Semaphore {
-    Semaphore::const_new(INSTANCES)
+pub(super) fn places() -> Semaphore {
+    Semaphore::new(Ledger::of_this_process().instances())
 }
 
 /// An instance with an open session. Dropped, it is ended.
@@ -158,9 +156,16 @@ impl Component {
         }
     }
 
-    /// The child's process, for tests.
+    /// The child's process, to be looked at.
     pub(super) fn pid(&self) -> Option<i32> {
         self.state().child.get()?.pid()
+    }
+
+    /// Kills the child, if there is one.
+    pub(super) fn kill(&self) {
+        if let Some(child) = self.state().child.get() {
+            child.kill();
+        }
     }
 
     async fn with_instance<T>(
@@ -243,9 +248,11 @@ impl Component {
             }
             Arc::clone(&state.child)
         };
-        cell.get_or_try_init(|| Child::start(&self.program, &self.bytes, self.compiled.as_ref(), self.world))
-            .await
-            .cloned()
+        let start = async || {
+            let memory = Ledger::of_this_process().take()?;
+            Child::start(&self.program, &self.bytes, self.compiled.as_ref(), self.world, memory).await
+        };
+        cell.get_or_try_init(start).await.cloned()
     }
 
     /// A call, and all that is asked during it. Bounded: by the deadline here, whatever the child does.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use object_store::ObjectStore;
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -16,10 +17,10 @@ use super::store::MoverStore;
 use super::volume::VolumeMover;
 use super::wire::World;
 use crate::documents::Settings;
-use crate::mounted::{small_file, small_text, version};
+use crate::mounted::{secret_file, small_file, small_text, version};
 use crate::network::{Names, SystemNames};
 use crate::reference::ModuleRef;
-use crate::registry::Registries;
+use crate::registry::{Fetch, Registries};
 
 /// The program that runs a component, beside those of remora.
 const PROGRAM: &str = "remora-plugin-host";
@@ -80,6 +81,11 @@ impl Movers {
             }
         });
         opened.map_err(|error| error.within(format!("mover {name}")))
+    }
+
+    /// What opens their stores, by a mover's name and a prefix.
+    pub fn opener(self) -> impl Fn(&str, &str) -> Result<Arc<dyn ObjectStore>> + Send + Sync + 'static {
+        move |name, prefix| Ok(Arc::new(self.open(name, prefix)?))
     }
 
     /// Whether the mover `name` keeps points in a form of its own.
@@ -151,7 +157,7 @@ impl Movers {
         }
         let module = document
             .module
-            .read(folder, &self.registries)
+            .read(folder, &self.registries, Fetch::Now)
             .map_err(|error| error.within(format!("{file}, line {}: module: {}", document.line, document.module)))?;
         if let Some(pinned) = document.digest.filter(|pinned| *pinned != module.digest) {
             return Err(fault(format!("digest: the module's is sha256:{}, not sha256:{pinned}", module.digest))
@@ -163,14 +169,7 @@ impl Movers {
 
 fn secrets(folder: &Path, files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>> {
     let read = |(name, path): (&String, &PathBuf)| {
-        let mut secret =
-            Zeroizing::new(small_file(folder, path).map_err(|error| error.within(format!("secret {name}")))?);
-        if secret.last() == Some(&b'\n') {
-            secret.pop();
-        }
-        if secret.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, format!("secret {name}: {} is empty", path.display())));
-        }
+        let secret = secret_file(folder, path).map_err(|error| error.within(format!("secret {name}")))?;
         Ok((name.clone(), secret))
     };
     files.iter().map(read).collect()

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::compiled::Compiled;
+use super::memory::Share;
 use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_STARTED, LONGEST_UP, Unfit, Up, World};
 
 /// How long a child may take to give up its rights and compile the component.
@@ -61,18 +62,19 @@ impl Routes {
 }
 
 impl Child {
-    /// Starts `program` and has it run `component`, which it compiles unless that is kept.
+    /// Starts `program` and has it run `component`, which it compiles unless that is kept, with a share of the memory.
     pub(super) async fn start(
         program: &Path,
         component: &[u8],
         compiled: Option<&Compiled>,
         world: World,
+        memory: Share,
     ) -> Result<Arc<Self>> {
         let failed = |e| Error::io("making a socket for a mover", e);
         let (ours, theirs) = StdStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let (mut from, to) = UnixStream::from_std(ours).map_err(failed)?.into_split();
-        let (running, exit) = Running::spawn(program, theirs.into()).await?;
+        let (running, exit) = Running::spawn(program, theirs.into(), memory).await?;
         let (says, outgoing) = mpsc::unbounded_channel();
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
         says.send(beginning(component, compiled.and_then(Compiled::get), world)?).ok();
@@ -237,8 +239,13 @@ struct Running(Mutex<Option<Pid>>);
 impl Running {
     /// Starts the program, its standard input the socket. The thread that starts it waits for its end: the kernel kills the
     /// child when that thread ends, and those of a pool come and go.
-    async fn spawn(program: &Path, socket: OwnedFd) -> Result<(Arc<Self>, oneshot::Receiver<ExitStatus>)> {
+    async fn spawn(
+        program: &Path,
+        socket: OwnedFd,
+        memory: Share,
+    ) -> Result<(Arc<Self>, oneshot::Receiver<ExitStatus>)> {
         let mut command = Command::new(program);
+        command.arg(memory.bytes().to_string());
         command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
         let (started, starts) = oneshot::channel();
         let (ended, ends) = oneshot::channel();
@@ -257,7 +264,10 @@ impl Running {
             {
             }
             *running.open() = None;
-            if let Ok(status) = child.wait() {
+            let status = child.wait();
+            // Only now is its memory free.
+            drop(memory);
+            if let Ok(status) = status {
                 ended.send(status).ok();
             }
         };

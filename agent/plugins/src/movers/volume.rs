@@ -7,6 +7,9 @@
 mod calls;
 mod catalogue;
 mod check;
+mod claim;
+mod names;
+mod prune;
 mod reader;
 mod windows;
 mod writer;
@@ -31,6 +34,8 @@ use crate::host::Digest;
 use calls::Calls;
 use catalogue::Catalogue;
 use reader::Reader;
+
+pub use prune::Dropping;
 
 /// Points of a mover. Cheap to clone.
 #[derive(Clone)]

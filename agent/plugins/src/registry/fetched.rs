@@ -2,41 +2,57 @@
 //!
 //! Nothing here is believed: manifests and modules are hashed each time that they are read, signatures checked again.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::artifact::Artifact;
 use super::manifest::Manifest;
 use super::signature::Signature;
 use crate::host::{Digest, ModuleBytes};
 
+/// What names of files end in.
+const MANIFEST: &str = ".manifest";
+const SIGNATURES: &str = ".signatures";
+const MODULE: &str = ".wasm";
+
+/// What nobody wanted for so long is removed.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
+
+/// When a manifest was last wanted is the time of its file: noted no more often than this.
+const NOTED_EVERY: Duration = Duration::from_hours(24);
+
 /// A folder of it, made when something is kept.
 pub(super) struct Fetched<'a>(pub(super) &'a Path);
 
 impl Fetched<'_> {
     fn manifest_file(&self, artifact: &Artifact) -> PathBuf {
-        self.0.join(format!("{}.manifest", artifact.digest))
+        self.0.join(format!("{}{MANIFEST}", artifact.digest))
     }
 
     fn signatures_file(&self, artifact: &Artifact) -> PathBuf {
-        self.0.join(format!("{}.signatures", artifact.digest))
+        self.0.join(format!("{}{SIGNATURES}", artifact.digest))
     }
 
     fn module_file(&self, module: &Digest) -> PathBuf {
-        self.0.join(format!("{module}.wasm"))
+        self.0.join(format!("{module}{MODULE}"))
     }
 
     /// The module, if it is there and whole.
     pub(super) fn module(&self, artifact: &Artifact) -> Option<ModuleBytes<'static>> {
-        let manifest = fs::read(self.manifest_file(artifact)).ok().filter(|it| Digest::of(it) == artifact.digest)?;
-        let digest = Manifest::parse(&manifest).ok()?.module().ok()?.digest().ok()?;
+        let file = self.manifest_file(artifact);
+        let manifest = fs::read(&file).ok().filter(|it| Digest::of(it) == artifact.digest)?;
+        let digest = module_of(&manifest)?;
         let bytes = fs::read(self.module_file(&digest)).ok()?;
         if Digest::of(&bytes) != digest {
             tracing::warn!(%artifact, "what was kept of it is damaged, and is fetched anew");
             return None;
         }
+        is_wanted(&file, SystemTime::now());
         Some(ModuleBytes { digest, bytes: bytes.into() })
     }
 
@@ -61,6 +77,37 @@ impl Fetched<'_> {
         self.told(artifact, self.store(&self.signatures_file(artifact), &json));
     }
 
+    /// Removes what nobody wanted for a month. `named` says whether somebody may still want a manifest of a digest.
+    pub(super) fn tidy(&self, named: impl Fn(&str) -> bool, now: SystemTime) {
+        let Ok(entries) = fs::read_dir(self.0) else { return };
+        let (mut modules, mut others) = (HashSet::new(), Vec::new());
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let Some(digest) = name.strip_suffix(MANIFEST) else {
+                others.push(path);
+                continue;
+            };
+            if named(digest) {
+                is_wanted(&path, now);
+            }
+            if is_forgotten(&path, now) {
+                remove(&path);
+            } else {
+                modules.extend(fs::read(&path).ok().and_then(|manifest| module_of(&manifest)));
+            }
+        }
+        // Modules that no manifest names, signatures without one, and what a process that was killed left half-written.
+        for path in others.into_iter().filter(|path| is_forgotten(path, now)) {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let is_module = modules.iter().any(|module| name == format!("{module}{MODULE}"));
+            let is_signature =
+                name.strip_suffix(SIGNATURES).is_some_and(|of| self.0.join(format!("{of}{MANIFEST}")).exists());
+            if !is_module && !is_signature {
+                remove(&path);
+            }
+        }
+    }
+
     fn told(&self, artifact: &Artifact, stored: io::Result<()>) {
         if let Err(error) = stored {
             tracing::warn!(%artifact, folder = %self.0.display(), %error, "it is not kept, and has to be fetched again");
@@ -75,5 +122,35 @@ impl Fetched<'_> {
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
+    }
+}
+
+/// The digest of the module that a manifest names.
+fn module_of(manifest: &[u8]) -> Option<Digest> {
+    Manifest::parse(manifest).ok()?.module().ok()?.digest().ok()
+}
+
+/// How long nobody wanted it.
+fn unwanted(path: &Path, now: SystemTime) -> Duration {
+    let time = fs::metadata(path).and_then(|about| about.modified()).unwrap_or(now);
+    now.duration_since(time).unwrap_or_default()
+}
+
+fn is_wanted(path: &Path, now: SystemTime) {
+    if unwanted(path, now) > NOTED_EVERY
+        && let Err(error) = fs::File::open(path).and_then(|file| file.set_modified(now))
+    {
+        tracing::warn!(path = %path.display(), %error, "that it is wanted cannot be noted");
+    }
+}
+
+fn is_forgotten(path: &Path, now: SystemTime) -> bool {
+    unwanted(path, now) > FORGOTTEN_AFTER
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => tracing::info!(path = %path.display(), "nothing names it any more, and it is removed"),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "nothing names it any more, and it stays"),
     }
 }

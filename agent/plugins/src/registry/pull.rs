@@ -1,7 +1,7 @@
 //! Fetching a module: its mirrors are asked first, then its registry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use remora_core::{Error, ErrorKind, Result};
@@ -12,32 +12,68 @@ use super::client::Client;
 use super::document::Registry;
 use super::manifest::{Descriptor, INDEXES, MANIFESTS, Manifest};
 use super::signature::Signature;
-use crate::host::{LARGEST_COMPONENT, ModuleBytes};
+use crate::host::{Digest, LARGEST_COMPONENT, ModuleBytes};
 
 /// The longest that one server may take for all that is asked of it.
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// So long nobody asks a server again that could not be reached: hundreds of documents may name it.
+/// So long nobody asks a server again that could not be reached: hundreds of documents may name it. Twice as long after each time,
+/// and four times as long as it took, so that waiting for it is never all that is done.
 const AWAY: Duration = Duration::from_secs(15);
+
+/// But one that is there again is not overlooked for longer than this.
+const LONGEST_AWAY: Duration = Duration::from_mins(5);
 
 /// The largest text that somebody signs, or bundle with one.
 const LONGEST_TEXT: usize = 256 << 10;
 
-/// The servers that could not be reached: since when, and why.
+/// The servers that could not be reached. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Away(Arc<Mutex<HashMap<String, (Instant, String)>>>);
+pub(super) struct Away(Arc<Mutex<HashMap<String, Absence>>>);
+
+/// The same, as long as the document of registries stays: after a change everybody is asked at once.
+pub(super) struct AwayUnder {
+    away: Away,
+    trust: Digest,
+}
+
+#[derive(Clone, Debug)]
+struct Absence {
+    until: Instant,
+    /// How long it was to be left alone.
+    pause: Duration,
+    why: String,
+    trust: Digest,
+}
 
 impl Away {
-    /// Why it is not asked now.
-    fn why(&self, host: &str) -> Option<Error> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, why) = known.get(host).filter(|(since, _)| since.elapsed() < AWAY)?;
-        Some(Error::new(ErrorKind::Unavailable, why.clone()))
+    pub(super) fn under(&self, trust: Digest) -> AwayUnder {
+        AwayUnder { away: self.clone(), trust }
+    }
+}
+
+impl AwayUnder {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Absence>> {
+        self.away.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, host: &str, error: &Error) {
-        let known = (Instant::now(), error.chain());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.into(), known);
+    /// Why it is not asked now.
+    fn why(&self, host: &str, now: Instant) -> Option<Error> {
+        let known = self.known();
+        let absence = known.get(host).filter(|absence| now < absence.until && absence.trust == self.trust)?;
+        Some(Error::new(ErrorKind::Unavailable, absence.why.clone()))
+    }
+
+    /// It could not be reached, which took so long to find out.
+    fn note(&self, host: &str, error: &Error, took: Duration, now: Instant) {
+        let mut known = self.known();
+        let before = known.get(host).filter(|absence| absence.trust == self.trust);
+        let pause = before.map_or(AWAY, |absence| absence.pause * 2).max(took * 4).min(LONGEST_AWAY);
+        known.insert(host.into(), Absence { until: now + pause, pause, why: error.chain(), trust: self.trust });
+    }
+
+    fn is_there(&self, host: &str) {
+        self.known().remove(host);
     }
 }
 
@@ -45,7 +81,7 @@ impl Away {
 pub(super) struct Pull<'a> {
     pub(super) artifact: &'a Artifact,
     pub(super) registry: &'a Registry,
-    pub(super) away: &'a Away,
+    pub(super) away: AwayUnder,
     pub(super) wants_signature: bool,
     pub(super) wants_module: bool,
 }
@@ -82,15 +118,18 @@ impl Pull<'_> {
     }
 
     async fn at(&self, place: &Place) -> Result<Pulled> {
-        if let Some(error) = self.away.why(&place.host) {
+        let began = Instant::now();
+        if let Some(error) = self.away.why(&place.host, began) {
             return Err(error);
         }
         let late = || Error::new(ErrorKind::Unavailable, format!("{} takes too long", place.host));
         let pulled = timeout(LONGEST, self.all_of(place)).await.unwrap_or_else(|_| Err(late()));
-        if let Err(error) = &pulled
-            && error.kind() == ErrorKind::Unavailable
-        {
-            self.away.note(&place.host, error);
+        match &pulled {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.away.note(&place.host, error, began.elapsed(), Instant::now());
+            }
+            // Also one that says no.
+            _ => self.away.is_there(&place.host),
         }
         pulled
     }
@@ -179,5 +218,40 @@ impl Pull<'_> {
     async fn text(client: &mut Client<'_>, layer: &Descriptor) -> Result<Vec<u8>> {
         let size = layer.size(LONGEST_TEXT, "what is signed")?;
         client.blob(&layer.digest()?, size).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_away_is_left_alone_ever_longer_and_one_that_is_slow_for_longer_than_it_took() {
+        let away = Away::default().under(Digest::of(&[]));
+        let error = Error::new(ErrorKind::Unavailable, "it is away");
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut now = start;
+        for pause in [15, 30, 60, 120, 240, 300, 300] {
+            away.note("r.example", &error, second, now);
+            assert!(away.why("r.example", now + (pause - 1) * second).is_some(), "{pause}");
+            now += pause * second;
+            assert!(away.why("r.example", now).is_none(), "{pause}");
+        }
+        away.is_there("r.example");
+        away.note("r.example", &error, 20 * second, now);
+        assert!(
+            away.why("r.example", now + 79 * second).is_some() && away.why("r.example", now + 80 * second).is_none()
+        );
+        assert!(away.why("other.example", now).is_none());
+    }
+
+    #[test]
+    fn another_document_of_registries_is_tried_at_once() {
+        let away = Away::default();
+        let now = Instant::now();
+        let error = Error::new(ErrorKind::Unavailable, "it is away");
+        away.under(Digest::of(b"one")).note("r.example", &error, Duration::ZERO, now);
+        assert!(away.under(Digest::of(b"one")).why("r.example", now).is_some());
+        assert!(away.under(Digest::of(b"other")).why("r.example", now).is_none());
     }
 }

@@ -76,6 +76,12 @@ impl Kept {
         fs::rename(new.keep(), place)
     }
 
+    /// The texts of all that is kept.
+    pub fn texts(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read_to_string(entry.path().join(DOCUMENT)).ok()).collect()
+    }
+
     /// Forgets documents that are gone.
     pub(super) fn only<'a>(&self, files: impl Iterator<Item = &'a str>) {
         let files: Vec<_> = files.collect();

@@ -11,6 +11,7 @@ use super::{AccessBinding, AccessPolicy, Active, BackupPolicy, Generation, Kept,
 use crate::documents::{self, AccessDocument, BackupDocument, Document, Use};
 use crate::host::{Digest, Host, Module, Refused};
 use crate::reference::ModuleRef;
+use crate::registry::Fetch;
 use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 
 pub(super) fn next(
@@ -18,21 +19,28 @@ pub(super) fn next(
     host: &Host,
     snapshot: &Snapshot,
     kept: Option<&Kept>,
+    fetch: Fetch,
     now: Timestamp,
 ) -> Generation {
     let trust = host.registries().trust();
+    if fetch == Fetch::Later {
+        host.registries().begin();
+    }
     let mut names: BTreeMap<(bool, String), String> = BTreeMap::new();
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
         let loaded = match earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust)) {
             Some(same) => Ok(same),
-            None => load(host, &snapshot.folder, file, text, earlier.and_then(|earlier| earlier.active.as_ref())),
+            None => {
+                let loading = Loading { host, folder: &snapshot.folder, file, fetch };
+                load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()))
+            }
         };
         let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
         let mut settled = PolicyFile { trust, ..settle(file, text, loaded, earlier, now) };
         if let Some(kept) = kept {
-            keep_or_revive(host, kept, snapshot, &mut settled, earlier);
+            keep_or_revive(host, kept, snapshot, fetch, &mut settled, earlier);
         }
         files.push(Arc::new(settled));
     }
@@ -67,6 +75,7 @@ fn keep_or_revive(
     host: &Host,
     kept: &Kept,
     snapshot: &Snapshot,
+    fetch: Fetch,
     settled: &mut PolicyFile,
     earlier: Option<&Arc<PolicyFile>>,
 ) {
@@ -79,7 +88,8 @@ fn keep_or_revive(
         && earlier.is_none()
         && let Some(version) = kept.get(&file)
     {
-        match load(host, &version.folder, &file, &version.text, None) {
+        let loading = Loading { host, folder: &version.folder, file: &file, fetch };
+        match load(&loading, &version.text, None) {
             Ok(loaded) => {
                 settled.active_text = Some(Digest::of(version.text.as_bytes()));
                 (settled.active, settled.since) = (Some(loaded.active), version.time);
@@ -139,9 +149,8 @@ fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Load
     Ok(loaded)
 }
 
-fn load(host: &Host, folder: &Path, file: &str, text: &str, earlier: Option<&Active>) -> Result<Loaded> {
-    let loading = Loading { host, folder, file };
-    let document = documents::parse(file, text)?;
+fn load(loading: &Loading<'_>, text: &str, earlier: Option<&Active>) -> Result<Loaded> {
+    let document = documents::parse(loading.file, text)?;
     let references: Vec<_> = document.uses().into_iter().map(|uses| uses.module.clone()).collect();
     let active = match document {
         Document::Backup(document) => {
@@ -172,6 +181,7 @@ struct Loading<'a> {
     host: &'a Host,
     folder: &'a Path,
     file: &'a str,
+    fetch: Fetch,
 }
 
 /// A policy that need not be made anew if its component and its settings are the same.
@@ -227,7 +237,7 @@ impl Loading<'_> {
         let settings = uses.settings.json();
         let component = uses
             .module
-            .read(self.folder, self.host.registries())
+            .read(self.folder, self.host.registries(), self.fetch)
             .map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
         let hash = Digest::of(settings.as_bytes());
         if let Some(earlier) = earlier.filter(|earlier| earlier.is(component.digest, hash)) {

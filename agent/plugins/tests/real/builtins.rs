@@ -227,7 +227,7 @@ async fn gfs_keeps_what_prune_keeps_and_the_host_keeps_the_rest() {
     assert_eq!(fields(RetentionPolicy::load(&host, builtin("gfs"), r#"{"daily": 1, "minAge": "long"}"#)), ["/minAge"]);
 }
 
-fn access(user: &str, groups: &[&str], path: &str, vm: VmFacts) -> Access {
+pub(crate) fn access(user: &str, groups: &[&str], path: &str, vm: VmFacts) -> Access {
     Access {
         subject: Subject {
             user: user.into(),
@@ -244,7 +244,7 @@ fn access(user: &str, groups: &[&str], path: &str, vm: VmFacts) -> Access {
     }
 }
 
-fn decide(policy: &AuthorizePolicy, request: &Access) -> (Effect, String) {
+pub(crate) fn decide(policy: &AuthorizePolicy, request: &Access) -> (Effect, String) {
     let warm = policy.authorize(std::slice::from_ref(request)).unwrap().remove(0);
     // A new instance says the same as one that was used before.
     let fresh = policy.authorize_fresh(std::slice::from_ref(request)).unwrap().remove(0);

@@ -3,9 +3,13 @@
 #[path = "movers/compiled.rs"]
 mod compiled;
 #[path = "movers/conformance.rs"]
-mod conformance;
+pub(crate) mod conformance;
+#[path = "movers/dropped.rs"]
+mod dropped;
 #[path = "movers/hostile.rs"]
 mod hostile;
+#[path = "movers/hosts.rs"]
+mod hosts;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
 #[path = "movers/process.rs"]
@@ -17,7 +21,7 @@ pub(crate) mod s3;
 #[path = "movers/updated.rs"]
 mod updated;
 #[path = "movers/volumes.rs"]
-mod volumes;
+pub(crate) mod volumes;
 #[path = "movers/webdav.rs"]
 mod webdav;
 

@@ -19,17 +19,17 @@ use super::movers::s3::{Bucket, create, get, lines};
 use super::movers::{example, host_program};
 
 /// A component that is a policy.
-fn labels() -> &'static [u8] {
+pub(crate) fn labels() -> &'static [u8] {
     builtins().find(|(name, _)| *name == "labels").unwrap().1
 }
 
 /// A folder of policies, one of plugins, and what was fetched.
-struct Scene {
+pub(crate) struct Scene {
     dir: TempDir,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["policies", "plugins"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
@@ -37,7 +37,7 @@ impl Scene {
         Self { dir }
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
@@ -48,12 +48,12 @@ impl Scene {
     }
 
     /// The same for a real one, with its CA and its password.
-    fn trust(&self, registry: &Registry, lines: &str) {
+    pub(crate) fn trust(&self, registry: &Registry, lines: &str) {
         self.registries(&registry.host(), &format!("{}{lines}", reached(registry)));
     }
 
     /// A policy that selects by a module.
-    fn policy(&self, module: &str) {
+    pub(crate) fn policy(&self, module: &str) {
         let text = format!(
             "kind: BackupPolicy\nname: nightly\nselect: {{module: '{module}', settings: {{names: ['*']}}}}\n\
              schedule: {{module: builtin:cron, settings: {{cron: 15 2 * * *}}}}\n"
@@ -62,7 +62,7 @@ impl Scene {
     }
 
     /// A host that knows nothing yet, as after a restart.
-    fn host(&self) -> Host {
+    pub(crate) fn host(&self) -> Host {
         let registries = Registries::new(self.at("plugins"), Some(self.at("fetched")));
         Host::new(&HostOptions { registries, ..HostOptions::default() }).unwrap()
     }
@@ -82,7 +82,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn is_good(&self) {
+    pub(crate) fn is_good(&self) {
         if let Err(error) = self.load() {
             panic!("{error}");
         }
@@ -103,7 +103,7 @@ fn reached(registry: &Registry) -> String {
     format!("  caFile: {}\n  pullSecret: {}\n", registry.ca_file().display(), registry.pull_secret().display())
 }
 
-fn module(registry: &Registry, digest: &str) -> String {
+pub(crate) fn module(registry: &Registry, digest: &str) -> String {
     format!("oci://{}/acme/labels:1.0@{digest}", registry.host())
 }
 

@@ -71,3 +71,54 @@ async fn a_module_that_cannot_be_had_is_tried_again_and_that_it_still_cannot_is_
     followed.reload().await.unwrap();
     assert_eq!(standing(), (3, 0));
 }
+
+/// A server that takes a request and says nothing. Tells of each one, and whether whoever asked hung up.
+fn says_nothing() -> (String, std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (host, left) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
+    let (tell, asked) = std::sync::mpsc::channel();
+    let counted = Arc::clone(&left);
+    std::thread::spawn(move || {
+        while let Ok((mut connection, _)) = listener.accept() {
+            let mut bytes = [0; 4096];
+            if std::io::Read::read(&mut connection, &mut bytes).is_ok_and(|read| read > 0) {
+                tell.send(()).ok();
+                while std::io::Read::read(&mut connection, &mut bytes).is_ok_and(|read| read > 0) {}
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    (host, asked, left)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_says_nothing_holds_up_no_other_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (policies, plugins) = (dir.path().join("policies"), dir.path().join("plugins"));
+    fs::create_dir(&policies).unwrap();
+    fs::create_dir(&plugins).unwrap();
+    let (host, asked, left) = says_nothing();
+    let text =
+        format!("kind: Registries\nregistries:\n- {{host: '{host}', addresses: [127.0.0.1], plainHttp: true}}\n");
+    fs::write(plugins.join("registries.yaml"), text).unwrap();
+    let remote = POLICY.replace("MODULE", &format!("oci://{host}/acme/labels@sha256:{}", "0".repeat(64)));
+    fs::write(policies.join("a-remote.yaml"), remote.replace("nightly", "remote")).unwrap();
+    let local = |cron: &str| POLICY.replace("MODULE", "builtin:labels").replace("15 2 * * *", cron);
+    fs::write(policies.join("local.yaml"), local("15 2 * * *")).unwrap();
+    let registries = Registries::new(&plugins, Some(dir.path().join("fetched")));
+    let host = Host::new(&HostOptions { registries, ..HostOptions::default() }).unwrap();
+    let followed = Policies::new(policies.clone(), host, None, PolicyMetrics::default());
+    let (mut current, cancel) = (followed.subscribe(), CancellationToken::new());
+    let following = tokio::spawn(followed.keep(cancel.clone()));
+    let text = |generation: &Generation| generation.files.iter().find(|file| file.file == "local.yaml").unwrap().text;
+    let first = current.wait_for(|generation| generation.backups().count() == 1).await.unwrap().clone();
+    let broken: Vec<_> = first.broken().map(|(file, error)| (file.file.clone(), error.chain())).collect();
+    assert!(broken.len() == 1 && broken[0].0 == "a-remote.yaml" && broken[0].1.contains("being fetched"), "{broken:?}");
+    // While it is asked, another policy changes.
+    tokio::task::spawn_blocking(move || asked.recv().unwrap()).await.unwrap();
+    fs::write(policies.join("local.yaml"), local("30 3 * * *")).unwrap();
+    current.wait_for(|generation| text(generation) != text(&first)).await.unwrap();
+    assert_eq!(left.load(Ordering::SeqCst), 0, "the registry was given up first");
+    cancel.cancel();
+    following.await.unwrap();
+}

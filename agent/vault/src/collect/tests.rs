@@ -8,11 +8,11 @@ use remora_core::point::Decision;
 use remora_core::ports::{DiskIndex, DiskReads, Mover};
 use remora_core::retention::{Fate, Rules};
 use remora_core::{BLOCK_SIZE, ByteRange, ErrorKind, PointId, VmName};
+use remora_process::Process;
 
 use super::{Collected, Mode};
 use crate::Vault;
 use crate::names::{self, SegmentId, SessionId};
-use crate::process::Process;
 use crate::session::Session;
 use crate::testing::{FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
 use crate::upkeep::Kept;

@@ -70,7 +70,7 @@ impl Meddled {
 fn open_plugin(plugin: &Plugin) -> Store {
     let mut movers = Movers::new(plugin.folder(), None);
     movers.program = Some(Plugin::host());
-    let plugins = Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)));
+    let plugins = Plugins::new(movers.opener());
     let access = Access { plugins: Some(plugins), ..Access::default() };
     Store::open(&plugin.url("a/repository").parse::<Location>().unwrap().reached_by(access)).unwrap()
 }

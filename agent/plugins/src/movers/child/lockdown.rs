@@ -21,20 +21,13 @@ use super::syscalls;
 /// The user and group that own nothing: `nobody` and `nogroup` everywhere.
 const NOBODY: u32 = 65_534;
 
-/// The memory that all instances together may write to; each has a limit of its own.
-const MEMORY: u64 = 4 << 30;
-
-/// Where a pod's limit of memory stands, in the child's view of its own group.
-const POD: &str = "/sys/fs/cgroup/memory.max";
-
 /// A socket, and what wasmtime opens for a moment.
 const FILES: u64 = 64;
 
-/// Gives up everything but the socket.
-pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
+/// Gives up everything but the socket, and so many bytes of memory, which all instances share.
+pub(super) fn lock_down(socket: &UnixStream, memory: u64) -> io::Result<()> {
     let parent = getppid();
     close_all_but(socket.as_raw_fd())?;
-    let memory = memory(fs::read_to_string(POD).ok().as_deref());
     // Shows this process, also once its root is elsewhere.
     let mut status = fs::File::open("/proc/self/status")?;
     if geteuid().is_root() {
@@ -64,12 +57,6 @@ pub(super) fn lock_down(socket: &UnixStream) -> io::Result<()> {
     }
     syscalls::forbid()?;
     check(&mut status)
-}
-
-/// In a pod no more than half of what that has: whoever takes too much must not take it from the host.
-fn memory(pod: Option<&str>) -> u64 {
-    let pod = pod.and_then(|text| text.trim().parse::<u64>().ok());
-    pod.map_or(MEMORY, |most| MEMORY.min(most / 2))
 }
 
 /// Namespaces without a network, other processes' memory to share, and files. Of what a kernel or a container does not allow,
@@ -128,17 +115,4 @@ fn check(status: &mut fs::File) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_pod_s_memory_half_is_left_to_the_host() {
-        assert_eq!(memory(Some("805306368\n")), 384 << 20);
-        for none in [None, Some("max\n"), Some(""), Some("68719476736\n")] {
-            assert_eq!(memory(none), MEMORY, "{none:?}");
-        }
-    }
 }

@@ -41,6 +41,8 @@ impl Runtime {
         check_form(bytes).map_err(|error| unfit(error.to_string(), error.advice()))?;
         let mut config = Config::new();
         sandbox(&mut config);
+        // A memory's first bytes would be in a file that lies in memory, which no limit counts and the child may not make.
+        config.memory_init_cow(false);
         let engine =
             Engine::new(&config).map_err(|e| Unfit { component: false, why: format!("{e:#}"), advice: None })?;
         let known = known.and_then(|code| compiled::known(&engine, code));

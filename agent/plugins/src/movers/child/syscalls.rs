@@ -30,21 +30,13 @@ const THREADS: [libc::c_long; 14] = [
     libc::SYS_restart_syscall,
 ];
 
-/// Of memory. Code is compiled here, so memory may become executable; what an instance's memory begins as is kept in a file that
-/// lies in memory and has no name.
-const MEMORY: [libc::c_long; 8] = [
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_membarrier,
-    libc::SYS_memfd_create,
-];
+/// Of memory. Code is compiled here, so memory may become executable. `mmap` is among them for private memory alone, see below.
+const MEMORY: [libc::c_long; 6] =
+    [libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_membarrier];
 
-/// Of what is open: the socket. It cannot be given to anybody, nor anything else taken in through it.
-const OPEN: [libc::c_long; 10] = [
+/// Of what is open: the socket. It cannot be given to anybody, nor anything else taken in through it. `fcntl` is among them for a
+/// few commands, see below.
+const OPEN: [libc::c_long; 9] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -52,7 +44,6 @@ const OPEN: [libc::c_long; 10] = [
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_close,
-    libc::SYS_fcntl,
     libc::SYS_lseek,
     libc::SYS_ppoll,
 ];
@@ -76,14 +67,29 @@ fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, matc
     SeccompFilter::new(rules, otherwise, matching, std::env::consts::ARCH.try_into()?)
 }
 
+/// That an argument of a call is so.
+fn only(argument: u8, is: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value)?])
+}
+
+/// Of the flags of `mmap`, those that say whether memory is shared (`MAP_TYPE` of the kernel).
+const MAP_KIND: libc::c_int = 0x0f;
+
 fn allowed() -> Filter {
     let all = THREADS.iter().chain(&MEMORY).chain(&OPEN).chain(&TIME_AND_CHANCE);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = all.map(|number| (*number, Vec::new())).collect();
     rules.insert(libc::SYS_clone3, Vec::new());
     // No process, and no namespace, for those are no thread's.
     let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
-    let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), thread)?;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
+    rules.insert(libc::SYS_clone, vec![only(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    // Shared memory, and stacks that grow, the limit of memory does not count.
+    let (kind, private) = (MAP_KIND | libc::MAP_GROWSDOWN, libc::MAP_PRIVATE);
+    let (kind, private) = (u64::from(kind.unsigned_abs()), u64::from(private.unsigned_abs()));
+    rules.insert(libc::SYS_mmap, vec![only(3, SeccompCmpOp::MaskedEq(kind), private)?]);
+    // Others let the socket send signals to any process of this user.
+    let harmless = [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_GETFL];
+    let harmless = harmless.map(|command| only(1, SeccompCmpOp::Eq, u64::from(command.unsigned_abs())));
+    rules.insert(libc::SYS_fcntl, harmless.into_iter().collect::<Result<_, _>>()?);
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     filter(rules, refused, SeccompAction::Allow)
 }
@@ -102,7 +108,9 @@ mod tests {
     use std::process::Command;
 
     use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     use nix::sched::{CloneFlags, unshare};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use nix::sys::signal::kill;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     use nix::unistd::getppid;
@@ -140,6 +148,19 @@ mod tests {
             assert_eq!(kill(parent, None), Err(Errno::EPERM));
             assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
             assert_eq!(nix::sys::prctl::set_dumpable(true), Err(Errno::EPERM));
+        });
+    }
+
+    #[test]
+    fn no_file_of_memory_is_made_and_no_signal_is_sent_by_the_socket() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        forbidden(move || {
+            assert_eq!(memfd_create(c"x", MFdFlags::empty()).map(drop), Err(Errno::EPERM));
+            for command in [FcntlArg::F_SETFL(OFlag::O_ASYNC), FcntlArg::F_SETFD(FdFlag::empty()), FcntlArg::F_DUPFD(0)]
+            {
+                assert_eq!(fcntl(&one, command), Err(Errno::EPERM));
+            }
+            assert!(fcntl(&one, FcntlArg::F_GETFL).is_ok());
         });
     }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::super::conversation::Failed;
+use super::super::memory::Ledger;
 use super::super::process::Child;
 use super::super::wire::World;
 use super::subject::{Mover, Subject, ensure, told};
@@ -20,7 +21,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &
     findings.size(&subject.component);
     let started = std::time::Instant::now();
     let fits = match check_form(&subject.component) {
-        Ok(()) => Child::start(&subject.program, &subject.component, None, World::Objects).await.map(drop),
+        Ok(()) => start(subject).await,
         Err(error) => Err(error),
     };
     findings.figure("starting a process and compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);
@@ -37,6 +38,11 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &
         findings.note("refuses a setting that it does not have", unknown(mover.ready(), &good).await);
         findings.note("settings of any type make no trap", mistyped(mover.ready(), &good).await);
     }
+}
+
+async fn start(subject: &Subject) -> remora_core::Result<()> {
+    let memory = Ledger::of_this_process().take()?;
+    Child::start(&subject.program, &subject.component, None, World::Objects, memory).await.map(drop)
 }
 
 async fn opens(mover: &Mover) -> Result<(), String> {

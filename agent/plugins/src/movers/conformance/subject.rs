@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -239,9 +237,7 @@ impl Mover {
 
     /// Ends its process, and waits for another one: the calls that learn of the end are none of the mover's.
     pub(super) async fn kill(&self) {
-        if let Some(pid) = self.0.pid() {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
+        self.0.kill();
         for _ in 0..PROCESSES {
             if !matches!(self.ready().head("nothing").await, Err(Failed::Lost(_))) {
                 return;

@@ -1,6 +1,7 @@
 //! The functions of a store of points, each answer looked at before it is handed on.
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use remora_core::{ByteRange, Error, ErrorKind, Extent, ExtentState, Result};
 use tokio::sync::OnceCell;
 
@@ -9,6 +10,7 @@ use super::super::conversation::{Component, Failed, Luggage};
 use super::super::failure;
 use super::super::retry::Patience;
 use super::super::wire::{Call, Done, NewPoint, VolumeCall, VolumeCapabilities, VolumeDone, VolumePoint};
+use super::windows::of_blocks;
 
 /// Points in a page.
 const PAGE: usize = 1_000;
@@ -21,6 +23,9 @@ const POINTS: usize = 100_000;
 
 /// Bytes of all descriptions of a listing.
 const DESCRIPTIONS: usize = 256 << 20;
+
+/// Of a disk's map, what is asked about in one call.
+pub(super) const MAPPED: u64 = 1 << 30;
 
 /// A disk of a point that is called by its id.
 #[derive(Clone, Copy)]
@@ -168,6 +173,20 @@ impl Calls {
             return Err(self.lie(&format!("{doing}: its extents of {range} end at {at}")));
         }
         Ok(extents)
+    }
+
+    /// The extents of a range of whole blocks, in pieces that one call tells of: each rounded to blocks, of a disk of `size`.
+    pub(super) fn blocks<'a>(
+        &'a self,
+        of: DiskOf<'a>,
+        range: ByteRange,
+        size: u64,
+    ) -> impl Stream<Item = Result<Extent>> + Send + use<'a> {
+        let extents = stream::iter(range.split(MAPPED)).then(move |window| async move {
+            let extents = of_blocks(self.extents(of, window).await?, window, size);
+            Ok::<_, Error>(stream::iter(extents.into_iter().map(Ok)))
+        });
+        extents.try_flatten()
     }
 
     /// Exactly these bytes, in as many calls as it takes.

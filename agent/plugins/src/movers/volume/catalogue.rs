@@ -1,15 +1,8 @@
 //! What a mover lists, and what of it is a point.
 //!
-//! Three kinds of points are in the store, told apart by their names:
-//!
-//! * `0123456789abcdef-7` has the disks of the seventh point of a machine. Nobody looked at it yet, so it is none.
-//! * `0123456789abcdef-7-checked` has no disks, and a description: what remora knows of the point, and how much of it was read
-//!   back. It is stored last, and makes a point of the other one.
-//! * `0123456789abcdef-7-break-89abcdef` has no disks either: after that point, somebody wrote to a disk behind the hypervisor's back.
-//!
-//! Everything else is somebody else's.
+//! What things are called stands in `names.rs`. Disks are a point only once a note says that they were read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use remora_core::point::Point;
@@ -20,11 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::super::document::ReadBack;
 use super::super::wire::{NewPoint, VolumePoint};
 use super::Inner;
+use super::claim::Begun;
+use super::names::{Attempt, Named, break_after, parse, point_id};
 use super::windows::Windows;
-use crate::host::Digest;
-
-const CHECKED: &str = "checked";
-const BREAK: &str = "break";
 
 /// A description is at most so long, see `wit/mover`.
 const LONGEST: usize = 1 << 20;
@@ -46,48 +37,72 @@ const VERSION: u32 = 1;
 /// A point that can be restored, as far as anybody knows.
 pub(super) struct Listed {
     pub(super) point: Point,
+    /// What its disks are called.
+    pub(super) attempt: Attempt,
     pub(super) windows: Vec<Windows>,
     sampled: bool,
 }
 
 /// What there is, of one machine or of all.
+#[derive(Default)]
 pub(super) struct Catalogue {
     listed: BTreeMap<PointId, Listed>,
     unreadable: Vec<(PointId, Error)>,
     /// Those that have disks.
-    stored: BTreeMap<PointId, VolumePoint>,
+    disks: BTreeMap<Attempt, VolumePoint>,
+    /// Those that were read back.
+    checked: BTreeSet<Attempt>,
+    /// Those that a run is at, or died at; and what it noted, if that can be read.
+    begun: BTreeMap<Attempt, Option<Begun>>,
     breaks: Vec<(PointId, LineageBreak)>,
 }
 
 impl Catalogue {
     pub(super) fn of(repository: RepositoryId, all: Vec<VolumePoint>, vm: Option<&VmName>) -> Result<Self> {
         let wanted = vm.map(|vm| point_id(repository, vm, 0)).transpose()?;
-        let mut notes = Vec::new();
-        let mut made =
-            Self { listed: BTreeMap::new(), unreadable: Vec::new(), stored: BTreeMap::new(), breaks: Vec::new() };
+        let (mut notes, mut made) = (Vec::new(), Self::default());
         for point in all {
-            let Some((id, kind)) = parse(&point.id) else { continue };
-            if wanted.as_ref().is_some_and(|wanted| wanted.vm() != id.vm()) {
+            let Some(named) = parse(&point.id) else { continue };
+            if wanted.as_ref().is_some_and(|wanted| wanted.vm() != named.point().vm()) {
                 continue;
             }
-            match kind {
-                None => drop(made.stored.insert(id, point)),
-                Some(CHECKED) => notes.push((id, point)),
+            match named {
+                Named::Disks(attempt) => drop(made.disks.insert(attempt, point)),
+                Named::Begun(attempt) => {
+                    drop(made.begun.insert(attempt, serde_json::from_slice(&point.description).ok()));
+                }
+                Named::Checked(attempt) => notes.push((attempt, point)),
                 // A break that cannot be read is one all the same; when it was is of no matter.
-                Some(_) => made.breaks.push((id, break_in(&point.description))),
+                Named::Break(id) => made.breaks.push((id, break_in(&point.description))),
             }
         }
-        for (id, note) in notes {
-            match made.checked(repository, &id, &note.description) {
-                Ok(listed) => drop(made.listed.insert(id, listed)),
-                Err(error) => made.unreadable.push((id, error)),
-            }
+        for (attempt, note) in notes {
+            made.take(repository, attempt, &note.description);
         }
         Ok(made)
     }
 
+    /// Makes a point of what was noted of it, if it is still there as it was.
+    fn take(&mut self, repository: RepositoryId, attempt: Attempt, description: &[u8]) {
+        let id = attempt.point.clone();
+        let twice = self.checked.iter().any(|other| other.point == id);
+        match self.read(repository, &attempt, description) {
+            Ok(listed) if !twice => drop(self.listed.insert(id, listed)),
+            Ok(_) => {
+                self.listed.remove(&id);
+                let what = format!("point {id}: there are two of this number");
+                let error = Error::new(ErrorKind::Damaged, what);
+                self.unreadable
+                    .push((id, error.advise("What keeps it listed late. Take the points before or after it.")));
+            }
+            Err(error) => self.unreadable.push((id, error)),
+        }
+        self.checked.insert(attempt);
+    }
+
     /// What was noted of a point, if it is still there as it was.
-    fn checked(&self, repository: RepositoryId, id: &PointId, description: &[u8]) -> Result<Listed> {
+    fn read(&self, repository: RepositoryId, attempt: &Attempt, description: &[u8]) -> Result<Listed> {
+        let id = &attempt.point;
         let damaged = |why: String| {
             Error::new(ErrorKind::Damaged, format!("point {id}: {why}"))
                 .advise("What keeps it lost or changed it. The next backup that rereads everything makes a whole one.")
@@ -101,13 +116,13 @@ impl Catalogue {
         {
             return Err(damaged("its description is of another one".into()));
         }
-        let stored = self.stored.get(id).ok_or_else(|| damaged("its disks are gone".into()))?;
+        let stored = self.disks.get(attempt).ok_or_else(|| damaged("its disks are gone".into()))?;
         let same = stored.disks.len() == point.disks.len()
             && stored.disks.iter().zip(&point.disks).all(|(a, b)| a.name == b.name.as_str() && a.size == b.size);
         if !same {
             return Err(damaged("it has other disks than it had".into()));
         }
-        Ok(Listed { point, windows, sampled })
+        Ok(Listed { point, attempt: attempt.clone(), windows, sampled })
     }
 
     pub(super) fn find(&self, point: &PointId) -> Result<&Listed> {
@@ -126,6 +141,11 @@ impl Catalogue {
         Listing { points, unreadable: self.unreadable, sampled }
     }
 
+    /// What can be restored: by machine, oldest first.
+    pub(super) fn points(&self) -> impl Iterator<Item = &Point> {
+        self.listed.values().map(|listed| &listed.point)
+    }
+
     /// Of a catalogue of one machine.
     pub(super) fn history(self) -> History {
         let newest = self.listed.into_values().next_back().map(|listed| listed.point);
@@ -140,39 +160,57 @@ impl Catalogue {
         self.listed.keys().next_back()
     }
 
-    /// Those that were stored, and never looked at: runs that died.
-    pub(super) fn left_behind(&self) -> impl Iterator<Item = String> {
-        let known =
-            |id: &&PointId| !self.listed.contains_key(*id) && !self.unreadable.iter().any(|(other, _)| other == *id);
-        self.stored.keys().filter(known).map(ToString::to_string)
+    /// What runs are at, or died at, as far as that can be read.
+    pub(super) fn begun(&self) -> impl Iterator<Item = (&Attempt, &Begun)> {
+        self.begun.iter().filter_map(|(attempt, begun)| Some((attempt, begun.as_ref()?)))
+    }
+
+    pub(super) fn has_begun(&self, attempt: &Attempt) -> bool {
+        self.begun.contains_key(attempt)
+    }
+
+    pub(super) fn has_disks(&self, attempt: &Attempt) -> bool {
+        self.disks.contains_key(attempt)
+    }
+
+    pub(super) fn has_checked(&self, attempt: &Attempt) -> bool {
+        self.checked.contains(attempt)
+    }
+
+    /// Whether no other run took its number.
+    pub(super) fn is_alone(&self, attempt: &Attempt) -> bool {
+        self.attempts().all(|other| other == attempt || other.point != attempt.point)
+    }
+
+    fn attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.disks.keys().chain(self.begun.keys()).chain(&self.checked)
     }
 
     /// A number that none has.
     pub(super) fn next(&self) -> u64 {
-        let all = self.stored.keys().chain(self.listed.keys()).chain(self.unreadable.iter().map(|(id, _)| id));
-        all.map(PointId::sequence).max().unwrap_or_default() + 1
+        self.attempts().map(|attempt| attempt.point.sequence()).max().unwrap_or_default() + 1
     }
 
     /// The note of a break after the newest point.
     pub(super) fn break_of(&self, vm: &VmName, broken: &LineageBreak, repository: RepositoryId) -> Result<NewPoint> {
         let id = point_id(repository, vm, self.next() - 1)?;
-        let id = format!("{id}-{BREAK}-{:08x}", fastrand::u32(..));
-        note(id, vm, broken.time, serde_json::to_vec(broken))
+        note(break_after(&id), vm, broken.time, serde_json::to_vec(broken))
     }
 }
 
 /// The note that makes a point of one that was read back.
-pub(super) fn checked(point: &Point, windows: Vec<Windows>, how: ReadBack) -> Result<NewPoint> {
+pub(super) fn checked(attempt: &Attempt, point: &Point, windows: Vec<Windows>, how: ReadBack) -> Result<NewPoint> {
     let checked = Checked { version: VERSION, point: point.clone(), sampled: how != ReadBack::Full, windows };
-    note(note_of(&point.id), &point.vm, point.time, serde_json::to_vec(&checked))
+    note(attempt.checked(), &point.vm, point.time, serde_json::to_vec(&checked))
 }
 
-/// The name of the note that makes a point of one.
-pub(super) fn note_of(point: &PointId) -> String {
-    format!("{point}-{CHECKED}")
-}
-
-fn note(id: String, vm: &VmName, time: Timestamp, description: serde_json::Result<Vec<u8>>) -> Result<NewPoint> {
+/// A point without disks.
+pub(super) fn note(
+    id: String,
+    vm: &VmName,
+    time: Timestamp,
+    description: serde_json::Result<Vec<u8>>,
+) -> Result<NewPoint> {
     let description =
         description.map_err(|e| Error::new(ErrorKind::Failed, format!("describing point {id}")).because(e))?;
     if description.len() > LONGEST {
@@ -199,45 +237,10 @@ impl Inner {
     }
 }
 
-/// The id of a machine's point: the same whenever it is asked for, in this repository.
-pub(super) fn point_id(repository: RepositoryId, vm: &VmName, sequence: u64) -> Result<PointId> {
-    let digest = Digest::of(format!("{repository} {}", vm.as_str()).as_bytes());
-    Ok(PointId::new(hex::encode(&digest.as_bytes()[..8]), sequence)?)
-}
-
-/// What a name says: of which point it is, and whether it is a note of something.
-fn parse(name: &str) -> Option<(PointId, Option<&str>)> {
-    let mut parts = name.splitn(4, '-');
-    let id = format!("{}-{}", parts.next()?, parts.next()?).parse().ok()?;
-    match (parts.next(), parts.next()) {
-        (None, None) => Some((id, None)),
-        (Some(kind @ CHECKED), None) | (Some(kind @ BREAK), Some(_)) => Some((id, Some(kind))),
-        _ => None,
-    }
-}
-
 fn break_in(description: &[u8]) -> LineageBreak {
     serde_json::from_slice(description).unwrap_or_else(|_| LineageBreak {
         time: Timestamp::UNIX_EPOCH,
         path: String::new(),
         reason: "something was written, and the note of it cannot be read".into(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_tell_points_from_notes_and_from_what_is_somebody_elses() {
-        let id: PointId = "0123456789abcdef-7".parse().unwrap();
-        assert_eq!(parse("0123456789abcdef-7"), Some((id.clone(), None)));
-        assert_eq!(parse("0123456789abcdef-7-checked"), Some((id.clone(), Some(CHECKED))));
-        assert_eq!(parse("0123456789abcdef-7-break-89abcdef"), Some((id, Some(BREAK))));
-        for foreign in
-            ["", "nightly", "0123456789abcdef", "0123456789abcdef-7-checked-x", "0123456789abcdef-7-break", "x-7"]
-        {
-            assert_eq!(parse(foreign), None, "{foreign}");
-        }
-    }
 }

@@ -6,7 +6,7 @@ use remora_core::{BLOCK_SIZE, ByteRange, Error, Extent, ExtentState, PIECE_SIZE,
 
 use super::super::document::ReadBack;
 use super::calls::{Calls, DiskOf};
-use super::windows::{Hashing, WindowDigest, Windows, of_blocks, windows};
+use super::windows::{Hashing, WindowDigest, Windows, windows};
 use crate::host::Digest;
 
 /// Reads at once.
@@ -14,9 +14,6 @@ const AT_ONCE: usize = 8;
 
 /// Unchanged blocks of a disk that are compared with the parent's.
 const UNCHANGED: usize = 16;
-
-/// What is asked about in one call.
-const WINDOW: u64 = 1 << 30;
 
 const OTHER: &str = "it says that it stored them, and other bytes are there";
 
@@ -76,10 +73,7 @@ impl Disk<'_> {
     /// Reads back what was stored, and gives the digests of the windows that were stored whole or taken from the parent whole. In part,
     /// if that is wanted: then nothing is known of any window.
     pub(super) async fn read_back(&mut self, len: u64, parent: Option<&Windows>) -> Result<Windows> {
-        let mut map = Vec::new();
-        for window in ByteRange::new(0, self.size).split(WINDOW) {
-            map.extend(of_blocks(self.calls.extents(self.new, window).await?, window, self.size));
-        }
+        let map: Vec<_> = self.calls.blocks(self.new, ByteRange::new(0, self.size), self.size).try_collect().await?;
         self.laid.sort();
         let mut digests = Vec::new();
         for (n, window) in windows(self.size, len).enumerate() {

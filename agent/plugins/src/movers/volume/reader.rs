@@ -11,19 +11,17 @@ use remora_core::ports::{DiskIndex, Piece, PointReader};
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, PIECE_SIZE, Result};
 
 use super::Inner;
-use super::calls::DiskOf;
+use super::calls::{DiskOf, MAPPED};
 use super::catalogue::Listed;
-use super::windows::{Comparing, Windows, of_blocks};
-
-/// What is asked about in one call.
-const WINDOW: u64 = 1 << 30;
+use super::windows::{Comparing, Windows};
 
 /// Reads under way of one stream.
 const AT_ONCE: usize = 8;
 
 pub(super) struct Reader {
     inner: Arc<Inner>,
-    id: String,
+    /// What its disks are called.
+    pub(super) id: String,
     point: Point,
     windows: Vec<Windows>,
 }
@@ -33,7 +31,7 @@ impl Reader {
         // What cannot be opened is told before anything is read.
         inner.calls.capabilities().await?;
         let (point, windows) = (listed.point.clone(), listed.windows.clone());
-        Ok(Self { inner, id: point.id.to_string(), point, windows })
+        Ok(Self { inner, id: listed.attempt.to_string(), point, windows })
     }
 
     /// What is known of a disk's bytes.
@@ -47,27 +45,21 @@ impl Reader {
         let range = ByteRange::new(range.start, range.end);
         self.inner
             .calls
-            .lie(&format!("point {}, disk {name}, {range}: other bytes are there than were stored", self.id))
+            .lie(&format!("point {}, disk {name}, {range}: other bytes are there than were stored", self.point.id))
     }
 
     /// The place of a disk, and its size.
     pub(super) fn disk(&self, name: &DiskName) -> Result<(DiskIndex, u64)> {
         let found = self.point.disk(name).map(|(n, disk)| (DiskIndex(n), disk.size));
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("point {} has no disk {name}", self.id)))
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("point {} has no disk {name}", self.point.id)))
     }
 
     /// The extents of a range, rounded to blocks.
     fn blocks(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Extent>> {
         let size = self.point.disks.get(disk.0).map_or(0, |disk| disk.size);
-        let windows = stream::iter(range.outward(size).split(WINDOW));
-        let extents = windows.then(move |window| async move {
-            let extents = of_blocks(self.inner.calls.extents(self.of(disk), window).await?, window, size);
-            let within = extents
-                .into_iter()
-                .filter_map(move |extent| extent.range.intersect(range).map(|range| Ok(Extent { range, ..extent })));
-            Ok::<_, Error>(stream::iter(within))
-        });
-        extents.try_flatten().boxed()
+        let blocks = self.inner.calls.blocks(self.of(disk), range.outward(size), size);
+        let within = move |extent: Extent| extent.range.intersect(range).map(|range| Extent { range, ..extent });
+        blocks.try_filter_map(move |extent| std::future::ready(Ok(within(extent)))).boxed()
     }
 
     /// Hands pieces on, each looked at.
@@ -100,7 +92,7 @@ impl PointReader for Reader {
     }
 
     fn extents(&self, disk: DiskIndex, range: ByteRange) -> BoxStream<'_, Result<Extent>> {
-        let windows = stream::iter(range.split(WINDOW));
+        let windows = stream::iter(range.split(MAPPED));
         let extents = windows.then(move |window| async move {
             let extents = self.inner.calls.extents(self.of(disk), window).await?;
             Ok::<_, Error>(stream::iter(extents.into_iter().map(Ok)))

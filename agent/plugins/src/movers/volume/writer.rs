@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use remora_core::point::{Decision, Point, PointDisk};
+use remora_core::point::{Decision, Point};
 use remora_core::ports::{DiskIndex, DiskReads, NewDisk, NewPoint, PointReader, PointWriter};
 use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, PIECE_SIZE, PointId, Result};
 
@@ -12,8 +12,9 @@ use super::super::document::ReadBack;
 use super::super::wire::{self, VolumeCapabilities, VolumeDisk};
 use super::Inner;
 use super::calls::{Begun, DiskOf};
-use super::catalogue::{checked, note_of, point_id};
+use super::catalogue::checked;
 use super::check::{Disk, Laid};
+use super::claim::Claim;
 use super::reader::Reader;
 use super::windows::{Windows, window_len};
 use crate::host::Digest;
@@ -22,7 +23,7 @@ use crate::host::Digest;
 pub(super) struct Writer {
     inner: Arc<Inner>,
     new: NewPoint,
-    id: PointId,
+    claim: Claim,
     begun: Begun,
     can: VolumeCapabilities,
     /// The parent, if something is to be taken from it.
@@ -31,38 +32,39 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Of a machine that no other run backs up meanwhile: what dead runs of it left is removed.
+    /// Other hosts may be at points of machines of this name meanwhile.
     pub(super) async fn begin(inner: Arc<Inner>, new: NewPoint) -> Result<Self> {
         let can = inner.calls.capabilities().await?;
         if can.granularity > BLOCK_SIZE || can.max_transfer < BLOCK_SIZE {
             let what = format!("mover {} takes no pieces of {BLOCK_SIZE} bytes", inner.calls.name);
             return Err(Error::new(ErrorKind::Unsupported, what).advise("Ask who made it."));
         }
-        let catalogue = inner.catalogue(Some(&new.vm)).await?;
-        for dead in catalogue.left_behind() {
-            tracing::info!(point = dead, "what a run that died left is removed");
-            inner.calls.delete(&dead).await?;
-        }
-        let id = point_id(inner.repository, &new.vm, catalogue.next())?;
+        let (claim, catalogue) = inner.claim(&new.vm).await?;
         let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
         let parent = match new.parent.as_ref().filter(|_| increments) {
             Some(parent) => Some(Reader::new(Arc::clone(&inner), catalogue.find(parent)?).await?),
             None => None,
         };
         let disk = |disk: &NewDisk| VolumeDisk { name: disk.name.to_string(), size: disk.size };
+        // Should this fail, it may have begun all the same: the note of the claim stays, and a later run gives both up.
         let begun = inner.calls.begin(wire::NewPoint {
-            id: id.to_string(),
+            id: claim.attempt.to_string(),
             vm_name: new.vm.as_str().into(),
             vm_namespace: String::new(),
             vm_uid: new.disks.first().map(|disk| disk.identity.vm_uuid.clone()).unwrap_or_default(),
             time: new.time.as_second(),
             disks: new.disks.iter().map(disk).collect(),
-            parent: parent.as_ref().filter(|_| can.incremental).map(|parent| parent.point().id.to_string()),
+            parent: parent.as_ref().filter(|_| can.incremental).map(|parent| parent.id.clone()),
             description: Vec::new(),
         });
         let begun = begun.await?;
         let disks = new.disks.iter().map(|_| Mutex::default()).collect();
-        Ok(Self { inner, new, id, begun, can, parent, disks })
+        Ok(Self { inner, new, claim, begun, can, parent, disks })
+    }
+
+    /// The point that is written.
+    const fn id(&self) -> &PointId {
+        &self.claim.attempt.point
     }
 
     fn laid(&self, disk: DiskIndex) -> MutexGuard<'_, Laid> {
@@ -97,14 +99,12 @@ impl Writer {
     /// Reads back what was stored; what is known of each disk's bytes then.
     async fn check(&self) -> Result<Vec<Windows>> {
         let all = self.inner.catalogue(Some(&self.new.vm)).await?;
-        if !all.left_behind().any(|id| id == self.begun.id) {
-            return Err(self
-                .inner
-                .calls
-                .lie(&format!("it says that it stored point {}, and does not list it", self.id)));
+        if !all.has_disks(&self.claim.attempt) {
+            let what = format!("it says that it stored point {}, and does not list it", self.id());
+            return Err(self.inner.calls.lie(&what));
         }
         let parent = self.parent.as_ref().map(PointReader::point);
-        let parent_id = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
+        let parent_id = self.parent.as_ref().map(|parent| parent.id.as_str()).unwrap_or_default();
         let len = window_len(self.new.disks.iter().map(|disk| disk.size));
         let mut windows = Vec::new();
         for (n, disk) in self.new.disks.iter().enumerate() {
@@ -114,7 +114,7 @@ impl Writer {
             let mut checked = Disk {
                 calls: &self.inner.calls,
                 new: DiskOf { point: &self.begun.id, disk: number(DiskIndex(n)) },
-                parent: before.map(|(n, _)| DiskOf { point: &parent_id, disk: number(DiskIndex(n)) }),
+                parent: before.map(|(n, _)| DiskOf { point: parent_id, disk: number(DiskIndex(n)) }),
                 size: disk.size,
                 laid,
                 how: self.inner.grant.read_back,
@@ -132,60 +132,16 @@ impl Writer {
                 Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again.")
             );
         }
-        self.inner.note(checked(point, windows, self.inner.grant.read_back)?).await?;
+        self.claim.is_in_time()?;
+        self.inner.note(checked(&self.claim.attempt, point, windows, self.inner.grant.read_back)?).await?;
         let after = self.inner.catalogue(Some(&self.new.vm)).await?;
-        after.find(&self.id).map(drop).map_err(|error| {
+        after.find(self.id()).map(drop).map_err(|error| {
             let why = error.chain();
             self.inner
                 .calls
-                .lie(&format!("it says that it stored the note of point {}, and does not give it back", self.id))
+                .lie(&format!("it says that it stored the note of point {}, and does not give it back", self.id()))
                 .because(why)
         })
-    }
-
-    fn point(&self, reads: &[DiskReads], stored: &[u64]) -> Point {
-        let disk = |(new, (reads, stored)): (&NewDisk, (&DiskReads, &u64))| PointDisk {
-            name: new.name.clone(),
-            size: new.size,
-            identity: new.identity.clone(),
-            lineage: new.lineage,
-            checkpoint: new.checkpoint.clone(),
-            instance: new.instance.clone(),
-            read_in_full: new.read_in_full,
-            decision: new.decision,
-            reason: new.reason.clone(),
-            read: reads.read,
-            stored: *stored,
-            rewritten: reads.rewritten,
-        };
-        let disks: Vec<_> = self.new.disks.iter().zip(reads.iter().zip(stored)).map(disk).collect();
-        let costliest = disks.iter().max_by_key(|disk| disk.decision);
-        let repository = self.inner.repository;
-        Point {
-            id: self.id.clone(),
-            repository: self.new.origin.as_ref().map_or(repository, |origin| origin.repository),
-            copy_of: self.new.origin.as_ref().map(|origin| origin.point.clone()),
-            vm: self.new.vm.clone(),
-            time: self.new.time,
-            parent: self.new.parent.clone(),
-            decision: costliest.map_or(Decision::Full, |disk| disk.decision),
-            reason: costliest.map_or_else(String::new, |disk| disk.reason.clone()),
-            quiesced: self.new.quiesced,
-            stored: stored.iter().sum(),
-            definition: self.new.definition.clone(),
-            tool: self.new.tool.clone(),
-            disks,
-        }
-    }
-
-    /// Removes what was stored, the note first: that alone makes a point of it.
-    async fn remove(&self) {
-        for id in [note_of(&self.id), self.begun.id.clone()] {
-            if let Err(error) = self.inner.calls.delete(&id).await {
-                // Nobody lists it, and the next run removes it.
-                tracing::warn!(point = id, error = error.chain(), "what was stored of a point stays for now");
-            }
-        }
     }
 
     async fn finish(&self, reads: &[DiskReads]) -> Result<Point> {
@@ -200,10 +156,11 @@ impl Writer {
         }
         self.inner.calls.commit(&self.begun).await?;
         let windows = self.check().await?;
-        let point = self.point(reads, &stored);
+        let point = self.new.point(self.id().clone(), self.inner.repository, reads.iter().copied().zip(stored));
         self.list(&point, windows).await?;
+        self.inner.let_go(&self.claim).await;
         if self.inner.grant.read_back != ReadBack::Full {
-            tracing::info!(point = %self.id, "only a part of the point was read back");
+            tracing::info!(point = %self.id(), "only a part of the point was read back");
         }
         Ok(point)
     }
@@ -265,15 +222,20 @@ impl PointWriter for Writer {
         let finished = self.finish(reads).await;
         if let Err(error) = &finished
             && error.kind() != ErrorKind::Unavailable
+            && let Err(error) = self.inner.remove(&self.claim).await
         {
-            self.remove().await;
+            // Nobody lists it, and a later run removes it.
+            tracing::warn!(point = %self.id(), error = error.chain(), "what was stored of it stays for now");
         }
         finished
     }
 
     async fn abandon(self: Box<Self>) {
-        if let Err(error) = self.inner.calls.abort(&self.begun).await {
-            tracing::warn!(point = %self.id, error = error.chain(), "what was stored of it stays for now");
+        match self.inner.calls.abort(&self.begun).await {
+            Ok(()) => self.inner.let_go(&self.claim).await,
+            Err(error) => {
+                tracing::warn!(point = %self.id(), error = error.chain(), "what was stored of it stays for now");
+            }
         }
     }
 }

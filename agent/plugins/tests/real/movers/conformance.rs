@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{example, host_program};
 use crate::conformance::{assert_failed, assert_passed, failed};
 
-fn trial(settings: &str, secrets: &[(&str, &str)]) -> MoverTrial {
+pub(crate) fn trial(settings: &str, secrets: &[(&str, &str)]) -> MoverTrial {
     let secret = |(name, value): &(&str, &str)| ((*name).to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
     MoverTrial {
         settings: settings.into(),

@@ -39,14 +39,34 @@ async fn a_component_runs_without_any_right_network_or_file() {
         fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
     let strange: Vec<PathBuf> = open
         .filter(|to| to != "/dev/null" && !to.to_string_lossy().starts_with("socket:"))
-        .filter(|to| !to.to_string_lossy().contains("memfd:") && !to.ends_with("status"))
+        .filter(|to| !to.ends_with("status"))
         .collect();
     assert_eq!(strange, Vec::<PathBuf>::new());
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    for (limit, value) in [("Max core file size", "0"), ("Max open files", "64"), ("Max data size", "4294967296")] {
-        let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
-        assert!(line[limit.len()..].split_whitespace().next() == Some(value), "{line}");
+    for (name, value) in [("Max core file size", 0), ("Max open files", 64)] {
+        assert_eq!(limit(pid, name), value, "{name}");
     }
+}
+
+/// A limit of a process.
+fn limit(pid: i32, name: &str) -> u64 {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+    line[name.len()..].split_whitespace().next().unwrap().parse().unwrap_or(u64::MAX)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_components_of_a_process_together_may_take_half_of_the_memory() {
+    let machine = fs::read_to_string("/proc/meminfo").unwrap();
+    let machine: u64 = machine.lines().next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    let buckets = [Bucket::new(Transport::Http), Bucket::new(Transport::Http), Bucket::new(Transport::Http)];
+    let mut together = 0;
+    for bucket in &buckets {
+        bucket.store.probe().await.unwrap();
+        let data = limit(bucket.store.process().unwrap(), "Max data size");
+        assert!(data >= 96 << 20, "{data}");
+        together += data;
+    }
+    assert!(together <= machine * 1024 / 2, "{together}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
-//! Which process a session belongs to, so that another one of the same host can tell when it is gone.
+//! Which process something in a store belongs to, so that another one of the same host can tell when it is gone.
 //!
-//! A process is told from all others by the kernel's random id of this boot, the namespaces in which its id and its
+//! Depends on no other crate of the product. A process is told from all others by the kernel's random id of this boot, the namespaces in which its id and its
 //! start were counted, that id, and when it started. Of a process of another boot or namespace nothing is known: a host's
 //! own id does not tell that it is the same one, for hosts are cloned.
 
@@ -16,24 +16,25 @@ static THIS: LazyLock<Option<Process>> = LazyLock::new(|| Process::of("self"));
 
 /// A process of some host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
+pub struct Process {
     /// The kernel's id of its boot.
-    pub(crate) boot: String,
+    pub boot: String,
     /// Where processes and time are counted.
-    pub(crate) namespaces: String,
-    pub(crate) id: i32,
+    pub namespaces: String,
+    /// Its id there.
+    pub id: i32,
     /// Clock ticks from the boot to its start.
-    pub(crate) started: u64,
+    pub started: u64,
 }
 
 impl Process {
     /// This one; none if the kernel does not tell all of it.
-    pub(crate) fn this() -> Option<Self> {
+    pub fn this() -> Option<Self> {
         THIS.clone().filter(|process| u32::try_from(process.id) == Ok(std::process::id()))
     }
 
     /// The process that `/proc` names so, taken to be in this one's namespaces.
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    pub fn of(name: &str) -> Option<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         let namespace = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).ok();
         // A kernel without namespaces of time has one time.
@@ -44,7 +45,7 @@ impl Process {
     }
 
     /// Whether it is certain that it runs no more. In doubt it does.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub fn is_gone(&self) -> bool {
         let same_host = Self::this()
             .is_some_and(|this| (this.boot, this.namespaces) == (self.boot.clone(), self.namespaces.clone()));
         if !same_host {
