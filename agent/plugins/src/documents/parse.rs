@@ -119,9 +119,8 @@ impl At<'_> {
         let Some(mover) = mover.filter(|mover| mover.value != "vault") else { return Ok(repository) };
         let line = Some(mover.referenced.line());
         if repository.is_some() {
-            let what =
-                format!("target: it names a repository, whose mover is `vault`, and the mover {:?}", mover.value);
-            return Err(self.error(line, what).advise("Name one of them."));
+            let what = format!("target: it names a repository and the mover {:?}", mover.value);
+            return Err(self.error(line, what).advise("Name one of them: the mover of a repository is `vault`."));
         }
         let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if mover.value.is_empty() || mover.value.starts_with('.') || !mover.value.bytes().all(good) {

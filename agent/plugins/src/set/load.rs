@@ -30,13 +30,10 @@ pub(super) fn next(
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
-        let loaded = match earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust)) {
-            Some(same) => Ok(same),
-            None => {
-                let loading = Loading { host, folder: &snapshot.folder, file, fetch };
-                load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()))
-            }
-        };
+        let same = earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust));
+        let loading = Loading { host, folder: &snapshot.folder, file, fetch };
+        let anew = || load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()));
+        let loaded = same.map_or_else(anew, Ok);
         let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
         let mut settled = PolicyFile { trust, ..settle(file, text, loaded, earlier, now) };
         if let Some(kept) = kept {
