@@ -5,8 +5,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-# Cargo would look for make's job server by it, in vain.
-unexport MAKEFLAGS
 
 cache := $(or $(REMORA_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/remora),$(HOME)/.cache/remora)
 export REMORA_CACHE := $(cache)
@@ -14,6 +12,9 @@ export CARGO_TARGET_DIR ?= $(cache)/target
 built := $(CARGO_TARGET_DIR)/release
 tools := $(cache)/tools
 export PATH := $(tools)/bin:$(PATH)
+
+# Without what tells of make's job server: cargo would look for that, in vain.
+cargo := env --unset=MAKEFLAGS cargo
 
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 600
@@ -75,7 +76,7 @@ setup-kopia:
 # which the tests know a program that is too old. Tests with them: cargo then takes all dependencies with the features
 # that tests need, as `make test` does, instead of building most of them twice.
 build: setup
-	cargo build --locked --release --workspace --bins --test kubernetes --test cluster
+	$(cargo) build --locked --release --workspace --bins --test kubernetes --test cluster
 	@mkdir -p target/release
 	@if ! [ '$(built)' -ef target/release ]; then \
 	    find '$(built)' -maxdepth 1 -type f -executable | while read -r program; do \
@@ -98,28 +99,28 @@ test: build setup-s3 setup-cluster setup-languages
 	$(MAKE) --jobs=3 --output-sync=target test-cluster test-kubernetes test-libvirt
 
 test-libvirt: build setup-s3 setup-languages
-	cargo test --locked --release --workspace --no-fail-fast -- --test-threads=4
+	$(cargo) test --locked --release --workspace --no-fail-fast -- --test-threads=4
 
 test-kubernetes: build setup-s3 setup-apiserver
-	cargo test --locked --release --workspace --test kubernetes -- --test-threads=4
+	$(cargo) test --locked --release --workspace --test kubernetes -- --test-threads=4
 
 # Its machines boot slowly beside each other: two at a time, however many processors there are.
 test-cluster: build setup-s3 setup-cluster
-	cargo test --locked --release --workspace --test cluster -- --test-threads=2
+	$(cargo) test --locked --release --workspace --test cluster -- --test-threads=2
 
 bench: build setup-s3 setup-kopia setup-cluster
 	'$(built)/bench'
 
 lint: setup setup-deny
-	cargo fmt --all --check
-	cargo fmt --all --check --manifest-path policies/Cargo.toml
-	cargo clippy --locked --release --workspace --all-targets -- -D warnings
-	cargo clippy --locked --release --workspace --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
-	cargo clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
+	$(cargo) fmt --all --check
+	$(cargo) fmt --all --check --manifest-path policies/Cargo.toml
+	$(cargo) clippy --locked --release --workspace --all-targets -- -D warnings
+	$(cargo) clippy --locked --release --workspace --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
+	$(cargo) clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
 	    --target-dir '$(built)/policies' -- -D warnings
-	cargo deny --locked --workspace check bans licenses sources
-	cargo deny --locked --manifest-path policies/Cargo.toml --config deny.toml --workspace check bans licenses sources
-	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --release --workspace --no-deps
+	$(cargo) deny --locked --workspace check bans licenses sources
+	$(cargo) deny --locked --manifest-path policies/Cargo.toml --config deny.toml --workspace check bans licenses sources
+	RUSTDOCFLAGS=-Dwarnings $(cargo) doc --locked --release --workspace --no-deps
 
 # Unoptimised: it runs for a second and takes minutes to build.
 setup-deny:

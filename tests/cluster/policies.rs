@@ -7,7 +7,7 @@ use std::time::Duration;
 use remora_tests::cluster::{Cluster, NAMESPACE, Product, Vm, is_true};
 use remora_tests::truth::assert_same;
 use remora_tests::{MIB, PASSPHRASE, Plugin, Remora};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scene::is_incremental;
 
@@ -35,6 +35,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     product.make_repository_of("plugin:s3/a/repository", &repository, &namespace);
     let vm = cluster.vm(&namespace, "web").empty_disk("data", SIZE).start();
     write(&vm, 100);
+    make_unlabelled(cluster, &namespace);
     let document = dir.path().join(DOCUMENT);
     std::fs::write(&document, policy(&namespace, &repository)).unwrap();
     put_policies(cluster, &document);
@@ -45,11 +46,9 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     let remora = remora.with("REMORA_TENANT", &namespace);
     let points = || remora.json(["points"]).as_array().unwrap().clone();
 
-    // Nobody is selected before the machine has its label.
     let good = policies.stands("Active", None);
     assert_eq!(good["activeDigest"], good["desiredDigest"], "{good:#}");
     assert_eq!(good["name"], "each-minute", "{good:#}");
-    assert!(policies.runs().is_empty());
     cluster.kubectl(&["label", "vm", "web", "--namespace", &namespace, "backup=each-minute"]);
     let first = policies.next_run();
     assert_eq!(first["decision"], "full", "{first:#}");
@@ -74,6 +73,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     assert!(is_incremental(&third), "{third:#}");
     cluster.kubectl(&["label", "vm", "web", "--namespace", &namespace, "backup-"]);
     policies.wait_until_all_have_ended();
+    assert!(policies.runs().iter().all(|run| run["spec"]["virtualMachine"] == "web"), "{:#?}", policies.runs());
     let points = points();
     assert_eq!(points.len(), 1, "{points:#?}");
 
@@ -93,6 +93,17 @@ fn policy(namespace: &str, repository: &str) -> String {
          schedule: {{module: builtin:cron, settings: {{cron: \"{EACH_MINUTE}\"}}}}\n\
          retention: {{module: builtin:gfs, settings: {{last: 1}}}}\ntarget: {{repository: {repository}}}\n"
     )
+}
+
+/// A machine that the policy does not select, though it could be backed up.
+#[track_caller]
+fn make_unlabelled(cluster: &Cluster, namespace: &str) {
+    let devices = json!({"domain": {"devices": {}, "resources": {"requests": {"memory": "64Mi"}}}});
+    cluster.apply(&json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": "unlabelled", "namespace": namespace},
+        "spec": {"runStrategy": "Halted", "template": {"spec": devices}},
+    }));
 }
 
 /// The guest writes something else than before.

@@ -94,7 +94,8 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
     policies.reload().await?;
     let source = source(&config)?;
-    let movers = Movers::new(folder.join("plugins"), Some(config.state.join("fetched")));
+    let mut movers = Movers::new(folder.join("plugins"), Some(config.state.join("fetched")));
+    movers.compiled = Some(config.state.join("compiled"));
     let repositories = Repositories::new(config.repositories, movers, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
     let ledger = LedgerFile::open(&config.state)?;

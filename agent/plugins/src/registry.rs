@@ -104,7 +104,7 @@ impl Registries {
         }
         let fetch = |artifacts: &[Artifact]| {
             for artifact in artifacts {
-                let fetched = self.module(artifact, Fetch::Now);
+                let fetched = self.module(artifact, Fetch::Now).and_then(|_| self.is_kept(artifact));
                 self.wanted.tried(artifact, fetched.as_ref().err());
             }
         };
@@ -112,6 +112,15 @@ impl Registries {
         for some in hosts.chunks(HOSTS_AT_ONCE) {
             std::thread::scope(|scope| some.iter().for_each(|artifacts| drop(scope.spawn(|| fetch(artifacts)))));
         }
+    }
+
+    /// What was fetched for later has to be loaded from where it is kept.
+    fn is_kept(&self, artifact: &Artifact) -> Result<()> {
+        self.module(artifact, Fetch::Later).map(drop).map_err(|_| {
+            let folder = self.kept.as_deref().unwrap_or(Path::new("")).display();
+            let what = format!("{artifact} was fetched, and cannot be kept in {folder}");
+            Error::new(ErrorKind::Failed, what).advise("Make room there, and let this user write there.")
+        })
     }
 
     /// Removes what was fetched and nobody has named for a month: neither these `documents` nor those of the folder, and no call.
@@ -123,6 +132,7 @@ impl Registries {
             // What it names is not known.
             Err(error) => return tracing::warn!(error = error.chain(), "what was fetched is not tidied up"),
         }
+        let texts: Vec<_> = texts.iter().map(|text| text.to_ascii_lowercase()).collect();
         Fetched(kept).tidy(|digest| texts.iter().any(|text| text.contains(digest)), SystemTime::now());
     }
 

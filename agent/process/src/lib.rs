@@ -1,8 +1,8 @@
 //! Which process something in a store belongs to, so that another one of the same host can tell when it is gone.
 //!
-//! Depends on no other crate of the product. A process is told from all others by the kernel's random id of this boot, the namespaces in which its id and its
-//! start were counted, that id, and when it started. Of a process of another boot or namespace nothing is known: a host's
-//! own id does not tell that it is the same one, for hosts are cloned.
+//! Depends on no other crate of the product. A process is told from all others by the kernel's random id of this boot, the
+//! namespaces in which its id and its start were counted, that id, and when it started. Of a process of another boot or
+//! namespace nothing is known: a host's own id does not tell that it is the same one, for hosts are cloned.
 
 use std::fs;
 use std::sync::LazyLock;

@@ -58,12 +58,14 @@ impl Policies {
                 self.lost(error);
             }
             if fetching.is_none() && self.host.registries().wants(wants) {
-                fetching = Some(fetch(self.host.clone(), wants));
+                fetching = fetch(self.host.clone(), wants);
             }
             wants = Wants::New;
-            if tidied.is_none_or(|last: Instant| last.elapsed() >= TIDIED_EVERY) {
+            if let Some(read) = &self.read
+                && tidied.is_none_or(|last: Instant| last.elapsed() >= TIDIED_EVERY)
+            {
                 tidied = Some(Instant::now());
-                self.tidy().await;
+                self.tidy(read.clone()).await;
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -106,13 +108,15 @@ impl Policies {
     }
 
     /// Removes what was fetched for documents that are long gone.
-    async fn tidy(&self) {
+    async fn tidy(&self, read: Snapshot) {
         let (host, kept) = (self.host.clone(), self.kept.clone());
-        // Without a folder that was read nobody knows what is named.
-        let Some(read) = self.read.clone() else { return };
-        let tidied = tokio::task::spawn_blocking(move || {
-            let kept = kept.map(|kept| kept.texts()).unwrap_or_default();
-            host.registries().tidy(read.documents.values().chain(&kept).map(String::as_str));
+        let tidied = tokio::task::spawn_blocking(move || match kept.map(|kept| kept.texts()).transpose() {
+            Ok(kept) => {
+                let kept = kept.unwrap_or_default();
+                host.registries().tidy(read.documents.values().chain(&kept).map(String::as_str));
+            }
+            // What they name is not known.
+            Err(error) => tracing::warn!(%error, "good versions cannot be read: what was fetched is not tidied up"),
         });
         if let Err(died) = tidied.await {
             tracing::warn!(error = %died, "tidying up what was fetched died");
@@ -135,17 +139,16 @@ impl Policies {
     }
 }
 
-/// Fetches, in a thread that holds up nothing, not even the end of the process; then the receiver is told.
-fn fetch(host: Host, wants: Wants) -> oneshot::Receiver<()> {
+/// Fetches, in a thread that holds up nothing, not even the end of the process; then the receiver is told. None if there is no
+/// thread to be had.
+fn fetch(host: Host, wants: Wants) -> Option<oneshot::Receiver<()>> {
     let (done, over) = oneshot::channel();
     let work = move || {
         host.registries().fetch_wanted(wants);
         done.send(()).ok();
     };
-    if let Err(error) = std::thread::Builder::new().name("fetching".into()).spawn(work) {
-        tracing::warn!(%error, "no thread to fetch modules in");
-    }
-    over
+    let started = std::thread::Builder::new().name("fetching".into()).spawn(work);
+    started.inspect_err(|error| tracing::warn!(%error, "no thread to fetch modules in")).ok().map(|_| over)
 }
 
 /// Waits for what is fetched, if something is.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use remora_core::point::Point;
-use remora_core::ports::{DamagedPoint, Effect, Listing, VerifyReport};
+use remora_core::ports::{DamagedPoint, Effect, Listing, Mover, VerifyReport};
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
 use remora_vault::{Depth, Sample, Vault};
@@ -46,15 +46,9 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     }
     let verifier = repository.vault().map(|vault| vault.verifier(depth(&args)));
     let whole = args.point.is_none();
-    let (points, unreadable) = if let Some(point) = &args.point {
-        match repository.port().open(point).await {
-            Ok(reader) => (vec![reader.point().clone()], Vec::new()),
-            Err(error) if error.kind() == ErrorKind::Damaged => (Vec::new(), vec![(point.clone(), error)]),
-            Err(error) => return Err(error),
-        }
-    } else {
-        let Listing { points, unreadable, .. } = repository.port().list(None).await?;
-        (points, unreadable)
+    let Listing { points, unreadable, .. } = match &args.point {
+        Some(point) => alone(repository.port(), point).await?,
+        None => repository.port().list(None).await?,
     };
     let shown = context.progress("verifying");
     let (mut all, mut damaged, port) = (Vec::new(), Damaged::default(), shown.port());
@@ -73,6 +67,8 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
                 }
             }
             Err(error) if error.kind() == ErrorKind::Damaged => all.push(lost(id, &error)),
+            // Another host has pruned it since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound && whole && verifier.is_none() => {}
             Err(error) => return Err(error),
         }
     }
@@ -97,6 +93,17 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
          `remora verify --repair` stores again what its disks still hold. Make a new point of the VM with `remora backup \
          --full`.",
     ))
+}
+
+/// One point, as if there were no other.
+async fn alone(port: &dyn Mover, point: &PointId) -> Result<Listing> {
+    match port.open(point).await {
+        Ok(reader) => Ok(Listing { points: vec![reader.point().clone()], ..Listing::default() }),
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            Ok(Listing { unreadable: vec![(point.clone(), error)], ..Listing::default() })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// An error if somebody deleted or replaced objects of an immutable repository: newer points may be hidden by that.

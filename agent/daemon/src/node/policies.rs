@@ -179,7 +179,7 @@ fn state_of(file: &PolicyFile, generation: u64) -> PolicyState {
             (state, [Some(broken.chain()), broken.advice().map(str::to_owned)].into_iter().flatten().collect())
         }
         (None, Some(Active::Backup(policy))) if policy.repository.is_none() || policy.mover().is_some() => {
-            let lack = "it names no target.repository, without which nothing is backed up by it on Kubernetes";
+            let lack = "nothing is backed up by it on Kubernetes, where target.repository has to name a Repository";
             (PolicyStanding::Incomplete, vec![lack.to_owned()])
         }
         (None, Some(Active::Backup(policy))) if policy.verify_every.is_some() => {

@@ -41,7 +41,7 @@ struct BackupYaml {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TargetYaml {
-    repository: Option<String>,
+    repository: Option<Spanned<String>>,
     mover: Option<Spanned<String>>,
 }
 
@@ -116,6 +116,12 @@ impl At<'_> {
     /// What points go to: a repository, or what a mover keeps in a form of its own.
     fn target(&self, target: TargetYaml) -> Result<Option<String>> {
         let TargetYaml { repository, mover } = target;
+        if let Some(name) = repository.as_ref().filter(|name| name.value.starts_with(MOVER)) {
+            let what = format!("target.repository: {:?} is no name", name.value);
+            let advice = "Name a repository of agent.toml, or with `mover` a document of the folder of plugins.";
+            return Err(self.error(Some(name.referenced.line()), what).advise(advice));
+        }
+        let repository = repository.map(|name| name.value);
         let Some(mover) = mover.filter(|mover| mover.value != "vault") else { return Ok(repository) };
         let line = Some(mover.referenced.line());
         if repository.is_some() {

@@ -104,7 +104,11 @@ impl Mover for VolumeMover {
 
     async fn list(&self, vm: Option<&VmName>) -> Result<Listing> {
         vm.map_or(Ok(()), |vm| self.granted(vm))?;
-        Ok(self.catalogue(vm).await?.listing())
+        let mut listing = self.catalogue(vm).await?.listing();
+        // Others share what keeps the points; of theirs nothing can be opened here.
+        listing.points.retain(|point| self.granted(&point.vm).is_ok());
+        listing.sampled.retain(|sampled| listing.points.iter().any(|point| point.id == *sampled));
+        Ok(listing)
     }
 
     async fn history(&self, vm: &VmName) -> Result<History> {
@@ -163,7 +167,8 @@ impl Mover for VolumeMover {
                         at = end;
                     }
                     Ok(None) => break progress.advance(disk.size - at),
-                    Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+                    // Whoever cannot read says nothing of what is there.
+                    Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
                     Err(error) => {
                         let range = ByteRange::new(at, disk.size);
                         let (disk, object) = (disk.name.clone(), point.to_string());

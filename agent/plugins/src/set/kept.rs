@@ -77,9 +77,17 @@ impl Kept {
     }
 
     /// The texts of all that is kept.
-    pub fn texts(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| fs::read_to_string(entry.path().join(DOCUMENT)).ok()).collect()
+    pub fn texts(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let read = |entry: io::Result<fs::DirEntry>| match fs::read_to_string(entry?.path().join(DOCUMENT)) {
+            // One that is being made, or was cut off.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(Some),
+        };
+        entries.map(read).filter_map(Result::transpose).collect()
     }
 
     /// Forgets documents that are gone.

@@ -1,8 +1,8 @@
 //! Gives up every right, before a byte of the component is looked at.
 //!
 //! What root can do that others cannot goes for good (an unprivileged user, no capability, no new privileges), and so does what
-//! everybody can: the network, files, other processes' names, most memory, and nearly all system calls. It is done by the child itself, with one thread, and
-//! nothing of what matters is believed to have worked: it is looked at afterwards.
+//! everybody can: the network, files, other processes' names, most memory, and nearly all system calls. It is done by the
+//! child itself, with one thread, and nothing of what matters is believed to have worked: it is looked at afterwards.
 
 use std::fs;
 use std::io::{self, Read, Seek};

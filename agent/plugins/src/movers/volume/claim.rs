@@ -124,18 +124,20 @@ impl Inner {
     /// What fails is tried by the next run again, and costs room meanwhile.
     async fn remove_what_dead_runs_left(&self, vm: &VmName, seen: &Catalogue) {
         let now = Timestamp::now();
-        for (attempt, begun) in seen.begun() {
-            if !begun.is_over(attempt, now) {
-                continue;
-            }
+        for (attempt, _) in seen.begun().filter(|(attempt, begun)| begun.is_over(attempt, now)) {
             tracing::info!(point = %attempt, "what a run that died left is removed");
-            if let Err(error) = self.remove_of_dead(vm, attempt, seen).await {
+            if let Err(error) = self.remove_of_dead(vm, attempt).await {
                 tracing::warn!(point = %attempt, error = error.chain(), "what a run that died left stays for now");
             }
         }
     }
 
-    async fn remove_of_dead(&self, vm: &VmName, attempt: &Attempt, seen: &Catalogue) -> Result<()> {
+    async fn remove_of_dead(&self, vm: &VmName, attempt: &Attempt) -> Result<()> {
+        // Before its end, and after it was last looked at, it may have noted its point.
+        let seen = self.catalogue(Some(vm)).await?;
+        if !seen.has_begun(attempt) {
+            return Ok(());
+        }
         // A point that was noted is one; its run only died before it could take its note back.
         if !(seen.has_checked(attempt) && seen.has_disks(attempt)) {
             self.calls.delete(&attempt.checked()).await?;

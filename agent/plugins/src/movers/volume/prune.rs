@@ -45,8 +45,12 @@ impl VolumeMover {
         for (vm, points) in machines {
             let mut verdicts = judged(&vm, &points, rules).await?;
             for verdict in verdicts.iter_mut().filter(|verdict| verdict.fate == Fate::Drop) {
-                if dropping == Dropping::Run {
-                    self.drop_one(&vm, &catalogue, verdict).await?;
+                if dropping == Dropping::Run
+                    && let Err(error) = self.drop_one(&vm, &catalogue, verdict).await
+                {
+                    tracing::warn!(point = %verdict.point, error = error.chain(), "it is not dropped for now");
+                    verdict.fate = Fate::Keep;
+                    verdict.reason = format!("it could not be dropped, and goes the next time: {}", error.chain());
                 }
             }
             done.push((vm, verdicts));

@@ -42,7 +42,10 @@ impl Writer {
         let (claim, catalogue) = inner.claim(&new.vm).await?;
         let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
         let parent = match new.parent.as_ref().filter(|_| increments) {
-            Some(parent) => Some(Reader::new(Arc::clone(&inner), catalogue.find(parent)?).await?),
+            Some(parent) => {
+                let parent = catalogue.find(parent).map_err(dropped_meanwhile)?;
+                Some(Reader::new(Arc::clone(&inner), parent).await?)
+            }
             None => None,
         };
         let disk = |disk: &NewDisk| VolumeDisk { name: disk.name.to_string(), size: disk.size };
@@ -127,7 +130,7 @@ impl Writer {
     /// Makes a point of it, if none came in between.
     async fn list(&self, point: &Point, windows: Vec<Windows>) -> Result<()> {
         let before = self.inner.catalogue(Some(&self.new.vm)).await?;
-        if before.newest() != self.new.parent.as_ref() {
+        if before.newest() != self.new.parent.as_ref() || !before.is_alone(&self.claim.attempt) {
             return Err(
                 Error::new(ErrorKind::Busy, "another point of the VM came in between").advise("Run this again.")
             );
@@ -163,6 +166,15 @@ impl Writer {
             tracing::info!(point = %self.id(), "only a part of the point was read back");
         }
         Ok(point)
+    }
+}
+
+/// The parent was there when the run was planned.
+fn dropped_meanwhile(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Busy, "the point that this one follows was dropped meanwhile")
+            .advise("Run this again."),
+        _ => error,
     }
 }
 
