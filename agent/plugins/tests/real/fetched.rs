@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+use remora_plugins::Wants;
+use remora_plugins::set::{Generation, Snapshot};
 use remora_tests::Registry;
 
 use super::registry::{Scene, labels, module};
@@ -80,4 +83,24 @@ fn what_a_mover_or_a_call_wants_stays() {
     scene.is_good();
     scene.host().registries().tidy(std::iter::empty());
     assert_eq!(kept(&scene), all.difference(&first).cloned().collect());
+}
+
+#[test]
+fn what_cannot_be_kept_is_told_and_not_fetched_again_at_once() {
+    let registry = Registry::start();
+    let scene = Scene::new();
+    scene.trust(&registry, "");
+    scene.policy(&module(&registry, &registry.push("acme/labels", labels())));
+    // No folder can be made there.
+    fs::write(scene.at("fetched"), "").unwrap();
+    let host = scene.host();
+    let why = || {
+        let snapshot = Snapshot::read(&scene.at("policies")).unwrap();
+        let generation = Generation::default().next_at_hand(&host, &snapshot, None, Timestamp::now());
+        generation.broken().next().unwrap().1.chain()
+    };
+    assert!(why().contains("it is being fetched"), "{}", why());
+    host.registries().fetch_wanted(Wants::New);
+    assert!(why().contains("was fetched, and cannot be kept in"), "{}", why());
+    assert!(!host.registries().wants(Wants::New));
 }
