@@ -73,10 +73,10 @@ setup-kopia:
 	    fi
 
 # Leaves the programs in target/release of the checkout, wherever they are built; with the lists of their sources, by
-# which the tests know a program that is too old. Tests with them: cargo then takes all dependencies with the features
+# which the tests know a program that is too old. One test with them: cargo then takes all dependencies with the features
 # that tests need, as `make test` does, instead of building most of them twice.
 build: setup
-	$(cargo) build --locked --release --workspace --bins --test kubernetes --test cluster
+	$(cargo) build --locked --release --workspace --bins --test kubernetes
 	@mkdir -p target/release
 	@if ! [ '$(built)' -ef target/release ]; then \
 	    find '$(built)' -maxdepth 1 -type f -executable | while read -r program; do \
@@ -101,6 +101,7 @@ test:
 
 build-tests: build
 	$(cargo) test --locked --release --workspace --no-run
+	$(cargo) test --locked --release --workspace --no-run --test kubernetes --test cluster
 
 test-libvirt: build setup-s3 setup-languages
 	$(cargo) test --locked --release --workspace --no-fail-fast -- --test-threads=4

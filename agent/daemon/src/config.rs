@@ -142,12 +142,13 @@ mod tests {
         assert!(config.state.is_absolute() && repository.key_file.as_ref().unwrap().is_absolute());
         assert!(Path::new(&repository.url).is_absolute());
         assert_eq!(config.parallel.get(), 2);
+        // Policies may name a mover.
+        assert!(read("").unwrap().repositories.is_empty());
     }
 
     #[test]
     fn what_is_missing_is_told() {
         for (text, said) in [
-            ("[repositories]\n", "no repository"),
             ("[repositories.a]\nurl = '/r'\n", "key_file or a passphrase_file"),
             ("[repositories.a]\nurl = '/r'\nkey_file = 'k'\npassphrase_file = 'p'\n", "one of them"),
             ("paralel = 3\n[repositories.a]\nurl = '/r'\nkey_file = 'k'\n", "paralel"),
