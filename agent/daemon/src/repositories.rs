@@ -87,18 +87,22 @@ impl Repositories {
             None => match self.configured.keys().collect::<Vec<_>>()[..] {
                 [only] => Ok(only),
                 _ => Err(Error::new(ErrorKind::Invalid, "the policy does not say which repository is its target")
-                    .advise(format!("Give target.repository: one of {}.", self.names()))),
+                    .advise(format!(
+                        "Give target.repository, one of those in agent.toml ({}), or target.mover.",
+                        self.names()
+                    ))),
             },
         }
     }
 
     fn unknown(&self, wanted: &str) -> Error {
         Error::new(ErrorKind::NotFound, format!("agent.toml names no repository {wanted:?}"))
-            .advise(format!("It names: {}.", self.names()))
+            .advise(format!("It names {}.", self.names()))
     }
 
     fn names(&self) -> String {
-        self.configured.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        let names: Vec<_> = self.configured.keys().map(String::as_str).collect();
+        if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 
     /// Opens it anew the next time: its store may have gone away for good.
