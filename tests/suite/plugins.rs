@@ -100,9 +100,9 @@ fn a_vm_goes_into_a_movers_own_form_and_comes_back() {
     assert_eq!(remora.json(["points"]).as_array().unwrap().len(), 2);
     remora.ok(["backup", domain.name(), "--quiesce", "never"]);
     // What no rule keeps goes, and what is kept restores.
-    let pruned = remora.json(["prune", "--last", "2", "--dry-run"]);
+    let pruned = remora.json(["prune", "--keep-last", "2", "--dry-run"]);
     assert_eq!((pruned["points"][0]["fate"].as_str(), appliance.points().len()), (Some("drop"), 6), "{pruned:#}");
-    remora.ok(["prune", "--last", "2"]);
+    remora.ok(["prune", "--keep-last", "2"]);
     assert_eq!((remora.json(["points"]).as_array().unwrap().len(), appliance.points().len()), (2, 4));
     let to = lab.scratch("kept").join("vda.raw");
     remora.ok(["restore", &expected[1].0, "--disk", "vda", "--to", to.to_str().unwrap()]);

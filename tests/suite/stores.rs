@@ -197,7 +197,7 @@ fn a_plugin_that_is_not_there_or_not_let_to_its_server_says_what_to_do() {
     remora.fails(["points"], 3, "other.yaml");
     let document = plugin.folder().join("s3.yaml");
     let text = fs::read_to_string(&document).unwrap();
-    fs::write(&document, text.replace("127.0.0.1]", "10.0.0.1]")).unwrap();
+    fs::write(&document, text.replace("['127.0.0.1']", "['10.0.0.1']")).unwrap();
     let remora = remora.with("REMORA_REPO", plugin.url("x"));
     let ran = remora.run(["points"]);
     assert!(ran.code() != 0 && ran.stderr.contains("network.addresses"), "{ran:?}");
