@@ -82,9 +82,9 @@ impl Appliance {
         Self { address, kept }
     }
 
-    /// Host and port.
-    pub fn address(&self) -> String {
-        self.address.to_string()
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -1,6 +1,7 @@
 //! A folder of plugins with a mover of `sdk/examples` in it, for a real server.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -21,51 +22,44 @@ pub struct Plugin {
 impl Plugin {
     /// The mover `s3` for a bucket; `lines` are more of its document.
     pub fn of_bucket(s3: &S3, bucket: &str, lines: &str) -> Self {
-        let dir = tempfile::tempdir().must("make a folder for plugins");
-        let (endpoint, server) = (s3.endpoint(), s3.address());
-        fs::copy(mover("s3"), dir.path().join("s3.wasm")).must("copy the mover");
-        fs::write(dir.path().join("secret-key"), SECRET).must("write the secret");
-        let document = format!(
-            "kind: Mover\nname: s3\nmodule: file:s3.wasm\n\
-             settings: {{endpoint: '{endpoint}', bucket: {bucket}, accessKey: {KEY}}}\n\
-             network: {{allow: ['{server}'], addresses: ['{}'], plainHttp: true}}\n\
-             secrets: {{secret-key: secret-key}}\n{lines}",
-            server.ip(),
-        );
-        fs::write(dir.path().join("s3.yaml"), document).must("write the mover's document");
-        Self { dir, name: "s3" }
+        let settings = format!("{{endpoint: '{}', bucket: {bucket}, accessKey: {KEY}}}", s3.endpoint());
+        Self::new("s3", "s3", &settings, s3.address(), ("secret-key", SECRET), lines)
     }
 
     /// The mover `webdav` for a server without TLS.
     pub fn of_webdav(server: &WebDav) -> Self {
-        let dir = tempfile::tempdir().must("make a folder for plugins");
-        let endpoint = server.endpoint();
-        let address = endpoint.split_once("://").map_or("", |(_, address)| address);
-        fs::copy(mover("webdav"), dir.path().join("webdav.wasm")).must("copy the mover");
-        fs::write(dir.path().join("password"), PASSWORD).must("write the secret");
-        let document = format!(
-            "kind: Mover\nname: webdav\nmodule: file:webdav.wasm\n\
-             settings: {{url: '{endpoint}/backups', user: {USER}}}\n\
-             network: {{allow: ['{address}'], addresses: [127.0.0.1], plainHttp: true}}\n\
-             secrets: {{password: password}}\n"
-        );
-        fs::write(dir.path().join("webdav.yaml"), document).must("write the mover's document");
-        Self { dir, name: "webdav" }
+        let settings = format!("{{url: '{}/backups', user: {USER}}}", server.endpoint());
+        Self::new("webdav", "webdav", &settings, server.address(), ("password", PASSWORD), "")
     }
 
     /// The mover `array` for an appliance, which may see the disks of the machines that are named.
     pub fn of_appliance(appliance: &Appliance, machines: &str) -> Self {
-        let dir = tempfile::tempdir().must("make a folder for plugins");
         let server = appliance.address();
-        fs::copy(mover("appliance"), dir.path().join("array.wasm")).must("copy the mover");
-        fs::write(dir.path().join("token"), TOKEN).must("write the secret");
+        let lines = format!("volume: {{disksInTheClear: ['{machines}']}}\n");
+        let settings = format!("{{endpoint: 'http://{server}'}}");
+        Self::new("array", "appliance", &settings, server, ("token", TOKEN), &lines)
+    }
+
+    /// The mover `name`, which is this example, for a server without TLS.
+    fn new(
+        name: &'static str,
+        example: &str,
+        settings: &str,
+        server: SocketAddr,
+        (secret, text): (&str, &str),
+        lines: &str,
+    ) -> Self {
+        let dir = tempfile::tempdir().must("make a folder for plugins");
+        fs::copy(mover(example), dir.path().join(format!("{name}.wasm"))).must("copy the mover");
+        fs::write(dir.path().join(secret), text).must("write the secret");
         let document = format!(
-            "kind: Mover\nname: array\nmodule: file:array.wasm\nsettings: {{endpoint: 'http://{server}'}}\n\
-             network: {{allow: ['{server}'], addresses: [127.0.0.1], plainHttp: true}}\n\
-             secrets: {{token: token}}\nvolume: {{disksInTheClear: ['{machines}']}}\n"
+            "kind: Mover\nname: {name}\nmodule: file:{name}.wasm\nsettings: {settings}\n\
+             network: {{allow: ['{server}'], addresses: ['{}'], plainHttp: true}}\n\
+             secrets: {{{secret}: {secret}}}\n{lines}",
+            server.ip(),
         );
-        fs::write(dir.path().join("array.yaml"), document).must("write the mover's document");
-        Self { dir, name: "array" }
+        fs::write(dir.path().join(format!("{name}.yaml")), document).must("write the mover's document");
+        Self { dir, name }
     }
 
     /// The component of a mover that the build made, such as `plain`.

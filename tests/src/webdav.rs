@@ -56,6 +56,11 @@ impl WebDav {
         panic!("the WebDAV server does not start (`make setup` installs rclone): {log}");
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its URL, without a slash at the end.
     pub fn endpoint(&self) -> String {
         match self.transport {
