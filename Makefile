@@ -14,7 +14,7 @@ tools := $(cache)/tools
 export PATH := $(tools)/bin:$(PATH)
 
 # Without what tells of make's job server: cargo would look for that, in vain.
-cargo := env --unset=MAKEFLAGS cargo
+cargo := env --unset=MAKEFLAGS --unset=MFLAGS cargo
 
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 600
