@@ -87,18 +87,11 @@ impl Context {
 
     /// The movers of the folder of plugins.
     fn movers(&self) -> Movers {
-        let mut movers = Movers::new(self.plugins_folder(), Some(self.fetched()));
-        movers.compiled = Some(self.state_dir().join("compiled"));
-        movers
+        Movers::new(self.plugins_folder(), Some(&self.state_dir()))
     }
 
     fn plugins_folder(&self) -> PathBuf {
         self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into())
-    }
-
-    /// Where modules are kept that come from registries.
-    fn fetched(&self) -> PathBuf {
-        self.state_dir().join("fetched")
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -107,7 +100,7 @@ impl Context {
 
     /// What runs policies, with modules of registries as a folder of plugins says.
     pub(crate) fn policy_host(&self) -> Result<Host> {
-        let registries = Registries::new(self.plugins_folder(), Some(self.fetched()));
+        let registries = Registries::new(self.plugins_folder(), Some(&self.state_dir()));
         Host::new(&HostOptions { registries, ..HostOptions::default() })
     }
 

@@ -68,7 +68,7 @@ impl Repositories {
         let repository = self.configured.get(name).ok_or_else(|| self.unknown(name))?;
         let secret = secret(repository)?;
         let options = VaultOptions { state: Some(self.state.clone()), ..VaultOptions::default() };
-        Vault::open(&repository.location()?, &secret, options).await.map(Opened::Vault)
+        Vault::open(&repository.location(&self.movers)?, &secret, options).await.map(Opened::Vault)
     }
 
     fn opened(&self) -> MutexGuard<'_, Cells> {

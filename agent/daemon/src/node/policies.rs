@@ -22,7 +22,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::OfKinds;
-use super::{COMPILED, FETCHED};
 use crate::keepers::{Keepers, prune};
 
 /// The policies that this node has.
@@ -46,9 +45,8 @@ impl NodePolicies {
         beside: &mut JoinSet<()>,
         cancel: &CancellationToken,
     ) -> Result<Self> {
-        let fetched = state.map(|state| state.join(FETCHED));
-        let registries = plugins.map(|folder| Registries::new(folder, fetched)).unwrap_or_default();
-        let host = host(state.map(|state| state.join(COMPILED)), registries)?;
+        let registries = plugins.map(|folder| Registries::new(folder, state)).unwrap_or_default();
+        let host = host(state.map(Path::to_owned), registries)?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());
@@ -100,11 +98,11 @@ impl NodePolicies {
 
 /// The host of the policies. A folder for what was compiled that cannot be used costs their compiling at each start, and must
 /// not keep the agent from its backups.
-fn host(cache: Option<PathBuf>, registries: Registries) -> Result<Host> {
-    let mut options = HostOptions { cache, registries };
+fn host(state: Option<PathBuf>, registries: Registries) -> Result<Host> {
+    let mut options = HostOptions { state, registries };
     Host::new(&options).or_else(|error| {
         tracing::warn!(error = error.chain(), "compiled components are not kept");
-        options.cache = None;
+        options.state = None;
         Host::new(&options)
     })
 }

@@ -21,6 +21,7 @@ use crate::mounted::{secret_file, small_file, small_text, version};
 use crate::network::{Names, SystemNames};
 use crate::reference::ModuleRef;
 use crate::registry::{Fetch, Registries};
+use crate::state;
 
 /// The program that runs a component, beside those of remora.
 const PROGRAM: &str = "remora-plugin-host";
@@ -36,7 +37,7 @@ pub struct Movers {
     /// What knows the addresses of names.
     pub names: Arc<dyn Names>,
     /// The private folder where what is compiled of movers is kept, made with mode 0700; nothing is kept if none.
-    pub compiled: Option<PathBuf>,
+    compiled: Option<PathBuf>,
     registries: Registries,
 }
 
@@ -54,17 +55,17 @@ struct Written {
 }
 
 impl Movers {
-    /// Those of a folder, which need not be there as long as none is used. What is fetched from registries is kept in another
-    /// one, if it is given.
-    pub fn new(folder: impl Into<PathBuf>, fetched: Option<PathBuf>) -> Self {
+    /// Those of a folder, which need not be there as long as none is used. What is fetched from registries, and what is compiled,
+    /// is kept in the state folder, if there is one.
+    pub fn new(folder: impl Into<PathBuf>, state: Option<&Path>) -> Self {
         let folder = folder.into();
-        let registries = Registries::new(&folder, fetched);
+        let registries = Registries::new(&folder, state);
         Self {
             folder,
             program: None,
             patience: Patience::default(),
             names: Arc::new(SystemNames),
-            compiled: None,
+            compiled: state.map(state::compiled),
             registries,
         }
     }
