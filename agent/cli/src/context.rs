@@ -117,10 +117,8 @@ impl Context {
 
     /// Opens the repository as far as every kind of it can do the same: what a mover keeps in a form of its own is no vault.
     pub(crate) async fn points(&self) -> Result<Repository> {
-        // Of good form at least.
-        self.location()?;
-        let plugin = self.settings.repo.as_deref().and_then(|repo| repo.strip_prefix("plugin:"));
-        if let Some((name, prefix)) = plugin.map(|plugin| plugin.split_once('/').unwrap_or((plugin, "")))
+        let location = self.location()?;
+        if let Some((name, prefix)) = location.mover()
             && self.movers().keeps_points(name)?
         {
             if !prefix.is_empty() {

@@ -55,11 +55,11 @@ impl Tools {
     /// Makes a point, and does what is due after it. `keepers` says what is kept of the VM's points.
     pub(crate) async fn run(&self, job: &Job, keepers: Keepers, verify: Due) -> Result<Done> {
         let started = Instant::now();
-        let repository = job.policy.repository.as_deref();
-        let opened = self.repositories.get(repository).await?;
+        let target = job.policy.target.as_ref();
+        let opened = self.repositories.get(target).await?;
         let report = self.back_up(job, opened.port()).await;
         if report.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
-            self.repositories.forget(repository);
+            self.repositories.forget(target);
         }
         let report = report?;
         let mut done = Done {
