@@ -1,4 +1,5 @@
-//! The repositories, each opened when it is first needed: a passphrase takes a second to try.
+//! The repositories, each opened when it is first needed: a passphrase takes a second to try. What a mover keeps in a form of its
+//! own is opened for each run, by its document as it is then.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -36,7 +37,7 @@ impl Opened {
     }
 }
 
-type Cells = BTreeMap<Target, Arc<OnceCell<Arc<Opened>>>>;
+type Cells = BTreeMap<String, Arc<OnceCell<Arc<Opened>>>>;
 
 /// All that the configuration names, and what movers keep in a form of their own.
 pub(crate) struct Repositories {
@@ -55,15 +56,13 @@ impl Repositories {
 
     /// What a policy names, or the only repository.
     pub(crate) async fn get(&self, target: Option<&Target>) -> Result<Arc<Opened>> {
-        let target = self.find(target)?;
-        let cell = Arc::clone(self.opened().entry(target.clone()).or_default());
-        cell.get_or_try_init(async || self.open(&target).await.map(Arc::new)).await.cloned()
-    }
-
-    async fn open(&self, target: &Target) -> Result<Opened> {
-        match target {
-            Target::Mover(name) => self.movers.open_points(name).map(Opened::Volumes),
-            Target::Repository(name) => self.vault(name).await.map(Opened::Vault).map_err(|error| error.within(target)),
+        match self.find(target)? {
+            Target::Mover(name) => self.movers.open_points(&name).map(|points| Arc::new(Opened::Volumes(points))),
+            Target::Repository(name) => {
+                let cell = Arc::clone(self.opened().entry(name.clone()).or_default());
+                let open = async || self.vault(&name).await.map(|vault| Arc::new(Opened::Vault(vault)));
+                cell.get_or_try_init(open).await.cloned().map_err(|error| error.within(format!("repository {name}")))
+            }
         }
     }
 
@@ -108,10 +107,10 @@ impl Repositories {
         if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 
-    /// Opens it anew the next time: its store may have gone away for good.
+    /// Opens it anew the next time: its store may have gone away for good, or what opened it may have been mended.
     pub(crate) fn forget(&self, target: Option<&Target>) {
-        if let Ok(target) = self.find(target) {
-            self.opened().remove(&target);
+        if let Ok(Target::Repository(name)) = self.find(target) {
+            self.opened().remove(&name);
         }
     }
 }

@@ -8,7 +8,7 @@ use remora_core::point::Point;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
 use remora_core::retention::Fate;
-use remora_core::{Error, ErrorKind, MemoryBudget, Result, VmName};
+use remora_core::{Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_plugins::movers::Dropping;
 use remora_plugins::set::Generation;
@@ -59,7 +59,7 @@ impl Tools {
         let target = job.policy.target.as_ref();
         let opened = self.repositories.get(target).await?;
         let report = self.back_up(job, opened.port()).await;
-        if report.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
+        if report.is_err() {
             self.repositories.forget(target);
         }
         let report = report?;

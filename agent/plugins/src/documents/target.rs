@@ -1,7 +1,5 @@
 //! What the points of a policy go to.
 
-use std::fmt;
-
 use remora_core::Result;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -9,21 +7,12 @@ use serde_saphyr::Spanned;
 use super::at::At;
 
 /// What points go to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A repository of remora's own format: a name in `agent.toml`, or on Kubernetes that of a `Repository`.
     Repository(String),
     /// What the mover of this name, a document of the folder of plugins, keeps in a form of its own.
     Mover(String),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Repository(name) => write!(f, "repository {name}"),
-            Self::Mover(name) => write!(f, "mover {name}"),
-        }
-    }
 }
 
 #[derive(Deserialize)]

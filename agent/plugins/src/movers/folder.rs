@@ -78,7 +78,10 @@ impl Movers {
             }
             Some(_) => {
                 Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
-                    .advise("The commands backup, points, show and restore are for it too."))
+                    .advise(
+                        "On a libvirt host the commands backup, points, show, restore, verify and prune are for it, and policies \
+                         with target.mover. A repository of remora's own format, as Kubernetes wants one, needs a mover of objects.",
+                    ))
             }
         });
         opened.map_err(|error| error.within(format!("mover {name}")))
@@ -112,7 +115,8 @@ impl Movers {
         let folder = version(&self.folder);
         let text = small_text(&folder, Path::new(&file)).map_err(|error| {
             error.advise(format!(
-                "The repository plugin:{name}/… wants the document {file} in {}, the folder of plugins.",
+                "plugin:{name} in a repository's URL, and target.mover: {name} in a policy, want the document {file} in {}, the \
+                 folder of plugins.",
                 self.folder.display()
             ))
         })?;
