@@ -104,7 +104,7 @@ impl Repository {
         let access = Access {
             credentials: self.credentials.clone(),
             ca_file: self.ca_file.clone(),
-            plugins: Some(Plugins::new(movers.opener())),
+            plugins: Some(Plugins::new(movers.clone().opener())),
             ..Access::default()
         };
         Ok(self.url.parse::<Location>()?.reached_by(access))
