@@ -90,6 +90,16 @@ impl Kept {
         entries.map(read).filter_map(Result::transpose).collect()
     }
 
+    /// Forgets one document.
+    pub(super) fn forget(&self, file: &str) {
+        match fs::remove_dir_all(self.folder.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file, %error, "a version that is in force no longer is still kept");
+            }
+            _ => {}
+        }
+    }
+
     /// Forgets documents that are gone.
     pub(super) fn only<'a>(&self, files: impl Iterator<Item = &'a str>) {
         let files: Vec<_> = files.collect();

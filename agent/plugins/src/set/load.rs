@@ -1,6 +1,7 @@
 //! From documents to the next generation.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub(super) fn next(
     if fetch == Fetch::Later {
         host.registries().begin();
     }
-    let mut names: BTreeMap<(bool, String), String> = BTreeMap::new();
+    let mut names = Names::new();
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
@@ -39,12 +40,13 @@ pub(super) fn next(
         if let Some(kept) = kept {
             keep_or_revive(host, kept, snapshot, fetch, &mut settled, earlier);
         }
-        files.push(Arc::new(settled));
+        files.push(settled);
     }
+    one_of_each_name(&mut files, kept);
     if let Some(kept) = kept {
         kept.only(snapshot.documents.keys().map(String::as_str));
     }
-    Generation { number: before.number + 1, files }
+    Generation { number: before.number + 1, files: files.into_iter().map(Arc::new).collect() }
 }
 
 /// What a file stands for once it is loaded.
@@ -131,10 +133,17 @@ fn settle(
     PolicyFile { file: file.into(), text, modules, trust, mentions_access, remote, active, active_text, broken, since }
 }
 
+/// The file of each policy, by its kind and its name.
+type Names = BTreeMap<(bool, String), String>;
+
+fn key(active: &Active) -> (bool, String) {
+    (matches!(active, Active::Backup(_)), active.name().to_owned())
+}
+
 /// No two files may define the same policy.
-fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Loaded) -> Result<Loaded> {
+fn unique(names: &mut Names, file: &str, loaded: Loaded) -> Result<Loaded> {
     let active = &loaded.active;
-    let key = (matches!(active, Active::Backup(_)), active.name().to_owned());
+    let key = key(active);
     if let Some(other) = names.get(&key) {
         return Err(Error::new(
             ErrorKind::Exists,
@@ -144,6 +153,31 @@ fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Load
     }
     names.insert(key, file.into());
     Ok(loaded)
+}
+
+/// What a broken file last stood for goes where another file stands for a policy of that name: everything is known by the
+/// policy's name, and of two with one name nobody could say whose schedule holds, or what they keep.
+fn one_of_each_name(files: &mut [PolicyFile], kept: Option<&Kept>) {
+    let mut names = Names::new();
+    let (good, broken): (Vec<_>, Vec<_>) = files.iter_mut().partition(|file| file.broken.is_none());
+    for file in good.into_iter().chain(broken) {
+        let Some(active) = &file.active else { continue };
+        let name = active.name().to_owned();
+        match names.entry(key(active)) {
+            Entry::Vacant(free) => {
+                free.insert(file.file.clone());
+            }
+            Entry::Occupied(other) => {
+                let what = format!("{}: it stood for the policy {name}, which {} is now", file.file, other.get());
+                let error = Error::new(ErrorKind::Exists, what).advise("Remove the file, or mend it.");
+                file.broken = file.broken.take().map(|broken| Arc::new(error.because(broken)));
+                (file.active, file.active_text) = (None, None);
+                if let Some(kept) = kept {
+                    kept.forget(&file.file);
+                }
+            }
+        }
+    }
 }
 
 fn load(loading: &Loading<'_>, text: &str, earlier: Option<&Active>) -> Result<Loaded> {
