@@ -57,8 +57,8 @@ pub struct PolicyFile {
     pub(crate) trust: Digest,
     /// Whether it speaks of registries.
     pub(crate) remote: bool,
-    /// Whether it speaks of access policies at all: one that was never good may have been meant to deny.
-    pub(crate) mentions_access: bool,
+    /// Whether it is not readably a backup policy: one that was never good may have been meant to deny.
+    pub(crate) may_deny: bool,
     /// The last good version; none if there never was one.
     pub active: Option<Active>,
     /// The digest of the text of that version.

@@ -115,7 +115,7 @@ fn settle(
     earlier: Option<&Arc<PolicyFile>>,
     now: Timestamp,
 ) -> PolicyFile {
-    let mentions_access = text.contains("AccessPolicy");
+    let may_deny = !is_backup(text);
     let remote = text.contains("oci://");
     let text = Digest::of(text.as_bytes());
     let (active, modules, broken) = match loaded {
@@ -130,7 +130,15 @@ fn settle(
         _ => now,
     };
     let trust = Digest::of(&[]);
-    PolicyFile { file: file.into(), text, modules, trust, mentions_access, remote, active, active_text, broken, since }
+    PolicyFile { file: file.into(), text, modules, trust, may_deny, remote, active, active_text, broken, since }
+}
+
+/// Whether a document, broken as it may be, says readably that it is a backup policy. Of any other one nobody knows whom it was
+/// to deny what.
+fn is_backup(text: &str) -> bool {
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("kind:"));
+    let kinds = kinds.map(|kind| kind.split(" #").next().unwrap_or(kind).trim());
+    kinds.eq(["BackupPolicy"]) && !text.contains("AccessPolicy")
 }
 
 /// The file of each policy, by its kind and its name.

@@ -134,9 +134,19 @@ fn a_stale_access_policy_denies_after_its_time_and_one_that_was_never_good_at_on
         .unwrap();
     let half = next(&good, &host, folder.path(), now());
     assert_eq!(code(&half, "root", "/x", now()), (false, "broken-policy".into()));
-    // A broken backup policy denies nobody anything.
-    fs::write(folder.path().join("more.yaml"), "kind: BackupPolicy\nname: x\n").unwrap();
-    assert!(code(&next(&good, &host, folder.path(), now()), "root", "/x", now()).0);
+    // So may one of which nobody can say what it is.
+    for unclear in
+        ["kind: AccesPolicy\nname: more\n", "", "kind:\n", "name: BackupPolicy\n", "kind: BackupPolicy\nkind: Acces\n"]
+    {
+        fs::write(folder.path().join("more.yaml"), unclear).unwrap();
+        let denied = code(&next(&good, &host, folder.path(), now()), "root", "/x", now());
+        assert_eq!(denied, (false, "broken-policy".into()), "{unclear:?}");
+    }
+    // A broken backup policy denies nobody anything, however broken.
+    for backup in ["kind: BackupPolicy\nname: x\n", "name: [\nkind: BackupPolicy  # of the night\n"] {
+        fs::write(folder.path().join("more.yaml"), backup).unwrap();
+        assert!(code(&next(&good, &host, folder.path(), now()), "root", "/x", now()).0, "{backup:?}");
+    }
 }
 
 #[test]
