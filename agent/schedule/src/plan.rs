@@ -57,7 +57,7 @@ pub struct Job {
     pub vm: VmFacts,
     /// The policy.
     pub policy: Arc<BackupPolicy>,
-    /// What it follows: the end of what is settled. There is one run after each.
+    /// What it follows: the run before, or the instant since when the VM is selected. There is one run after each.
     pub after: Timestamp,
     /// When it was to start: those that have waited longest go first.
     pub start: Timestamp,
@@ -120,8 +120,8 @@ impl Planner {
                 self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
             }
             for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
-                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.settled));
-                let start = answered.into_iter().chain(entry.retry).min();
+                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.after()));
+                let start = answered.map(|start| entry.rested(start));
                 if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
                     let after = entry.settled;
                     jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start });
@@ -205,8 +205,8 @@ impl Planner {
     ) -> Result<(), Error> {
         let all = vms.iter().zip(charges).zip(entries);
         let open = all.filter(|((_, charge), entry)| match self.answers.get(charge) {
-            Some(answer) if answer.generation == generation && answer.after == entry.settled => {
-                answer.due.start.is_some_and(|start| start <= now)
+            Some(answer) if answer.generation == generation && answer.after == entry.after() => {
+                answer.due.start.is_some_and(|start| entry.rested(start) <= now)
             }
             _ => true,
         });
@@ -215,11 +215,11 @@ impl Planner {
                 let question = Question {
                     vm: (*vm).clone(),
                     now,
-                    after: entry.settled.min(now),
+                    after: entry.after().min(now),
                     seed: seed(charge),
                     runs: entry.runs.clone(),
                 };
-                ((charge, entry.settled), question)
+                ((charge, entry.after()), question)
             })
             .unzip();
         if questions.is_empty() {

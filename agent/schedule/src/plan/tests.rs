@@ -118,6 +118,26 @@ async fn a_failed_run_is_tried_again_before_the_next_night() {
 }
 
 #[tokio::test]
+async fn a_failed_run_is_not_tried_again_within_a_blackout() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T07:58:00Z").await;
+    let begun = at("2026-01-11T07:58:00Z");
+    lab.ledger.entry(&jobs[0].charge, begun).note(begun, Ending::Failed(begun));
+    for rests in ["2026-01-11T08:03:00Z", "2026-01-11T17:59:59Z"] {
+        assert!(lab.due(&generation, &vms, rests).await.is_empty(), "{rests}");
+    }
+    let jobs = lab.due(&generation, &vms, "2026-01-11T18:00:00Z").await;
+    // Another run than the one that failed: on Kubernetes it has another name.
+    assert_eq!(jobs.iter().map(|job| job.after).collect::<Vec<_>>(), [begun]);
+    lab.made(&jobs[0], "2026-01-11T18:00:01Z", "2026-01-11T18:00:02Z");
+    assert!(lab.due(&generation, &vms, "2026-01-12T01:59:59Z").await.is_empty());
+    assert_eq!(lab.due(&generation, &vms, "2026-01-12T02:00:00Z").await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_changed_policy_is_asked_anew_and_a_removed_one_runs_nothing() {
     let mut lab = Lab::new();
     let first = lab.generation(&Generation::default(), NIGHTLY);
