@@ -1,6 +1,6 @@
 //! The loop: what is due is started, so many at once, one a VM; what has ended is written down.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
 use remora_schedule::{Charge, Job, Planner, Power, Vm};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::keepers::Keepers;
@@ -35,16 +35,15 @@ pub(crate) struct Agent {
     planner: Planner,
     vms: Vec<Vm>,
     looked: Option<tokio::time::Instant>,
-    /// VMs that a run is at work on.
-    busy: HashSet<VmName>,
-    running: JoinSet<Ended>,
+    running: JoinSet<Result<Done>>,
+    /// What each of these is about: one that dies cannot say it itself.
+    at_work: HashMap<Id, AtWork>,
 }
 
-/// A run that has ended.
-struct Ended {
+/// A run that is at work.
+struct AtWork {
     charge: Charge,
     begun: Timestamp,
-    result: Result<Done>,
 }
 
 impl Agent {
@@ -56,8 +55,9 @@ impl Agent {
         parallel: usize,
     ) -> Self {
         let cancel = tools.cancel.clone();
-        let (planner, vms, looked, busy) = (Planner::default(), Vec::new(), None, HashSet::new());
-        Self { tools, metrics, policies, ledger, parallel, cancel, planner, vms, looked, busy, running: JoinSet::new() }
+        let (planner, vms, looked) = (Planner::default(), Vec::new(), None);
+        let (running, at_work) = (JoinSet::new(), HashMap::new());
+        Self { tools, metrics, policies, ledger, parallel, cancel, planner, vms, looked, running, at_work }
     }
 
     /// Works until it is told to stop; then lets runs end cleanly.
@@ -75,11 +75,11 @@ impl Agent {
                 () = cancel.cancelled() => {}
                 _ = ticks.tick() => {}
                 Ok(()) = self.policies.changed() => {}
-                Some(ended) = self.running.join_next() => self.note(ended),
+                Some(ended) = self.running.join_next_with_id() => self.note(ended),
             }
         }
         // The same token stops the runs: each gives its job back and leaves no trace.
-        while let Some(ended) = self.running.join_next().await {
+        while let Some(ended) = self.running.join_next_with_id().await {
             self.note(ended);
         }
         self.ledger.save()
@@ -109,7 +109,7 @@ impl Agent {
         }
         let mut waiting = 0;
         for job in jobs {
-            if self.running.len() < self.parallel && !self.busy.contains(&job.vm.name) {
+            if self.running.len() < self.parallel && !self.is_busy(&job.vm.name) {
                 self.start(job, &generation, now);
             } else {
                 waiting += 1;
@@ -128,26 +128,27 @@ impl Agent {
         let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
         let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
         tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), "a run begins");
-        self.busy.insert(job.vm.name.clone());
-        let tools = Arc::clone(&self.tools);
-        self.running.spawn(async move {
-            let result = tools.run(&job, keepers, verify).await;
-            Ended { charge: job.charge, begun: now, result }
-        });
+        let (tools, charge) = (Arc::clone(&self.tools), job.charge.clone());
+        self.begin(charge, now, async move { tools.run(&job, keepers, verify).await });
+    }
+
+    fn begin(&mut self, charge: Charge, begun: Timestamp, run: impl Future<Output = Result<Done>> + Send + 'static) {
+        let task = self.running.spawn(run);
+        self.at_work.insert(task.id(), AtWork { charge, begun });
+    }
+
+    /// Whether a run is at work on a VM.
+    fn is_busy(&self, vm: &VmName) -> bool {
+        self.at_work.values().any(|at_work| at_work.charge.vm == *vm)
     }
 
     /// Writes down how a run ended.
-    fn note(&mut self, ended: std::result::Result<Ended, tokio::task::JoinError>) {
-        let Ended { charge, begun, result } = match ended {
+    fn note(&mut self, ended: std::result::Result<(Id, Result<Done>), JoinError>) {
+        let (id, result) = match ended {
             Ok(ended) => ended,
-            Err(died) => {
-                // Which one is not known: nobody is kept from a next run.
-                tracing::error!(%died, "a run died");
-                self.busy.clear();
-                return;
-            }
+            Err(died) => (died.id(), Err(Error::new(ErrorKind::Failed, "the run died").because(died))),
         };
-        self.busy.remove(&charge.vm);
+        let Some(AtWork { charge, begun }) = self.at_work.remove(&id) else { return };
         let of_vm = OfVm { policy: charge.policy.clone(), vm: charge.vm.as_str().into() };
         let written = match result {
             Ok(done) => {
@@ -191,3 +192,6 @@ fn tell(charge: &Charge, error: &Error, what: &str) {
     let advice = error.advice().unwrap_or_default();
     tracing::error!(policy = charge.policy, vm = charge.vm.as_str(), error = error.chain(), advice, "{what}");
 }
+
+#[cfg(test)]
+mod tests;

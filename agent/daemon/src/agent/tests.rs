@@ -1,0 +1,47 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use remora_plugins::movers::Movers;
+use remora_source::{LibvirtOptions, LibvirtSource};
+
+use super::*;
+use crate::repositories::Repositories;
+
+/// An agent without policies.
+fn agent(state: &Path) -> Agent {
+    let options = LibvirtOptions { connect: Some("test:///default".into()), ..LibvirtOptions::new(Vec::new()) };
+    let source = LibvirtSource::new(options).unwrap();
+    let repositories = Repositories::new(BTreeMap::new(), Movers::new("plugins", None), state.into());
+    let (_, policies) = watch::channel(Arc::new(Generation::default()));
+    let cancel = CancellationToken::new();
+    let tools = Arc::new(Tools { source, repositories, policies: policies.clone(), cancel });
+    Agent::new(tools, Arc::new(Metrics::new()), policies, LedgerFile::open(state).unwrap(), 2)
+}
+
+fn charge(vm: &str) -> Charge {
+    Charge { policy: "nightly".into(), vm: VmName::new(vm).unwrap() }
+}
+
+async fn dies() -> Result<Done> {
+    std::future::ready(()).await;
+    panic!("as the test wants it")
+}
+
+#[tokio::test]
+async fn a_run_that_dies_has_failed_and_the_others_are_at_work_still() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let ([dead, alive], begun) = (["dead", "alive"].map(charge), Timestamp::now());
+    agent.begin(alive.clone(), begun, std::future::pending());
+    agent.begin(dead.clone(), begun, dies());
+    let ended = agent.running.join_next_with_id().await.unwrap();
+    agent.note(ended);
+    assert!(agent.is_busy(&alive.vm) && !agent.is_busy(&dead.vm));
+    let ledger = LedgerFile::open(state.path()).unwrap().ledger;
+    let entry = ledger.get(&dead).unwrap();
+    assert_eq!((entry.failures, entry.settled), (1, begun));
+    assert!(entry.retry.is_some_and(|retry| retry > begun), "it is not begun again at once");
+    assert!(ledger.get(&alive).is_none());
+    let failed = OfRun { policy: "nightly".into(), outcome: RunOutcome::Failed };
+    assert_eq!(agent.metrics.runs.get_or_create(&failed).get(), 1);
+}
