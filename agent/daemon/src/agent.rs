@@ -103,7 +103,12 @@ impl Agent {
     async fn start_what_is_due(&mut self) {
         let generation = Arc::clone(&self.policies.borrow_and_update());
         let now = Timestamp::now();
+        let known = self.ledger.ledger.iter().count();
         let (jobs, failures) = self.planner.due(&generation, &self.vms, &mut self.ledger.ledger, now).await;
+        // Since when a VM is selected: an agent that is killed before its first run makes up for it.
+        if self.ledger.ledger.iter().count() > known {
+            told(self.ledger.save());
+        }
         for failure in &failures {
             self.metrics.policies.failed(failure);
         }
@@ -164,9 +169,7 @@ impl Agent {
                 self.ledger.note(&charge, begun, Ending::Failed(Timestamp::now()))
             }
         };
-        if let Err(error) = written {
-            tracing::error!(error = error.chain(), "what was done may be done again after a restart");
-        }
+        told(written);
     }
 
     fn count(&self, charge: &Charge, of_vm: &OfVm, done: &Done) {
@@ -185,6 +188,13 @@ impl Agent {
 
     fn runs(&self, charge: &Charge, outcome: RunOutcome) {
         self.metrics.runs.get_or_create(&OfRun { policy: charge.policy.clone(), outcome }).inc();
+    }
+}
+
+/// What could not be written is no reason to stop.
+fn told(written: Result<()>) {
+    if let Err(error) = written {
+        tracing::error!(error = error.chain(), "what was done may be done again after a restart, or not made up for");
     }
 }
 

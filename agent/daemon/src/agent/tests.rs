@@ -1,18 +1,44 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use remora_core::policy::VmFacts;
 use remora_plugins::movers::Movers;
+use remora_plugins::set::Snapshot;
+use remora_plugins::{Host, HostOptions};
 use remora_source::{LibvirtOptions, LibvirtSource};
 
 use super::*;
 use crate::repositories::Repositories;
 
+const NIGHTLY: &str = "\
+kind: BackupPolicy
+name: nightly
+select: {module: builtin:labels, settings: {names: [db]}}
+schedule: {module: builtin:cron, settings: {cron: 0 2 * * *}}
+";
+
 /// An agent without policies.
 fn agent(state: &Path) -> Agent {
+    agent_by(state, Generation::default())
+}
+
+/// One with the policy [`NIGHTLY`], which sees the VMs `db` and `web`.
+fn nightly(state: &Path) -> Agent {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let host = Host::new(&HostOptions::default()).unwrap();
+    let snapshot = Snapshot::read(folder.path()).unwrap();
+    let mut agent = agent_by(state, Generation::default().next(&host, &snapshot, Timestamp::now()));
+    let vm = |name| Vm { facts: VmFacts::named(VmName::new(name).unwrap()), power: Power::On };
+    (agent.vms, agent.looked) = (["db", "web"].map(vm).into(), Some(tokio::time::Instant::now()));
+    agent
+}
+
+fn agent_by(state: &Path, generation: Generation) -> Agent {
     let options = LibvirtOptions { connect: Some("test:///default".into()), ..LibvirtOptions::new(Vec::new()) };
     let source = LibvirtSource::new(options).unwrap();
     let repositories = Repositories::new(BTreeMap::new(), Movers::new("plugins", None), state.into());
-    let (_, policies) = watch::channel(Arc::new(Generation::default()));
+    let (_, policies) = watch::channel(Arc::new(generation));
     let cancel = CancellationToken::new();
     let tools = Arc::new(Tools { source, repositories, policies: policies.clone(), cancel });
     Agent::new(tools, Arc::new(Metrics::new()), policies, LedgerFile::open(state).unwrap(), 2)
@@ -44,4 +70,16 @@ async fn a_run_that_dies_has_failed_and_the_others_are_at_work_still() {
     assert!(ledger.get(&alive).is_none());
     let failed = OfRun { policy: "nightly".into(), outcome: RunOutcome::Failed };
     assert_eq!(agent.metrics.runs.get_or_create(&failed).get(), 1);
+}
+
+#[tokio::test]
+async fn since_when_a_vm_is_selected_is_written_down_before_its_first_run() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = nightly(state.path());
+    agent.start_what_is_due().await;
+    // Not one that was stopped: one that was killed.
+    drop(agent);
+    let ledger = LedgerFile::open(state.path()).unwrap().ledger;
+    let charges: Vec<_> = ledger.iter().map(|(charge, _)| charge.clone()).collect();
+    assert_eq!(charges, [charge("db")]);
 }
