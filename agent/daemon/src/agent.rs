@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::AnswersFile;
 use crate::keepers::Keepers;
 use crate::ledger::LedgerFile;
 use crate::metrics::{Metrics, OfRun, OfVm, RunOutcome};
@@ -33,6 +34,7 @@ pub(crate) struct Agent {
     pub(crate) parallel: usize,
     pub(crate) cancel: CancellationToken,
     planner: Planner,
+    answers: AnswersFile,
     vms: Vec<Vm>,
     looked: Option<tokio::time::Instant>,
     running: JoinSet<Result<Done>>,
@@ -52,12 +54,13 @@ impl Agent {
         metrics: Arc<Metrics>,
         policies: watch::Receiver<Arc<Generation>>,
         ledger: LedgerFile,
+        answers: AnswersFile,
         parallel: usize,
     ) -> Self {
         let cancel = tools.cancel.clone();
-        let (planner, vms, looked) = (Planner::default(), Vec::new(), None);
+        let (planner, vms, looked) = (Planner::following(answers.read()), Vec::new(), None);
         let (running, at_work) = (JoinSet::new(), HashMap::new());
-        Self { tools, metrics, policies, ledger, parallel, cancel, planner, vms, looked, running, at_work }
+        Self { tools, metrics, policies, ledger, parallel, cancel, planner, answers, vms, looked, running, at_work }
     }
 
     /// Works until it is told to stop; then lets runs end cleanly.
@@ -101,6 +104,10 @@ impl Agent {
     }
 
     async fn start_what_is_due(&mut self) {
+        if self.looked.is_none() {
+            // Asked of no VMs, a policy selects none: that must not become what it answered last.
+            return;
+        }
         let generation = Arc::clone(&self.policies.borrow_and_update());
         let now = Timestamp::now();
         let known = self.ledger.ledger.iter().count();
@@ -108,6 +115,9 @@ impl Agent {
         // Since when a VM is selected: an agent that is killed before its first run makes up for it.
         if self.ledger.ledger.iter().count() > known {
             told(self.ledger.save());
+        }
+        if let Some(answered) = self.planner.news() {
+            told(self.answers.keep(answered));
         }
         for failure in &failures {
             self.metrics.policies.failed(failure);
@@ -194,7 +204,7 @@ impl Agent {
 /// What could not be written is no reason to stop.
 fn told(written: Result<()>) {
     if let Err(error) = written {
-        tracing::error!(error = error.chain(), "what was done may be done again after a restart, or not made up for");
+        tracing::error!(error = error.chain(), "after a restart more may be done than is due, or less");
     }
 }
 

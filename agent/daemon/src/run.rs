@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::answers::AnswersFile;
 use crate::args::{Args, Command, WorkerArgs};
 use crate::config::Config;
 use crate::ledger::LedgerFile;
@@ -100,7 +101,8 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
     let ledger = LedgerFile::open(&config.state)?;
     let parallel = usize::try_from(config.parallel.get()).unwrap_or(usize::MAX);
-    let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, parallel);
+    let answers = AnswersFile::new(&config.state);
+    let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, answers, parallel);
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = config.listen {
         let listener = web::bind(address).await?;

@@ -11,6 +11,7 @@ use remora_core::{Error, VmName};
 use remora_plugins::Kind;
 use remora_plugins::set::{BackupPolicy, Generation};
 
+use crate::answers::{Answered, LastAnswers, LastDue};
 use crate::ledger::{Charge, Entry, Ledger};
 
 /// A VM that there is.
@@ -76,6 +77,8 @@ pub struct Planner {
     answers: HashMap<Charge, Answer>,
     /// Of which generation and VMs the selection is.
     selected_from: Option<(u64, Vec<Vm>)>,
+    /// Whether anything of this is new since it was last told.
+    news: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,41 @@ impl Answer {
 }
 
 impl Planner {
+    /// One for which policies that fail say what they answered somebody before.
+    pub fn following(answered: Answered) -> Self {
+        let mut planner = Self::default();
+        for (policy, last) in answered {
+            for (vm, LastDue { after, start }) in last.due {
+                let charge = Charge { policy: policy.clone(), vm };
+                // Of no generation that there is: who can answer is asked.
+                let answer = Answer { generation: 0, after, due: Due { start, reason: String::new() } };
+                planner.answers.insert(charge, answer);
+            }
+            planner.selected.insert(policy, last.selected.into_iter().collect());
+        }
+        planner
+    }
+
+    /// What policies answered last, if anything of it is new since this was last asked.
+    pub fn news(&mut self) -> Option<Answered> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let last = |selected: &HashSet<VmName>| LastAnswers {
+            selected: selected.iter().cloned().collect(),
+            ..LastAnswers::default()
+        };
+        let mut all: Answered =
+            self.selected.iter().map(|(policy, selected)| (policy.clone(), last(selected))).collect();
+        for (charge, answer) in &self.answers {
+            // Of a VM that is gone nobody asks any more.
+            if let Some(last) = all.get_mut(&charge.policy).filter(|last| last.selected.contains(&charge.vm)) {
+                last.due.insert(charge.vm.clone(), LastDue { after: answer.after, start: answer.due.start });
+            }
+        }
+        Some(all)
+    }
+
     /// The runs that are due, those that have waited longest first.
     pub async fn due(
         &mut self,
@@ -178,7 +216,9 @@ impl Planner {
             let answered = policy.select.select(&facts).await;
             if let Ok(answers) = &answered {
                 let chosen = facts.iter().zip(answers).filter(|(_, answer)| answer.selected);
-                self.selected.insert(policy.name.clone(), chosen.map(|(vm, _)| vm.name.clone()).collect());
+                let chosen: HashSet<_> = chosen.map(|(vm, _)| vm.name.clone()).collect();
+                self.news |= self.selected.get(&policy.name) != Some(&chosen);
+                self.selected.insert(policy.name.clone(), chosen);
             }
             self.note(&policy.name, Kind::Select, answered.err(), now, &mut failures);
         }
@@ -227,6 +267,8 @@ impl Planner {
         }
         let answers = policy.schedule.next(&questions).await?;
         for ((charge, after), due) in asked.into_iter().zip(answers) {
+            let known = self.answers.get(charge).map(|known| (known.after, known.due.start));
+            self.news |= known != Some((after, due.start));
             self.answers.insert(charge.clone(), Answer { generation, after, due });
         }
         Ok(())

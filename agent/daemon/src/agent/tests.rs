@@ -41,7 +41,7 @@ fn agent_by(state: &Path, generation: Generation) -> Agent {
     let (_, policies) = watch::channel(Arc::new(generation));
     let cancel = CancellationToken::new();
     let tools = Arc::new(Tools { source, repositories, policies: policies.clone(), cancel });
-    Agent::new(tools, Arc::new(Metrics::new()), policies, LedgerFile::open(state).unwrap(), 2)
+    Agent::new(tools, Arc::new(Metrics::new()), policies, LedgerFile::open(state).unwrap(), AnswersFile::new(state), 2)
 }
 
 fn charge(vm: &str) -> Charge {
@@ -82,4 +82,31 @@ async fn since_when_a_vm_is_selected_is_written_down_before_its_first_run() {
     let ledger = LedgerFile::open(state.path()).unwrap().ledger;
     let charges: Vec<_> = ledger.iter().map(|(charge, _)| charge.clone()).collect();
     assert_eq!(charges, [charge("db")]);
+}
+
+#[tokio::test]
+async fn what_policies_answered_last_is_there_for_an_agent_that_follows() {
+    let state = tempfile::tempdir().unwrap();
+    let mut first = nightly(state.path());
+    first.start_what_is_due().await;
+    drop(first);
+    let file = AnswersFile::new(state.path());
+    let answered = file.read();
+    assert_eq!(answered.keys().collect::<Vec<_>>(), ["nightly"]);
+    // Its policies answer the same: that is no news. Before it knows the VMs it asks nobody.
+    let mut second = nightly(state.path());
+    let vms = std::mem::take(&mut second.vms);
+    let looked = second.looked.take();
+    second.start_what_is_due().await;
+    assert_eq!(file.read(), answered);
+    (second.vms, second.looked) = (vms, looked);
+    second.start_what_is_due().await;
+    assert_eq!(file.read(), answered);
+    // Without it the agent works; so it does beside one of another version.
+    for other in ["{", r#"{"version": 2, "rules": []}"#] {
+        std::fs::write(state.path().join("answers.json"), other).unwrap();
+        assert!(file.read().is_empty(), "{other}");
+        nightly(state.path()).start_what_is_due().await;
+        assert_eq!(file.read().len(), 1, "{other}");
+    }
 }
