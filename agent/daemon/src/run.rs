@@ -93,7 +93,7 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
-    policies.reload().await?;
+    policies.begin().await?;
     let source = source(&config)?;
     let mut movers = Movers::new(folder.join("plugins"), Some(config.state.join("fetched")));
     movers.compiled = Some(config.state.join("compiled"));

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use remora_core::Error;
 use remora_core::point::Quiesce;
+use remora_core::{Error, Result};
 
 use crate::documents::{MOVER, Mode};
 use crate::host::{Digest, Host};
@@ -161,6 +161,12 @@ impl Generation {
     #[must_use]
     pub fn next_at_hand(&self, host: &Host, snapshot: &Snapshot, kept: Option<&Kept>, now: Timestamp) -> Self {
         load::next(self, host, snapshot, kept, host.registries().fetching(), now)
+    }
+
+    /// The first generation when the folder cannot be read: what was kept of it, stale since it was kept. The error again if
+    /// nothing was.
+    pub fn last_good(host: &Host, kept: &Kept, error: Error) -> Result<Self> {
+        load::last_good(host, kept, error)
     }
 
     /// The generation that follows when the folder cannot be read: what is in force stays, and grows stale.

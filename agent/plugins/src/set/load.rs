@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use remora_core::{Error, ErrorKind, Result};
 
+use super::kept::KeptVersion;
 use super::{AccessBinding, AccessPolicy, Active, BackupPolicy, Generation, Kept, ModuleInForce, PolicyFile, Snapshot};
 use crate::documents::{self, AccessDocument, BackupDocument, Document, Use};
 use crate::host::{Digest, Host, Module, Refused};
@@ -47,6 +48,31 @@ pub(super) fn next(
         kept.only(snapshot.documents.keys().map(String::as_str));
     }
     Generation { number: before.number + 1, files: files.into_iter().map(Arc::new).collect() }
+}
+
+/// The last good versions of all documents, in the place of a folder that cannot be read: `error` says why. That is all there is
+/// to say if nothing is kept.
+pub(super) fn last_good(host: &Host, kept: &Kept, error: Error) -> Result<Generation> {
+    let versions = kept.files().into_iter().filter_map(|file| Some((kept.get(&file)?, file)));
+    let versions: Vec<(KeptVersion, String)> = versions.collect();
+    if versions.is_empty() {
+        return Err(error);
+    }
+    let (trust, fetch) = (host.registries().trust(), host.registries().fetching());
+    if fetch == Fetch::Later {
+        host.registries().begin();
+    }
+    let error = Arc::new(error);
+    let revived = |(version, file): (KeptVersion, String)| {
+        let loading = Loading { host, folder: &version.folder, file: &file, fetch };
+        let loaded = load(&loading, &version.text, None);
+        let settled = settle(&file, &version.text, loaded, None, version.time);
+        let broken = settled.broken.clone().unwrap_or_else(|| Arc::clone(&error));
+        PolicyFile { trust, broken: Some(broken), ..settled }
+    };
+    let mut files: Vec<_> = versions.into_iter().map(revived).collect();
+    one_of_each_name(&mut files, None);
+    Ok(Generation { number: 1, files: files.into_iter().map(Arc::new).collect() })
 }
 
 /// What a file stands for once it is loaded.
