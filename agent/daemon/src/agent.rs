@@ -9,6 +9,7 @@ use remora_core::policy::Ending;
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
 use remora_schedule::{Charge, Job, Planner, Power, Vm};
+use remora_source::Inventory;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,8 @@ pub(crate) struct Agent {
     answers: AnswersFile,
     vms: Vec<Vm>,
     looked: Option<tokio::time::Instant>,
+    /// What was told of VMs whose definitions cannot be read.
+    unreadable: Vec<String>,
     running: JoinSet<Result<Done>>,
     /// What each of these is about: one that dies cannot say it itself.
     at_work: HashMap<Id, AtWork>,
@@ -58,9 +61,24 @@ impl Agent {
         parallel: usize,
     ) -> Self {
         let cancel = tools.cancel.clone();
-        let (planner, vms, looked) = (Planner::following(answers.read()), Vec::new(), None);
+        let (planner, vms) = (Planner::following(answers.read()), Vec::new());
+        let (looked, unreadable) = (None, Vec::new());
         let (running, at_work) = (JoinSet::new(), HashMap::new());
-        Self { tools, metrics, policies, ledger, parallel, cancel, planner, answers, vms, looked, running, at_work }
+        Self {
+            tools,
+            metrics,
+            policies,
+            ledger,
+            parallel,
+            cancel,
+            planner,
+            answers,
+            vms,
+            looked,
+            unreadable,
+            running,
+            at_work,
+        }
     }
 
     /// Works until it is told to stop; then lets runs end cleanly.
@@ -94,13 +112,22 @@ impl Agent {
             return;
         }
         match self.tools.source.inventory().await {
-            Ok(found) => {
-                let power = |running| if running { Power::On } else { Power::Off };
-                self.vms = found.into_iter().map(|vm| Vm { power: power(vm.running), facts: vm.facts }).collect();
-                self.looked = Some(tokio::time::Instant::now());
-            }
+            Ok(inventory) => self.see(inventory),
             Err(error) => tracing::warn!(error = error.chain(), "the VMs of this host are not known anew"),
         }
+    }
+
+    /// Those are the VMs. One whose definition cannot be read is not among them: it is told of once, and has no run.
+    fn see(&mut self, Inventory { found, unreadable }: Inventory) {
+        let power = |running| if running { Power::On } else { Power::Off };
+        self.vms = found.into_iter().map(|vm| Vm { power: power(vm.running), facts: vm.facts }).collect();
+        self.looked = Some(tokio::time::Instant::now());
+        self.metrics.unreadable.set(i64::try_from(unreadable.len()).unwrap_or(i64::MAX));
+        let told: Vec<_> = unreadable.iter().map(Error::chain).collect();
+        for error in told.iter().filter(|error| !self.unreadable.contains(error)) {
+            tracing::error!(error, "a VM cannot be backed up by any policy: its definition cannot be read");
+        }
+        self.unreadable = told;
     }
 
     async fn start_what_is_due(&mut self) {

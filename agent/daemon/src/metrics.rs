@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     pub(crate) damaged: Family<OfVm, Gauge>,
     pub(crate) running: Gauge,
     pub(crate) waiting: Gauge,
+    pub(crate) unreadable: Gauge,
     pub(crate) policies: PolicyMetrics,
 }
 
@@ -56,6 +57,7 @@ impl Metrics {
             damaged: Family::default(),
             running: Gauge::default(),
             waiting: Gauge::default(),
+            unreadable: Gauge::default(),
             policies: PolicyMetrics::default(),
         };
         metrics.register();
@@ -72,6 +74,7 @@ impl Metrics {
         all.register("newest_point_damaged", "1 if the last verification found damage", self.damaged.clone());
         all.register("runs_in_progress", "Runs that are at work", self.running.clone());
         all.register("runs_waiting", "Runs that are due and wait for their turn", self.waiting.clone());
+        all.register("vms_unreadable", "VMs whose definitions cannot be read", self.unreadable.clone());
         self.policies.register(all);
     }
 

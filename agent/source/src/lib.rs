@@ -39,7 +39,7 @@ mod vm;
 pub mod watchdog;
 
 pub use doctor::Check;
-pub use inventory::Found;
+pub use inventory::{Found, Inventory};
 pub use options::LibvirtOptions;
 pub use raw::leave;
 pub use source::LibvirtSource;

@@ -5,7 +5,7 @@ use remora_core::policy::VmFacts;
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
-use remora_source::{LibvirtOptions, LibvirtSource};
+use remora_source::{Found, LibvirtOptions, LibvirtSource};
 
 use super::*;
 use crate::repositories::Repositories;
@@ -109,4 +109,16 @@ async fn what_policies_answered_last_is_there_for_an_agent_that_follows() {
         nightly(state.path()).start_what_is_due().await;
         assert_eq!(file.read().len(), 1, "{other}");
     }
+}
+
+#[tokio::test]
+async fn a_vm_that_cannot_be_read_is_counted_and_hides_no_other() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let found = Found { facts: VmFacts::named(VmName::new("db").unwrap()), running: false };
+    let unreadable = vec![Error::new(ErrorKind::Failed, "VM \"broken\": reading the domain's definition")];
+    agent.see(Inventory { found: vec![found], unreadable });
+    assert_eq!((agent.vms.len(), agent.vms[0].power, agent.metrics.unreadable.get()), (1, Power::Off, 1));
+    agent.see(Inventory::default());
+    assert_eq!((agent.vms.len(), agent.metrics.unreadable.get()), (0, 0));
 }
