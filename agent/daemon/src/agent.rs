@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answers::AnswersFile;
 use crate::keepers::Keepers;
 use crate::ledger::LedgerFile;
-use crate::metrics::{Metrics, OfRun, OfVm, RunOutcome};
+use crate::metrics::{Metrics, OfRun, OfStep, OfVm, RunOutcome};
 use crate::work::{Done, Due, Soundness, Tools};
 
 /// How often it is looked whether something is due.
@@ -211,8 +211,10 @@ impl Agent {
 
     fn count(&self, charge: &Charge, of_vm: &OfVm, done: &Done) {
         tracing::info!(policy = charge.policy, vm = charge.vm.as_str(), read = done.run.changed, "a point was made");
-        for problem in &done.problems {
+        for (step, problem) in &done.problems {
             tell(charge, problem, "the point is there, but");
+            let of_step = OfStep { policy: charge.policy.clone(), step: *step };
+            self.metrics.problems.get_or_create(&of_step).inc();
         }
         self.runs(charge, RunOutcome::Succeeded);
         self.metrics.last_point.get_or_create(of_vm).set(done.run.time.as_duration().as_secs_f64());

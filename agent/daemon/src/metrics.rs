@@ -29,6 +29,24 @@ pub(crate) enum RunOutcome {
     Failed,
 }
 
+/// What follows a backup, under a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfStep {
+    pub(crate) policy: String,
+    pub(crate) step: Step,
+}
+
+/// What follows a backup: if it fails, the point is there all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Step {
+    /// Locking for longer what the points need.
+    Lock,
+    /// Dropping what its policies keep no longer.
+    Prune,
+    /// Reading the point.
+    Verify,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// All of them.
@@ -36,6 +54,7 @@ type Seconds = Gauge<f64, AtomicU64>;
 pub(crate) struct Metrics {
     pub(crate) registry: Registry,
     pub(crate) runs: Family<OfRun, Counter>,
+    pub(crate) problems: Family<OfStep, Counter>,
     pub(crate) last_point: Family<OfVm, Seconds>,
     pub(crate) stored: Family<OfVm, Counter>,
     pub(crate) dropped: Family<OfVm, Counter>,
@@ -51,6 +70,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("remora"),
             runs: Family::default(),
+            problems: Family::default(),
             last_point: Family::default(),
             stored: Family::default(),
             dropped: Family::default(),
@@ -67,6 +87,8 @@ impl Metrics {
     fn register(&mut self) {
         let all = &mut self.registry;
         all.register("runs", "Runs that have ended", self.runs.clone());
+        let help = "Steps after a backup that failed";
+        all.register("run_problems", help, self.problems.clone());
         let help = "The instant that the newest point shows, since 1970";
         all.register_with_unit("last_point_timestamp", help, Unit::Seconds, self.last_point.clone());
         all.register_with_unit("stored", "What runs have added to repositories", Unit::Bytes, self.stored.clone());
@@ -99,6 +121,7 @@ mod tests {
         // A family is told of once it has a member.
         let of_vm = OfVm { policy: "p".into(), vm: "v".into() };
         drop(metrics.runs.get_or_create(&OfRun { policy: "p".into(), outcome: RunOutcome::Failed }));
+        drop(metrics.problems.get_or_create(&OfStep { policy: "p".into(), step: Step::Prune }));
         drop(metrics.last_point.get_or_create(&of_vm));
         drop(metrics.stored.get_or_create(&of_vm));
         drop(metrics.dropped.get_or_create(&of_vm));

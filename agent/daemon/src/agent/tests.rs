@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use remora_core::policy::VmFacts;
+use remora_core::policy::{PastRun, VmFacts};
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
 use remora_source::{Found, LibvirtOptions, LibvirtSource};
 
 use super::*;
+use crate::metrics::Step;
 use crate::repositories::Repositories;
 
 const NIGHTLY: &str = "\
@@ -121,4 +122,20 @@ async fn a_vm_that_cannot_be_read_is_counted_and_hides_no_other() {
     assert_eq!((agent.vms.len(), agent.vms[0].power, agent.metrics.unreadable.get()), (1, Power::Off, 1));
     agent.see(Inventory::default());
     assert_eq!((agent.vms.len(), agent.metrics.unreadable.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_fails_after_a_point_was_made_is_counted_and_the_run_has_succeeded() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let begun = Timestamp::now();
+    let run = PastRun { time: begun, changed: 1, size: 2, seconds: 3 };
+    let problems = vec![(Step::Verify, Error::new(ErrorKind::Unavailable, "verifying: the store went away"))];
+    let done = Done { run, stored: 1, problems, dropped: 0, verified: None };
+    agent.begin(charge("db"), begun, std::future::ready(Ok(done)));
+    let ended = agent.running.join_next_with_id().await.unwrap();
+    agent.note(ended);
+    let counted = |step| agent.metrics.problems.get_or_create(&OfStep { policy: "nightly".into(), step }).get();
+    assert_eq!([Step::Lock, Step::Prune, Step::Verify].map(counted), [0, 0, 1]);
+    assert_eq!(agent.ledger.ledger.get(&charge("db")).unwrap().failures, 0);
 }
