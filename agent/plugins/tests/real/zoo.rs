@@ -8,7 +8,7 @@ use remora_plugins::{AuthorizePolicy, Host, Refused, RetentionPolicy, SchedulePo
 use wit_component::dummy_module;
 use wit_parser::ManglingAndAbi;
 
-use super::components::{FOR_EVER, component, host, selector, world};
+use super::components::{FOR_EVER, call_of, component, host, policy, selector, world};
 
 fn vm(name: &str) -> VmFacts {
     VmFacts::named(VmName::new(name).unwrap())
@@ -139,21 +139,29 @@ fn a_memory_larger_than_allowed_from_the_start_is_not_taken() {
     assert!(error.chain().contains("memory"), "{}", error.chain());
 }
 
-/// Each function of each world traps.
+/// Each function of each world traps: all of them, `cabi_realloc` first; then one of them alone, which is reached.
 #[test]
 fn a_trap_in_every_export_is_contained() {
     let host = host();
+    let fine = "(i32.const 0)";
     for name in ["selector", "scheduler", "keeper", "authorizer"] {
         let (resolve, world) = world(name);
         let module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
-        let component = component(&module, &resolve, world);
-        let refused = match name {
-            "selector" => SelectPolicy::load(&host, &component, "{}").err(),
-            "scheduler" => SchedulePolicy::load(&host, &component, "{}").err(),
-            "keeper" => RetentionPolicy::load(&host, &component, "{}").err(),
-            _ => AuthorizePolicy::load(&host, &component, "{}").err(),
-        };
-        let Some(Refused::Because(error)) = refused else { panic!("{name}: {refused:?}") };
-        assert!(error.chain().contains("it trapped"), "{name}: {}", error.chain());
+        let (_, call, _) = call_of(name);
+        for (component, trapped) in [
+            (component(&module, &resolve, world), "configure"),
+            (policy(name, "unreachable", fine, ""), "configure"),
+            (policy(name, fine, "unreachable", ""), call),
+        ] {
+            let refused = match name {
+                "selector" => SelectPolicy::load(&host, &component, "{}").err(),
+                "scheduler" => SchedulePolicy::load(&host, &component, "{}").err(),
+                "keeper" => RetentionPolicy::load(&host, &component, "{}").err(),
+                _ => AuthorizePolicy::load(&host, &component, "{}").err(),
+            };
+            let Some(Refused::Because(error)) = refused else { panic!("{name}: {refused:?}") };
+            let told = error.chain();
+            assert!(told.contains("it trapped") && told.contains(&format!("`{trapped}`")), "{name}, {trapped}: {told}");
+        }
     }
 }
