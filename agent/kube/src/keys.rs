@@ -136,6 +136,23 @@ impl StoreAccess {
     }
 }
 
+/// Makes the folder below which what opens repositories is kept, with nothing left in it of a process that was killed: whatever
+/// has a name that begins with `prefix`.
+pub fn clear(folder: &Path, prefix: &str) -> Result<()> {
+    let failed = |e| {
+        Error::io(format!("clearing {}", folder.display()), e)
+            .advise("It has to be a folder of this process's own: in a pod an emptyDir in memory.")
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// A name as a Secret's keys are.
 fn file_name(name: &str) -> Result<&str> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
