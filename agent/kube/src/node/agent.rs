@@ -61,6 +61,10 @@ impl<W: Worker> Duty for Backups<W> {
         machine(run)
     }
 
+    fn vm(run: &BackupRun) -> Option<&str> {
+        Some(&run.spec.virtual_machine)
+    }
+
     fn is_to_begin(_: &BackupRun) -> bool {
         true
     }
