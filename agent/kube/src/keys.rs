@@ -2,8 +2,8 @@
 //! tenant.
 //!
 //! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
-//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
-//! 404 (no such run), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
+//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (no run of that node, whether it is there or not, or
+//! one that is not allowed any more), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
 
 use std::collections::BTreeMap;
 use std::fmt;

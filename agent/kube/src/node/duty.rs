@@ -34,7 +34,7 @@ pub struct Pace {
     pub heartbeat: Duration,
     /// After this it is looked again at runs that could not be claimed: their agent may be gone by now.
     pub look_again: Duration,
-    /// Between two looks at what this node can do; what is unchanged is written every fourth time.
+    /// Between two looks at what this node can do, at most; what is unchanged is written every fourth time.
     pub capabilities: Duration,
 }
 
