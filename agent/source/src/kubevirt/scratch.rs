@@ -8,6 +8,7 @@ use std::time::Duration;
 use remora_core::ErrorKind;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::Instrument;
 
 use super::job::KubevirtJob;
 use super::launcher::Launcher;
@@ -53,7 +54,8 @@ impl ScratchWatch {
         });
         let at_most = vm.facts.volumes.iter().map(|volume| volume.capacity).fold(0, u64::saturating_add);
         let room = Volume { folder: launcher.folder().into(), free_before: free_before.ok()?, at_most };
-        Some(Self(tokio::spawn(Watched { launcher, volume: volume.to_owned(), room, job, disks }.watch())))
+        let watched = Watched { launcher, volume: volume.to_owned(), room, job, disks };
+        Some(Self(tokio::spawn(watched.watch().in_current_span())))
     }
 }
 
