@@ -12,8 +12,7 @@ use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
 use tokio::sync::watch;
 
-/// What a failed run followed is not known if no run before it is, nor anything of before a restart: then an occasion of so long
-/// before is open.
+/// What a failed run followed is not known if no run before it is: any occasion of so long before may be the one.
 const LONG: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// Plans by policy. What was done is learnt from runs, and from what a controller before has remembered.
@@ -45,11 +44,8 @@ impl ByPolicy {
         for (charge, mut runs) in of {
             runs.sort_by_key(|run| run.begun);
             let Some(first) = runs.first() else { continue };
-            let followed = match (&first.ending, self.ledger.get(&charge)) {
-                (Ending::Failed(_), Some(known)) => known.after().min(first.begun),
-                (Ending::Failed(_), None) => first.begun - LONG,
-                _ => first.begun,
-            };
+            let failed = matches!(first.ending, Ending::Failed(_));
+            let followed = if failed { first.begun - LONG } else { first.begun };
             let mut learnt = Entry::new(followed);
             for run in runs {
                 learnt.note(run.begun, run.ending.clone());

@@ -267,8 +267,10 @@ impl Planner {
         }
         let answers = policy.schedule.next(&questions).await?;
         for ((charge, after), due) in asked.into_iter().zip(answers) {
-            let known = self.answers.get(charge).map(|known| (known.after, known.due.start));
-            self.news |= known != Some((after, due.start));
+            // What is past is as good as now: who waits is asked again and again.
+            let at = |due: &Due| due.start.map(|start| start.max(now));
+            let known = self.answers.get(charge).map(|known| (known.after, at(&known.due)));
+            self.news |= known != Some((after, at(&due)));
             self.answers.insert(charge.clone(), Answer { generation, after, due });
         }
         Ok(())
