@@ -12,6 +12,8 @@ mod hostile;
 mod hosts;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
+#[path = "movers/objects.rs"]
+pub(crate) mod objects;
 #[path = "movers/process.rs"]
 mod process;
 #[path = "movers/refused.rs"]

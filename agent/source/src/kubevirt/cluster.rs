@@ -75,17 +75,6 @@ pub struct InstanceFacts {
     pub uid: String,
     /// The UID of the virt-launcher pod that runs it on this node (never a migration's target that is not active yet).
     pub pod: String,
-    /// Who runs QEMU and libvirt in that pod.
-    pub user: LauncherUser,
-}
-
-/// Who runs QEMU and libvirt in a launcher pod (VMI's `status.runtimeUser`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LauncherUser {
-    /// uid 0: libvirt is `qemu:///system`.
-    Root,
-    /// uid 107: libvirt is `qemu:///session`.
-    Qemu,
 }
 
 /// `status.changedBlockTracking.state` of the VMI (or, for a halted VM, of the VM).

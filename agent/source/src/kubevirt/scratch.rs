@@ -9,6 +9,7 @@ use remora_core::ports::DiskView;
 use remora_core::{Error, ErrorKind, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::Instrument;
 
 use super::cluster::VolumeFacts;
 use super::job::KubevirtJob;
@@ -63,7 +64,8 @@ impl ScratchWatch {
         let at_most = vm.facts.volumes.iter().map(size).fold(0, u64::saturating_add);
         let room = Volume { folder: launcher.folder().into(), free_before, at_most };
         check_room(&room)?;
-        Ok(Self(tokio::spawn(Watched { launcher, volume: volume.to_owned(), room, job, disks }.watch())))
+        let watched = Watched { launcher, volume: volume.to_owned(), room, job, disks };
+        Ok(Self(tokio::spawn(watched.watch().in_current_span())))
     }
 }
 

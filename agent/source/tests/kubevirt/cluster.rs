@@ -8,7 +8,7 @@ use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, RepositoryId, Result, VmName};
 use remora_source::kubevirt::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
-    LatestCheckpoint, LauncherUser, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
+    LatestCheckpoint, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
 };
 use tokio::sync::Notify;
 
@@ -100,7 +100,7 @@ impl FakeCluster {
             vm: VmName::new(vm).unwrap(),
             uid: "uid-of-vm".into(),
             version: "1".into(),
-            instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into(), user: LauncherUser::Root }),
+            instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into() }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: disks.iter().map(volume).collect(),
             left_out: vec![("cloudinit".into(), "it is no PVC".into())],

@@ -9,7 +9,8 @@ use object_store::path::Path;
 use remora_tests::Transport;
 
 use super::example;
-use super::s3::{Bucket, create, get};
+use super::objects::{create, get};
+use super::s3::Bucket;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_with_the_version_that_it_began_with_whatever_happens_to_its_process() {

@@ -11,7 +11,7 @@ use remora_core::{RepositoryId, VmName};
 use tokio::time::sleep;
 
 use super::*;
-use crate::kubevirt::cluster::{ChangedBlockTracking, Cluster, Freeze, InstanceFacts, JobFacts, LauncherUser, VmFacts};
+use crate::kubevirt::cluster::{ChangedBlockTracking, Cluster, Freeze, InstanceFacts, JobFacts, VmFacts};
 use crate::kubevirt::launcher::Launcher;
 use crate::kubevirt::options::KubevirtOptions;
 
@@ -77,7 +77,7 @@ fn running() -> BackupProgress {
 /// What becomes of a wish whose live answers are these, in this order, and how long that takes.
 async fn waited(depth: Depth, mut answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
     let folder = tempfile::tempdir().unwrap();
-    let instance = InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu };
+    let instance = InstanceFacts { uid: "i".into(), pod: "p".into() };
     let facts = VmFacts {
         vm: VmName::new("shop/web").unwrap(),
         uid: "u".into(),
