@@ -75,13 +75,12 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
         let told = timeout(look, vm.cluster.progress(&wish.backup, seen.as_ref())).await;
         // Nobody is blamed for the time in which the API server does not answer, which follows.
         left = left.saturating_sub(waits.elapsed());
-        let (next, as_of) = match told {
-            Ok(next) => (next, Timestamp::now()),
+        let (next, as_of) = if let Ok(next) = told {
+            (next, Timestamp::now())
+        } else {
             // Nothing changed, or nothing is heard of it.
-            Err(_) => {
-                let before = Timestamp::now();
-                (vm.cluster.progress_now(&wish.backup).await, before)
-            }
+            let before = Timestamp::now();
+            (vm.cluster.progress_now(&wish.backup).await, before)
         };
         let next = next.map_err(|error| error.within("waiting for the backup of KubeVirt"))?;
         tracing::debug!(vm = %vm.facts.vm, backup = %wish.backup, progress = ?next, "the backup of KubeVirt");

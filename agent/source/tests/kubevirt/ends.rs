@@ -108,7 +108,7 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
 fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() {
     wait_for(async {
         let bench = Bench::new().await;
-        let scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 100);
+        let _scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 100);
         bench.cluster.state().scratch = Some("r-scratch".into());
         let (folder, cluster) = (bench.node.volume("hotplug-disks").join("r-scratch"), Arc::clone(&bench.cluster));
         let fill = move || {
@@ -122,7 +122,6 @@ fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() 
         let error = bench.fail(Asked::Reread, After::first_bytes(fill)).await;
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{}", error.chain());
         assert!(error.chain().contains("scratch PVC fills up"), "{}", error.chain());
-        drop(scratch);
     });
 }
 
