@@ -218,6 +218,8 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     assert!(used.waits_for("Failed", "ClaimInUse").contains("VirtualMachineInstance web"));
     let none = scene.restore("none", &json!({"disks": [{"disk": "swap", "claim": "copy"}]}));
     assert!(none.waits_for("Failed", "NoSuchDisk").contains("it has root"));
+    shop.tells("RestoreRun", "used", "ClaimInUse");
+    shop.tells("RestoreRun", "none", "NoSuchDisk");
     scene.restore_of("gone", "0011223344556677-9", &to("copy")).waits_for("Failed", "NoSuchPoint");
     scene.restore_of("word", "yesterday", &to("copy")).waits_for("Failed", "NoSuchPoint");
     // Not of this namespace's machines, whoever could read it.

@@ -50,6 +50,10 @@ impl Worker for Asks {
             self.0.send(Told::Progress(now.clone())).unwrap();
             match now {
                 BackupProgress::Running(_) => {
+                    let asked = cluster.progress_now(&wish.backup).await?;
+                    if asked != now {
+                        return Err(Error::new(ErrorKind::Failed, format!("watched: {now:?}, asked: {asked:?}")).into());
+                    }
                     let (job, latest) = (cluster.job().await?, cluster.latest_checkpoint().await?);
                     self.0.send(Told::Job(job, latest)).unwrap();
                 }

@@ -29,6 +29,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// the future at any time. `Cancelled` once the run is to end: nothing else interrupts the wait for a job.
     async fn progress(&self, backup: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress>;
 
+    /// The same, read now and not from a watch. Asks on as long as the API server does not answer; `Cancelled` as above.
+    async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress>;
+
     /// The job that the VMI says is running or has run last (`status.changedBlockTracking.backupStatus`), read now and
     /// not from a cache; with the VMI's UID, for another VMI of the same name is another VM to us.
     async fn job(&self) -> Result<JobFacts>;

@@ -176,6 +176,10 @@ mod tests {
             unreachable!("nothing is asked of KubeVirt")
         }
 
+        async fn progress_now(&self, _: &BackupName) -> Result<BackupProgress> {
+            unreachable!("nothing is asked of KubeVirt")
+        }
+
         async fn job(&self) -> Result<JobFacts> {
             unreachable!("nothing is asked of KubeVirt")
         }

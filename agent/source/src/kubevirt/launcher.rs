@@ -112,10 +112,18 @@ impl Launcher {
 
     /// Bytes free on the attached volume of that name, for users that are not root.
     pub(super) fn free(&self, volume: &str) -> Result<u64> {
-        if volume.is_empty() || volume.contains('/') {
+        if volume.is_empty() || volume == ".." || volume.contains('/') {
             return Err(Error::new(ErrorKind::Invalid, format!("{volume:?} is no volume's name")));
         }
-        let folder = self.open_below(&Path::new(HOTPLUGGED).join(volume), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let attached = self.open_below(Path::new(HOTPLUGGED), flags)?;
+        let beside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(beside);
+        // The folder is there before the volume is mounted on it, and its room is the node's.
+        if openat2(&attached, volume, how).is_ok() {
+            return Err(Error::new(ErrorKind::NotFound, "nothing is mounted on its folder"));
+        }
+        let folder = self.open_below(&Path::new(HOTPLUGGED).join(volume), flags)?;
         let stat = fstatvfs(&folder).map_err(|error| Error::io("asking for its room", error.into()))?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }

@@ -228,6 +228,17 @@ fn a_server_that_lies_about_a_disks_size_is_not_believed() {
 }
 
 #[test]
+fn a_server_that_lies_about_what_its_exports_can_do_is_refused_or_only_read() {
+    Trap::served(Lie::Flags(MIB, 0xfffe)).assert_refused(ErrorKind::Unavailable, "broke the protocol");
+    // Writable, or with all that there is and will be: nothing is made of it.
+    for flags in [1, 0xffff] {
+        let trap = Trap::served(Lie::Flags(MIB, flags));
+        let report = wait_for(trap.run()).unwrap_or_else(|error| panic!("{flags:#x}: {}", error.chain()));
+        assert_eq!(trap.mover.bytes(&report.point.id, 0).unwrap(), vec![0x5a; MIB as usize]);
+    }
+}
+
+#[test]
 fn a_server_that_stalls_hangs_up_or_never_ends_costs_bounded_time_and_no_point() {
     for (lie, word) in [
         (Lie::Mute, "did not answer the handshake within 2 s"),
