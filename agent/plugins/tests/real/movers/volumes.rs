@@ -231,6 +231,30 @@ async fn what_was_read_back_in_part_is_listed_as_sampled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_point_has_from_a_sampled_one_makes_it_a_sampled_one_until_all_is_stored_again() {
+    for settings in ["", ", clones: false"] {
+        let mut lab = Lab::with(settings, "volume: {disksInTheClear: [vm 1], readBack: 50%}");
+        let sampled = lab.backup().await.point.id;
+        // From now on all that is stored is read back.
+        let document = lab.folder.path().join("array.yaml");
+        let text = fs::read_to_string(&document).unwrap().replace("readBack: 50%", "readBack: full");
+        fs::write(&document, text).unwrap();
+        lab.mover = lab.folder.movers.open_points("array").unwrap();
+        lab.change_something(1);
+        let child = lab.backup().await.point;
+        assert_eq!(child.decision, Decision::Incremental);
+        lab.change_something(2);
+        let grandchild = lab.backup().await.point.id;
+        assert_eq!(lab.mover.list(None).await.unwrap().sampled, [sampled, child.id, grandchild], "{settings}");
+        let reread = lab.try_backup(Asked::Reread).await.unwrap().point.id;
+        lab.change_something(3);
+        let after = lab.backup().await.point.id;
+        let listed = lab.mover.list(None).await.unwrap();
+        assert!(!listed.sampled.contains(&reread) && !listed.sampled.contains(&after), "{settings}: {listed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mover_sees_no_disk_that_it_was_not_granted() {
     let lab = Lab::with("", "volume: {disksInTheClear: [vm, 'other*']}");
     let error = lab.try_backup(Asked::Auto).await.unwrap_err();
