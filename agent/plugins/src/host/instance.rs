@@ -6,7 +6,7 @@ use std::time::Duration;
 use remora_core::{Error, ErrorKind};
 use wasmtime::{Engine, Store, StoreLimits};
 
-use super::engine::{HANDED_OVER, TICK, limits};
+use super::engine::{HANDED_OVER, HANDLES, TICK, limits};
 use super::errors::{Refused, failed_call};
 use super::interface::Interface;
 use super::module::{Digest, Module};
@@ -153,6 +153,7 @@ impl<I: Interface> Configured<I> {
         let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY) });
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(HANDED_OVER);
+        store.set_max_component_handles(HANDLES);
         store.set_epoch_deadline(ticks(self.deadline.max(STARTING)));
         let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, self.deadline.max(STARTING));
         let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it"))?;
