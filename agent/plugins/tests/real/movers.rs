@@ -10,6 +10,8 @@ mod dropped;
 mod hostile;
 #[path = "movers/hosts.rs"]
 mod hosts;
+#[path = "movers/killed.rs"]
+mod killed;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
 #[path = "movers/objects.rs"]
