@@ -8,6 +8,8 @@ pub(crate) mod conformance;
 mod dropped;
 #[path = "movers/hostile.rs"]
 mod hostile;
+#[path = "movers/hostile_array.rs"]
+mod hostile_array;
 #[path = "movers/hosts.rs"]
 mod hosts;
 #[path = "movers/killed.rs"]
