@@ -37,7 +37,9 @@ impl Writer {
         let can = inner.calls.capabilities().await?;
         if can.granularity > BLOCK_SIZE || can.max_transfer < BLOCK_SIZE {
             let what = format!("mover {} takes no pieces of {BLOCK_SIZE} bytes", inner.calls.name);
-            return Err(Error::new(ErrorKind::Unsupported, what).advise("Ask who made it."));
+            let why = format!("its granularity is {}, its max-transfer {}", can.granularity, can.max_transfer);
+            let advice = "Ask who made it for one that does: this version of remora moves disks in such pieces.";
+            return Err(Error::new(ErrorKind::Unsupported, what).because(why).advise(advice));
         }
         let (claim, catalogue) = inner.claim(&new.vm).await?;
         let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
