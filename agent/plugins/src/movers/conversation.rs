@@ -85,6 +85,15 @@ pub(super) struct Component {
 pub(super) struct State {
     child: Arc<OnceCell<Arc<Child>>>,
     idle: Vec<Instance>,
+    /// Where a document names the component, if one does: what is wrong with it is told there.
+    place: Option<String>,
+}
+
+impl State {
+    /// Of a component that is named at a place of a document.
+    pub(super) fn named_at(place: String) -> Self {
+        Self { place: Some(place), ..Self::default() }
+    }
 }
 
 /// So many calls are made at once.
@@ -231,6 +240,10 @@ impl Component {
     async fn new_instance(&self) -> Result<Instance, Failed> {
         let child = self.child().await.map_err(|error| match error.kind() {
             ErrorKind::Unavailable => Failed::Fault(error.chain()),
+            ErrorKind::Invalid => Failed::Refused(match &self.state().place {
+                Some(place) => error.within(place),
+                None => error,
+            }),
             _ => Failed::Refused(error),
         })?;
         let (number, hears) = child.instance();

@@ -8,8 +8,12 @@ pub(crate) mod conformance;
 mod dropped;
 #[path = "movers/hostile.rs"]
 mod hostile;
+#[path = "movers/hostile_array.rs"]
+mod hostile_array;
 #[path = "movers/hosts.rs"]
 mod hosts;
+#[path = "movers/killed.rs"]
+mod killed;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
 #[path = "movers/objects.rs"]
