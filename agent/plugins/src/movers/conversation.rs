@@ -96,6 +96,12 @@ impl State {
     }
 }
 
+/// What of a call's time is not for requests, but for what the component makes of their answers: a tenth, and a second where
+/// that leaves half, for a busy machine.
+fn spare(deadline: Duration) -> Duration {
+    (deadline / 10).max(Duration::from_secs(1).min(deadline / 2))
+}
+
 /// So many calls are made at once.
 pub(super) fn places() -> Semaphore {
     Semaphore::new(Ledger::of_this_process().instances())
@@ -338,7 +344,7 @@ impl Component {
                     return Err(format!("it has {PENDING} requests under way and wants more"));
                 }
                 // The component is to hear that there is no answer, rather than be ended while it waits.
-                let until = deadline - self.deadline / 10;
+                let until = deadline - spare(self.deadline);
                 let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, until);
                 started.map_or_else(Answer::Error, |exchange| Answer::Handle(requests.start(exchange)))
             }
