@@ -32,9 +32,9 @@ fn server(away: Duration, stays: Duration) -> Client {
 }
 
 fn a_run(client: Client) -> RunCluster {
-    let (wishes, mut wished) = mpsc::channel::<Wish>(1);
+    let (wishes, mut heard) = mpsc::channel::<Wish>(1);
     tokio::spawn(async move {
-        while let Some(wish) = wished.recv().await {
+        while let Some(wish) = heard.recv().await {
             wish.written.send(Ok(())).ok();
         }
     });

@@ -55,8 +55,8 @@ pub(super) async fn run(lab: &Lab, first: u64, times: usize, before: Before) -> 
     let report = lab.try_backup_by(&FaultyMover { inner: mover, faults }, Asked::Auto, SPOT_CHECKS).await;
     // It holds itself.
     killer.faults.disarm();
-    let killed = killer.killed.lock().unwrap().clone();
-    (report.unwrap_or_else(|e| panic!("after {killed:?} were killed: {}", e.chain())), killed)
+    let gone = killer.killed.lock().unwrap().clone();
+    (report.unwrap_or_else(|e| panic!("after {gone:?} were killed: {}", e.chain())), gone)
 }
 
 /// An appliance behind a mover whose calls are made again as often as a run may lose them here.

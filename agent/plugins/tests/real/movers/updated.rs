@@ -86,7 +86,7 @@ async fn a_backup_ends_with_the_version_that_it_began_with_though_its_process_is
     // After `history` and one more, when the point is begun or half written; and later once more.
     let updating = move |killed| {
         if killed == 0 {
-            update()
+            update();
         }
     };
     let (report, killed) = run(&lab, 2, 2, Arc::new(updating)).await;

@@ -99,9 +99,9 @@ async fn waited(depth: Depth, mut answers: Vec<(Duration, BackupProgress)>) -> (
         patience: Duration::ZERO,
     };
     let backup = CheckpointName::random(RepositoryId::random()).as_backup();
-    let began = Instant::now();
+    let start = Instant::now();
     let begun = wait(&vm, &BackupWish { backup, depth, freeze: Freeze::Skip }).await;
-    (begun, began.elapsed())
+    (begun, start.elapsed())
 }
 
 #[tokio::test(start_paused = true)]
