@@ -54,7 +54,9 @@ impl Cluster {
     fn start(kubevirt: &[&str], further: &[&str]) -> Self {
         let api = ApiServer::start();
         api.define(&deployed("crds.yaml"));
-        kubevirt.iter().for_each(|definition| api.define(definition));
+        for definition in kubevirt {
+            api.define(definition);
+        }
         apply(&api, &deployed("controller.yaml"));
         apply(&api, &deployed("agents.yaml"));
         apply(&api, AGENTS);

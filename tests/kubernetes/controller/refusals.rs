@@ -69,7 +69,9 @@ fn without_kubevirt_or_with_an_old_one_a_run_says_so_and_begins_when_there_is_on
     cluster.api.define(MACHINES);
     assert!(run.waits_for("Assigned", "KubeVirtTooOld").contains("Update it to 1.8"));
     shop.tells("BackupRun", "run", "KubeVirtTooOld");
-    BACKUPS.iter().for_each(|definition| cluster.api.define(definition));
+    for definition in BACKUPS {
+        cluster.api.define(definition);
+    }
     shop.furnish();
     run.waits_for("Assigned", "Assigned");
 }
