@@ -11,15 +11,22 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// The built-in policies, by the names of their crates; `builtin:NAME` in documents.
 const POLICIES: [&str; 7] = ["adaptive", "cron", "four-eyes", "gfs", "labels", "owners", "paths"];
 
-/// The movers among the SDK's examples, by the names of their crates, and the one that misbehaves for tests.
-const MOVERS: [&str; 5] = ["appliance", "hostile", "plain", "s3", "webdav"];
+/// The movers among the SDK's examples, by the names of their crates, and those that misbehave for tests.
+const MOVERS: [&str; 6] = ["appliance", "hostile", "hostile-array", "plain", "s3", "webdav"];
 
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
-    for input in ["sdk/rust", "sdk/examples", "agent/plugins/tests/hostile", "wit", "agent/retention"]
-        .into_iter()
-        .map(|input| root.join(input))
-        .chain(sources(&root)?)
+    for input in [
+        "sdk/rust",
+        "sdk/examples",
+        "agent/plugins/tests/hostile",
+        "agent/plugins/tests/hostile-array",
+        "wit",
+        "agent/retention",
+    ]
+    .into_iter()
+    .map(|input| root.join(input))
+    .chain(sources(&root)?)
     {
         println!("cargo:rerun-if-changed={}", input.display());
     }

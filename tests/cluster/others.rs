@@ -17,12 +17,15 @@ fn other_backups_of_the_machine_are_waited_for_and_never_taken_for_ours() {
     let status = behind(&mut scene, &vm, "theirs");
     assert!(is_incremental(&status), "{status:#}");
 
-    // Through ours, and it moves on only when ours has been planned from what it said before.
+    // Through ours, which has moved on when the run begins.
     let trackers = vm.cluster().list("vmbackuptracker", vm.namespace(), "app.kubernetes.io/managed-by=remora");
     let ours = trackers[0]["metadata"]["name"].as_str().unwrap().to_owned();
     let status = behind(&mut scene, &vm, &ours);
     assert_eq!(status["decision"], "reread", "{status:#}");
-    assert!(is_spoiled(&status) || status["reason"].as_str().unwrap().contains("moved on to"), "{status:#}");
+    let reason = status["reason"].as_str().unwrap();
+    // By what the tracker said when the run was planned, or when its job ran: KubeVirt takes its time to write it.
+    let noticed = ["of the newest point is gone", "moved on to"].iter().any(|words| reason.contains(words));
+    assert!(is_spoiled(&status) || noticed, "{status:#}");
 
     // Through ours, between two runs.
     scene.increment();
@@ -36,12 +39,12 @@ fn other_backups_of_the_machine_are_waited_for_and_never_taken_for_ours() {
     scene.assert_points_are_right();
 }
 
-/// A run that is begun while somebody else's backup through a tracker runs, and waits for it. Gives its status.
+/// A run that is asked for while somebody else's backup through a tracker runs, and waits for it. Gives its status.
 fn behind(scene: &mut Scene, vm: &Vm, tracker: &str) -> Value {
     let name = format!("of-{tracker}");
     let other = Pull::start(vm, tracker, &name, 4 * SIZE);
     let status = scene.disturbed(&json!({}), |scene, run| {
-        let says = scene.waits(run, "Prepared", "WaitingForBackup");
+        let says = scene.waits(run, "Assigned", "WaitingForBackup");
         assert!(says.contains(&name), "{says}");
         other.end();
     });

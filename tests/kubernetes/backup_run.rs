@@ -48,6 +48,9 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         (json!({"deadline": "soon"}), "spec.deadline in body should match"),
         (json!({"deadline": "1d"}), "spec.deadline in body should match"),
         (json!({"deadline": "1h".repeat(17)}), "spec.deadline: Too long"),
+        (json!({"deadline": "72h1s"}), "a run has 72h at the most"),
+        (json!({"deadline": "1h4261m"}), "a run has 72h at the most"),
+        (json!({"deadline": "99999h".repeat(5)}), "a run has 72h at the most"),
         (json!({"virtualMachine": ""}), "spec.virtualMachine in body should be at least 1 chars long"),
         (json!({"virtualMachine": "my vm"}), "spec.virtualMachine in body should match"),
         (json!({"virtualMachine": "a/b"}), "spec.virtualMachine in body should match"),
@@ -61,6 +64,14 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         (json!({"virtualMachin": "web"}), r#"unknown field "spec.virtualMachin""#),
     ] {
         runs.refuses(&with(spec(), &fields), words);
+    }
+}
+
+#[test]
+fn a_deadline_is_any_sum_up_to_three_days() {
+    let runs = runs();
+    for (number, deadline) in ["0s", "90m", "1h1h30m5s", "72h", "71h60m", "99999s"].iter().enumerate() {
+        runs.create(&format!("run-{number}"), &with(spec(), &json!({"deadline": deadline}))).ok();
     }
 }
 

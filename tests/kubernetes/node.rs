@@ -6,6 +6,7 @@ mod claims;
 mod cluster;
 mod ends;
 mod engine;
+mod logs;
 mod outages;
 mod restores;
 mod scene;

@@ -94,6 +94,15 @@ fn a_location_of_velero_has_its_own_credentials() {
     repositories().refuses(&with(spec(), &fields), "a backupStorageLocation names its own credentials");
 }
 
+/// It is asked for by its name, below a path of the API server's.
+#[test]
+fn a_location_of_velero_is_a_name_and_no_path() {
+    for name in ["velero/default", "../default", "default?x", "Default", ""] {
+        let fields = json!({"url": null, "backupStorageLocation": name});
+        repositories().refuses(&with(spec(), &fields), "spec.backupStorageLocation in body should ");
+    }
+}
+
 #[test]
 fn what_is_missing_or_twice_there_is_named() {
     let repositories = repositories();

@@ -206,8 +206,9 @@ impl<'host> Guest<'host> {
 
     #[track_caller]
     fn stop_agent(&self, then: &str) {
-        // From a process of its own, a moment later, so that the agent still answers this.
-        self.sh(&format!("(usleep 200000; kill -STOP $(pidof qemu-ga){then}) >/dev/null 2>&1 &"));
+        // A moment later, so that the agent still answers this; whether it did is of no matter.
+        let script = format!("usleep 200000; kill -STOP $(pidof qemu-ga){then}");
+        self.try_agent("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}), HANG);
         wait_until("the guest's agent does not hang", HANG, || {
             !self.try_agent("guest-ping", &json!({}), Duration::from_secs(1)).status.success()
         });

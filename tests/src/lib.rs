@@ -38,6 +38,7 @@ pub mod remora;
 pub mod s3;
 pub mod scattered;
 pub mod seeds;
+mod server;
 pub mod small;
 pub mod truth;
 pub mod webdav;

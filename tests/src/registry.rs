@@ -2,17 +2,17 @@
 //! folder of its own, ended with the test. What is pushed to it goes over its HTTP API.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::certificate::make_certificate;
-use crate::process::{Must, run, wait_until};
+use crate::process::{Must, run};
+use crate::server::Server;
 
 /// The user of every registry.
 const USER: &str = "test";
@@ -34,58 +34,43 @@ const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const IN_TOTO: &str = "application/vnd.in-toto+json";
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-/// A free port may be taken by another before the server has it.
-const TRIES: usize = 5;
-
-/// How long the server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
-
 /// A registry.
 #[derive(Debug)]
 pub struct Registry {
+    // Ends before its folder is removed.
+    server: Server,
     dir: TempDir,
-    address: SocketAddr,
-    server: Option<Child>,
 }
 
 impl Registry {
     /// One with nothing in it.
     pub fn start() -> Self {
-        let mut dir = tempfile::Builder::new().prefix("remora-registry-").tempdir().must("make the registry's folder");
+        let dir = tempfile::Builder::new().prefix("remora-registry-").tempdir().must("make the registry's folder");
         make_certificate(dir.path());
         fs::write(dir.path().join("htpasswd"), HTPASSWD).must("write the registry's passwords");
-        for _ in 0..TRIES {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).must("find a free port");
-            let address = listener.local_addr().must("read a port");
-            drop(listener);
-            let mut registry = Self { dir, address, server: None };
-            if registry.serve() {
-                let auth = Base64::encode_string(format!("{USER}:{PASSWORD}").as_bytes());
-                let pull_secret = json!({"auths": {registry.host(): {"auth": auth}}}).to_string();
-                fs::write(registry.pull_secret(), pull_secret).must("write the pull secret");
-                return registry;
-            }
-            dir = registry.into_dir();
-        }
-        panic!("the registry does not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+        let at = dir.path().to_owned();
+        let arguments = move |command: &mut Command, address| of_docker_registry(command, &at, address);
+        let server = Server::start("the registry", Ipv4Addr::LOCALHOST, dir.path().join("log"), arguments);
+        let registry = Self { server, dir };
+        let auth = Base64::encode_string(format!("{USER}:{PASSWORD}").as_bytes());
+        let pull_secret = json!({"auths": {registry.host(): {"auth": auth}}}).to_string();
+        fs::write(registry.pull_secret(), pull_secret).must("write the pull secret");
+        registry
     }
 
     /// Ends it; what it holds stays.
     pub fn stop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill().ok();
-            server.wait().ok();
-        }
+        self.server.stop();
     }
 
     /// Starts it again.
     pub fn start_again(&mut self) {
-        assert!(self.serve(), "the registry does not start again");
+        self.server.start_again();
     }
 
     /// Host and port, as modules' names have them.
     pub fn host(&self) -> String {
-        format!("localhost:{}", self.address.port())
+        format!("localhost:{}", self.server.address().port())
     }
 
     /// The certificate of its CA.
@@ -100,8 +85,7 @@ impl Registry {
 
     /// How many requests it was made since its first start.
     pub fn requests(&self) -> usize {
-        let log = fs::read_to_string(self.dir.path().join("log")).must("read the registry's log");
-        log.lines().filter(|line| line.contains("] \"") && line.contains(" /v2/")).count()
+        self.server.log().lines().filter(|line| line.contains("] \"") && line.contains(" /v2/")).count()
     }
 
     /// Pushes a component in the form of the CNCF; gives its manifest's digest, `sha256:…`.
@@ -229,46 +213,19 @@ impl Registry {
         }
         run(curl.arg(format!("https://{}{path}", self.host()))).ok().text().to_owned()
     }
-
-    /// Whether it takes connections.
-    fn serve(&mut self) -> bool {
-        let dir = self.dir.path();
-        let at = |name: &str| dir.join(name).display().to_string();
-        let config = json!({
-            "version": "0.1",
-            "log": {"level": "error", "accesslog": {"disabled": false}},
-            "storage": {"filesystem": {"rootdirectory": at("data")}},
-            "http": {"addr": self.address.to_string(), "tls": {"certificate": at("cert.pem"), "key": at("key.pem")}},
-            "auth": {"htpasswd": {"realm": "test", "path": at("htpasswd")}},
-        });
-        fs::write(dir.join("config.yml"), config.to_string()).must("write the registry's configuration");
-        let log =
-            fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).must("open the registry's log");
-        let errors = log.try_clone().must("share the registry's log");
-        // Ends with the thread that started it, also when that is killed.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "docker-registry", "serve"]).arg(dir.join("config.yml"));
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        let mut server = command.spawn().must("start the registry");
-        let mut ended = false;
-        wait_until(format_args!("the registry takes no connections at {}", self.address), START, || {
-            ended = server.try_wait().must("look after the registry").is_some();
-            ended || TcpStream::connect(self.address).is_ok()
-        });
-        self.server = Some(server);
-        !ended
-    }
-
-    fn into_dir(mut self) -> TempDir {
-        self.stop();
-        std::mem::replace(&mut self.dir, tempfile::tempdir().must("make a folder"))
-    }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.stop();
-    }
+fn of_docker_registry(command: &mut Command, dir: &Path, address: SocketAddr) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let config = json!({
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": false}},
+        "storage": {"filesystem": {"rootdirectory": at("data")}},
+        "http": {"addr": address.to_string(), "tls": {"certificate": at("cert.pem"), "key": at("key.pem")}},
+        "auth": {"htpasswd": {"realm": "test", "path": at("htpasswd")}},
+    });
+    fs::write(dir.join("config.yml"), config.to_string()).must("write the registry's configuration");
+    command.args(["docker-registry", "serve"]).arg(dir.join("config.yml"));
 }
 
 /// As tags name a digest.

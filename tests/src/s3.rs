@@ -1,29 +1,23 @@
 //! A real S3 server: versitygw on loopback, its state in a folder of its own, ended with the test.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cache::tool;
 use crate::certificate::make_certificate;
-use crate::process::{Must, Ran, run, wait_until};
+use crate::process::{Must, Ran, run};
 use crate::remora::Remora;
+use crate::server::Server;
 
 /// The key of the server's owner.
 pub const KEY: &str = "test";
 /// The secret of the server's owner.
 pub const SECRET: &str = "testsecret123";
-
-/// A free port may be taken by another before the server has it.
-const TRIES: usize = 5;
-
-/// How long the server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
 
 /// Whether a server speaks TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +31,10 @@ pub enum Transport {
 /// A server.
 #[derive(Debug)]
 pub struct S3 {
+    // Ends before its folder is removed.
+    server: Server,
     dir: TempDir,
-    address: SocketAddr,
     transport: Transport,
-    server: Child,
 }
 
 impl S3 {
@@ -77,34 +71,25 @@ impl S3 {
             format!("[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"),
         )
         .must("write the credentials");
-        for _ in 0..TRIES {
-            let address = free_address(address);
-            let mut server = spawn(dir.path(), address, transport);
-            let mut ended = false;
-            wait_until(format_args!("the S3 server takes no connections at {address}"), START, || {
-                ended = server.try_wait().must("look after the S3 server").is_some();
-                ended || TcpStream::connect(address).is_ok()
-            });
-            if !ended && server.try_wait().must("look after the S3 server").is_none() {
-                return Self { dir, address, transport, server };
-            }
-        }
-        panic!("the S3 server does not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+        let at = dir.path().to_owned();
+        let arguments = move |command: &mut Command, address| of_versitygw(command, &at, address, transport);
+        let server = Server::start("the S3 server", address, dir.path().join("log"), arguments);
+        Self { server, dir, transport }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Its process.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.server.id()).expect("a process id fits into pid_t"))
+        self.server.pid()
     }
 
     /// Its URL.
     pub fn endpoint(&self) -> String {
-        self.endpoint_at(self.address)
+        self.endpoint_at(self.address())
     }
 
     fn endpoint_at(&self, address: SocketAddr) -> String {
@@ -131,7 +116,7 @@ impl S3 {
 
     /// The URL of a repository in a bucket.
     pub fn url(&self, bucket: &str) -> String {
-        self.url_at(bucket, self.address)
+        self.url_at(bucket, self.address())
     }
 
     /// The same, reached at another address: that of a [`crate::Meddler`].
@@ -239,13 +224,6 @@ impl S3 {
     }
 }
 
-impl Drop for S3 {
-    fn drop(&mut self) {
-        self.server.kill().ok();
-        self.server.wait().ok();
-    }
-}
-
 /// The text of the first element of that name.
 fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
@@ -256,17 +234,8 @@ fn binary() -> PathBuf {
     tool("versitygw", "setup-s3")
 }
 
-pub(crate) fn free_address(address: Ipv4Addr) -> SocketAddr {
-    let listener = TcpListener::bind((address, 0)).must("find a free port");
-    listener.local_addr().must("read a port")
-}
-
-fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
-    let log = fs::File::create(dir.join("log")).must("make the S3 server's log");
-    let errors = log.try_clone().must("share the S3 server's log");
-    // Ends with the thread that started it, also when that is killed.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(binary());
+fn of_versitygw(command: &mut Command, dir: &Path, address: SocketAddr, transport: Transport) {
+    command.arg(binary());
     command.args(["--port", &address.to_string(), "--region", "us-east-1", "--quiet", "--keep-alive"]);
     command.arg("--iam-dir").arg(dir.join("iam")).arg("--access-log").arg(dir.join("access.log"));
     // A bucket is in the path, or before this name in the host's.
@@ -276,6 +245,4 @@ fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
     }
     command.arg("posix").arg("--versioning-dir").arg(dir.join("versions")).arg(dir.join("data"));
     command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
-    command.stdin(Stdio::null()).stdout(log).stderr(errors);
-    command.spawn().must("start the S3 server")
 }

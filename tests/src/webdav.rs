@@ -1,35 +1,29 @@
 //! A real WebDAV server: rclone's on loopback, its files in a folder of its own, ended with the test.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::certificate::make_certificate;
-use crate::process::{Must, wait_until};
-use crate::s3::{Transport, free_address};
+use crate::process::Must;
+use crate::s3::Transport;
+use crate::server::Server;
 
 /// The user whom the server knows.
 pub const USER: &str = "test";
 /// That user's password.
 pub const PASSWORD: &str = "testpassword123";
 
-/// A free port may be taken by another before the server has it.
-const TRIES: usize = 5;
-
-/// How long the server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
-
 /// A server, with the collection `backups`.
 #[derive(Debug)]
 pub struct WebDav {
+    // Ends before its folder is removed.
+    server: Server,
     dir: TempDir,
-    address: SocketAddr,
     transport: Transport,
-    server: Child,
 }
 
 impl WebDav {
@@ -40,32 +34,22 @@ impl WebDav {
         if transport == Transport::Https {
             make_certificate(dir.path());
         }
-        for _ in 0..TRIES {
-            let address = free_address(Ipv4Addr::LOCALHOST);
-            let mut server = spawn(dir.path(), address, transport);
-            let mut ended = false;
-            wait_until(format_args!("the WebDAV server takes no connections at {address}"), START, || {
-                ended = server.try_wait().must("look after the WebDAV server").is_some();
-                ended || TcpStream::connect(address).is_ok()
-            });
-            if !ended && server.try_wait().must("look after the WebDAV server").is_none() {
-                return Self { dir, address, transport, server };
-            }
-        }
-        let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-        panic!("the WebDAV server does not start (`make setup` installs rclone): {log}");
+        let at = dir.path().to_owned();
+        let arguments = move |command: &mut Command, address| of_rclone(command, &at, address, transport);
+        let server = Server::start("the WebDAV server", Ipv4Addr::LOCALHOST, dir.path().join("log"), arguments);
+        Self { server, dir, transport }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Its URL, without a slash at the end.
     pub fn endpoint(&self) -> String {
         match self.transport {
-            Transport::Http => format!("http://{}", self.address),
-            Transport::Https => format!("https://localhost:{}", self.address.port()),
+            Transport::Http => format!("http://{}", self.address()),
+            Transport::Https => format!("https://localhost:{}", self.address().port()),
         }
     }
 
@@ -80,25 +64,13 @@ impl WebDav {
     }
 }
 
-impl Drop for WebDav {
-    fn drop(&mut self) {
-        self.server.kill().ok();
-        self.server.wait().ok();
-    }
-}
-
-fn spawn(dir: &Path, address: SocketAddr, transport: Transport) -> Child {
-    let log = fs::File::create(dir.join("log")).must("make the WebDAV server's log");
-    let errors = log.try_clone().must("share the WebDAV server's log");
-    // Ends with the thread that started it, also when that is killed.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "rclone", "serve", "webdav", "--addr", &address.to_string()]);
+fn of_rclone(command: &mut Command, dir: &Path, address: SocketAddr, transport: Transport) {
+    command.args(["rclone", "serve", "webdav", "--addr", &address.to_string()]);
     command.args(["--user", USER, "--pass", PASSWORD]);
     // Nobody's configuration.
     command.args(["--config", ""]);
     if transport == Transport::Https {
         command.arg("--cert").arg(dir.join("cert.pem")).arg("--key").arg(dir.join("key.pem"));
     }
-    command.arg(dir.join("data")).stdin(Stdio::null()).stdout(log).stderr(errors);
-    command.spawn().must("start the WebDAV server")
+    command.arg(dir.join("data"));
 }

@@ -16,6 +16,7 @@ mod lab_works;
 mod languages;
 mod layouts;
 mod plugins;
+mod policies;
 mod settings;
 mod source;
 mod stores;

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
-use remora_core::policy::VmFacts;
+use remora_core::policy::{Ending, VmFacts};
 use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since};
 use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
 use tokio::sync::watch;
+
+/// What a failed run followed is not known if no run before it is: any occasion of so long before may be the one.
+const LONG: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// Plans by policy. What was done is learnt from runs, and from what a controller before has remembered.
 pub(crate) struct ByPolicy {
@@ -42,7 +45,9 @@ impl ByPolicy {
         for (charge, mut runs) in of {
             runs.sort_by_key(|run| run.begun);
             let Some(first) = runs.first() else { continue };
-            let mut learnt = Entry::new(first.begun);
+            let failed = matches!(first.ending, Ending::Failed(_));
+            let followed = if failed { first.begun - LONG } else { first.begun };
+            let mut learnt = Entry::new(followed);
             for run in runs {
                 learnt.note(run.begun, run.ending.clone());
             }

@@ -74,7 +74,8 @@ pub struct Question {
     pub vm: VmFacts,
     /// Now.
     pub now: Timestamp,
-    /// The end of what is settled: the start of the last run that was due, or the instant since when the VM is selected.
+    /// The end of what is settled: the start of the last run that was due and did not fail, or the instant since when the VM is
+    /// selected.
     pub after: Timestamp,
     /// Stays the same for a VM under a policy.
     pub seed: u64,

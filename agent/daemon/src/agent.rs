@@ -1,6 +1,6 @@
 //! The loop: what is due is started, so many at once, one a VM; what has ended is written down.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use remora_core::policy::Ending;
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
 use remora_schedule::{Charge, Job, Planner, Power, Vm};
+use remora_source::Inventory;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::AnswersFile;
 use crate::keepers::Keepers;
 use crate::ledger::LedgerFile;
-use crate::metrics::{Metrics, OfRun, OfVm, RunOutcome};
+use crate::metrics::{Metrics, OfRun, OfStep, OfVm, RunOutcome};
 use crate::work::{Done, Due, Soundness, Tools};
 
 /// How often it is looked whether something is due.
@@ -33,18 +35,20 @@ pub(crate) struct Agent {
     pub(crate) parallel: usize,
     pub(crate) cancel: CancellationToken,
     planner: Planner,
+    answers: AnswersFile,
     vms: Vec<Vm>,
     looked: Option<tokio::time::Instant>,
-    /// VMs that a run is at work on.
-    busy: HashSet<VmName>,
-    running: JoinSet<Ended>,
+    /// What was told of VMs whose definitions cannot be read.
+    unreadable: Vec<String>,
+    running: JoinSet<Result<Done>>,
+    /// What each of these is about: one that dies cannot say it itself.
+    at_work: HashMap<Id, AtWork>,
 }
 
-/// A run that has ended.
-struct Ended {
+/// A run that is at work.
+struct AtWork {
     charge: Charge,
     begun: Timestamp,
-    result: Result<Done>,
 }
 
 impl Agent {
@@ -53,11 +57,28 @@ impl Agent {
         metrics: Arc<Metrics>,
         policies: watch::Receiver<Arc<Generation>>,
         ledger: LedgerFile,
+        answers: AnswersFile,
         parallel: usize,
     ) -> Self {
         let cancel = tools.cancel.clone();
-        let (planner, vms, looked, busy) = (Planner::default(), Vec::new(), None, HashSet::new());
-        Self { tools, metrics, policies, ledger, parallel, cancel, planner, vms, looked, busy, running: JoinSet::new() }
+        let (planner, vms) = (Planner::following(answers.read()), Vec::new());
+        let (looked, unreadable) = (None, Vec::new());
+        let (running, at_work) = (JoinSet::new(), HashMap::new());
+        Self {
+            tools,
+            metrics,
+            policies,
+            ledger,
+            parallel,
+            cancel,
+            planner,
+            answers,
+            vms,
+            looked,
+            unreadable,
+            running,
+            at_work,
+        }
     }
 
     /// Works until it is told to stop; then lets runs end cleanly.
@@ -75,11 +96,11 @@ impl Agent {
                 () = cancel.cancelled() => {}
                 _ = ticks.tick() => {}
                 Ok(()) = self.policies.changed() => {}
-                Some(ended) = self.running.join_next() => self.note(ended),
+                Some(ended) = self.running.join_next_with_id() => self.note(ended),
             }
         }
         // The same token stops the runs: each gives its job back and leaves no trace.
-        while let Some(ended) = self.running.join_next().await {
+        while let Some(ended) = self.running.join_next_with_id().await {
             self.note(ended);
         }
         self.ledger.save()
@@ -91,25 +112,46 @@ impl Agent {
             return;
         }
         match self.tools.source.inventory().await {
-            Ok(found) => {
-                let power = |running| if running { Power::On } else { Power::Off };
-                self.vms = found.into_iter().map(|vm| Vm { power: power(vm.running), facts: vm.facts }).collect();
-                self.looked = Some(tokio::time::Instant::now());
-            }
+            Ok(inventory) => self.see(inventory),
             Err(error) => tracing::warn!(error = error.chain(), "the VMs of this host are not known anew"),
         }
     }
 
+    /// Those are the VMs. One whose definition cannot be read is not among them: it is told of once, and has no run.
+    fn see(&mut self, Inventory { found, unreadable }: Inventory) {
+        let power = |running| if running { Power::On } else { Power::Off };
+        self.vms = found.into_iter().map(|vm| Vm { power: power(vm.running), facts: vm.facts }).collect();
+        self.looked = Some(tokio::time::Instant::now());
+        self.metrics.unreadable.set(i64::try_from(unreadable.len()).unwrap_or(i64::MAX));
+        let told: Vec<_> = unreadable.iter().map(Error::chain).collect();
+        for error in told.iter().filter(|error| !self.unreadable.contains(error)) {
+            tracing::error!(error, "a VM cannot be backed up by any policy: its definition cannot be read");
+        }
+        self.unreadable = told;
+    }
+
     async fn start_what_is_due(&mut self) {
+        if self.looked.is_none() {
+            // Asked of no VMs, a policy selects none: that must not become what it answered last.
+            return;
+        }
         let generation = Arc::clone(&self.policies.borrow_and_update());
         let now = Timestamp::now();
+        let known = self.ledger.ledger.iter().count();
         let (jobs, failures) = self.planner.due(&generation, &self.vms, &mut self.ledger.ledger, now).await;
+        // Since when a VM is selected: an agent that is killed before its first run makes up for it.
+        if self.ledger.ledger.iter().count() > known {
+            told(self.ledger.save());
+        }
+        if let Some(answered) = self.planner.news() {
+            told(self.answers.keep(answered));
+        }
         for failure in &failures {
             self.metrics.policies.failed(failure);
         }
         let mut waiting = 0;
         for job in jobs {
-            if self.running.len() < self.parallel && !self.busy.contains(&job.vm.name) {
+            if self.running.len() < self.parallel && !self.is_busy(&job.vm.name) {
                 self.start(job, &generation, now);
             } else {
                 waiting += 1;
@@ -128,26 +170,27 @@ impl Agent {
         let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
         let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
         tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), "a run begins");
-        self.busy.insert(job.vm.name.clone());
-        let tools = Arc::clone(&self.tools);
-        self.running.spawn(async move {
-            let result = tools.run(&job, keepers, verify).await;
-            Ended { charge: job.charge, begun: now, result }
-        });
+        let (tools, charge) = (Arc::clone(&self.tools), job.charge.clone());
+        self.begin(charge, now, async move { tools.run(&job, keepers, verify).await });
+    }
+
+    fn begin(&mut self, charge: Charge, begun: Timestamp, run: impl Future<Output = Result<Done>> + Send + 'static) {
+        let task = self.running.spawn(run);
+        self.at_work.insert(task.id(), AtWork { charge, begun });
+    }
+
+    /// Whether a run is at work on a VM.
+    fn is_busy(&self, vm: &VmName) -> bool {
+        self.at_work.values().any(|at_work| at_work.charge.vm == *vm)
     }
 
     /// Writes down how a run ended.
-    fn note(&mut self, ended: std::result::Result<Ended, tokio::task::JoinError>) {
-        let Ended { charge, begun, result } = match ended {
+    fn note(&mut self, ended: std::result::Result<(Id, Result<Done>), JoinError>) {
+        let (id, result) = match ended {
             Ok(ended) => ended,
-            Err(died) => {
-                // Which one is not known: nobody is kept from a next run.
-                tracing::error!(%died, "a run died");
-                self.busy.clear();
-                return;
-            }
+            Err(died) => (died.id(), Err(Error::new(ErrorKind::Failed, "the run died").because(died))),
         };
-        self.busy.remove(&charge.vm);
+        let Some(AtWork { charge, begun }) = self.at_work.remove(&id) else { return };
         let of_vm = OfVm { policy: charge.policy.clone(), vm: charge.vm.as_str().into() };
         let written = match result {
             Ok(done) => {
@@ -163,15 +206,15 @@ impl Agent {
                 self.ledger.note(&charge, begun, Ending::Failed(Timestamp::now()))
             }
         };
-        if let Err(error) = written {
-            tracing::error!(error = error.chain(), "what was done may be done again after a restart");
-        }
+        told(written);
     }
 
     fn count(&self, charge: &Charge, of_vm: &OfVm, done: &Done) {
         tracing::info!(policy = charge.policy, vm = charge.vm.as_str(), read = done.run.changed, "a point was made");
-        for problem in &done.problems {
+        for (step, problem) in &done.problems {
             tell(charge, problem, "the point is there, but");
+            let of_step = OfStep { policy: charge.policy.clone(), step: *step };
+            self.metrics.problems.get_or_create(&of_step).inc();
         }
         self.runs(charge, RunOutcome::Succeeded);
         self.metrics.last_point.get_or_create(of_vm).set(done.run.time.as_duration().as_secs_f64());
@@ -187,7 +230,17 @@ impl Agent {
     }
 }
 
+/// What could not be written is no reason to stop.
+fn told(written: Result<()>) {
+    if let Err(error) = written {
+        tracing::error!(error = error.chain(), "after a restart more may be done than is due, or less");
+    }
+}
+
 fn tell(charge: &Charge, error: &Error, what: &str) {
     let advice = error.advice().unwrap_or_default();
     tracing::error!(policy = charge.policy, vm = charge.vm.as_str(), error = error.chain(), advice, "{what}");
 }
+
+#[cfg(test)]
+mod tests;

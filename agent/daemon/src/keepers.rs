@@ -6,8 +6,9 @@ use remora_core::policy::{Retention, VmFacts};
 use remora_core::retention::{Candidate, Fate, Verdict};
 use remora_core::{Result, VmName};
 use remora_engine::or_cancelled;
+use remora_plugins::RetentionPolicy;
 use remora_plugins::documents::Target;
-use remora_plugins::set::Generation;
+use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::Selects;
 use remora_vault::{Mode, Vault};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// Drops what all policies of the VM drop, and removes what nothing needs any more. Gives how many points went.
 pub(crate) async fn prune(vault: &Vault, vm: &VmName, keepers: &Keepers, cancel: &CancellationToken) -> Result<usize> {
     let pruned = or_cancelled(cancel, vault.prune(Some(vm), keepers, Mode::Run)).await?;
-    let dropped = pruned.iter().flat_map(|pruned| &pruned.points).filter(|point| point.fate == Fate::Drop).count();
+    let dropped = tell_dropped(vm, pruned.iter().flat_map(|pruned| &pruned.points));
     if dropped > 0 {
         let (_, failed) = or_cancelled(cancel, vault.collect(Some(vm), Mode::Run, &[])).await?;
         if let Some(error) = failed.into_iter().next() {
@@ -25,10 +26,44 @@ pub(crate) async fn prune(vault: &Vault, vm: &VmName, keepers: &Keepers, cancel:
     Ok(dropped)
 }
 
+/// A line for each point that was dropped, with who said so; how many they are.
+pub(crate) fn tell_dropped<'a>(vm: &VmName, points: impl Iterator<Item = &'a Verdict>) -> usize {
+    let dropped = points.filter(|point| point.fate == Fate::Drop).inspect(|point| {
+        let (vm, reason) = (vm.as_str(), &point.reason);
+        tracing::info!(vm, point = %point.point, time = %point.time, reason, "a point was dropped");
+    });
+    dropped.count()
+}
+
+/// A policy that says what is kept of a VM's points.
+pub(crate) struct Keeper {
+    /// Its name, and the digests of its module and of its settings: what is needed to hold it to account.
+    who: String,
+    retention: Box<dyn Retention>,
+}
+
+impl Keeper {
+    fn of(policy: &BackupPolicy, retention: &RetentionPolicy, vm: &VmFacts) -> Self {
+        let (module, settings) = (retention.digest(), retention.settings_hash());
+        Self {
+            who: format!("{} (module {module}, settings {settings})", policy.name),
+            retention: Box::new(retention.of_vm(vm.clone())),
+        }
+    }
+
+    async fn judge(&self, vm: &VmName, points: &[Candidate], now: Timestamp) -> Result<Vec<Verdict>> {
+        let mut verdicts = self.retention.judge(vm, points, now).await?;
+        for verdict in &mut verdicts {
+            verdict.reason = format!("{}: {}", self.who, verdict.reason);
+        }
+        Ok(verdicts)
+    }
+}
+
 /// Who says what is kept of a VM's points.
 pub(crate) enum Keepers {
     /// These, of that generation; a point that one of them keeps stays.
-    Known { generation: u64, all: Vec<Box<dyn Retention>> },
+    Known { generation: u64, all: Vec<Keeper> },
     /// Not known for sure: everything stays.
     Unknown,
 }
@@ -47,7 +82,7 @@ impl Keepers {
         if generation.files.iter().any(|file| file.active.is_none()) {
             return Self::Unknown;
         }
-        let mut keepers: Vec<Box<dyn Retention>> = Vec::new();
+        let mut keepers = Vec::new();
         for (policy, stale_since) in generation.backups() {
             match selects(&policy.name) {
                 Selects::Yes => {}
@@ -56,7 +91,7 @@ impl Keepers {
             }
             match (meant(policy.target.as_ref()), &policy.retention, stale_since) {
                 (Some(other), ..) if Some(&other) != target => {}
-                (Some(_), Some(retention), None) => keepers.push(Box::new(retention.of_vm(vm.clone()))),
+                (Some(_), Some(retention), None) => keepers.push(Keeper::of(policy, retention, vm)),
                 _ => return Self::Unknown,
             }
         }
@@ -91,11 +126,12 @@ impl Retention for Keepers {
     }
 }
 
-/// What two policies say of a point together.
+/// What two policies say of a point together: that it goes takes the word of both.
 fn kept(a: Verdict, b: Verdict) -> Verdict {
     match (a.fate, b.fate) {
         (Fate::Keep, _) => a,
-        (Fate::Drop, _) => b,
+        (Fate::Drop, Fate::Keep) => b,
+        (Fate::Drop, Fate::Drop) => Verdict { reason: format!("{}; {}", a.reason, b.reason), ..a },
     }
 }
 

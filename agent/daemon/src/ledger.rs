@@ -58,16 +58,20 @@ impl LedgerFile {
         for (charge, entry) in self.ledger.iter() {
             stored.entry(charge.policy.clone()).or_default().insert(charge.vm.clone(), entry.clone());
         }
-        let write = || -> std::io::Result<()> {
-            let folder = self.path.parent().unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&serde_json::to_vec(&stored)?)?;
-            file.as_file().sync_all()?;
-            file.persist(&self.path)?;
-            Ok(())
-        };
-        write().map_err(|e| Error::io(format!("writing the agent's ledger {}", self.path.display()), e))
+        let bytes = serde_json::to_vec(&stored).map_err(std::io::Error::from);
+        let written = bytes.and_then(|bytes| replace(&self.path, &bytes));
+        written.map_err(|e| Error::io(format!("writing the agent's ledger {}", self.path.display()), e))
     }
+}
+
+/// Writes a file in the place of the one that there is, in one step.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `BackupRun`s tell it what to do, and of policies it asks retention alone.
 
 mod agent;
+mod answers;
 mod args;
 mod config;
 mod keepers;

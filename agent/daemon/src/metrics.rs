@@ -29,6 +29,24 @@ pub(crate) enum RunOutcome {
     Failed,
 }
 
+/// What follows a backup, under a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfStep {
+    pub(crate) policy: String,
+    pub(crate) step: Step,
+}
+
+/// What follows a backup: if it fails, the point is there all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Step {
+    /// Locking for longer what the points need.
+    Lock,
+    /// Dropping what its policies keep no longer.
+    Prune,
+    /// Reading the point.
+    Verify,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// All of them.
@@ -36,12 +54,14 @@ type Seconds = Gauge<f64, AtomicU64>;
 pub(crate) struct Metrics {
     pub(crate) registry: Registry,
     pub(crate) runs: Family<OfRun, Counter>,
+    pub(crate) problems: Family<OfStep, Counter>,
     pub(crate) last_point: Family<OfVm, Seconds>,
     pub(crate) stored: Family<OfVm, Counter>,
     pub(crate) dropped: Family<OfVm, Counter>,
     pub(crate) damaged: Family<OfVm, Gauge>,
     pub(crate) running: Gauge,
     pub(crate) waiting: Gauge,
+    pub(crate) unreadable: Gauge,
     pub(crate) policies: PolicyMetrics,
 }
 
@@ -50,12 +70,14 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("remora"),
             runs: Family::default(),
+            problems: Family::default(),
             last_point: Family::default(),
             stored: Family::default(),
             dropped: Family::default(),
             damaged: Family::default(),
             running: Gauge::default(),
             waiting: Gauge::default(),
+            unreadable: Gauge::default(),
             policies: PolicyMetrics::default(),
         };
         metrics.register();
@@ -65,6 +87,8 @@ impl Metrics {
     fn register(&mut self) {
         let all = &mut self.registry;
         all.register("runs", "Runs that have ended", self.runs.clone());
+        let help = "Steps after a backup that failed";
+        all.register("run_problems", help, self.problems.clone());
         let help = "The instant that the newest point shows, since 1970";
         all.register_with_unit("last_point_timestamp", help, Unit::Seconds, self.last_point.clone());
         all.register_with_unit("stored", "What runs have added to repositories", Unit::Bytes, self.stored.clone());
@@ -72,6 +96,7 @@ impl Metrics {
         all.register("newest_point_damaged", "1 if the last verification found damage", self.damaged.clone());
         all.register("runs_in_progress", "Runs that are at work", self.running.clone());
         all.register("runs_waiting", "Runs that are due and wait for their turn", self.waiting.clone());
+        all.register("vms_unreadable", "VMs whose definitions cannot be read", self.unreadable.clone());
         self.policies.register(all);
     }
 
@@ -96,6 +121,7 @@ mod tests {
         // A family is told of once it has a member.
         let of_vm = OfVm { policy: "p".into(), vm: "v".into() };
         drop(metrics.runs.get_or_create(&OfRun { policy: "p".into(), outcome: RunOutcome::Failed }));
+        drop(metrics.problems.get_or_create(&OfStep { policy: "p".into(), step: Step::Prune }));
         drop(metrics.last_point.get_or_create(&of_vm));
         drop(metrics.stored.get_or_create(&of_vm));
         drop(metrics.dropped.get_or_create(&of_vm));

@@ -12,12 +12,12 @@ mod policies;
 mod restore;
 mod worker;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
+use remora_kube::keys::clear;
 use remora_kube::node::{Agent, KeyService, Me, Pace, Restores};
 use remora_plugins::movers::Movers;
 use remora_source::kubevirt::KubevirtOptions;
@@ -41,7 +41,7 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
             .because(error)
             .advise("The agent of a node runs in a pod, or with KUBECONFIG.")
     })?;
-    clear(&args.keys)?;
+    clear(&args.keys, keys::PREFIX)?;
     let keys = Keys {
         service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
@@ -92,22 +92,6 @@ fn controller(args: &NodeArgs) -> Result<http::Uri> {
         return Err(invalid("it is not https".into()));
     }
     Ok(parsed)
-}
-
-/// Makes the folder of what opens repositories, with nothing left in it of a process that was killed.
-fn clear(folder: &Path) -> Result<()> {
-    let failed = |e| {
-        Error::io(format!("clearing {}", folder.display()), e)
-            .advise("It has to be a folder of this agent's own: in a pod an emptyDir in memory.")
-    };
-    fs::create_dir_all(folder).map_err(failed)?;
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().to_string_lossy().starts_with(keys::PREFIX) {
-            fs::remove_dir_all(entry.path()).map_err(failed)?;
-        }
-    }
-    Ok(())
 }
 
 /// The agent is ready once it knows the runs of its node.

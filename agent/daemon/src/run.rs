@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::answers::AnswersFile;
 use crate::args::{Args, Command, WorkerArgs};
 use crate::config::Config;
 use crate::ledger::LedgerFile;
@@ -93,14 +94,15 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
-    policies.reload().await?;
+    policies.begin().await?;
     let source = source(&config)?;
     let movers = Movers::new(plugins, Some(&config.state));
     let repositories = Repositories::new(config.repositories, movers, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
     let ledger = LedgerFile::open(&config.state)?;
     let parallel = usize::try_from(config.parallel.get()).unwrap_or(usize::MAX);
-    let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, parallel);
+    let answers = AnswersFile::new(&config.state);
+    let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, answers, parallel);
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = config.listen {
         let listener = web::bind(address).await?;

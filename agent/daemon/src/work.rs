@@ -7,7 +7,6 @@ use remora_core::plan::Asked;
 use remora_core::point::Point;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
-use remora_core::retention::Fate;
 use remora_core::{Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_plugins::movers::Dropping;
@@ -17,7 +16,8 @@ use remora_source::LibvirtSource;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::keepers::{Keepers, prune};
+use crate::keepers::{Keepers, prune, tell_dropped};
+use crate::metrics::Step;
 use crate::repositories::{Opened, Repositories};
 
 /// Bytes of pieces that a backup holds at once.
@@ -39,7 +39,7 @@ pub(crate) struct Done {
     pub(crate) run: PastRun,
     pub(crate) stored: u64,
     /// What failed after the point was made; the point is there all the same.
-    pub(crate) problems: Vec<Error>,
+    pub(crate) problems: Vec<(Step, Error)>,
     pub(crate) dropped: usize,
     /// Whether the newest point was verified and found sound.
     pub(crate) verified: Option<Soundness>,
@@ -74,19 +74,19 @@ impl Tools {
         if let Opened::Vault(vault) = &*opened
             && let Err(error) = or_cancelled(&self.cancel, vault.renew(vm)).await
         {
-            done.problems.push(error.within("locking what the points need for longer"));
+            done.problems.push((Step::Lock, error.within("locking what the points need for longer")));
         }
         // Policies that have changed since may keep more: the next run asks them.
         let hold = keepers.hold_in(&self.policies.borrow());
         let pruned = if hold { self.prune(&opened, vm, &keepers).await } else { Ok(0) };
         match pruned {
             Ok(dropped) => done.dropped = dropped,
-            Err(error) => done.problems.push(error.within("pruning")),
+            Err(error) => done.problems.push((Step::Prune, error.within("pruning"))),
         }
         if verify == Due::Now {
             match self.verify(&opened, &report.point).await {
                 Ok(soundness) => done.verified = Some(soundness),
-                Err(error) => done.problems.push(error.within("verifying")),
+                Err(error) => done.problems.push((Step::Verify, error.within("verifying"))),
             }
         }
         Ok(done)
@@ -97,7 +97,7 @@ impl Tools {
             Opened::Vault(vault) => prune(vault, vm, keepers, &self.cancel).await,
             Opened::Volumes(volumes) => {
                 let pruned = or_cancelled(&self.cancel, volumes.prune(Some(vm), keepers, Dropping::Run)).await?;
-                Ok(pruned.iter().flat_map(|(_, points)| points).filter(|point| point.fate == Fate::Drop).count())
+                Ok(tell_dropped(vm, pruned.iter().flat_map(|(_, points)| points)))
             }
         }
     }

@@ -84,7 +84,7 @@ pub async fn run(
     scheduler: Option<Box<dyn Scheduler>>,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let opened = opened::Opened::new(settings.plugins.clone());
+    let opened = opened::Opened::new(settings.plugins.clone(), &settings.instance)?;
     let health = service::Health::default();
     let metrics = metrics::Metrics::default();
     if let Some(scheduler) = &scheduler {

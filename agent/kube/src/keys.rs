@@ -2,8 +2,8 @@
 //! tenant.
 //!
 //! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
-//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (not that node's, or not allowed any more),
-//! 404 (no such run), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
+//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (no run of that node, whether it is there or not, or
+//! one that is not allowed any more), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,6 +134,23 @@ impl StoreAccess {
         }
         Ok(self.url.parse::<Location>()?.reached_by(access))
     }
+}
+
+/// Makes the folder below which what opens repositories is kept, with nothing left in it of a process that was killed: whatever
+/// has a name that begins with `prefix`.
+pub fn clear(folder: &Path, prefix: &str) -> Result<()> {
+    let failed = |e| {
+        Error::io(format!("clearing {}", folder.display()), e)
+            .advise("It has to be a folder of this process's own: in a pod an emptyDir in memory.")
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// A name as a Secret's keys are.

@@ -219,9 +219,6 @@ pub struct VirtualMachineInstanceStatus {
     /// Its migration, if there is or was one.
     #[serde(default)]
     pub migration_state: Option<MigrationState>,
-    /// The user that its launcher runs as; 0 is root.
-    #[serde(default)]
-    pub runtime_user: Option<i64>,
     /// Whether changes are tracked, and its backup.
     #[serde(default)]
     pub changed_block_tracking: Option<ChangedBlockTracking>,

@@ -2,8 +2,8 @@
 
 use crate::error::NbdError;
 use crate::proto::{
-    CHUNK_ERROR_OFFSET, GREETING_MAGIC, INFO_BLOCK_SIZE, INFO_EXPORT, OPTION_MAGIC, OPTION_REPLY_MAGIC,
-    SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
+    CHUNK_ERROR_OFFSET, EXPORT_HAS_FLAGS, GREETING_MAGIC, INFO_BLOCK_SIZE, INFO_EXPORT, OPTION_MAGIC,
+    OPTION_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
 
 /// The most that the payload of an option's reply may be: two names or messages, which have at most 4 KiB each.
@@ -126,9 +126,11 @@ pub(crate) enum Info {
 pub(crate) fn info(payload: &[u8]) -> Parsed<Info> {
     let mut fields = Fields(payload);
     match fields.u16()? {
-        INFO_EXPORT => match fields.u64()? {
-            size if i64::try_from(size).is_ok() => Ok(Info::Export { size }),
-            _ => lie("the export is larger than any disk"),
+        // What else the flags promise is for writers.
+        INFO_EXPORT => match (fields.u64()?, fields.u16()?) {
+            (size, _) if i64::try_from(size).is_err() => lie("the export is larger than any disk"),
+            (_, flags) if flags & EXPORT_HAS_FLAGS == 0 => lie("the export's flags say that it has none"),
+            (size, _) => Ok(Info::Export { size }),
         },
         INFO_BLOCK_SIZE => {
             let (min, preferred, max) = (fields.u32()?, fields.u32()?, fields.u32()?);

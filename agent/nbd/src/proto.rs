@@ -25,6 +25,9 @@ pub(crate) const REP_ERR_UNKNOWN: u32 = REP_ERROR_BIT | 6;
 pub(crate) const INFO_EXPORT: u16 = 0;
 pub(crate) const INFO_BLOCK_SIZE: u16 = 3;
 
+/// The transmission flag that is always there.
+pub(crate) const EXPORT_HAS_FLAGS: u16 = 1;
+
 pub(crate) const CMD_READ: u16 = 0;
 pub(crate) const CMD_DISC: u16 = 2;
 pub(crate) const CMD_BLOCK_STATUS: u16 = 7;

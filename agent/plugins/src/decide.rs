@@ -61,7 +61,7 @@ impl Generation {
             }
         }
         // A file that was broken from the first may have been meant to deny.
-        let unknown = self.files.iter().find(|file| file.active.is_none() && file.mentions_access);
+        let unknown = self.files.iter().find(|file| file.active.is_none() && file.may_deny);
         let unknown = unknown.map(|file| file.file.as_str());
         let outcome = |(request, said): (&Access, Vec<Said>)| {
             let outcome = combine(said, unknown, self.number);

@@ -19,5 +19,5 @@ pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_c
 pub(crate) use errors::failed_call;
 pub(crate) use instance::{Configured, Reuse};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
-pub(crate) use module::{Module, ModuleBytes, check_form};
+pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, check_form};
 pub(crate) use private::PrivateFolder;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use remora_core::Error;
 use remora_core::point::Quiesce;
+use remora_core::{Error, Result};
 
 use crate::documents::{Mode, Target};
 use crate::host::{Digest, Host};
@@ -57,8 +57,8 @@ pub struct PolicyFile {
     pub(crate) trust: Digest,
     /// Whether it speaks of registries.
     pub(crate) remote: bool,
-    /// Whether it speaks of access policies at all: one that was never good may have been meant to deny.
-    pub(crate) mentions_access: bool,
+    /// Whether it is not readably a backup policy: one that was never good may have been meant to deny.
+    pub(crate) may_deny: bool,
     /// The last good version; none if there never was one.
     pub active: Option<Active>,
     /// The digest of the text of that version.
@@ -149,6 +149,12 @@ impl Generation {
     #[must_use]
     pub fn next_at_hand(&self, host: &Host, snapshot: &Snapshot, kept: Option<&Kept>, now: Timestamp) -> Self {
         load::next(self, host, snapshot, kept, host.registries().fetching(), now)
+    }
+
+    /// The first generation when the folder cannot be read: what was kept of it, stale since it was kept. The error again if
+    /// nothing was.
+    pub fn last_good(host: &Host, kept: &Kept, error: Error) -> Result<Self> {
+        load::last_good(host, kept, error)
     }
 
     /// The generation that follows when the folder cannot be read: what is in force stays, and grows stale.

@@ -82,6 +82,18 @@ impl Policies {
         }
     }
 
+    /// Reads the folder for the first time. If that fails, the last good versions are in force, and stale, if there are any.
+    pub async fn begin(&mut self) -> Result<()> {
+        let Err(error) = self.reload().await else { return Ok(()) };
+        let Some(kept) = self.kept.clone() else { return Err(error) };
+        let (host, told) = (self.host.clone(), error.chain());
+        let revived = tokio::task::spawn_blocking(move || Generation::last_good(&host, &kept, error)).await;
+        let revived = revived.map_err(|died| Error::new(ErrorKind::Failed, "loading the policies").because(died))??;
+        tracing::error!(error = told, "the policies cannot be read; their last good versions are in force");
+        self.put(revived);
+        Ok(())
+    }
+
     /// Reads the folder, and puts the next generation in place if anything in it is new, or may be had now from a registry.
     pub async fn reload(&mut self) -> Result<()> {
         let (folder, host, kept) = (self.folder.clone(), self.host.clone(), self.kept.clone());

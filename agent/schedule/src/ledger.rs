@@ -30,12 +30,15 @@ pub struct Charge {
 /// What is remembered of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The end of what is settled: when the last run that was due began, or since when the VM is selected.
+    /// When the last run that was due began, or since when the VM is selected.
     pub settled: Timestamp,
+    /// What the first of the runs followed that failed since the last one that did not: its occasion is still open.
+    #[serde(default)]
+    pub open: Option<Timestamp>,
     /// How often it has failed since it last succeeded.
     #[serde(default)]
     pub failures: u32,
-    /// When a failed run is tried again.
+    /// Before this a failed run is not tried again.
     #[serde(default)]
     pub retry: Option<Timestamp>,
     /// The newest runs, newest first.
@@ -48,11 +51,22 @@ pub struct Entry {
 impl Entry {
     /// That of a VM which is selected since then.
     pub fn new(since: Timestamp) -> Self {
-        Self { settled: since, failures: 0, retry: None, runs: Vec::new(), verified: since }
+        Self { settled: since, open: None, failures: 0, retry: None, runs: Vec::new(), verified: since }
+    }
+
+    /// The end of what is settled, after which policies are asked for the next occasion: a run that failed settles nothing.
+    pub fn after(&self) -> Timestamp {
+        self.open.unwrap_or(self.settled)
+    }
+
+    /// When a run starts that a policy wants at `start`: a failed one rests first.
+    pub(crate) fn rested(&self, start: Timestamp) -> Timestamp {
+        self.retry.map_or(start, |retry| start.max(retry))
     }
 
     /// A run began at `begun`; they are told in the order of that.
     pub fn note(&mut self, begun: Timestamp, ending: Ending) {
+        self.open = matches!(ending, Ending::Failed(_)).then_some(self.after());
         self.settled = begun;
         match ending {
             Ending::Made(run) => {
@@ -141,5 +155,17 @@ mod tests {
         entry.note(first, Ending::Failed(first));
         entry.note(second, Ending::Settled);
         assert_eq!((entry.settled, entry.retry, entry.failures), (second, None, 1));
+        assert_eq!(entry.after(), second);
+    }
+
+    #[test]
+    fn the_occasion_of_a_failed_run_is_open_until_one_succeeds() {
+        let [since, first, second, third] = [0, 1, 2, 3].map(|hour| at(&format!("2026-01-01T0{hour}:00:00Z")));
+        let mut entry = Entry::new(since);
+        entry.note(first, Ending::Failed(first));
+        entry.note(second, Ending::Failed(second));
+        assert_eq!((entry.after(), entry.settled), (since, second));
+        entry.note(third, made(third));
+        assert_eq!((entry.after(), entry.settled), (third, third));
     }
 }

@@ -11,6 +11,7 @@ use remora_core::{Error, VmName};
 use remora_plugins::Kind;
 use remora_plugins::set::{BackupPolicy, Generation};
 
+use crate::answers::{Answered, LastAnswers, LastDue};
 use crate::ledger::{Charge, Entry, Ledger};
 
 /// A VM that there is.
@@ -57,7 +58,7 @@ pub struct Job {
     pub vm: VmFacts,
     /// The policy.
     pub policy: Arc<BackupPolicy>,
-    /// What it follows: the end of what is settled. There is one run after each.
+    /// What it follows: the run before, or the instant since when the VM is selected. There is one run after each.
     pub after: Timestamp,
     /// When it was to start: those that have waited longest go first.
     pub start: Timestamp,
@@ -76,6 +77,8 @@ pub struct Planner {
     answers: HashMap<Charge, Answer>,
     /// Of which generation and VMs the selection is.
     selected_from: Option<(u64, Vec<Vm>)>,
+    /// Whether anything of this is new since it was last told.
+    news: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,41 @@ impl Answer {
 }
 
 impl Planner {
+    /// One for which policies that fail say what they answered somebody before.
+    pub fn following(answered: Answered) -> Self {
+        let mut planner = Self::default();
+        for (policy, last) in answered {
+            for (vm, LastDue { after, start }) in last.due {
+                let charge = Charge { policy: policy.clone(), vm };
+                // Of no generation that there is: who can answer is asked.
+                let answer = Answer { generation: 0, after, due: Due { start, reason: String::new() } };
+                planner.answers.insert(charge, answer);
+            }
+            planner.selected.insert(policy, last.selected.into_iter().collect());
+        }
+        planner
+    }
+
+    /// What policies answered last, if anything of it is new since this was last asked.
+    pub fn news(&mut self) -> Option<Answered> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let last = |selected: &HashSet<VmName>| LastAnswers {
+            selected: selected.iter().cloned().collect(),
+            ..LastAnswers::default()
+        };
+        let mut all: Answered =
+            self.selected.iter().map(|(policy, selected)| (policy.clone(), last(selected))).collect();
+        for (charge, answer) in &self.answers {
+            // Of a VM that is gone nobody asks any more.
+            if let Some(last) = all.get_mut(&charge.policy).filter(|last| last.selected.contains(&charge.vm)) {
+                last.due.insert(charge.vm.clone(), LastDue { after: answer.after, start: answer.due.start });
+            }
+        }
+        Some(all)
+    }
+
     /// The runs that are due, those that have waited longest first.
     pub async fn due(
         &mut self,
@@ -120,8 +158,8 @@ impl Planner {
                 self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
             }
             for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
-                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.settled));
-                let start = answered.into_iter().chain(entry.retry).min();
+                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.after()));
+                let start = answered.map(|start| entry.rested(start));
                 if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
                     let after = entry.settled;
                     jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start });
@@ -178,7 +216,9 @@ impl Planner {
             let answered = policy.select.select(&facts).await;
             if let Ok(answers) = &answered {
                 let chosen = facts.iter().zip(answers).filter(|(_, answer)| answer.selected);
-                self.selected.insert(policy.name.clone(), chosen.map(|(vm, _)| vm.name.clone()).collect());
+                let chosen: HashSet<_> = chosen.map(|(vm, _)| vm.name.clone()).collect();
+                self.news |= self.selected.get(&policy.name) != Some(&chosen);
+                self.selected.insert(policy.name.clone(), chosen);
             }
             self.note(&policy.name, Kind::Select, answered.err(), now, &mut failures);
         }
@@ -205,8 +245,8 @@ impl Planner {
     ) -> Result<(), Error> {
         let all = vms.iter().zip(charges).zip(entries);
         let open = all.filter(|((_, charge), entry)| match self.answers.get(charge) {
-            Some(answer) if answer.generation == generation && answer.after == entry.settled => {
-                answer.due.start.is_some_and(|start| start <= now)
+            Some(answer) if answer.generation == generation && answer.after == entry.after() => {
+                answer.due.start.is_some_and(|start| entry.rested(start) <= now)
             }
             _ => true,
         });
@@ -215,11 +255,11 @@ impl Planner {
                 let question = Question {
                     vm: (*vm).clone(),
                     now,
-                    after: entry.settled.min(now),
+                    after: entry.after().min(now),
                     seed: seed(charge),
                     runs: entry.runs.clone(),
                 };
-                ((charge, entry.settled), question)
+                ((charge, entry.after()), question)
             })
             .unzip();
         if questions.is_empty() {
@@ -227,6 +267,10 @@ impl Planner {
         }
         let answers = policy.schedule.next(&questions).await?;
         for ((charge, after), due) in asked.into_iter().zip(answers) {
+            // What is past is as good as now: who waits is asked again and again.
+            let at = |due: &Due| due.start.map(|start| start.max(now));
+            let known = self.answers.get(charge).map(|known| (known.after, at(&known.due)));
+            self.news |= known != Some((after, at(&due)));
             self.answers.insert(charge.clone(), Answer { generation, after, due });
         }
         Ok(())

@@ -24,9 +24,21 @@ pub struct Found {
     pub running: bool,
 }
 
+/// The VMs of this host.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    /// Those of which all is known, sorted by name.
+    pub found: Vec<Found>,
+    /// Why others are not among them: each error names its VM.
+    pub unreadable: Vec<Error>,
+}
+
+/// A domain as libvirt tells of it: name, UUID, definition, and whether it is active.
+type Seen = (String, String, String, bool);
+
 impl LibvirtSource {
-    /// All VMs, sorted by name; those that are shut off too.
-    pub async fn inventory(&self) -> Result<Vec<Found>> {
+    /// All VMs; those that are shut off too.
+    pub async fn inventory(&self) -> Result<Inventory> {
         let look = |connection: &Connect| {
             let mut found = Vec::new();
             for domain in connection.list_all_domains(0)? {
@@ -44,15 +56,25 @@ impl LibvirtSource {
         };
         let seen = self.libvirt.call(USUAL, Repeat::Safe, look).await;
         let seen = seen.map_err(|error| error.while_doing(format_args!("looking at the VMs of {}", self.uri())))?;
-        let mut found = Vec::new();
-        for (name, uid, xml, running) in seen {
-            let Ok(name) = VmName::new(name) else { continue };
-            let labels = labels(&xml).map_err(|error| error.within(format_args!("VM {:?}", name.as_str())))?;
-            found.push(Found { facts: VmFacts { name, namespace: String::new(), uid, labels }, running });
-        }
-        found.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
-        Ok(found)
+        Ok(known(seen))
     }
+}
+
+/// What policies may know of each; one that cannot be read hides no other.
+fn known(seen: Vec<Seen>) -> Inventory {
+    let mut known = Inventory::default();
+    for (name, uid, xml, running) in seen {
+        let Ok(name) = VmName::new(name) else { continue };
+        match labels(&xml) {
+            Ok(labels) => {
+                let facts = VmFacts { name, namespace: String::new(), uid, labels };
+                known.found.push(Found { facts, running });
+            }
+            Err(error) => known.unreadable.push(error.within(format_args!("VM {:?}", name.as_str()))),
+        }
+    }
+    known.found.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
+    known
 }
 
 /// The labels that a definition has.
@@ -87,10 +109,21 @@ mod tests {
         assert!(labels("<domain>").is_err());
     }
 
+    #[test]
+    fn a_definition_that_cannot_be_read_hides_no_other_vm() {
+        let seen = |name: &str, xml: &str| (name.to_owned(), "uid".to_owned(), xml.to_owned(), true);
+        let Inventory { found, unreadable } =
+            known(vec![seen("web", "<domain/>"), seen("broken", "<domain>"), seen("db", "<domain/>")]);
+        assert_eq!(found.iter().map(|vm| vm.facts.name.as_str()).collect::<Vec<_>>(), ["db", "web"]);
+        let told: Vec<_> = unreadable.iter().map(Error::chain).collect();
+        assert!(told.len() == 1 && told[0].starts_with("VM \"broken\": reading"), "{told:?}");
+    }
+
     #[tokio::test]
     async fn every_vm_is_there_with_its_uuid() {
         let options = LibvirtOptions { connect: Some("test:///default".into()), ..LibvirtOptions::new(Vec::new()) };
-        let found = LibvirtSource::new(options).unwrap().inventory().await.unwrap();
+        let Inventory { found, unreadable } = LibvirtSource::new(options).unwrap().inventory().await.unwrap();
+        assert!(unreadable.is_empty(), "{unreadable:?}");
         assert_eq!((found.len(), found[0].facts.name.as_str(), found[0].running), (1, "test", true));
         assert_eq!(found[0].facts.uid.len(), 36);
     }

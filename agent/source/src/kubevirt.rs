@@ -17,6 +17,7 @@ mod job;
 mod launcher;
 mod open;
 mod options;
+mod rights;
 mod scratch;
 mod source;
 mod view;
@@ -24,7 +25,7 @@ mod view;
 pub use checkpoints::retire_main;
 pub use cluster::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
-    LatestCheckpoint, LauncherUser, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
+    LatestCheckpoint, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
 };
 pub use halted::{ClaimReader, HaltedSource};
 pub use options::KubevirtOptions;

@@ -6,7 +6,7 @@
 //! Start reading at `source.rs` (claim), then `open.rs`, `own_job.rs` (freeze, begin, thaw) and `view.rs` (read, confirm,
 //! close). Beside every open view runs a [`watchdog`], a process of its own that thaws the guest and ends the job if ours
 //! dies.
-//! `unsafe` stands in `raw.rs` alone: the calls of libvirt that the `virt` crate does not wrap.
+//! `unsafe` stands in `raw.rs` alone: the calls of libvirt that the `virt` crate does not wrap, and two of the kernel.
 
 mod backup_xml;
 mod bitmaps;
@@ -39,7 +39,7 @@ mod vm;
 pub mod watchdog;
 
 pub use doctor::Check;
-pub use inventory::Found;
+pub use inventory::{Found, Inventory};
 pub use options::LibvirtOptions;
 pub use raw::leave;
 pub use source::LibvirtSource;

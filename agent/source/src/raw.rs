@@ -1,5 +1,5 @@
 //! The calls of libvirt that the `virt` crate lacks, or whose wrappers there ignore failure and then read memory that
-//! was never written (`Domain::block_info`, `Domain::state` of virt). The only `unsafe` of this crate.
+//! was never written (`Domain::block_info`, `Domain::state` of virt); and two of the kernel. The only `unsafe` of this crate.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -37,6 +37,16 @@ pub(crate) enum Delete {
 pub fn leave(code: u8) -> ! {
     // SAFETY: it takes a number and does not return; nothing of this process is used any more.
     unsafe { libc::_exit(code.into()) }
+}
+
+/// Gives up all capabilities of this thread, which those that it starts then lack too.
+pub(crate) fn drop_capabilities() -> std::io::Result<()> {
+    // capget(2): version 3, of this thread; of each set (effective, permitted, inheritable) two words.
+    let mut header: [u32; 2] = [0x2008_0522, 0];
+    let none = [[0_u32; 3]; 2];
+    // SAFETY: both are laid out as the call takes them and outlive it; of the header it may change the version.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), none.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// A text for libvirt. Names and XML hold no NUL byte; should one, libvirt's last error stands for it, or an unknown one.

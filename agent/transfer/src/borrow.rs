@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::connect::{Worker, connect};
 use crate::question::{Look, Question, Reply};
@@ -52,7 +53,7 @@ impl Loan {
         let (questions, asked) = mpsc::channel(1);
         let (waiting, answers) = mpsc::channel(IN_FLIGHT);
         let asking = AbortOnDropHandle::new(tokio::spawn(ask(output, asked, waiting)));
-        let listening = AbortOnDropHandle::new(tokio::spawn(listen(input, answers)));
+        let listening = AbortOnDropHandle::new(tokio::spawn(listen(input, answers).in_current_span()));
         Ok(Arc::new(Self { address: worker.address, questions, _tasks: [asking, listening] }))
     }
 

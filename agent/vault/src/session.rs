@@ -20,6 +20,7 @@ use remora_process::Process;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::keys::random;
 use crate::manifest::{Entry, Manifest};
@@ -111,7 +112,7 @@ impl LiveSession {
         // A taken name is our own PUT, repeated by the store's client after a lost reply.
         vault.store.create_passing(&names::session(vault.tenant, vm, id), session.seal(&vault, id)?.into()).await?;
         let (stop, stopped) = oneshot::channel();
-        let beats = tokio::spawn(beat(Arc::clone(&vault), vm, id, session, stopped));
+        let beats = tokio::spawn(beat(Arc::clone(&vault), vm, id, session, stopped).in_current_span());
         Ok(Self { vault, vm, id, stop, beats })
     }
 

@@ -11,6 +11,13 @@ use crate::deployed;
 /// How long the controller may take for what it does at once: it looks again every 15 s, and the machine may be busy.
 pub(super) const SOON: Duration = Duration::from_mins(2);
 
+/// KubeVirt's definitions: of machines, and of their backups.
+pub(super) const MACHINES: &str = include_str!("../kubevirt/machines.yaml");
+pub(super) const BACKUPS: [&str; 2] = [
+    include_str!("../kubevirt/backup.kubevirt.io_virtualmachinebackups.yaml"),
+    include_str!("../kubevirt/backup.kubevirt.io_virtualmachinebackuptrackers.yaml"),
+];
+
 /// A name as agents choose them: of the repository, and of bits that are none of another attempt's.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
@@ -29,23 +36,25 @@ pub(super) struct Shop {
 impl Cluster {
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&[]))
+        SHARED.get_or_init(|| Self::start(&[MACHINES, BACKUPS[0], BACKUPS[1]], &[]))
     }
 
     /// Another one, for tests of policies: what is scheduled is bounded in all of it.
     pub(crate) fn scheduled() -> &'static Self {
         static SCHEDULED: OnceLock<Cluster> = OnceLock::new();
-        SCHEDULED.get_or_init(|| Self::start(&["--scheduled-runs=3"]))
+        SCHEDULED.get_or_init(|| Self::start(&[MACHINES, BACKUPS[0], BACKUPS[1]], &["--scheduled-runs=3"]))
     }
 
-    fn start(further: &[&str]) -> Self {
+    /// A third one, that has no KubeVirt; for one test, which gives it one.
+    pub(super) fn without_kubevirt() -> &'static Self {
+        static WITHOUT: OnceLock<Cluster> = OnceLock::new();
+        WITHOUT.get_or_init(|| Self::start(&[], &[]))
+    }
+
+    fn start(kubevirt: &[&str], further: &[&str]) -> Self {
         let api = ApiServer::start();
         api.define(&deployed("crds.yaml"));
-        for definition in [
-            include_str!("../kubevirt/machines.yaml"),
-            include_str!("../kubevirt/backup.kubevirt.io_virtualmachinebackups.yaml"),
-            include_str!("../kubevirt/backup.kubevirt.io_virtualmachinebackuptrackers.yaml"),
-        ] {
+        for definition in kubevirt {
             api.define(definition);
         }
         apply(&api, &deployed("controller.yaml"));
@@ -80,6 +89,22 @@ impl Cluster {
     /// What is said of a repository.
     pub(super) fn ready(&self, namespace: &str, name: &str) -> Option<Value> {
         condition(&self.api.get(&repository_path(namespace, name)), "Ready")
+    }
+
+    /// The events on an object, by reason.
+    pub(super) fn events(&self, namespace: &str, kind: &str, name: &str) -> Vec<String> {
+        let events = self.api.get(&format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"));
+        let of = |event: &&Value| event["regarding"]["kind"] == kind && event["regarding"]["name"] == name;
+        let events = events["items"].as_array().unwrap().iter().filter(of);
+        events.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until an event on an object has a reason: it follows the condition.
+    #[track_caller]
+    pub(super) fn tells(&self, namespace: &str, kind: &str, name: &str, reason: &str) {
+        wait_until(format_args!("no event {reason} on {kind} {namespace}/{name}"), SOON, || {
+            self.events(namespace, kind, name).contains(&reason.to_owned())
+        });
     }
 
     /// Changes which namespaces the administrators' repository serves. Other tests do so at the same time.
@@ -195,11 +220,22 @@ impl Shop {
 
     /// A new one in a cluster.
     pub(super) fn open_in(cluster: &'static Cluster) -> Self {
+        let shop = Self::without_machine_in(cluster);
+        shop.furnish();
+        shop
+    }
+
+    /// The same without the machine, which [`Shop::furnish`] makes.
+    pub(super) fn without_machine_in(cluster: &'static Cluster) -> Self {
         let shop = Self { namespace: cluster.api.namespace(), cluster };
         cluster.allow(|allowed| allowed.push(json!(shop.namespace)));
-        shop.machine(&json!({}));
-        shop.claim("root", "1Gi");
         shop
+    }
+
+    /// Makes the machine and its claim.
+    pub(super) fn furnish(&self) {
+        self.machine(&json!({}));
+        self.claim("root", "1Gi");
     }
 
     pub(super) fn list(&self, group: &str, plural: &str) -> String {
@@ -266,12 +302,15 @@ impl Shop {
         Run { shop: self, name: name.into() }
     }
 
-    /// The events on an object, by reason.
+    /// The events on an object of its namespace, by reason.
     pub(super) fn events(&self, kind: &str, name: &str) -> Vec<String> {
-        let events = self.cluster.api.get(&self.list("events.k8s.io/v1", "events"));
-        let of = |event: &&Value| event["regarding"]["kind"] == kind && event["regarding"]["name"] == name;
-        let events = events["items"].as_array().unwrap().iter().filter(of);
-        events.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
+        self.cluster.events(&self.namespace, kind, name)
+    }
+
+    /// Waits until an event on an object of its namespace has a reason.
+    #[track_caller]
+    pub(super) fn tells(&self, kind: &str, name: &str, reason: &str) {
+        self.cluster.tells(&self.namespace, kind, name, reason);
     }
 
     /// The names of what there is of a kind.

@@ -69,6 +69,30 @@ fn a_halted_machine_is_backed_up_through_a_worker_that_goes_with_the_run() {
 }
 
 #[test]
+fn the_worker_of_a_halted_machine_has_its_claims_read_only_devices_too() {
+    let shop = halted();
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    shop.cluster.api.create(&shop.core("persistentvolumeclaims"), &claim).ok();
+    let volumes = ["root", "data"].map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let spec = json!({"domain": {"devices": {"disks": [{"name": "root"}, {"name": "data"}]}}, "volumes": volumes});
+    let fields = json!({"spec": {"template": {"spec": spec}}});
+    shop.cluster.api.merge(&format!("{}/web", shop.list("kubevirt.io/v1", "virtualmachines")), &fields).ok();
+    let run = shop.run("run", &json!({}));
+    run.waits_for("Assigned", "WorkerPending");
+    let pod = worker(&run).runs();
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let claims: Vec<_> =
+        volumes.iter().map(|volume| &volume["persistentVolumeClaim"]).filter(|of| !of.is_null()).collect();
+    let read_only = |claim: &str| json!({"claimName": claim, "readOnly": true});
+    assert_eq!(claims, [&read_only("root"), &read_only("data")]);
+    let devices = &pod["spec"]["containers"][0]["volumeDevices"];
+    assert_eq!(devices, &json!([{"name": "disk-1", "devicePath": "/dev/disk-1"}]));
+}
+
+#[test]
 fn a_machine_that_is_started_before_its_run_begins_is_backed_up_as_it_runs() {
     let shop = halted();
     let run = shop.run("run", &json!({}));

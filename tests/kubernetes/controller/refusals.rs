@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::Shop;
+use super::cluster::{BACKUPS, Cluster, MACHINES, Shop};
 
 #[test]
 pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begins() {
@@ -52,8 +52,28 @@ fn a_machine_or_a_repository_that_is_missing_is_named() {
     let shop = Shop::open();
     let run = shop.run("no-machine", &json!({"virtualMachine": "db"}));
     assert!(run.waits_for("Assigned", "NoMachine").contains("VirtualMachine db"));
+    shop.tells("BackupRun", "no-machine", "NoMachine");
     let run = shop.run("no-repository", &json!({"repository": {"name": "mine"}}));
     assert!(run.waits_for("Assigned", "RepositoryMissing").contains("Repository mine"));
+    shop.tells("BackupRun", "no-repository", "RepositoryMissing");
+}
+
+#[test]
+fn without_kubevirt_or_with_an_old_one_a_run_says_so_and_begins_when_there_is_one() {
+    let cluster = Cluster::without_kubevirt();
+    let shop = Shop::without_machine_in(cluster);
+    let run = shop.run("run", &json!({}));
+    assert!(run.waits_for("Assigned", "NoKubeVirt").contains("Install KubeVirt 1.8"));
+    assert_eq!(run.get()["status"]["node"], Value::Null);
+    shop.tells("BackupRun", "run", "NoKubeVirt");
+    cluster.api.define(MACHINES);
+    assert!(run.waits_for("Assigned", "KubeVirtTooOld").contains("Update it to 1.8"));
+    shop.tells("BackupRun", "run", "KubeVirtTooOld");
+    for definition in BACKUPS {
+        cluster.api.define(definition);
+    }
+    shop.furnish();
+    run.waits_for("Assigned", "Assigned");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use remora_tests::{Plugin, S3, wait_until};
+use remora_tests::{ApiServer, Plugin, S3, wait_until};
 use serde_json::{Value, json};
 
 use super::cluster::{SOON, Shop, repository, secret};
@@ -29,6 +29,7 @@ pub(super) fn what_is_missing_of_a_repository_is_named() {
     };
     repository(api, &shop.namespace, "none", &spec("none"));
     assert!(waits_for(&shop, &shop.namespace, "none", "SecretMissing").contains("Secret none"));
+    shop.tells("Repository", "none", "SecretMissing");
     secret(api, &shop.namespace, "short", &json!({"passphrase": "hunter2"}));
     repository(api, &shop.namespace, "short", &spec("short"));
     let message = waits_for(&shop, &shop.namespace, "short", "PassphraseTooShort");
@@ -134,13 +135,90 @@ fn a_new_repository_is_made_once_and_another_one_in_its_place_is_noticed() {
     let status = api.get(&path)["status"].clone();
     assert!(store.path().join("r/remora.json").is_file() && status["repositoryId"].as_str().unwrap().len() == 32);
     assert!(!status.to_string().contains("battery"));
-    let events = api.get("/apis/events.k8s.io/v1/namespaces/remora/events");
-    let initialized = |event: &&Value| event["regarding"]["name"] == name.as_str() && event["reason"] == "Initialized";
-    assert_eq!(events["items"].as_array().unwrap().iter().filter(initialized).count(), 1);
+    shop.cluster.tells("remora", "Repository", &name, "Initialized");
+    let events = shop.cluster.events("remora", "Repository", &name);
+    assert_eq!(events.iter().filter(|reason| *reason == "Initialized").count(), 1, "{events:?}");
 
     // Emptied: that is a loss to tell of, and no place to begin anew.
     std::fs::remove_dir_all(store.path().join("r")).unwrap();
     api.merge(&path, &json!({"spec": {"allowedNamespaces": ["elsewhere"]}})).ok();
     waits_for(&shop, "remora", &name, "StoreMissing");
+    shop.cluster.tells("remora", "Repository", &name, "StoreMissing");
     assert!(!store.path().join("r").exists());
+}
+
+#[test]
+fn a_passphrase_that_is_another_s_is_said_with_the_secret_that_it_belongs_into() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let store = tempfile::tempdir().unwrap();
+    let [sound, other] = ["sound", "other"].map(|name| format!("{name}-of-{}", shop.namespace));
+    let spec = |secret: &str| json!({"url": format!("file://{}/r", store.path().display()), "passphraseSecret": {"name": secret}});
+    repository(api, "remora", &sound, &spec("passphrase"));
+    waits_for(&shop, "remora", &sound, "Opened");
+    secret(api, "remora", &other, &json!({"passphrase": "another horse, another staple"}));
+    repository(api, "remora", &other, &spec(&other));
+    let message = waits_for(&shop, "remora", &other, "WrongPassphrase");
+    assert!(message.contains(&format!("into key passphrase of Secret {other}")), "{message}");
+    assert!(!message.contains("another staple") && !message.contains("REMORA_PASSPHRASE"), "{message}");
+    shop.cluster.tells("remora", "Repository", &other, "WrongPassphrase");
+    let path = super::cluster::repository_path("remora", &other);
+    assert_eq!(api.get(&path)["status"]["repositoryId"], Value::Null);
+
+    // Put right, it is the same one.
+    let right = json!({"stringData": {"passphrase": "correct horse battery staple"}});
+    api.merge(&format!("/api/v1/namespaces/remora/secrets/{other}"), &right).ok();
+    api.merge(&path, &json!({"spec": {"allowedNamespaces": ["elsewhere"]}})).ok();
+    waits_for(&shop, "remora", &other, "Opened");
+    let id = |name: &str| api.get(&super::cluster::repository_path("remora", name))["status"]["repositoryId"].clone();
+    assert_eq!(id(&other), id(&sound));
+}
+
+/// A place of Velero's in a bucket of the server, and its credentials.
+fn location(api: &ApiServer, namespace: &str, name: &str, s3: &S3) {
+    let keys = std::fs::read_to_string(s3.credentials()).unwrap();
+    secret(api, namespace, name, &json!({"keys": keys}));
+    let location = json!({
+        "apiVersion": "velero.io/v1", "kind": "BackupStorageLocation", "metadata": {"name": name},
+        "spec": {
+            "provider": "velero.io/aws",
+            "objectStorage": {"bucket": "velero", "prefix": "cluster"},
+            "config": {"region": "us-east-1", "s3ForcePathStyle": "true", "s3Url": s3.endpoint()},
+            "credential": {"name": name, "key": "keys"},
+        },
+    });
+    api.create(&format!("/apis/velero.io/v1/namespaces/{namespace}/backupstoragelocations"), &location).ok();
+}
+
+#[test]
+fn a_place_of_velero_s_holds_a_repository_beside_velero_s_folder_and_for_its_own_namespace() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    api.define(include_str!("../velero/locations.yaml"));
+    let s3 = S3::start();
+    s3.bucket("velero");
+    let name = format!("velero-of-{}", shop.namespace);
+    location(api, "remora", &name, &s3);
+    let spec = |location: &str| json!({"backupStorageLocation": location, "passphraseSecret": {"name": "passphrase"}});
+    repository(api, "remora", &name, &spec(&name));
+    let message = waits_for(&shop, "remora", &name, "Opened");
+    assert!(message.contains("s3://velero/cluster-remora"), "{message}");
+    let bucket = s3.files("velero");
+    assert!(bucket.join("cluster-remora/remora.json").is_file() && !bucket.join("cluster").exists());
+    let asked = s3.all_requests();
+
+    // A tenant has those of its own namespace only.
+    secret(api, &shop.namespace, "passphrase", &json!({"passphrase": "correct horse battery staple"}));
+    repository(api, &shop.namespace, "borrowed", &spec(&name));
+    let message = waits_for(&shop, &shop.namespace, "borrowed", "LocationMissing");
+    assert!(message.contains(&format!("no BackupStorageLocation {name} in namespace {}", shop.namespace)), "{message}");
+    shop.tells("Repository", "borrowed", "LocationMissing");
+    let run = shop.run("run", &json!({"repository": {"name": name, "namespace": "remora"}}));
+    run.waits_for("Assigned", "RepositoryNotAllowed");
+    // And of these none that leads inside.
+    location(api, &shop.namespace, "inside", &s3);
+    repository(api, &shop.namespace, "inside", &spec("inside"));
+    let message = waits_for(&shop, &shop.namespace, "inside", "Unavailable");
+    assert!(message.contains("is not an address of the internet"), "{message}");
+    assert_eq!(s3.all_requests(), asked, "a tenant's repository was looked for");
 }

@@ -218,6 +218,8 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     assert!(used.waits_for("Failed", "ClaimInUse").contains("VirtualMachineInstance web"));
     let none = scene.restore("none", &json!({"disks": [{"disk": "swap", "claim": "copy"}]}));
     assert!(none.waits_for("Failed", "NoSuchDisk").contains("it has root"));
+    shop.tells("RestoreRun", "used", "ClaimInUse");
+    shop.tells("RestoreRun", "none", "NoSuchDisk");
     scene.restore_of("gone", "0011223344556677-9", &to("copy")).waits_for("Failed", "NoSuchPoint");
     scene.restore_of("word", "yesterday", &to("copy")).waits_for("Failed", "NoSuchPoint");
     // Not of this namespace's machines, whoever could read it.
@@ -324,7 +326,9 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
     };
     let host = json!({"name": "host", "hostPath": {"path": "/"}});
     let volumes = worker["spec"]["volumes"].as_array().unwrap().iter().cloned().chain([host]).collect::<Vec<_>>();
-    let escalates = json!({"allowPrivilegeEscalation": true, "capabilities": {"drop": ["ALL"]}});
+    let mut first = worker["spec"]["containers"][0].clone();
+    first["name"] = json!("first");
+    let (unconfined, of_host) = (json!({"type": "Unconfined"}), json!({"type": "spc_t"}));
     let mut early = with("/spec/hostPID", json!(true));
     early["metadata"]["name"] = json!("remora-worker-early");
     wait_until("the policy is not in force", SOON, || {
@@ -334,14 +338,36 @@ fn the_controller_makes_and_removes_no_pods_but_workers_without_privilege() {
         ("/spec/automountServiceAccountToken", json!(true)),
         ("/spec/hostNetwork", json!(true)),
         ("/spec/hostPID", json!(true)),
-        ("/spec/securityContext", json!({"runAsUser": 0})),
+        ("/spec/hostIPC", json!(true)),
+        ("/spec/securityContext", Value::Null),
+        ("/spec/securityContext/runAsNonRoot", Value::Null),
+        ("/spec/securityContext/runAsUser", json!(0)),
+        ("/spec/securityContext/seccompProfile", Value::Null),
+        ("/spec/securityContext/seccompProfile", unconfined.clone()),
+        ("/spec/securityContext/appArmorProfile", unconfined.clone()),
+        ("/spec/securityContext/seLinuxOptions", of_host.clone()),
         ("/spec/volumes", json!(volumes)),
-        ("/spec/containers/0/securityContext", escalates),
-        ("/spec/containers/0/securityContext/capabilities", json!({"add": ["SYS_ADMIN"]})),
+        ("/spec/initContainers", json!([first])),
+        // What the pod says, its container says otherwise.
+        ("/spec/containers/0/securityContext", Value::Null),
+        ("/spec/containers/0/securityContext/runAsNonRoot", json!(false)),
+        ("/spec/containers/0/securityContext/runAsUser", json!(0)),
+        ("/spec/containers/0/securityContext/allowPrivilegeEscalation", json!(true)),
+        ("/spec/containers/0/securityContext/allowPrivilegeEscalation", Value::Null),
+        ("/spec/containers/0/securityContext/capabilities", Value::Null),
+        ("/spec/containers/0/securityContext/capabilities", json!({"drop": ["NET_RAW"]})),
+        ("/spec/containers/0/securityContext/capabilities/add", json!(["SYS_ADMIN"])),
+        ("/spec/containers/0/securityContext/seccompProfile", unconfined.clone()),
+        ("/spec/containers/0/securityContext/appArmorProfile", unconfined),
+        ("/spec/containers/0/securityContext/seLinuxOptions", of_host),
+        ("/spec/containers/0/ports/0/hostPort", json!(8444)),
     ] {
         let refused = api.create_as(&controller, &shop.core("pods"), &with(path, value));
+        assert!(refused.code != 201, "it may set {path}");
         says(&refused.refused(), "without any privilege only");
     }
+    let level = with("/spec/securityContext/seLinuxOptions", json!({"level": "s0:c26,c5"}));
+    api.create_as(&controller, &format!("{}?dryRun=All", shop.core("pods")), &level).ok();
     let named = api.create_as(&controller, &shop.core("pods"), &with("/metadata/name", json!("web-0")));
     says(&named.refused(), "workers of runs only");
     let theirs = with("/metadata/name", json!("web-0"));

@@ -114,31 +114,50 @@ fn of_two_runs_of_a_machine_one_is_first_and_the_other_follows() {
     second.waits_for("Assigned", "Assigned");
 }
 
-#[test]
-fn a_foreign_backup_in_flight_is_waited_for_and_left_alone() {
-    let shop = Shop::open();
-    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+/// Somebody else's backup of the machine, in flight.
+fn foreign_backup(shop: &Shop, name: &str) {
     let source = json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"});
-    let metadata = json!({"name": "theirs"});
+    let metadata = json!({"name": name});
     let foreign = json!({
         "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup", "metadata": metadata,
         "spec": {"source": source, "pvcName": "somewhere"},
     });
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
     shop.cluster.api.create(&backups, &foreign).ok();
-    let run = shop.run("run", &json!({}));
-    run.claim();
-    let name = run.wants(1);
-    let message = run.waits_for("Prepared", "WaitingForBackup");
-    assert!(message.contains("theirs") && run.says("Prepared")["status"] == "Unknown", "{message}");
-    assert_eq!(shop.names(&backups), ["theirs"]);
+}
 
+/// What KubeVirt says at its end.
+fn completes(shop: &Shop, name: &str) {
     let since = "2026-01-01T00:00:00Z";
     let complete = json!([{"type": "Complete", "status": "True", "reason": "Completed", "message": "", "lastTransitionTime": since}]);
-    shop.cluster.api.merge(&format!("{backups}/theirs/status"), &json!({"status": {"conditions": complete}})).ok();
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+    shop.cluster.api.merge(&format!("{backups}/{name}/status"), &json!({"status": {"conditions": complete}})).ok();
+}
+
+#[test]
+fn a_foreign_backup_in_flight_is_waited_for_and_left_alone() {
+    let shop = Shop::open();
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+    // No agent has it while it can only wait.
+    foreign_backup(&shop, "theirs");
+    let run = shop.run("run", &json!({}));
+    let message = run.waits_for("Assigned", "WaitingForBackup");
+    assert!(message.contains("theirs") && run.says("Assigned")["status"] == "False", "{message}");
+    assert_eq!(run.get()["status"]["node"], Value::Null);
+    completes(&shop, "theirs");
+    run.claim();
+
+    // Somebody was faster than the agent.
+    foreign_backup(&shop, "others");
+    let name = run.wants(1);
+    let message = run.waits_for("Prepared", "WaitingForBackup");
+    assert!(message.contains("others") && run.says("Prepared")["status"] == "Unknown", "{message}");
+    assert_eq!(shop.names(&backups), ["others", "theirs"]);
+    completes(&shop, "others");
     run.waits_for("Prepared", "Prepared");
     let mut names = shop.names(&backups);
     names.sort_by_key(|one| *one != name);
-    assert_eq!(names, [name.as_str(), "theirs"]);
+    assert_eq!(names, [name.as_str(), "others", "theirs"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn of_two_agents_of_a_node_one_does_each_run_with_few_requests() {
     assert_eq!(played.begun_once(), names);
     let by: Vec<_> = names.iter().map(|name| scene.status(name)["agent"].clone()).collect();
     assert!(by.iter().all(|agent| *agent == json!(first) || *agent == json!(second)), "{by:?}");
-    // A claim, the end, two events; and for each that the other one had, a claim in vain and a look whether it lives.
+    // A claim, the end, two events and a look for the machine; and for each that the other one had, a claim in vain and a look whether it lives.
     let requests: usize = agents.iter().map(|agent| agent.shim.requests().len()).sum();
     println!("{requests} requests for {RUNS} runs and two agents");
     assert!(requests <= RUNS * 9 + 40, "{requests}: {:#?}", agents[0].shim.requests());

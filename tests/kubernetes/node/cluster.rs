@@ -13,6 +13,7 @@ use remora_kube::resources::Capability;
 use remora_source::kubevirt::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, JobFacts, VmFacts,
 };
+use remora_tests::ApiServer;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,10 @@ impl Worker for Asks {
             self.0.send(Told::Progress(now.clone())).unwrap();
             match now {
                 BackupProgress::Running(_) => {
+                    let asked = cluster.progress_now(&wish.backup).await?;
+                    if asked != now {
+                        return Err(Error::new(ErrorKind::Failed, format!("watched: {now:?}, asked: {asked:?}")).into());
+                    }
                     let (job, latest) = (cluster.job().await?, cluster.latest_checkpoint().await?);
                     self.0.send(Told::Job(job, latest)).unwrap();
                 }
@@ -78,6 +83,20 @@ fn definition(group: &str, version: &str, kind: &str) -> String {
     )
 }
 
+/// KubeVirt's kinds are there.
+pub(super) fn define(api: &ApiServer) {
+    static DEFINED: OnceLock<()> = OnceLock::new();
+    DEFINED.get_or_init(|| {
+        let kinds = [
+            ("kubevirt.io", "v1", "VirtualMachine"),
+            ("kubevirt.io", "v1", "VirtualMachineInstance"),
+            ("backup.kubevirt.io", "v1alpha1", "VirtualMachineBackup"),
+            ("backup.kubevirt.io", "v1alpha1", "VirtualMachineBackupTracker"),
+        ];
+        api.define(&kinds.map(|(group, version, kind)| definition(group, version, kind)).concat());
+    });
+}
+
 /// A machine of KubeVirt with one disk, running on the scene's node.
 struct Machine {
     scene: Scene,
@@ -87,17 +106,8 @@ struct Machine {
 
 impl Machine {
     fn running() -> Self {
-        static DEFINED: OnceLock<()> = OnceLock::new();
         let scene = Scene::new();
-        DEFINED.get_or_init(|| {
-            let kinds = [
-                ("kubevirt.io", "v1", "VirtualMachine"),
-                ("kubevirt.io", "v1", "VirtualMachineInstance"),
-                ("backup.kubevirt.io", "v1alpha1", "VirtualMachineBackup"),
-                ("backup.kubevirt.io", "v1alpha1", "VirtualMachineBackupTracker"),
-            ];
-            scene.api().define(&kinds.map(|(group, version, kind)| definition(group, version, kind)).concat());
-        });
+        define(scene.api());
         let (sender, told) = channel();
         let agent = scene.agent("agent", Asks(sender));
         let machine = Self { scene, told, _agent: agent };

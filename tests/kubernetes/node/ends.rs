@@ -3,6 +3,7 @@
 use remora_core::ErrorKind;
 use serde_json::{Value, json};
 
+use super::cluster::define;
 use super::scene::{Scene, soon};
 use super::worker::{Act, Played};
 
@@ -75,6 +76,42 @@ fn a_run_that_fails_says_why_and_what_to_do() {
     played.act(Act::Store);
     scene.assigned("last", &json!({}));
     scene.becomes("last", "Complete", "True", "Stored");
+}
+
+#[test]
+fn the_end_of_a_run_is_an_event_of_its_machine_too() {
+    let (scene, played) = (Scene::new(), Played::default());
+    define(scene.api());
+    let machine = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}});
+    let list = format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachines", scene.namespace);
+    let machine = scene.api().create(&list, &machine).ok();
+    let _agent = scene.agent("agent", played.clone());
+    scene.assigned("first", &json!({"virtualMachine": "web"}));
+    scene.becomes("first", "Complete", "True", "Stored");
+    played.act(Act::Fail(ErrorKind::NoSpace, "the bucket is full"));
+    scene.assigned("second", &json!({"virtualMachine": "web"}));
+    scene.becomes("second", "Failed", "True", "NoSpace");
+    // As `kubectl describe vm web` asks for them.
+    let of_it = format!(
+        "/api/v1/namespaces/{}/events?fieldSelector=involvedObject.kind=VirtualMachine,involvedObject.name=web,involvedObject.uid={}",
+        scene.namespace,
+        machine["metadata"]["uid"].as_str().unwrap(),
+    );
+    let mut told = Vec::new();
+    soon("both are told", || {
+        let events = scene.api().get(&of_it)["items"].as_array().unwrap().clone();
+        let of = |event: &Value| ["reason", "type", "message"].map(|field| event[field].as_str().unwrap().to_owned());
+        told = events.iter().map(|event| (event["related"]["name"].clone(), of(event))).collect();
+        told.len() == 2
+    });
+    told.sort_by_key(|(_, [reason, ..])| reason.clone());
+    assert_eq!(
+        told[0],
+        (json!("second"), ["NoSpace", "Warning", "the bucket is full. Do something."].map(String::from))
+    );
+    let (run, [reason, kind, message]) = &told[1];
+    assert_eq!((run, reason.as_str(), kind.as_str()), (&json!("first"), "Stored", "Normal"));
+    assert!(message.contains("is stored"), "{message}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn of_fifty_agents_one_claims_each_of_a_thousand_runs() {
     assert_eq!(played.begun_once(), names);
     let requests: usize = agents.iter().map(|agent| agent.shim.requests().len()).sum();
     println!("{requests} requests of {} agents for {} runs", agents.len(), names.len());
-    // A claim, the end, two events; for each that the other agent had, a claim in vain and a look whether it lives; and what
+    // A claim, the end, two events and a look for the machine; for each that the other agent had, a claim in vain and a look whether it lives; and what
     // each agent asks anyway.
     assert!(requests <= names.len() * 9 + agents.len() * 20, "{requests}");
 }

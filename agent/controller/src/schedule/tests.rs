@@ -92,6 +92,8 @@ async fn what_runs_tell_is_not_done_again_and_what_was_missed_is_made_up_for_onc
 #[tokio::test]
 async fn a_run_that_failed_is_tried_again_and_one_that_was_cancelled_is_not() {
     let (_keep, mut controller) = controller(NIGHTLY);
+    let begun = [run("2026-01-11T02:00:00Z", Ending::Settled)];
+    assert!(due(&mut controller, &begun, "2026-01-11T02:01:00Z").await.is_empty(), "it is at work");
     let failed = run("2026-01-11T02:00:00Z", Ending::Failed(at("2026-01-11T02:10:00Z")));
     let runs = [failed];
     assert!(due(&mut controller, &runs, "2026-01-11T02:14:00Z").await.is_empty());

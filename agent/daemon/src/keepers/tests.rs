@@ -24,12 +24,12 @@ async fn kept(keepers: Keepers) -> Vec<u64> {
     verdicts.iter().filter(|v| v.fate == Fate::Keep).map(|v| v.point.sequence()).collect()
 }
 
-fn known(all: Vec<Box<dyn Retention>>) -> Keepers {
+fn known(all: Vec<Keeper>) -> Keepers {
     Keepers::Known { generation: 7, all }
 }
 
-fn last(last: u32) -> Box<dyn Retention> {
-    Box::new(Rules { last, min_count: 0, ..Rules::default() })
+fn last(last: u32) -> Keeper {
+    Keeper { who: format!("last-{last}"), retention: Box::new(Rules { last, min_count: 0, ..Rules::default() }) }
 }
 
 #[tokio::test]
@@ -38,6 +38,28 @@ async fn what_one_policy_keeps_stays_and_when_in_doubt_everything() {
     assert_eq!(kept(known(vec![last(1), last(3), last(2)])).await, [8, 9, 10]);
     assert_eq!(kept(Keepers::Unknown).await.len(), 10);
     assert_eq!(kept(known(Vec::new())).await.len(), 10);
+}
+
+#[tokio::test]
+async fn that_a_point_goes_is_told_with_the_word_of_each_policy_that_had_one() {
+    let vm = VmName::new("vm").unwrap();
+    let judged = async |keepers: Keepers| keepers.judge(&vm, &points(), Timestamp::UNIX_EPOCH).await.unwrap();
+    let verdicts = judged(known(vec![last(1), last(2)])).await;
+    let reason = &verdicts[0].reason;
+    let (first, second) = reason.split_once("; ").unwrap();
+    assert!(first.starts_with("last-1: ") && second.starts_with("last-2: "), "{reason}");
+    assert!(verdicts[8].reason.starts_with("last-2: "), "the one that keeps it says so: {}", verdicts[8].reason);
+    assert_eq!(tell_dropped(&vm, verdicts.iter()), 8);
+    // A real one says which module it is, with which settings.
+    let (folder, host) = (tempfile::tempdir().unwrap(), Host::new(&HostOptions::default()).unwrap());
+    std::fs::write(folder.path().join("good.yaml"), policy("good", LAST)).unwrap();
+    let generation = Generation::default().next(&host, &Snapshot::read(folder.path()).unwrap(), Timestamp::now());
+    let (good, _) = generation.backups().next().unwrap();
+    let retention = good.retention.as_ref().unwrap();
+    let keeper = Keeper::of(good, retention, &VmFacts::named(vm.clone()));
+    let who = format!("good (module {}, settings {}): ", retention.digest(), retention.settings_hash());
+    let verdicts = judged(known(vec![keeper])).await;
+    assert!(verdicts[0].reason.starts_with(&who), "{}", verdicts[0].reason);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 
+use super::plan::assignment::WAITING_FOR_BACKUP;
 use super::plan::{has_finalizer, is_claimed};
+use crate::conditions;
 use crate::kubevirt::{RUN_LABEL, is_of_run};
 use crate::resources::{BackupRun, Run};
 
@@ -64,8 +66,10 @@ impl Index {
         }
         let all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
         let runs = all.get(namespace).into_iter().flat_map(HashMap::values).flatten();
-        // Who has no agent yet has asked for no backup.
-        let waits = |run: &&ObjectRef<BackupRun>| self.store.get(run).is_some_and(|run| is_claimed(&*run));
+        // Who has no agent yet has asked for no backup, and waits for others' only if it says so.
+        let waits = |run: &&ObjectRef<BackupRun>| {
+            self.store.get(run).is_some_and(|run| is_claimed(&*run) || says_it_waits(&run))
+        };
         runs.filter(waits).cloned().collect()
     }
 
@@ -73,6 +77,11 @@ impl Index {
     fn is_there(&self, run: &ObjectRef<BackupRun>) -> bool {
         self.store.get(run).is_some()
     }
+}
+
+/// Whether it says that it waits for somebody else's backup.
+fn says_it_waits(run: &BackupRun) -> bool {
+    conditions::find(run.conditions(), "Assigned").is_some_and(|one| one.reason == WAITING_FOR_BACKUP)
 }
 
 /// Whether nothing is left to do of it.
@@ -95,16 +104,22 @@ mod tests {
         names
     }
 
-    fn ended(mut run: BackupRun) -> BackupRun {
+    /// A run of which one thing is said.
+    fn said(mut run: BackupRun, kind: &str, status: &str, reason: &str) -> BackupRun {
         let condition = Condition {
-            type_: "Complete".into(),
-            status: "True".into(),
-            reason: "Stored".into(),
+            type_: kind.into(),
+            status: status.into(),
+            reason: reason.into(),
             message: String::new(),
             observed_generation: None,
             last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
         };
         run.status.get_or_insert_default().conditions = vec![condition];
+        run
+    }
+
+    fn ended(run: BackupRun) -> BackupRun {
+        let mut run = said(run, "Complete", "True", "Stored");
         run.metadata.finalizers = None;
         run
     }
@@ -120,16 +135,17 @@ mod tests {
         };
         let mut claimed = named("two", "web");
         claimed.status.get_or_insert_default().agent = Some("agent".into());
-        for run in [named("one", "web"), claimed, named("three", "db")] {
+        let waits = said(named("four", "mail"), "Assigned", "False", "WaitingForBackup");
+        for run in [named("one", "web"), claimed, named("three", "db"), waits] {
             assert!(!index.note(&run), "it has not ended");
             writer.apply_watcher_event(&Event::Apply(run));
         }
         let namespace = run("web").namespace().unwrap_or_default();
         assert_eq!(names(index.of_machine(&namespace, "web")), ["one", "two"]);
         assert_eq!(names(index.of_machine("elsewhere", "web")), [""; 0]);
-        // A foreign one may be waited for by whoever wants one too.
+        // A foreign one may be waited for by whoever wants one too, and is by who says so.
         let mut backup = ObjectMeta { namespace: Some(namespace.clone()), ..ObjectMeta::default() };
-        assert_eq!(names(index.of_backup(&backup)), ["two"]);
+        assert_eq!(names(index.of_backup(&backup)), ["four", "two"]);
         backup.labels = Some([(RUN_LABEL.to_owned(), "uid-of-one".to_owned())].into());
         let owner = OwnerReference {
             kind: "BackupRun".into(),

@@ -79,11 +79,16 @@ pub(super) async fn observe(
         observed.agents = reader.agents(&node).await?;
     }
     observed.others = reader.others(&observed.run).await?;
-    if let Some(attempt) = plan::wanted_attempt(&observed.run).cloned() {
-        let trackers: Api<VirtualMachineBackupTracker> = reader.api();
-        let trackers = trackers.list(&ListParams::default()).await?.items;
-        let backups = backups.unwrap_or_default();
-        observed.foreign = foreign(&observed.run, &uid, &backups, &trackers);
+    let (attempt, backups) = (plan::wanted_attempt(&observed.run).cloned(), backups.unwrap_or_default());
+    // No agent is kept busy by a run that has to wait for somebody else's backup.
+    let may_wait = !plan::is_claimed(&observed.run) && backups.iter().any(is_somebody_else_s);
+    if attempt.is_none() && !may_wait {
+        return Ok(observed);
+    }
+    let trackers: Api<VirtualMachineBackupTracker> = reader.api();
+    let trackers = trackers.list(&ListParams::default()).await?.items;
+    observed.foreign = foreign(&observed.run, &uid, &backups, &trackers);
+    if let Some(attempt) = attempt {
         observed.names = names(&observed, &attempt.backup, &backups, &beside, &trackers);
         observed.classes = reader.classes().await?;
     }
@@ -448,16 +453,22 @@ fn foreign(
         _ => tracked(&backup.spec.source.name),
     };
     let others = backups.iter().filter(|backup| !is_of_run(&backup.metadata, uid)).filter(of_machine);
-    others
-        .filter_map(|backup| {
-            let stage =
-                Stage::of(backup.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default());
-            match stage {
-                Stage::InFlight(at) | Stage::Ending(at) => Some((backup.name_any(), at)),
-                Stage::Complete | Stage::Failed { .. } => None,
-            }
-        })
-        .collect()
+    others.filter_map(|backup| Some((backup.name_any(), in_flight(backup)?))).collect()
+}
+
+/// What a backup is at that has not ended.
+fn in_flight(backup: &VirtualMachineBackup) -> Option<String> {
+    let conditions = backup.status.as_ref().map(|status| status.conditions.as_slice());
+    match Stage::of(conditions.unwrap_or_default()) {
+        Stage::InFlight(at) | Stage::Ending(at) => Some(at),
+        Stage::Complete | Stage::Failed { .. } => None,
+    }
+}
+
+/// Whether it is in flight, and no run's of ours: runs of one machine wait for one another as it is.
+fn is_somebody_else_s(backup: &VirtualMachineBackup) -> bool {
+    let mut owners = backup.metadata.owner_references.iter().flatten();
+    in_flight(backup).is_some() && !owners.any(|owner| is_of_run(&backup.metadata, &owner.uid))
 }
 
 #[cfg(test)]

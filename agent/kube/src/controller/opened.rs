@@ -1,6 +1,7 @@
 //! The repositories that this process has opened, each once for what opens it now: a passphrase takes a second to try.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::tenancy::Material;
-use crate::keys::StoreAccess;
+use crate::keys::{StoreAccess, clear};
 
 /// A repository that is open.
 pub(super) struct Open {
@@ -40,10 +41,12 @@ struct Kept {
 type Cells = HashMap<(String, String), Kept>;
 
 /// All of them. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Opened {
     cells: Arc<Mutex<Cells>>,
     plugins: Option<Plugins>,
+    /// Where credentials are kept as files, in folders whose names begin so.
+    files: (PathBuf, String),
 }
 
 /// Whether an empty place is made a repository.
@@ -54,16 +57,31 @@ pub(super) enum IfEmpty {
 }
 
 impl Opened {
-    /// None yet. `plugins` open the administrators' repositories of plugins.
-    pub(super) fn new(plugins: Option<Plugins>) -> Self {
-        Self { cells: Arc::default(), plugins }
+    /// None yet. `plugins` open the administrators' repositories of plugins. What the controller of the same name has left is
+    /// removed, for a pod's container that was killed and its next one have one folder.
+    pub(super) fn new(plugins: Option<Plugins>, instance: &str) -> Result<Self> {
+        Self::below(std::env::temp_dir(), plugins, instance)
+    }
+
+    fn below(folder: PathBuf, plugins: Option<Plugins>, instance: &str) -> Result<Self> {
+        // No instance's name has the last sign, so none's names begin as another's.
+        let prefix = format!("remora-keys-{instance}_");
+        clear(&folder, &prefix)?;
+        Ok(Self { cells: Arc::default(), plugins, files: (folder, prefix) })
+    }
+
+    /// A new folder for the files of one that is opened.
+    fn files(&self) -> Result<TempDir> {
+        let (folder, prefix) = &self.files;
+        let made = tempfile::Builder::new().prefix(prefix).tempdir_in(folder);
+        made.map_err(|e| Error::io(format!("making a folder for credentials in {}", folder.display()), e))
     }
 
     /// The repository, opened with this material.
     pub(super) async fn get(&self, of: (String, String), material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
         let print = fingerprint(material);
         let cell = self.cell(of, print, Instant::now());
-        cell.get_or_try_init(|| open(material, self.plugins.as_ref(), if_empty)).await.cloned()
+        cell.get_or_try_init(|| open(self, material, if_empty)).await.cloned()
     }
 
     fn cell(&self, of: (String, String), print: blake3::Hash, asked: Instant) -> Arc<OnceCell<Arc<Open>>> {
@@ -105,9 +123,9 @@ pub(super) async fn grant(open: &Open, tenant: &Tenant) -> Result<remora_vault::
     open.keyring.grant(tenant).await
 }
 
-async fn open(material: &Material, plugins: Option<&Plugins>, if_empty: IfEmpty) -> Result<Arc<Open>> {
-    let files = tempfile::tempdir().map_err(|e| Error::io("making a folder for credentials", e))?;
-    let location = material.store.location(&files.path().join("store"), plugins)?;
+async fn open(opened: &Opened, material: &Material, if_empty: IfEmpty) -> Result<Arc<Open>> {
+    let files = opened.files()?;
+    let location = material.store.location(&files.path().join("store"), opened.plugins.as_ref())?;
     let secret = Secret::Passphrase(Passphrase::new(material.passphrase.to_vec()));
     let mut made = false;
     let keyring = match Keyring::open(&location, &secret).await {
@@ -143,10 +161,12 @@ fn fingerprint(material: &Material) -> blake3::Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::ReachOfStore;
 
     #[test]
     fn what_is_gone_or_not_asked_for_is_closed() {
-        let (opened, begin) = (Opened::default(), Instant::now());
+        let folder = tempfile::tempdir().unwrap();
+        let (opened, begin) = (Opened::below(folder.path().into(), None, "one").unwrap(), Instant::now());
         let of = |name: &str| ("shop".to_owned(), name.to_owned());
         let ask = |name: &str, after: Duration| opened.cell(of(name), blake3::hash(b"material"), begin + after);
         let (one, two) = (ask("one", Duration::ZERO), ask("two", Duration::ZERO));
@@ -157,5 +177,26 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &ask("one", IDLE)));
         opened.keep(|of| of.1 != "one");
         assert_eq!(Arc::strong_count(&one), 1);
+    }
+
+    #[test]
+    fn credentials_that_a_killed_controller_left_are_removed_by_the_next_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |instance: &str| Opened::below(folder.path().into(), None, instance).unwrap();
+        // Killed, it removes nothing.
+        let [left, another] = ["one", "one-more"].map(|instance| at(instance).files().unwrap().keep());
+        let store = StoreAccess {
+            url: "s3://bucket/prefix".into(),
+            reach: ReachOfStore::Internet,
+            credentials: Some([("cloud".to_owned(), "aHVudGVyMg==".to_owned())].into()),
+            ca: None,
+        };
+        store.location(&left.join("store"), None).unwrap();
+        assert!(left.join("store/credentials/cloud").exists());
+        // Something else that is kept there.
+        let policies = folder.path().join("policies");
+        std::fs::create_dir(&policies).unwrap();
+        at("one");
+        assert_eq!((left.exists(), another.exists(), policies.exists()), (false, true, true));
     }
 }

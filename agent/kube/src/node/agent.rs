@@ -61,6 +61,10 @@ impl<W: Worker> Duty for Backups<W> {
         machine(run)
     }
 
+    fn vm(run: &BackupRun) -> Option<&str> {
+        Some(&run.spec.virtual_machine)
+    }
+
     fn is_to_begin(_: &BackupRun) -> bool {
         true
     }
@@ -83,7 +87,7 @@ impl<W: Worker> Duty for Backups<W> {
         };
         tracing::info!(run = desk.order.full_name(), vm = desk.order.spec.virtual_machine, "a run begins");
         let note = format!("the agent of node {} works on it", self.me.node);
-        self.teller.normal(&taken.object, "Claimed", &note).await;
+        self.teller.claimed(&taken.object, &note).await;
         let (worker, teller, pace) = (Arc::clone(&self.worker), self.teller.clone(), self.pace);
         Run { worker, teller, pace, object: taken.object, record: taken.record, desk, wishes }.drive().await
     }

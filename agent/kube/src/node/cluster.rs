@@ -5,6 +5,8 @@
 
 mod look;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
@@ -218,6 +220,21 @@ impl Cluster for RunCluster {
         self.follow(&backup.to_string(), seen).await
     }
 
+    async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress> {
+        let name = backup.to_string();
+        let asked = async {
+            // First: what the controller says of a backup may be older than the backup, and not newer.
+            let run = self.desk.run.borrow().clone();
+            let backup = self.backup(&name).await?;
+            let shown = Shown { run, backup, instance: self.instance().await? };
+            Ok::<_, Error>(progress(&name, &self.desk.order.uid, &self.tracker_name(), &shown))
+        };
+        tokio::select! {
+            () = self.desk.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
+            told = asked => told,
+        }
+    }
+
     async fn job(&self) -> Result<JobFacts> {
         Ok(job_facts(self.instance().await?.as_ref()))
     }
@@ -235,19 +252,25 @@ impl Cluster for RunCluster {
             // The claim is given back next, and that says the same.
             () = self.desk.stopping.cancelled() => return Ok(()),
         }
-        let (began, mut pause) = (Instant::now(), Duration::from_millis(300));
-        while is_there(&self.desk, backup).await.unwrap_or(true) {
-            if self.desk.stopping.is_cancelled() {
-                return Ok(());
+        let (mut left, mut pause) = (GONE, Duration::from_millis(300));
+        loop {
+            let there = self.ask("the VirtualMachineBackup", || is_there(&self.desk, backup));
+            tokio::select! {
+                biased;
+                () = self.desk.stopping.cancelled() => return Ok(()),
+                there = there => if !there? {
+                    return Ok(());
+                },
             }
-            if began.elapsed() > GONE {
+            if left.is_zero() {
                 let what = format!("VirtualMachineBackup {backup} is not gone after {} s", GONE.as_secs());
                 return Err(Error::new(ErrorKind::Unavailable, what)
                     .advise("See `kubectl describe vmbackup`, and whether remora-controller runs."));
             }
             sleep(pause).await;
+            // The time in which the API server does not answer does not count: nothing can go meanwhile.
+            left = left.saturating_sub(pause);
             pause = (pause * 2).min(Duration::from_secs(3));
         }
-        Ok(())
     }
 }

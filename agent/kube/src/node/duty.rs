@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Me;
 use super::choose::{Candidate, Machine, choose};
@@ -33,7 +34,7 @@ pub struct Pace {
     pub heartbeat: Duration,
     /// After this it is looked again at runs that could not be claimed: their agent may be gone by now.
     pub look_again: Duration,
-    /// Between two looks at what this node can do; what is unchanged is written every fourth time.
+    /// Between two looks at what this node can do, at most; what is unchanged is written every fourth time.
     pub capabilities: Duration,
 }
 
@@ -93,6 +94,9 @@ pub(super) trait Duty: Send + Sync + 'static {
 
     /// What it takes to be one thing: of each it has one run done at a time.
     fn machine(run: &Self::Run) -> Machine;
+
+    /// The virtual machine that it reads or makes, if it does.
+    fn vm(run: &Self::Run) -> Option<&str>;
 
     /// Whether it is an agent's to begin, whoever has claimed it.
     fn is_to_begin(run: &Self::Run) -> bool;
@@ -220,6 +224,7 @@ impl<D: Duty> Rounds<D> {
     fn begin(&mut self, candidate: Candidate<D::Run>, stop: &CancellationToken) {
         let uid = candidate.run.uid().unwrap_or_default();
         let machine = D::machine(&candidate.run);
+        let span = span::<D>(&candidate.run);
         let (sender, seen) = watch::channel(Some(Arc::clone(&candidate.run)));
         let (client, me, duty) = (self.client.clone(), Arc::clone(&self.me), Arc::clone(&self.duty));
         let stopping = stop.clone();
@@ -243,7 +248,7 @@ impl<D: Duty> Rounds<D> {
             };
             Some(duty.done(Taken { object: candidate.run, record, seen, stopping }).await)
         };
-        let task = self.tasks.spawn(task).id();
+        let task = self.tasks.spawn(task.instrument(span)).id();
         self.active.insert(uid, Active { task, machine, seen: sender });
     }
 
@@ -263,6 +268,19 @@ impl<D: Duty> Rounds<D> {
             self.postponed.extend(ended.into_iter().map(|(uid, _)| (uid, until)));
         }
     }
+}
+
+/// What stands beside all that is logged of a run.
+fn span<D: Duty>(run: &D::Run) -> tracing::Span {
+    let namespace = run.namespace().unwrap_or_default();
+    let full = |name: &str| format!("{namespace}/{name}");
+    tracing::info_span!(
+        "run",
+        kind = kind::<D>(),
+        run = full(&run.name_any()),
+        uid = run.uid(),
+        vm = D::vm(run).map(full)
+    )
 }
 
 /// The kind's name.

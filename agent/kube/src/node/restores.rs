@@ -80,6 +80,10 @@ impl<W: RestoreWorker> Duty for Restoring<W> {
         (run.namespace().unwrap_or_default(), run.name_any())
     }
 
+    fn vm(run: &RestoreRun) -> Option<&str> {
+        run.spec.virtual_machine.as_ref().map(|machine| machine.name.as_str())
+    }
+
     /// One that is to end is the controller's to end, whoever has claimed it: begun again it would end at once, and again.
     fn is_to_begin(run: &RestoreRun) -> bool {
         !run.is_cancelled()

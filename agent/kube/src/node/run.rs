@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use self::work::{Work, panicked};
 use super::desk::{Change, Desk, Wish};
@@ -127,7 +128,7 @@ impl<W: Worker> Driven<W> {
             cancel.cancel();
         }
         let work = Work { worker: Arc::clone(&self.run.worker), desk: self.run.desk.clone(), cancel: cancel.clone() };
-        let mut work = tokio::spawn(work.all(self.run.record.attempt()));
+        let mut work = tokio::spawn(work.all(self.run.record.attempt()).in_current_span());
         let result = loop {
             if let Some(result) = self.step(&mut work, &cancel).await {
                 break result;

@@ -51,9 +51,11 @@ pub struct BackupRunSpec {
     /// The volume that keeps the old bytes of what the guest overwrites meanwhile.
     #[serde(default)]
     pub scratch: ScratchSpec,
-    /// The run fails after this long, counted from its creation; such as `90m` or `4h`.
+    /// The run fails after this long, counted from its creation; such as `90m` or `4h`, and at most `72h`: one that hangs
+    /// holds up others of its node until then.
     #[serde(default = "four_hours")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]{1,5}(s|m|h))+$"))]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+[smh])+$') || duration(self) <= duration('72h')").message("a run has 72h at the most"))]
     pub deadline: String,
     /// Ends the run without a point. So does deleting it.
     #[serde(default)]

@@ -48,7 +48,7 @@ pub struct RepositorySpec {
     /// The name of a `BackupStorageLocation` of Velero in this namespace, whose bucket, prefix, region and credentials
     /// are used. remora keeps to a folder of its own beside Velero's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub backup_storage_location: Option<String>,
     /// The Secret with the store's credentials: its keys are those of the vendor's own file formats. Left out for a
     /// `BackupStorageLocation`, which names its own.

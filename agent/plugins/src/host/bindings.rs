@@ -4,7 +4,12 @@
 macro_rules! world {
     ($name:ident, $world:literal) => {
         pub(crate) mod $name {
-            wasmtime::component::bindgen!({ path: "../../wit/policy/0.1.0", world: $world });
+            wasmtime::component::bindgen!({
+                path: "../../wit/policy/0.1.0",
+                world: $world,
+                // What is asked is copied once, into the component's memory.
+                ownership: Borrowing { duplicate_if_necessary: true },
+            });
         }
     };
 }

@@ -19,6 +19,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// What all that a component hands to the host in one call may take there.
 pub(crate) const HANDED_OVER: usize = 8 << 20;
 
+/// Handles of resources that an instance may have at once, of its own ones too: the host keeps a table of them.
+pub(crate) const HANDLES: usize = 1_000;
+
 /// More instances than this at once are refused. Each has 4 GiB of address space, and memory only for what it touches.
 const INSTANCES: u32 = 1_000;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use remora_core::{Error, ErrorKind};
 use wasmtime::{Engine, Store, StoreLimits};
 
-use super::engine::{HANDED_OVER, TICK, limits};
+use super::engine::{HANDED_OVER, HANDLES, TICK, limits};
 use super::errors::{Refused, failed_call};
 use super::interface::Interface;
-use super::module::{Digest, Module};
+use super::module::{BUILD_AGAIN, Digest, Module};
 
 /// What a policy's linear memory may grow to.
 const MEMORY: usize = 64 << 20;
@@ -72,8 +72,9 @@ impl<I: Interface> Configured<I> {
             return Err(error.into());
         }
         let pre = I::find(module.linked().clone());
-        let pre =
-            pre.map_err(|e| Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")))?;
+        let pre = pre.map_err(|e| {
+            Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")).advise(BUILD_AGAIN)
+        })?;
         let settings_hash = Digest::of(settings.as_bytes());
         let ready = Mutex::default();
         let engine = engine.clone();
@@ -153,9 +154,11 @@ impl<I: Interface> Configured<I> {
         let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY) });
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(HANDED_OVER);
+        store.set_max_component_handles(HANDLES);
         store.set_epoch_deadline(ticks(self.deadline.max(STARTING)));
         let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, self.deadline.max(STARTING));
-        let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it"))?;
+        // The types of its exports are looked at here.
+        let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it").advise(BUILD_AGAIN))?;
         let configured = I::configure(&world, &mut store, &self.settings).map_err(|e| failed(e, "`configure`"))?;
         let facts = configured.map_err(Refused::Settings)?;
         Ok((Running { store, world, calls: 0 }, facts))

@@ -62,6 +62,13 @@ impl TryFrom<String> for Digest {
     }
 }
 
+/// What to do about bytes that begin as a component and are none.
+pub(crate) const FETCH_AGAIN: &str =
+    "Fetch it again, for it may be cut off; or build it again, as docs/plugins.md tells.";
+
+/// What to do about a component that has the right names, and other types behind them.
+pub(crate) const BUILD_AGAIN: &str = "Build it again, against the wit/ of this version of remora; or ask who made it.";
+
 /// A component's file.
 pub(crate) struct ModuleBytes<'a> {
     pub(crate) digest: Digest,
@@ -89,8 +96,9 @@ impl Module {
         let component = known.map_or_else(|| compile(engine, cache, &digest, bytes), Ok)?;
         let kinds = check_world(engine, &component)?;
         let linked = Linker::new(engine).instantiate_pre(&component);
-        let linked =
-            linked.map_err(|e| Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")))?;
+        let linked = linked.map_err(|e| {
+            Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")).advise(BUILD_AGAIN)
+        })?;
         Ok(Self { digest, linked, kinds })
     }
 
@@ -110,8 +118,9 @@ impl Module {
 }
 
 fn compile(engine: &Engine, cache: Option<&Cache>, digest: &Digest, bytes: &[u8]) -> Result<Component> {
-    let component = Component::from_binary(engine, bytes)
-        .map_err(|e| Error::new(ErrorKind::Invalid, "it is no valid component").because(format!("{e:#}")))?;
+    let component = Component::from_binary(engine, bytes).map_err(|e| {
+        Error::new(ErrorKind::Invalid, "it is no valid component").because(format!("{e:#}")).advise(FETCH_AGAIN)
+    })?;
     if let Some(cache) = cache {
         cache.put(digest, &component);
     }

@@ -85,6 +85,21 @@ pub(super) struct Component {
 pub(super) struct State {
     child: Arc<OnceCell<Arc<Child>>>,
     idle: Vec<Instance>,
+    /// Where a document names the component, if one does: what is wrong with it is told there.
+    place: Option<String>,
+}
+
+impl State {
+    /// Of a component that is named at a place of a document.
+    pub(super) fn named_at(place: String) -> Self {
+        Self { place: Some(place), ..Self::default() }
+    }
+}
+
+/// What of a call's time is not for requests, but for what the component makes of their answers: a tenth, and a second where
+/// that leaves half, for a busy machine.
+fn spare(deadline: Duration) -> Duration {
+    (deadline / 10).max(Duration::from_secs(1).min(deadline / 2))
 }
 
 /// So many calls are made at once.
@@ -231,6 +246,10 @@ impl Component {
     async fn new_instance(&self) -> Result<Instance, Failed> {
         let child = self.child().await.map_err(|error| match error.kind() {
             ErrorKind::Unavailable => Failed::Fault(error.chain()),
+            ErrorKind::Invalid => Failed::Refused(match &self.state().place {
+                Some(place) => error.within(place),
+                None => error,
+            }),
             _ => Failed::Refused(error),
         })?;
         let (number, hears) = child.instance();
@@ -325,7 +344,7 @@ impl Component {
                     return Err(format!("it has {PENDING} requests under way and wants more"));
                 }
                 // The component is to hear that there is no answer, rather than be ended while it waits.
-                let until = deadline - self.deadline / 10;
+                let until = deadline - spare(self.deadline);
                 let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, until);
                 started.map_or_else(Answer::Error, |exchange| Answer::Handle(requests.start(exchange)))
             }

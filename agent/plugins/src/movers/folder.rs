@@ -127,6 +127,7 @@ impl Movers {
     fn component(&self, name: &str, prefix: &str, written: Written, world: World) -> Result<Component> {
         let (file, Written { folder, document }) = (format!("{name}.yaml"), written);
         let bytes = self.module(&folder, &file, &document)?;
+        let place = place(&file, &document);
         let broker = Broker::new(BrokerOptions {
             mover: name.into(),
             rules: document.rules,
@@ -146,7 +147,7 @@ impl Movers {
             deadline: document.timeout,
             broker,
             tell: tell(file, document.settings),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::named_at(place)),
             places: places(),
             faults: 0.into(),
         })
@@ -163,13 +164,18 @@ impl Movers {
         let module = document
             .module
             .read(folder, &self.registries, Fetch::Now)
-            .map_err(|error| error.within(format!("{file}, line {}: module: {}", document.line, document.module)))?;
+            .map_err(|error| error.within(place(file, document)))?;
         if let Some(pinned) = document.digest.filter(|pinned| *pinned != module.digest) {
             return Err(fault(format!("digest: the module's is sha256:{}, not sha256:{pinned}", module.digest))
                 .advise("Somebody changed the module. If it was you, write down its new digest."));
         }
         Ok(module.bytes.into_owned())
     }
+}
+
+/// Where a document names its module.
+fn place(file: &str, document: &MoverDocument) -> String {
+    format!("{file}, line {}: module: {}", document.line, document.module)
 }
 
 fn secrets(folder: &Path, files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>> {

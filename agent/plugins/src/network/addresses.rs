@@ -1,9 +1,11 @@
 //! Which addresses may be connected to.
 
+use std::env;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use remora_core::{Error, ErrorKind, is_internet};
 use url::{Host, Url};
 
@@ -70,7 +72,7 @@ impl Grants {
         if is_touchy(address) {
             return self.0.iter().any(|net| net.is_just(address));
         }
-        is_internet(address) || self.0.iter().any(|net| net.holds(address))
+        self.0.iter().any(|net| net.holds(address)) || is_internet(address) && !is_near(address)
     }
 }
 
@@ -81,6 +83,23 @@ fn is_touchy(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local() || METADATA_V4.contains(&address),
         IpAddr::V6(address) => address.is_unicast_link_local() || address == METADATA_V6,
     }
+}
+
+/// Where every container finds the API server of its cluster.
+const API_SERVER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Whether an address of the internet is this host's own, or that of its cluster's API server: those let in who is near. In doubt
+/// it is.
+fn is_near(address: IpAddr) -> bool {
+    let of = |interface: InterfaceAddress| {
+        let own = interface.address?;
+        let v4 = own.as_sockaddr_in().map(|own| IpAddr::V4(own.ip()));
+        v4.or_else(|| own.as_sockaddr_in6().map(|own| IpAddr::V6(own.ip())))
+    };
+    let api_server = env::var(API_SERVER).ok().and_then(|text| text.parse::<IpAddr>().ok());
+    // Asked each time: an address may be moved to another host.
+    let Ok(mut interfaces) = getifaddrs() else { return true };
+    api_server == Some(address) || interfaces.any(|interface| of(interface) == Some(address))
 }
 
 /// Metadata services that are not link-local: those of Alibaba Cloud and Oracle Cloud.
@@ -111,7 +130,9 @@ pub(crate) struct Forbidden {
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, address } = self;
-        write!(f, "{host} is at {address}, which is no address of the internet and was not granted")
+        let what =
+            if is_internet(*address) { "is this host's own or its cluster's" } else { "is no address of the internet" };
+        write!(f, "{host} is at {address}, which {what} and was not granted")
     }
 }
 
@@ -164,6 +185,33 @@ mod tests {
         }
         assert!(permits(&["169.254.169.254"], "169.254.169.254"));
         assert!(!permits(&["0.0.0.0", "224.0.0.1"], "0.0.0.0") && !permits(&["224.0.0.1"], "224.0.0.1"));
+    }
+
+    #[test]
+    fn this_hosts_own_addresses_are_near_whatever_they_are() {
+        let near = |address: &str| is_near(address.parse().unwrap());
+        assert!(near("127.0.0.1") && !near("93.184.215.14"));
+    }
+
+    /// In a process of its own, which has the environment of a container.
+    #[test]
+    fn the_api_server_is_not_reached_by_its_public_address_unless_that_is_granted() {
+        const PUBLIC: &str = "93.184.215.14";
+        if env::var(API_SERVER).as_deref() == Ok(PUBLIC) {
+            assert!(!permits(&[], PUBLIC) && !permits(&["10.0.0.0/8"], PUBLIC) && permits(&[], "93.184.215.15"));
+            assert!(permits(&[PUBLIC], PUBLIC) && permits(&["93.184.0.0/16"], PUBLIC));
+            let url = format!("https://{PUBLIC}/").parse().unwrap();
+            let said = forbidden(&url, &Grants::default()).unwrap().to_string();
+            assert!(said.contains("its cluster's and was not granted"), "{said}");
+            return;
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!("{module}::the_api_server_is_not_reached_by_its_public_address_unless_that_is_granted");
+        let mut again = std::process::Command::new(env::current_exe().unwrap());
+        again.args(["--exact", &test]).env(API_SERVER, PUBLIC);
+        let output = again.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 
     #[test]

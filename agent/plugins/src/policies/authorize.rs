@@ -1,5 +1,6 @@
 //! Who may do what with the files of a point.
 
+use bumpalo::Bump;
 use remora_core::Result;
 use remora_core::policy::{Access, Approval, Authorize, Decision, Effect, Obligation};
 
@@ -35,7 +36,8 @@ impl AuthorizePolicy {
     }
 
     pub(super) fn ask(&self, reuse: Reuse, requests: &[Access]) -> Result<Vec<Decision>> {
-        let requests: Vec<_> = requests.iter().map(request).collect();
+        let arena = Bump::new();
+        let requests: Vec<_> = requests.iter().map(|access| request(access, &arena)).collect();
         let decisions = self.0.call(reuse, "`authorize`", |world, store| {
             world.remora_policy_authorize().call_authorize(store, &requests)
         })?;
@@ -54,28 +56,30 @@ impl Authorize for AuthorizePolicy {
     }
 }
 
-fn request(access: &Access) -> wit::Request {
+fn request<'a>(access: &'a Access, arena: &'a Bump) -> wit::Request<'a> {
+    let valid = access.approvals.iter().filter(|approval| approval.expires > access.now);
+    let approvals: Vec<_> = valid.map(|valid| approval(valid, arena)).collect();
     wit::Request {
         subject: wit::Subject {
-            user: access.subject.user.clone(),
-            groups: access.subject.groups.clone(),
-            grants: access.subject.grants.clone(),
+            user: &access.subject.user,
+            groups: translate::texts(&access.subject.groups, arena),
+            grants: translate::texts(&access.subject.grants, arena),
         },
-        action: access.action.name().into(),
-        vm: translate::authorize::vm(&access.vm),
-        point: access.point.clone(),
+        action: access.action.name(),
+        vm: translate::authorize::vm(&access.vm, arena),
+        point: &access.point,
         point_time: translate::seconds(access.point_time),
-        path: access.path.clone(),
+        path: &access.path,
         now: translate::seconds(access.now),
-        approvals: access.approvals.iter().filter(|approval| approval.expires > access.now).map(approval).collect(),
-        details: Vec::new(),
+        approvals: arena.alloc_slice_fill_iter(approvals),
+        details: &[],
     }
 }
 
-fn approval(approval: &Approval) -> wit::Approval {
+fn approval<'a>(approval: &'a Approval, arena: &'a Bump) -> wit::Approval<'a> {
     wit::Approval {
-        user: approval.user.clone(),
-        groups: approval.groups.clone(),
+        user: &approval.user,
+        groups: translate::texts(&approval.groups, arena),
         granted: translate::seconds(approval.granted),
         expires: translate::seconds(approval.expires),
     }

@@ -1,6 +1,7 @@
 //! Which points of a VM are kept. Whatever a component answers, held points and the newest one stay.
 
 use async_trait::async_trait;
+use bumpalo::Bump;
 use jiff::Timestamp;
 use remora_core::policy::{Retention, VmFacts};
 use remora_core::retention::{Candidate, Fate, Verdict};
@@ -34,26 +35,26 @@ impl RetentionPolicy {
         if points.len() > MOST_POINTS {
             return Err(Error::new(ErrorKind::Unsupported, format!("it has more than {MOST_POINTS} points")));
         }
+        let arena = Bump::new();
         let request = wit::Request {
-            vm: translate::retention::vm(vm),
+            vm: translate::retention::vm(vm, &arena),
             now: translate::seconds(now),
-            points: points.iter().map(point).collect(),
-            details: Vec::new(),
+            points: arena.alloc_slice_fill_iter(points.iter().map(|candidate| point(candidate, &arena))),
+            details: &[],
         };
-        let verdicts = self
-            .0
-            .call(reuse, "`judge`", |world, store| world.remora_policy_retention().call_judge(store, &request))?;
+        let verdicts =
+            self.0.call(reuse, "`judge`", |world, store| world.remora_policy_retention().call_judge(store, request))?;
         same_length(points.len(), verdicts.len())?;
         Ok(points.iter().zip(verdicts).map(|(candidate, verdict)| guarded(candidate, verdict, points, now)).collect())
     }
 }
 
-fn point(candidate: &Candidate) -> wit::Point {
+fn point<'a>(candidate: &Candidate, arena: &'a Bump) -> wit::Point<'a> {
     wit::Point {
-        id: candidate.point.to_string(),
+        id: arena.alloc_str(&candidate.point.to_string()),
         time: translate::seconds(candidate.time),
         held_until: candidate.held.map(translate::seconds),
-        details: Vec::new(),
+        details: &[],
     }
 }
 

@@ -1,6 +1,7 @@
 //! When the next backup of a VM is due.
 
 use async_trait::async_trait;
+use bumpalo::Bump;
 use jiff::Timestamp;
 use remora_core::policy::{Due, PastRun, Question, Schedule};
 use remora_core::{Error, ErrorKind, Result};
@@ -25,7 +26,8 @@ impl SchedulePolicy {
     }
 
     pub(super) fn ask(&self, reuse: Reuse, questions: &[Question]) -> Result<Vec<Due>> {
-        let requests: Vec<_> = questions.iter().map(request).collect();
+        let arena = Bump::new();
+        let requests: Vec<_> = questions.iter().map(|question| request(question, &arena)).collect();
         let answers =
             self.0.call(reuse, "`next`", |world, store| world.remora_policy_schedule().call_next(store, &requests))?;
         same_length(requests.len(), answers.len())?;
@@ -45,14 +47,15 @@ impl Schedule for SchedulePolicy {
     }
 }
 
-fn request(question: &Question) -> Request {
+fn request<'a>(question: &'a Question, arena: &'a Bump) -> Request<'a> {
+    let runs = &question.runs[..question.runs.len().min(RUNS)];
     Request {
-        vm: translate::schedule::vm(&question.vm),
+        vm: translate::schedule::vm(&question.vm, arena),
         now: translate::seconds(question.now),
         after: translate::seconds(question.after),
         seed: question.seed,
-        runs: question.runs.iter().take(RUNS).map(run).collect(),
-        details: Vec::new(),
+        runs: arena.alloc_slice_fill_iter(runs.iter().map(run)),
+        details: &[],
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which VMs a backup policy is for.
 
 use async_trait::async_trait;
+use bumpalo::Bump;
 use remora_core::Result;
 use remora_core::policy::{Select, Selection, VmFacts};
 
@@ -18,7 +19,8 @@ impl SelectPolicy {
     }
 
     pub(super) fn ask(&self, reuse: Reuse, vms: &[VmFacts]) -> Result<Vec<Selection>> {
-        let vms: Vec<_> = vms.iter().map(translate::select::vm).collect();
+        let arena = Bump::new();
+        let vms: Vec<_> = vms.iter().map(|vm| translate::select::vm(vm, &arena)).collect();
         let verdicts =
             self.0.call(reuse, "`select`", |world, store| world.remora_policy_select().call_select(store, &vms))?;
         same_length(vms.len(), verdicts.len())?;

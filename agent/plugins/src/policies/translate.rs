@@ -1,29 +1,35 @@
 //! From the records of `remora-core` to those of `wit/policy`. The types of each interface are its own, so what is alike is
-//! written once here, for each of them.
+//! written once here, for each of them. They borrow; the lists that the interfaces have and the core has not lie in an arena.
 
+use bumpalo::Bump;
 use jiff::Timestamp;
 use remora_core::policy::VmFacts;
 
 macro_rules! vm {
     ($($module:ident),*) => {$(
         pub(super) mod $module {
-            use super::VmFacts;
-            use crate::host::$module::exports::remora::policy::$module::{Pair, Vm};
+            use super::{Bump, VmFacts};
+            use crate::host::$module::exports::remora::policy::$module::{PairParam, Vm};
 
-            pub(in crate::policies) fn vm(facts: &VmFacts) -> Vm {
-                let pair = |(key, value): (&String, &String)| Pair { key: key.clone(), value: value.clone() };
+            pub(in crate::policies) fn vm<'a>(facts: &'a VmFacts, arena: &'a Bump) -> Vm<'a> {
+                let labels = facts.labels.iter().map(|(key, value)| PairParam { key, value });
                 Vm {
-                    name: facts.short_name().to_owned(),
-                    namespace: facts.namespace.clone(),
-                    uid: facts.uid.clone(),
-                    labels: facts.labels.iter().map(pair).collect(),
-                    details: Vec::new(),
+                    name: facts.short_name(),
+                    namespace: &facts.namespace,
+                    uid: &facts.uid,
+                    labels: arena.alloc_slice_fill_iter(labels),
+                    details: &[],
                 }
             }
         }
     )*};
 }
 vm!(select, schedule, retention, authorize);
+
+/// Texts as an interface takes them.
+pub(super) fn texts<'a>(texts: &'a [String], arena: &'a Bump) -> &'a [&'a str] {
+    arena.alloc_slice_fill_iter(texts.iter().map(String::as_str))
+}
 
 /// Whole seconds, rounded down.
 pub(super) fn seconds(time: Timestamp) -> i64 {

@@ -45,6 +45,16 @@ impl Kept {
         Some(KeptVersion { folder, text, time: time.try_into().ok()? })
     }
 
+    /// The documents of which something is kept, in the order of their names.
+    pub(super) fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // One that is being made, or was cut off, has a dot before it.
+        let mut files: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+        files.sort();
+        files
+    }
+
     /// Keeps a version that is good, with the modules that it names in `from`.
     pub(super) fn put(&self, file: &str, text: &str, from: &Path) {
         let failed = |error: io::Error| {
@@ -88,6 +98,16 @@ impl Kept {
             text => text.map(Some),
         };
         entries.map(read).filter_map(Result::transpose).collect()
+    }
+
+    /// Forgets one document.
+    pub(super) fn forget(&self, file: &str) {
+        match fs::remove_dir_all(self.folder.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file, %error, "a version that is in force no longer is still kept");
+            }
+            _ => {}
+        }
     }
 
     /// Forgets documents that are gone.

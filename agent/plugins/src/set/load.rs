@@ -1,12 +1,14 @@
 //! From documents to the next generation.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use remora_core::{Error, ErrorKind, Result};
 
+use super::kept::KeptVersion;
 use super::{AccessBinding, AccessPolicy, Active, BackupPolicy, Generation, Kept, ModuleInForce, PolicyFile, Snapshot};
 use crate::documents::{self, AccessDocument, BackupDocument, Document, Use};
 use crate::host::{Digest, Host, Module, Refused};
@@ -26,7 +28,7 @@ pub(super) fn next(
     if fetch == Fetch::Later {
         host.registries().begin();
     }
-    let mut names: BTreeMap<(bool, String), String> = BTreeMap::new();
+    let mut names = Names::new();
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
@@ -39,12 +41,38 @@ pub(super) fn next(
         if let Some(kept) = kept {
             keep_or_revive(host, kept, snapshot, fetch, &mut settled, earlier);
         }
-        files.push(Arc::new(settled));
+        files.push(settled);
     }
+    one_of_each_name(&mut files, kept);
     if let Some(kept) = kept {
         kept.only(snapshot.documents.keys().map(String::as_str));
     }
-    Generation { number: before.number + 1, files }
+    Generation { number: before.number + 1, files: files.into_iter().map(Arc::new).collect() }
+}
+
+/// The last good versions of all documents, in the place of a folder that cannot be read: `error` says why. That is all there is
+/// to say if nothing is kept.
+pub(super) fn last_good(host: &Host, kept: &Kept, error: Error) -> Result<Generation> {
+    let versions = kept.files().into_iter().filter_map(|file| Some((kept.get(&file)?, file)));
+    let versions: Vec<(KeptVersion, String)> = versions.collect();
+    if versions.is_empty() {
+        return Err(error);
+    }
+    let (trust, fetch) = (host.registries().trust(), host.registries().fetching());
+    if fetch == Fetch::Later {
+        host.registries().begin();
+    }
+    let error = Arc::new(error);
+    let revived = |(version, file): (KeptVersion, String)| {
+        let loading = Loading { host, folder: &version.folder, file: &file, fetch };
+        let loaded = load(&loading, &version.text, None);
+        let settled = settle(&file, &version.text, loaded, None, version.time);
+        let broken = settled.broken.clone().unwrap_or_else(|| Arc::clone(&error));
+        PolicyFile { trust, broken: Some(broken), ..settled }
+    };
+    let mut files: Vec<_> = versions.into_iter().map(revived).collect();
+    one_of_each_name(&mut files, None);
+    Ok(Generation { number: 1, files: files.into_iter().map(Arc::new).collect() })
 }
 
 /// What a file stands for once it is loaded.
@@ -113,7 +141,7 @@ fn settle(
     earlier: Option<&Arc<PolicyFile>>,
     now: Timestamp,
 ) -> PolicyFile {
-    let mentions_access = text.contains("AccessPolicy");
+    let may_deny = !is_backup(text);
     let remote = text.contains("oci://");
     let text = Digest::of(text.as_bytes());
     let (active, modules, broken) = match loaded {
@@ -128,13 +156,28 @@ fn settle(
         _ => now,
     };
     let trust = Digest::of(&[]);
-    PolicyFile { file: file.into(), text, modules, trust, mentions_access, remote, active, active_text, broken, since }
+    PolicyFile { file: file.into(), text, modules, trust, may_deny, remote, active, active_text, broken, since }
+}
+
+/// Whether a document, broken as it may be, says readably that it is a backup policy. Of any other one nobody knows whom it was
+/// to deny what.
+fn is_backup(text: &str) -> bool {
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("kind:"));
+    let kinds = kinds.map(|kind| kind.split(" #").next().unwrap_or(kind).trim());
+    kinds.eq(["BackupPolicy"]) && !text.contains("AccessPolicy")
+}
+
+/// The file of each policy, by its kind and its name.
+type Names = BTreeMap<(bool, String), String>;
+
+fn key(active: &Active) -> (bool, String) {
+    (matches!(active, Active::Backup(_)), active.name().to_owned())
 }
 
 /// No two files may define the same policy.
-fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Loaded) -> Result<Loaded> {
+fn unique(names: &mut Names, file: &str, loaded: Loaded) -> Result<Loaded> {
     let active = &loaded.active;
-    let key = (matches!(active, Active::Backup(_)), active.name().to_owned());
+    let key = key(active);
     if let Some(other) = names.get(&key) {
         return Err(Error::new(
             ErrorKind::Exists,
@@ -144,6 +187,31 @@ fn unique(names: &mut BTreeMap<(bool, String), String>, file: &str, loaded: Load
     }
     names.insert(key, file.into());
     Ok(loaded)
+}
+
+/// What a broken file last stood for goes where another file stands for a policy of that name: everything is known by the
+/// policy's name, and of two with one name nobody could say whose schedule holds, or what they keep.
+fn one_of_each_name(files: &mut [PolicyFile], kept: Option<&Kept>) {
+    let mut names = Names::new();
+    let (good, broken): (Vec<_>, Vec<_>) = files.iter_mut().partition(|file| file.broken.is_none());
+    for file in good.into_iter().chain(broken) {
+        let Some(active) = &file.active else { continue };
+        let name = active.name().to_owned();
+        match names.entry(key(active)) {
+            Entry::Vacant(free) => {
+                free.insert(file.file.clone());
+            }
+            Entry::Occupied(other) => {
+                let what = format!("{}: it stood for the policy {name}, which {} is now", file.file, other.get());
+                let error = Error::new(ErrorKind::Exists, what).advise("Remove the file, or mend it.");
+                file.broken = file.broken.take().map(|broken| Arc::new(error.because(broken)));
+                (file.active, file.active_text) = (None, None);
+                if let Some(kept) = kept {
+                    kept.forget(&file.file);
+                }
+            }
+        }
+    }
 }
 
 fn load(loading: &Loading<'_>, text: &str, earlier: Option<&Active>) -> Result<Loaded> {

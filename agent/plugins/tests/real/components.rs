@@ -35,16 +35,29 @@ pub(crate) fn component(module: &[u8], resolve: &Resolve, world: WorldId) -> Vec
 /// A selector of which `configure`, `select` and what lies beside them are given as text. `0` is the address of zeros: an
 /// empty list, or "these settings are fine".
 pub(crate) fn selector(configure: &str, select: &str, beside: &str) -> Vec<u8> {
-    policy("selector", "select", configure, select, beside)
+    policy("selector", configure, select, beside)
 }
 
 /// An authorizer that takes any settings, and whose `authorize` is given as text.
 pub(crate) fn authorizer(authorize: &str) -> Vec<u8> {
-    policy("authorizer", "authorize", "(i32.const 0)", authorize, "")
+    policy("authorizer", "(i32.const 0)", authorize, "")
 }
 
-/// The function of each interface is named as the interface.
-fn policy(of: &str, call: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
+/// The call of a world that answers its questions: its interface, its name, and what it takes.
+pub(crate) fn call_of(world: &str) -> (&'static str, &'static str, &'static str) {
+    match world {
+        "selector" => ("select", "select", "i32 i32"),
+        "scheduler" => ("schedule", "next", "i32 i32"),
+        // One question, and no list of them: the fields of the record, of which the time is the one with 64 bits.
+        "keeper" => ("retention", "judge", "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32"),
+        "authorizer" => ("authorize", "authorize", "i32 i32"),
+        other => panic!("there is no world {other}"),
+    }
+}
+
+/// A component of a world.
+pub(crate) fn policy(of: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
+    let (interface, call, takes) = call_of(of);
     let text = format!(
         r#"(module
             (memory (export "memory") 2)
@@ -55,8 +68,8 @@ fn policy(of: &str, call: &str, configure: &str, answer: &str, beside: &str) -> 
                 (global.set $next (i32.add (local.get $at) (local.get 3)))
                 (local.get $at))
             {beside}
-            (func (export "remora:policy/{call}@0.1.0#configure") (param i32 i32) (result i32) {configure})
-            (func (export "remora:policy/{call}@0.1.0#{call}") (param i32 i32) (result i32) {answer}))"#
+            (func (export "remora:policy/{interface}@0.1.0#configure") (param i32 i32) (result i32) {configure})
+            (func (export "remora:policy/{interface}@0.1.0#{call}") (param {takes}) (result i32) {answer}))"#
     );
     let (resolve, world) = world(of);
     component(&wat::parse_str(text).unwrap(), &resolve, world)

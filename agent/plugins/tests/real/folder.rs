@@ -134,9 +134,19 @@ fn a_stale_access_policy_denies_after_its_time_and_one_that_was_never_good_at_on
         .unwrap();
     let half = next(&good, &host, folder.path(), now());
     assert_eq!(code(&half, "root", "/x", now()), (false, "broken-policy".into()));
-    // A broken backup policy denies nobody anything.
-    fs::write(folder.path().join("more.yaml"), "kind: BackupPolicy\nname: x\n").unwrap();
-    assert!(code(&next(&good, &host, folder.path(), now()), "root", "/x", now()).0);
+    // So may one of which nobody can say what it is.
+    for unclear in
+        ["kind: AccesPolicy\nname: more\n", "", "kind:\n", "name: BackupPolicy\n", "kind: BackupPolicy\nkind: Acces\n"]
+    {
+        fs::write(folder.path().join("more.yaml"), unclear).unwrap();
+        let denied = code(&next(&good, &host, folder.path(), now()), "root", "/x", now());
+        assert_eq!(denied, (false, "broken-policy".into()), "{unclear:?}");
+    }
+    // A broken backup policy denies nobody anything, however broken.
+    for backup in ["kind: BackupPolicy\nname: x\n", "name: [\nkind: BackupPolicy  # of the night\n"] {
+        fs::write(folder.path().join("more.yaml"), backup).unwrap();
+        assert!(code(&next(&good, &host, folder.path(), now()), "root", "/x", now()).0, "{backup:?}");
+    }
 }
 
 #[test]
@@ -166,6 +176,50 @@ fn two_files_with_one_policy_are_told_and_the_first_counts() {
     let generation = next(&Generation::default(), &host(), folder.path(), now());
     assert_eq!(generation.backups().count(), 1);
     assert!(errors(&generation)[0].contains("defined in a.yaml too"), "{:?}", errors(&generation));
+}
+
+/// The policy moves to another file, and the old one stays behind, empty: everything is known by its name, so there is one.
+#[tokio::test]
+async fn a_policy_that_moved_to_another_file_is_in_force_once() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let kept = Kept::new(kept.path().join("kept"));
+    let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+    let host = host();
+    let next =
+        |before: &Generation| before.next_kept(&host, &Snapshot::read(folder.path()).unwrap(), &kept, Timestamp::now());
+    let one = |generation: &Generation| {
+        let all: Vec<_> = generation.backups().map(|(policy, since)| (Arc::clone(policy), since.is_some())).collect();
+        let [one] = <[_; 1]>::try_from(all).expect("one policy");
+        one
+    };
+    let selects_web = async |generation: &Generation| {
+        let vm = VmFacts::named(VmName::new("web-1").unwrap());
+        one(generation).0.select.select(&[vm]).await.unwrap()[0].selected
+    };
+    fs::write(&a, NIGHTLY).unwrap();
+    let before = next(&Generation::default());
+    assert!(!one(&before).1);
+    fs::write(&a, "").unwrap();
+    let stale = next(&before);
+    assert!(one(&stale).1, "as long as nothing else has its name it stays");
+    fs::write(&b, NIGHTLY.replace("db-*", "web-*")).unwrap();
+    let moved = next(&stale);
+    assert!(!one(&moved).1 && selects_web(&moved).await);
+    let told = errors(&moved).remove(0);
+    assert!(told.starts_with("a.yaml: it stood for the policy nightly, which b.yaml is now: a.yaml"), "{told}");
+    // Nothing is known of what the file that stays behind keeps: `Keepers` drop nothing then.
+    assert!(moved.files[0].active.is_none() && moved.files[0].active_text.is_none());
+    // Nor has an agent that starts while both are broken two of them.
+    fs::write(&b, "").unwrap();
+    let restarted = next(&Generation::default());
+    assert!(one(&restarted).1 && selects_web(&restarted).await);
+    // One whose name another good file takes is not in force beside that one either.
+    fs::write(&b, NIGHTLY.replace("db-*", "web-*")).unwrap();
+    let good = next(&restarted);
+    fs::write(&a, NIGHTLY).unwrap();
+    let first = next(&good);
+    assert!(!one(&first).1 && !selects_web(&first).await);
+    assert!(errors(&first)[0].contains("defined in a.yaml too"), "{:?}", errors(&first));
 }
 
 /// A mounted `ConfigMap`: files are links into a folder behind the link `..data`, which is swapped.

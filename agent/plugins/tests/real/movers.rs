@@ -8,10 +8,16 @@ pub(crate) mod conformance;
 mod dropped;
 #[path = "movers/hostile.rs"]
 mod hostile;
+#[path = "movers/hostile_array.rs"]
+mod hostile_array;
 #[path = "movers/hosts.rs"]
 mod hosts;
+#[path = "movers/killed.rs"]
+mod killed;
 #[path = "movers/network.rs"]
 pub(crate) mod network;
+#[path = "movers/objects.rs"]
+pub(crate) mod objects;
 #[path = "movers/process.rs"]
 mod process;
 #[path = "movers/refused.rs"]

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use super::folder::now;
 use super::movers::network::{Server, answer};
-use super::movers::s3::{Bucket, create, get, lines};
+use super::movers::objects::{create, get};
+use super::movers::s3::{Bucket, lines};
 use super::movers::{example, host_program};
 
 /// A component that is a policy.

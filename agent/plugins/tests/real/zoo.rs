@@ -8,7 +8,7 @@ use remora_plugins::{AuthorizePolicy, Host, Refused, RetentionPolicy, SchedulePo
 use wit_component::dummy_module;
 use wit_parser::ManglingAndAbi;
 
-use super::components::{FOR_EVER, component, host, selector, world};
+use super::components::{FOR_EVER, call_of, component, host, policy, selector, world};
 
 fn vm(name: &str) -> VmFacts {
     VmFacts::named(VmName::new(name).unwrap())
@@ -16,15 +16,50 @@ fn vm(name: &str) -> VmFacts {
 
 /// Answers the first, harmless question of a load with `selected: false`, and then does what is given.
 fn late(select: &str, beside: &str) -> Vec<u8> {
+    selector("(i32.const 0)", &second(select), beside)
+}
+
+/// What is given, from the second question on.
+fn second(select: &str) -> String {
     // The name of a VM is its first field: the length of the canary's is 6.
-    let first = format!(
+    format!(
         "(if (i32.eq (i32.load offset=4 (local.get 0)) (i32.const 6)) (then
             (i32.store (i32.const 64) (i32.const 128))
             (i32.store (i32.const 68) (i32.const 1))
             (return (i32.const 64))))
          {select}"
+    )
+}
+
+/// A selector with a resource of its own, of which `$new` makes a handle: the second question makes 60,000. That is less than
+/// wasmtime lets any component have that nobody limits further.
+fn handle_bomb() -> Vec<u8> {
+    let many = second(
+        "(loop $more
+            (drop (call $new (i32.const 1)))
+            (local.set $made (i32.add (local.get $made) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $made) (i32.const 60000))))
+         (i32.const 0)",
     );
-    selector("(i32.const 0)", &first, beside)
+    let text = format!(
+        r#"(module
+            (import "[export]acme:other/thing@1.0.0" "[resource-new]r" (func $new (param i32) (result i32)))
+            (memory (export "memory") 2)
+            (global $next (mut i32) (i32.const 4096))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+                (global.set $next (i32.add (local.get $at) (local.get 3)))
+                (local.get $at))
+            (func (export "remora:policy/select@0.1.0#configure") (param i32 i32) (result i32) (i32.const 0))
+            (func (export "remora:policy/select@0.1.0#select") (param i32 i32) (result i32) (local $made i32) {many}))"#
+    );
+    let (mut resolve, _) = world("selector");
+    let world = "package acme:other@1.0.0; interface thing { resource r; }
+                 world w { export thing; export remora:policy/select@0.1.0; }";
+    let package = resolve.push_str("world.wit", world).unwrap();
+    let world = resolve.select_world(&[package], Some("w")).unwrap();
+    component(&wat::parse_str(text).unwrap(), &resolve, world)
 }
 
 fn refused(host: &Host, component: &[u8]) -> Error {
@@ -54,6 +89,7 @@ fn zoo() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         ("a memory bomb", late(grow, ""), "growing memory"),
         ("a table bomb", late(tables, "(table $t 1 funcref)"), "growing table"),
+        ("a handle bomb", handle_bomb(), "store handle limit exceeded"),
         ("a trap", late("unreachable", ""), "it trapped"),
         ("deep recursion", late("(call $deeper (local.get 0))", DEEPER), "nest too deep"),
         ("a gigantic answer", late("(call $gigantic)", GIGANTIC), "fuel"),
@@ -139,21 +175,29 @@ fn a_memory_larger_than_allowed_from_the_start_is_not_taken() {
     assert!(error.chain().contains("memory"), "{}", error.chain());
 }
 
-/// Each function of each world traps.
+/// Each function of each world traps: all of them, `cabi_realloc` first; then one of them alone, which is reached.
 #[test]
 fn a_trap_in_every_export_is_contained() {
     let host = host();
+    let fine = "(i32.const 0)";
     for name in ["selector", "scheduler", "keeper", "authorizer"] {
         let (resolve, world) = world(name);
         let module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
-        let component = component(&module, &resolve, world);
-        let refused = match name {
-            "selector" => SelectPolicy::load(&host, &component, "{}").err(),
-            "scheduler" => SchedulePolicy::load(&host, &component, "{}").err(),
-            "keeper" => RetentionPolicy::load(&host, &component, "{}").err(),
-            _ => AuthorizePolicy::load(&host, &component, "{}").err(),
-        };
-        let Some(Refused::Because(error)) = refused else { panic!("{name}: {refused:?}") };
-        assert!(error.chain().contains("it trapped"), "{name}: {}", error.chain());
+        let (_, call, _) = call_of(name);
+        for (component, trapped) in [
+            (component(&module, &resolve, world), "configure"),
+            (policy(name, "unreachable", fine, ""), "configure"),
+            (policy(name, fine, "unreachable", ""), call),
+        ] {
+            let refused = match name {
+                "selector" => SelectPolicy::load(&host, &component, "{}").err(),
+                "scheduler" => SchedulePolicy::load(&host, &component, "{}").err(),
+                "keeper" => RetentionPolicy::load(&host, &component, "{}").err(),
+                _ => AuthorizePolicy::load(&host, &component, "{}").err(),
+            };
+            let Some(Refused::Because(error)) = refused else { panic!("{name}: {refused:?}") };
+            let told = error.chain();
+            assert!(told.contains("it trapped") && told.contains(&format!("`{trapped}`")), "{name}, {trapped}: {told}");
+        }
     }
 }

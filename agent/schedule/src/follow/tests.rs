@@ -122,3 +122,34 @@ async fn a_registry_that_says_nothing_holds_up_no_other_policy() {
     cancel.cancel();
     following.await.unwrap();
 }
+
+#[tokio::test]
+async fn an_agent_that_starts_without_the_folder_has_the_last_good_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, away) = (dir.path().join("policies"), dir.path().join("away"));
+    fs::create_dir(&away).unwrap();
+    fs::write(away.join("nightly.yaml"), POLICY.replace("MODULE", "builtin:labels")).unwrap();
+    let host = Host::new(&HostOptions::default()).unwrap();
+    let started = || {
+        let kept = Some(Kept::new(dir.path().join("kept")));
+        Policies::new(folder.clone(), host.clone(), kept, PolicyMetrics::default())
+    };
+    // Of each policy, whether it is stale.
+    let stale = |policies: &Policies| {
+        let current = policies.subscribe();
+        let generation = current.borrow();
+        generation.backups().map(|(_, since)| since.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(started().begin().await.unwrap_err().kind(), ErrorKind::NotFound, "nothing was good yet");
+    fs::rename(&away, &folder).unwrap();
+    let mut first = started();
+    first.begin().await.unwrap();
+    assert_eq!(stale(&first), [false]);
+    fs::rename(&folder, &away).unwrap();
+    let mut second = started();
+    second.begin().await.unwrap();
+    assert_eq!(stale(&second), [true]);
+    fs::rename(&away, &folder).unwrap();
+    second.reload().await.unwrap();
+    assert_eq!(stale(&second), [false]);
+}

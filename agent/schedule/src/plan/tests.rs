@@ -118,6 +118,26 @@ async fn a_failed_run_is_tried_again_before_the_next_night() {
 }
 
 #[tokio::test]
+async fn a_failed_run_is_not_tried_again_within_a_blackout() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T07:58:00Z").await;
+    let begun = at("2026-01-11T07:58:00Z");
+    lab.ledger.entry(&jobs[0].charge, begun).note(begun, Ending::Failed(begun));
+    for rests in ["2026-01-11T08:03:00Z", "2026-01-11T17:59:59Z"] {
+        assert!(lab.due(&generation, &vms, rests).await.is_empty(), "{rests}");
+    }
+    let jobs = lab.due(&generation, &vms, "2026-01-11T18:00:00Z").await;
+    // Another run than the one that failed: on Kubernetes it has another name.
+    assert_eq!(jobs.iter().map(|job| job.after).collect::<Vec<_>>(), [begun]);
+    lab.made(&jobs[0], "2026-01-11T18:00:01Z", "2026-01-11T18:00:02Z");
+    assert!(lab.due(&generation, &vms, "2026-01-12T01:59:59Z").await.is_empty());
+    assert_eq!(lab.due(&generation, &vms, "2026-01-12T02:00:00Z").await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_changed_policy_is_asked_anew_and_a_removed_one_runs_nothing() {
     let mut lab = Lab::new();
     let first = lab.generation(&Generation::default(), NIGHTLY);
@@ -148,6 +168,34 @@ fn a_schedule_that_fails_keeps_its_pace() {
     let at_once = answer("2026-01-10T02:00:00Z", Some("2026-01-10T02:00:00Z"));
     assert_eq!(at_once.start(at("2026-01-10T02:00:07Z")), Some(at("2026-01-10T03:00:07Z")));
     assert_eq!(answer("2026-01-10T02:00:00Z", None).start(at("2026-01-11T02:00:00Z")), None);
+}
+
+/// The agent is restarted while a policy fails: what that answered the agent before holds.
+#[tokio::test]
+async fn what_a_policy_answered_last_outlives_the_planner() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(2);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let answered = lab.planner.news().unwrap();
+    assert_eq!(answered["nightly"].selected.len(), 1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:01Z").await;
+    assert_eq!(lab.planner.news(), None, "nobody has answered anything new");
+    // As after failures that began with the planner.
+    let failing = |mut planner: Planner| {
+        planner.selected_from = Some((generation.number, vms.clone()));
+        for kind in [Kind::Select, Kind::Schedule] {
+            planner.failed.insert(("nightly".into(), kind), at("2026-01-12T00:00:00Z"));
+        }
+        planner
+    };
+    lab.planner = failing(Planner::following(answered));
+    assert!(lab.due(&generation, &vms, "2026-01-11T01:59:59Z").await.is_empty());
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0000"]);
+    assert_eq!(lab.planner.selects(&jobs[0].charge), Selects::Unknown, "nothing is dropped by what it said once");
+    lab.planner = failing(Planner::default());
+    assert!(lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await.is_empty());
 }
 
 /// A fleet under one policy, after a night without the agent: all are due, in one order, and nothing is asked twice.

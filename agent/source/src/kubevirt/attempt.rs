@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use remora_core::point::{Quiesce, Quiesced};
 use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::cluster::{BackupKind, BackupProgress, BackupWish, Depth, QuiesceFacts, RunningBackup};
 use super::source::Vm;
@@ -30,6 +30,10 @@ enum Begun {
 
 /// So often a full backup is asked for anew that has lost its scratch PVC.
 const TRIES: usize = 3;
+
+/// So often, in the time that KubeVirt has to start a job, the API server is asked itself: a watch that hears nothing tells
+/// neither that the job runs, nor that nobody answers.
+const LOOKS: u32 = 6;
 
 /// Asks for a backup and waits until its job runs; `wish` then names the one that does. On error that one may be there in
 /// any state.
@@ -63,13 +67,22 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
     let asked = Instant::now();
     let (mut seen, mut time) = (None, Timestamp::now());
     // Once KubeVirt has the backup it is KubeVirt that is waited for; before, somebody else's.
-    let mut limit = asked + vm.patience + vm.options.start_within;
+    let mut left = vm.patience + vm.options.start_within;
     let mut handed_over = false;
     loop {
-        let next = match timeout_at(limit, vm.cluster.progress(&wish.backup, seen.as_ref())).await {
-            Ok(next) => next.map_err(|error| error.within("waiting for the backup of KubeVirt"))?,
-            Err(_) => return Err(too_late(vm, wish.depth, seen.as_ref(), asked)),
+        let look = if handed_over { left.min(vm.options.start_within / LOOKS) } else { left };
+        let waits = Instant::now();
+        let told = timeout(look, vm.cluster.progress(&wish.backup, seen.as_ref())).await;
+        // Nobody is blamed for the time in which the API server does not answer, which follows.
+        left = left.saturating_sub(waits.elapsed());
+        let (next, as_of) = if let Ok(next) = told {
+            (next, Timestamp::now())
+        } else {
+            // Nothing changed, or nothing is heard of it.
+            let before = Timestamp::now();
+            (vm.cluster.progress_now(&wish.backup).await, before)
         };
+        let next = next.map_err(|error| error.within("waiting for the backup of KubeVirt"))?;
         tracing::debug!(vm = %vm.facts.vm, backup = %wish.backup, progress = ?next, "the backup of KubeVirt");
         match next {
             BackupProgress::Running(running) => return Ok(Begun::Runs(running, time)),
@@ -83,35 +96,43 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
             BackupProgress::Ended(how) => return Err(ended(&how)),
             BackupProgress::Waiting(_) if !handed_over => {
                 handed_over = true;
-                limit = Instant::now() + vm.options.start_within;
+                left = vm.options.start_within;
             }
+            BackupProgress::Waiting(text) if left.is_zero() => return Err(not_started(vm, wish.depth, &text)),
+            BackupProgress::Queued(text) if left.is_zero() => return Err(not_possible(&text, asked)),
             BackupProgress::Waiting(_) | BackupProgress::Queued(_) => {}
         }
-        time = Timestamp::now();
+        time = as_of;
         seen = Some(next);
     }
 }
 
 /// `Damaged` makes the engine repeat without an increment: KubeVirt tries one that it cannot start for ever, and says
 /// nothing of it in the backup's status.
-fn too_late(vm: &Vm, depth: Depth, seen: Option<&BackupProgress>, asked: Instant) -> Error {
-    let seconds = asked.elapsed().as_secs();
-    let known = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
-    match (seen, depth) {
-        (Some(BackupProgress::Waiting(text)), Depth::SinceLatest) => Error::new(
-            ErrorKind::Damaged,
-            format!("KubeVirt has not started the increment within {} s{}", vm.options.start_within.as_secs(), known(text)),
+fn not_started(vm: &Vm, depth: Depth, known: &str) -> Error {
+    let (kind, what) = match depth {
+        Depth::SinceLatest => (ErrorKind::Damaged, "increment"),
+        Depth::Full => (ErrorKind::Unavailable, "backup"),
+    };
+    let seconds = vm.options.start_within.as_secs();
+    let error =
+        Error::new(kind, format!("KubeVirt has not started the {what} within {seconds} s{}", after_colon(known)));
+    match depth {
+        Depth::SinceLatest => error,
+        Depth::Full => error.advise(
+            "Look at the events of the VirtualMachineBackup, and at whether its scratch PVC can be attached to the VM's node.",
         ),
-        (Some(BackupProgress::Waiting(text)), Depth::Full) => Error::new(
-            ErrorKind::Unavailable,
-            format!("KubeVirt has not started the backup within {} s{}", vm.options.start_within.as_secs(), known(text)),
-        )
-        .advise("Look at the events of the VirtualMachineBackup, and at whether its scratch PVC can be attached to the VM's node."),
-        (Some(BackupProgress::Queued(text)), _) => {
-            Error::new(ErrorKind::Busy, format!("the backup has not become possible within {seconds} s{}", known(text)))
-        }
-        _ => Error::new(ErrorKind::Unavailable, format!("nothing was heard of the backup of KubeVirt for {seconds} s")),
     }
+}
+
+/// What had to end first has not.
+fn not_possible(known: &str, asked: Instant) -> Error {
+    let seconds = asked.elapsed().as_secs();
+    Error::new(ErrorKind::Busy, format!("the backup has not become possible within {seconds} s{}", after_colon(known)))
+}
+
+fn after_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
 /// Whoever ends it: a person, its time to live, the VM's stop.
@@ -161,3 +182,6 @@ pub(super) fn no_increment(running: &RunningBackup, since: &CheckpointName, late
         None => Some("KubeVirt's tracker lost its checkpoint".into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! Removing checkpoints of ours that no point needs: KubeVirt never does, and each costs every write of the guest. Done
 //! through the launcher's own libvirt.
 //!
-//! What that says is parsed by libvirt's client, in C, so a process of its own talks to it: with no more rights than the
-//! launcher has, where that is not root, and killed when it takes too long.
+//! What that says is parsed by libvirt's client, in C, so a process of its own talks to it, without any capability and killed
+//! when it takes too long. It has the launcher's user, for libvirt takes no other but root, and root where the launcher is root.
+//! That is more than the launcher has, for it stays where the agent is: who takes it over by what he answers finds what that
+//! user may read in the agent's pod, and processes of the same user on the node.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,6 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::{Uid, geteuid};
 use remora_core::{CheckpointName, Error, ErrorKind, RepositoryId, Result, VmName};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -17,8 +20,8 @@ use tokio::time::timeout;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::cluster::LauncherUser;
 use super::launcher::LIBVIRT;
+use super::rights;
 use super::source::Vm;
 use crate::connection::{DomainHandle, Libvirt, Repeat, USUAL};
 use crate::{checkpoints, definition};
@@ -32,7 +35,7 @@ const QEMU: u32 = 107;
 /// What such a process is told, as its last argument. Its standard input is the socket, opened by its path alone.
 #[derive(Debug, Serialize, Deserialize)]
 struct Spec {
-    /// libvirt's driver: `session` or `system`.
+    /// libvirt's driver: `system` of root, `session` of anybody else.
     driver: String,
     vm: VmName,
     domain: String,
@@ -58,16 +61,14 @@ async fn start(vm: &Vm, repository: RepositoryId, keep: &BTreeSet<CheckpointName
     };
     // Who listens is checked on a connection of our own; libvirt's then goes to the same file, whatever is put in its place.
     let socket = vm.launcher.socket(LIBVIRT)?;
-    drop(vm.launcher.connect(LIBVIRT).await?);
-    let driver = match vm.instance.user {
-        LauncherUser::Root => "system",
-        LauncherUser::Qemu => "session",
-    };
+    // Nobody else is asked who that is: what the VMI says of it, whoever may write VMIs of the namespace could have written.
+    let listens = vm.launcher.connect_to(&socket, LIBVIRT).await?.user;
+    let driver = if listens.is_root() { "system" } else { "session" };
     let (vm_name, domain) = (vm.facts.vm.clone(), format!("{namespace}_{name}"));
-    run(vm, socket, &Spec { driver: driver.into(), vm: vm_name, domain, repository, keep }).await
+    run(vm, (socket, listens), &Spec { driver: driver.into(), vm: vm_name, domain, repository, keep }).await
 }
 
-async fn run(vm: &Vm, socket: OwnedFd, spec: &Spec) -> Result<()> {
+async fn run(vm: &Vm, (socket, listens): (OwnedFd, Uid), spec: &Spec) -> Result<()> {
     let (program, arguments) = vm
         .options
         .retirer
@@ -77,8 +78,8 @@ async fn run(vm: &Vm, socket: OwnedFd, spec: &Spec) -> Result<()> {
     let mut command = Command::new(program);
     command.args(arguments).arg(serde_json::to_string(spec).expect("texts are always JSON"));
     command.stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    // As root it could do whatever the agent can.
-    if vm.instance.user == LauncherUser::Qemu && nix::unistd::geteuid().is_root() {
+    // libvirt takes root and its own user; as root it could read whatever the agent can.
+    if !listens.is_root() && geteuid().is_root() {
         command.uid(QEMU).gid(QEMU);
     }
     let Ok(ended) = timeout(LIMIT, command.output()).await else {
@@ -97,8 +98,12 @@ async fn run(vm: &Vm, socket: OwnedFd, spec: &Spec) -> Result<()> {
 /// [`KubevirtOptions::retirer`](super::KubevirtOptions::retirer). Gives its exit code.
 pub fn retire_main() -> u8 {
     let spec = std::env::args().next_back().unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+    let rights = rights::give_up().map_err(|error| format!("giving up what it does not need: {error}"));
+    let runtime = rights.and_then(|()| {
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        built.map_err(|error| error.to_string())
+    });
+    let done = runtime.and_then(|runtime| {
         let spec: Spec = serde_json::from_str(&spec)
             .map_err(|error| format!("this command is started by remora itself ({error})"))?;
         runtime.block_on(retire_here(&spec)).map_err(|error| error.chain())

@@ -29,6 +29,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// the future at any time. `Cancelled` once the run is to end: nothing else interrupts the wait for a job.
     async fn progress(&self, backup: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress>;
 
+    /// The same, read now and not from a watch. Asks on as long as the API server does not answer; `Cancelled` as above.
+    async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress>;
+
     /// The job that the VMI says is running or has run last (`status.changedBlockTracking.backupStatus`), read now and
     /// not from a cache; with the VMI's UID, for another VMI of the same name is another VM to us.
     async fn job(&self) -> Result<JobFacts>;
@@ -72,17 +75,6 @@ pub struct InstanceFacts {
     pub uid: String,
     /// The UID of the virt-launcher pod that runs it on this node (never a migration's target that is not active yet).
     pub pod: String,
-    /// Who runs QEMU and libvirt in that pod.
-    pub user: LauncherUser,
-}
-
-/// Who runs QEMU and libvirt in a launcher pod (VMI's `status.runtimeUser`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LauncherUser {
-    /// uid 0: libvirt is `qemu:///system`.
-    Root,
-    /// uid 107: libvirt is `qemu:///session`.
-    Qemu,
 }
 
 /// `status.changedBlockTracking.state` of the VMI (or, for a halted VM, of the VM).

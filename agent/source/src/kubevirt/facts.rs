@@ -123,7 +123,6 @@ mod tests {
     use remora_core::{RepositoryId, VmName};
 
     use super::*;
-    use crate::kubevirt::LauncherUser;
 
     fn facts(latest: Option<&str>, covered: &[&str]) -> VmFacts {
         let volume = |name: &str| VolumeFacts {
@@ -138,7 +137,7 @@ mod tests {
             vm: VmName::new("ns/vm").unwrap(),
             uid: "u".into(),
             version: "1".into(),
-            instance: Some(InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu }),
+            instance: Some(InstanceFacts { uid: "i".into(), pod: "p".into() }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: vec![volume("a"), volume("b")],
             left_out: Vec::new(),

@@ -156,8 +156,7 @@ mod tests {
 
     use super::*;
     use crate::kubevirt::{
-        BackupProgress, BackupWish, ChangedBlockTracking, InstanceFacts, JobFacts, LauncherUser, VolumeFacts,
-        VolumeMode,
+        BackupProgress, BackupWish, ChangedBlockTracking, InstanceFacts, JobFacts, VolumeFacts, VolumeMode,
     };
 
     #[derive(Debug)]
@@ -174,6 +173,10 @@ mod tests {
         }
 
         async fn progress(&self, _: &BackupName, _: Option<&BackupProgress>) -> Result<BackupProgress> {
+            unreachable!("nothing is asked of KubeVirt")
+        }
+
+        async fn progress_now(&self, _: &BackupName) -> Result<BackupProgress> {
             unreachable!("nothing is asked of KubeVirt")
         }
 
@@ -263,7 +266,7 @@ mod tests {
     }
 
     fn instance() -> InstanceFacts {
-        InstanceFacts { uid: "i".into(), pod: "p".into(), user: LauncherUser::Qemu }
+        InstanceFacts { uid: "i".into(), pod: "p".into() }
     }
 
     async fn claim(cluster: &Arc<FakeCluster>, reader: &Arc<FakeReader>) -> Result<Box<dyn ClaimedVm>> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::Uid;
 use remora_core::{Error, ErrorKind, Result};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -53,6 +54,8 @@ pub(super) struct Connected {
     pub(super) stream: UnixStream,
     /// Who listens: a process of the pod.
     pub(super) server: u32,
+    /// The user that it was when it began to listen, as the kernel saw it.
+    pub(super) user: Uid,
 }
 
 impl Launcher {
@@ -72,9 +75,13 @@ impl Launcher {
 
     /// Connects to a socket, and makes sure that a process of the pod listens on it.
     pub(super) async fn connect(&self, at: InPod) -> Result<Connected> {
-        let path = format!("{}/{}", at.volume, at.path);
-        let within = |error: Error| error.within(format_args!("connecting to {path} of launcher pod {}", self.pod));
-        let socket = self.socket(at).map_err(within)?;
+        let socket = self.socket(at).map_err(|error| error.within(self.connecting(at)))?;
+        self.connect_to(&socket, at).await
+    }
+
+    /// The same of a socket that is held.
+    pub(super) async fn connect_to(&self, socket: &OwnedFd, at: InPod) -> Result<Connected> {
+        let within = |error: Error| error.within(self.connecting(at));
         let failed = |source| within(Error::new(ErrorKind::Unavailable, "the socket does not answer").because(source));
         // The path through /proc names the very file that was checked, and is short: a socket's has 107 bytes at most.
         let connecting = timeout(ACCEPT, UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())));
@@ -83,8 +90,13 @@ impl Launcher {
             Ok(connected) => connected.map_err(|error| failed(error.to_string()))?,
             Err(_) => return Err(failed(format!("nobody accepted within {} s", ACCEPT.as_secs()))),
         };
-        let server = self.check_peer(&stream).map_err(within)?;
-        Ok(Connected { stream, server })
+        let (server, user) = self.check_peer(&stream).map_err(within)?;
+        Ok(Connected { stream, server, user })
+    }
+
+    /// What is done, for messages.
+    fn connecting(&self, at: InPod) -> String {
+        format!("connecting to {}/{} of launcher pod {}", at.volume, at.path, self.pod)
     }
 
     /// A socket, held by its path: what is put in its place later is another one.
@@ -100,10 +112,18 @@ impl Launcher {
 
     /// Bytes free on the attached volume of that name, for users that are not root.
     pub(super) fn free(&self, volume: &str) -> Result<u64> {
-        if volume.is_empty() || volume.contains('/') {
+        if volume.is_empty() || volume == ".." || volume.contains('/') {
             return Err(Error::new(ErrorKind::Invalid, format!("{volume:?} is no volume's name")));
         }
-        let folder = self.open_below(&Path::new(HOTPLUGGED).join(volume), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let attached = self.open_below(Path::new(HOTPLUGGED), flags)?;
+        let beside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(beside);
+        // The folder is there before the volume is mounted on it, and its room is the node's.
+        if openat2(&attached, volume, how).is_ok() {
+            return Err(Error::new(ErrorKind::NotFound, "nothing is mounted on its folder"));
+        }
+        let folder = self.open_below(&Path::new(HOTPLUGGED).join(volume), flags)?;
         let stat = fstatvfs(&folder).map_err(|error| Error::io("asking for its room", error.into()))?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
@@ -121,8 +141,8 @@ impl Launcher {
         })
     }
 
-    /// The process that listens, if it is one of the pod.
-    fn check_peer(&self, stream: &UnixStream) -> Result<u32> {
+    /// The process that listens, if it is one of the pod, and its user.
+    fn check_peer(&self, stream: &UnixStream) -> Result<(u32, Uid)> {
         let peer = stream.peer_cred().map_err(|error| Error::io("asking who listens", error))?;
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         if pid == 0 {
@@ -139,7 +159,7 @@ impl Launcher {
             let theirs = cgroups.lines().next().unwrap_or("no cgroup at all").chars().take(200).collect::<String>();
             return Err(planted(&format!("process {pid} listens there, which is not of this pod but of {theirs:?}")));
         }
-        Ok(pid)
+        Ok((pid, Uid::from_raw(peer.uid())))
     }
 
     /// Where it is, for messages.

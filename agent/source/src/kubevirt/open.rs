@@ -50,7 +50,7 @@ pub(super) async fn open(vm: &Arc<Vm>, request: &OpenRequest) -> Result<View> {
         let connected = connect(vm, &chosen, &started, since, no_increment, &job).await;
         // Another backup can open the same socket path: only now, with all connections open, does it say whose they are.
         match (connected, job.why_broken().await) {
-            (Ok((source, disks)), Ok(None)) => Ok(View::new(source, started, disks).await),
+            (Ok((source, disks)), Ok(None)) => View::new(source, started, disks).await,
             (Ok(_), Ok(Some(reason))) => Err(reason),
             (Ok(_), Err(error)) => Err(error.within("asking whose job the VM's is")),
             // What broke off a connection is better known by the job's end, if it has one.

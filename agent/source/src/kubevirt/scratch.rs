@@ -1,14 +1,17 @@
 //! The scratch PVC: QEMU keeps there the old bytes of what the guest overwrites while the job runs. When it fills up it
 //! is the *guest* that gets the error, so it is watched through the launcher's folder, where its mount shows up, and the
-//! job is ended before that.
+//! job is ended before that. A job whose scratch PVC cannot be watched, or is too small from the start, is not read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_core::ErrorKind;
+use remora_core::ports::DiskView;
+use remora_core::{Error, ErrorKind, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::Instrument;
 
+use super::cluster::VolumeFacts;
 use super::job::KubevirtJob;
 use super::launcher::Launcher;
 use super::source::Vm;
@@ -44,17 +47,49 @@ struct Watched {
 }
 
 impl ScratchWatch {
-    /// Looks once, and goes on until it is dropped; none if its room cannot be seen from here.
-    pub(super) async fn start(vm: &Vm, volume: &str, job: &Arc<KubevirtJob>, disks: &[Arc<Disk>]) -> Option<Self> {
+    /// Looks once, and goes on until it is dropped.
+    pub(super) async fn start(vm: &Vm, volume: &str, job: &Arc<KubevirtJob>, disks: &[Arc<Disk>]) -> Result<Self> {
         let (launcher, job, disks) = (vm.launcher.clone(), Arc::clone(job), disks.to_vec());
+        let late = || {
+            let what = format!("its filesystem does not answer within {} s", ANSWER.as_secs());
+            Error::new(ErrorKind::Unavailable, what)
+        };
         let looked = timeout(ANSWER, free(&launcher, volume)).await;
-        let free_before = looked.unwrap_or_else(|_| Err("its filesystem does not answer".into())).inspect_err(|error| {
-            tracing::warn!(vm = %vm.facts.vm, volume, error, "the scratch PVC's room cannot be seen, so it is not watched");
-        });
-        let at_most = vm.facts.volumes.iter().map(|volume| volume.capacity).fold(0, u64::saturating_add);
-        let room = Volume { folder: launcher.folder().into(), free_before: free_before.ok()?, at_most };
-        Some(Self(tokio::spawn(Watched { launcher, volume: volume.to_owned(), room, job, disks }.watch())))
+        let free_before = looked.unwrap_or_else(|_| Err(late())).map_err(unseen)?;
+        // KubeVirt has all disks in the job, those too that are not read.
+        let size = |volume: &VolumeFacts| {
+            let read = disks.iter().find(|disk| disk.name().as_str() == volume.name);
+            read.map_or(volume.capacity, |disk| disk.size())
+        };
+        let at_most = vm.facts.volumes.iter().map(size).fold(0, u64::saturating_add);
+        let room = Volume { folder: launcher.folder().into(), free_before, at_most };
+        check_room(&room)?;
+        let watched = Watched { launcher, volume: volume.to_owned(), room, job, disks };
+        Ok(Self(tokio::spawn(watched.watch().in_current_span())))
     }
+}
+
+fn unseen(error: Error) -> Error {
+    let what = "the room of the scratch PVC cannot be seen, so nobody would notice that it fills up and the guest's writes fail";
+    Error::new(ErrorKind::Unavailable, what).because(error).advise(
+        "The agent needs the kubelet's folder of pods mounted with mountPropagation: HostToContainer, and the capability \
+         DAC_OVERRIDE: see deploy/base/agent.yaml. If it has both, back up again.",
+    )
+}
+
+/// The PVC is a tenth larger than the PVCs of the disks; that much the guest may have overwritten before the first look.
+fn check_room(room: &Volume) -> Result<()> {
+    let Volume { free_before, at_most, .. } = *room;
+    if free_before >= at_most - at_most / 10 {
+        return Ok(());
+    }
+    let what = format!(
+        "the scratch PVC has {free_before} bytes free, and the disks, which the guest may overwrite meanwhile, have {at_most}"
+    );
+    Err(Error::new(ErrorKind::NoSpace, what).advise(
+        "It is made as large as the PVCs of the disks say that they are: if a disk is larger, have its PVC say so; else name a \
+         StorageClass in spec.scratch that has the room.",
+    ))
 }
 
 impl Watched {
@@ -69,7 +104,11 @@ impl Watched {
                 Ok(_) => missed = 0,
                 Err(error) => {
                     missed += 1;
-                    tracing::debug!(volume = self.volume, error, "the scratch PVC's room cannot be seen");
+                    tracing::debug!(
+                        volume = self.volume,
+                        error = error.chain(),
+                        "the scratch PVC's room cannot be seen"
+                    );
                     // Its mount goes with the job, which is told of a little later.
                     if missed >= MISSED && matches!(self.job.why_broken().await, Ok(None)) {
                         return self.stop(gone()).await;
@@ -108,11 +147,29 @@ fn gone() -> Broken {
 }
 
 /// Bytes free on the attached volume of that name. Hangs, with one thread, as long as the PVC's server does.
-async fn free(launcher: &Launcher, volume: &str) -> Result<u64, String> {
+async fn free(launcher: &Launcher, volume: &str) -> Result<u64> {
     let (launcher, volume) = (launcher.clone(), volume.to_owned());
-    match spawn_blocking(move || launcher.free(&volume)).await {
-        Ok(Ok(free)) => Ok(free),
-        Ok(Err(error)) => Err(error.chain()),
-        Err(error) => Err(error.to_string()),
+    let looked = spawn_blocking(move || launcher.free(&volume)).await;
+    looked.unwrap_or_else(|died| Err(Error::new(ErrorKind::Failed, "looking at it").because(died)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_the_disks_do_not_fit_in_is_refused_whatever_their_pvcs_say() {
+        const GIB: u64 = 1 << 30;
+        let check = |free_before: u64, at_most: u64| check_room(&Volume { folder: "/s".into(), free_before, at_most });
+        // As large as asked for, a part of it overwritten already, and a folder of a larger filesystem.
+        for (free, disks) in [(11 * GIB, 10 * GIB), (10 * GIB, 10 * GIB), (9 * GIB, 10 * GIB), (900 * GIB, 10 * GIB)] {
+            assert!(check(free, disks).is_ok(), "{free} for {disks}");
+        }
+        // A disk of 16 times its PVC, and a filesystem that is full.
+        for (free, disks) in [(11 * GIB, 160 * GIB), (9 * GIB - 1, 10 * GIB), (0, 1), (u64::MAX / 2, u64::MAX)] {
+            let error = check(free, disks).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NoSpace);
+            assert!(error.to_string().contains(&format!("has {free} bytes free")), "{error}");
+        }
     }
 }

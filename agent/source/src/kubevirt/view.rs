@@ -38,18 +38,18 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) async fn new(source: Source, started: Started, disks: Vec<Arc<Disk>>) -> Self {
+    pub(super) async fn new(source: Source, started: Started, disks: Vec<Arc<Disk>>) -> Result<Self> {
         let process = source.server.and_then(|pid| process::instance(&source.vm.options.proc, pid));
         let instance = process.map(|process| format!("vmi {} {process}", source.vm.instance.uid));
         let views = disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn DiskView>).collect();
         let scratch = if let Some(volume) = &started.running.scratch {
-            ScratchWatch::start(&source.vm, volume, &source.job, &disks).await
+            Some(ScratchWatch::start(&source.vm, volume, &source.job, &disks).await?)
         } else {
             tracing::warn!(vm = %source.vm.facts.vm, "where the scratch PVC is attached is not known, so it is not watched");
             None
         };
         let Started { checkpoint, time, quiesced, .. } = started;
-        Self { source, checkpoint, time, quiesced, instance, disks, views, scratch, closed: false }
+        Ok(Self { source, checkpoint, time, quiesced, instance, disks, views, scratch, closed: false })
     }
 }
 

@@ -8,7 +8,7 @@ use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, RepositoryId, Result, VmName};
 use remora_source::kubevirt::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
-    LatestCheckpoint, LauncherUser, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
+    LatestCheckpoint, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
 };
 use tokio::sync::Notify;
 
@@ -60,6 +60,8 @@ pub(crate) struct State {
     /// The volumes that a backup is said to have, instead of all.
     pub(crate) volumes: Option<BTreeSet<String>>,
     pub(crate) scratch: Option<String>,
+    /// Whether no watch tells anything once KubeVirt has a backup.
+    pub(crate) deaf: bool,
     /// Called when a job is about to start.
     pub(crate) before_start: Option<Hook>,
     /// Called when the tracker is read live.
@@ -98,7 +100,7 @@ impl FakeCluster {
             vm: VmName::new(vm).unwrap(),
             uid: "uid-of-vm".into(),
             version: "1".into(),
-            instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into(), user: LauncherUser::Root }),
+            instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into() }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: disks.iter().map(volume).collect(),
             left_out: vec![("cloudinit".into(), "it is no PVC".into())],
@@ -112,6 +114,7 @@ impl FakeCluster {
             job: None,
             volumes: None,
             scratch: None,
+            deaf: false,
             before_start: None,
             on_latest: None,
             wishes: Vec::new(),
@@ -252,11 +255,16 @@ impl Cluster for FakeCluster {
         loop {
             let changed = self.changed.notified();
             let told = self.told(backup);
-            if Some(&told) != seen {
+            let deaf = self.state().deaf && matches!(seen, Some(BackupProgress::Waiting(_)));
+            if Some(&told) != seen && !deaf {
                 return Ok(told);
             }
             changed.await;
         }
+    }
+
+    async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress> {
+        Ok(self.told(backup))
     }
 
     async fn job(&self) -> Result<JobFacts> {

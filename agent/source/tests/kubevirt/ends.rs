@@ -89,7 +89,7 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
     wait_for(async {
         let bench = Bench::new().await;
         let folder = bench.node.volume("hotplug-disks").join("r-scratch");
-        let scratch = Mounted::new(folder.clone(), 40);
+        let scratch = Mounted::new(folder.clone(), 100);
         bench.cluster.state().scratch = Some("r-scratch".into());
         let cluster = Arc::clone(&bench.cluster);
         let detach = move || {
@@ -108,11 +108,11 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
 fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() {
     wait_for(async {
         let bench = Bench::new().await;
-        let scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 40);
+        let _scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 100);
         bench.cluster.state().scratch = Some("r-scratch".into());
         let (folder, cluster) = (bench.node.volume("hotplug-disks").join("r-scratch"), Arc::clone(&bench.cluster));
         let fill = move || {
-            fs::write(folder.join("vda.qcow2"), vec![1; 35 * MIB as usize]).unwrap();
+            fs::write(folder.join("vda.qcow2"), vec![1; 85 * MIB as usize]).unwrap();
             remora_tests::wait_until(
                 "the backup goes on though its scratch PVC is full",
                 std::time::Duration::from_secs(20),
@@ -122,8 +122,49 @@ fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() 
         let error = bench.fail(Asked::Reread, After::first_bytes(fill)).await;
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{}", error.chain());
         assert!(error.chain().contains("scratch PVC fills up"), "{}", error.chain());
-        drop(scratch);
-        // Where it cannot be seen, the run goes on unwatched.
+    });
+}
+
+#[test]
+fn a_scratch_pvc_that_cannot_be_seen_ends_the_backup_with_what_the_agent_lacks() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        let folder = bench.node.volume("hotplug-disks").join("r-scratch");
+        bench.cluster.state().scratch = Some("r-scratch".into());
+        // Without propagation of mounts the folder may be there, with the room of the node's own filesystem.
+        for there in [false, true] {
+            if there {
+                fs::create_dir(&folder).unwrap();
+            }
+            let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+            assert!(error.chain().contains("room of the scratch PVC cannot be seen"), "{}", error.chain());
+            assert!(error.advice().unwrap().contains("mountPropagation: HostToContainer"), "{error:?}");
+            assert_eq!(error.chain().contains("nothing is mounted on its folder"), there, "{}", error.chain());
+        }
+        let _scratch = Mounted::new(folder, 100);
         bench.run().await;
+    });
+}
+
+#[test]
+fn a_scratch_pvc_that_the_disks_do_not_fit_in_ends_the_backup_before_it_is_full() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        let _scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 40);
+        {
+            let mut state = bench.cluster.state();
+            state.scratch = Some("r-scratch".into());
+            // What the PVCs say is not what the disks have.
+            state.facts.volumes.iter_mut().for_each(|volume| volume.capacity = 16 * MIB);
+        }
+        let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{}", error.chain());
+        assert!(
+            error.chain().contains(&format!("the disks, which the guest may overwrite meanwhile, have {}", 72 * MIB)),
+            "{}",
+            error.chain()
+        );
+        assert!(error.advice().unwrap().contains("spec.scratch"), "{error:?}");
     });
 }

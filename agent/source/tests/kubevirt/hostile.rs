@@ -1,17 +1,24 @@
 //! A launcher pod that plants things where we look, and servers that lie: contained, and said so.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::Mode;
 use remora_core::plan::Asked;
-use remora_core::ports::{Mover, NoProgress};
+use remora_core::ports::{Mover, NoProgress, Patience, Source};
 use remora_core::testing::FakeMover;
-use remora_core::{Error, ErrorKind, Result, VmName};
+use remora_core::{Error, ErrorKind, RepositoryId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, backup};
 use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
 use remora_tests::MIB;
@@ -54,15 +61,40 @@ impl Trap {
         trap
     }
 
-    async fn run(&self) -> Result<BackupReport> {
+    fn source(&self) -> KubevirtSource {
         let options = KubevirtOptions {
             pods: self.node.pods(),
             proc: self.node.proc(),
             start_within: Duration::from_secs(2),
             answer_within: Duration::from_secs(2),
-            retirer: Vec::new(),
+            retirer: crate::retirer(),
         };
-        let source = KubevirtSource::new(Arc::clone(&self.cluster) as _, options);
+        KubevirtSource::new(Arc::clone(&self.cluster) as _, options)
+    }
+
+    /// All checkpoints of a repository are to go.
+    async fn retire(&self) -> Result<()> {
+        let claimed = self.source().claim(&VmName::new("tenant/vm").unwrap(), Patience::None).await?;
+        claimed.retire(RepositoryId::random(), &BTreeSet::new()).await
+    }
+
+    /// A socket of the launcher's libvirt, on which a process of this user began to listen.
+    fn libvirt_of(&self, user: u32) -> UnixListener {
+        let path = self.node.short_path();
+        let socket = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["--exact", "listener_process", crate::LISTENER, "--quiet"]).uid(user).gid(user);
+        command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        assert!(process.wait().unwrap().success());
+        self.node.adopt(process.id());
+        fs::rename(path, self.node.volume("libvirt-runtime").join("virtqemud-sock")).unwrap();
+        socket
+    }
+
+    async fn run(&self) -> Result<BackupReport> {
+        let source = self.source();
         let request = BackupRequest {
             vm: VmName::new("tenant/vm").unwrap(),
             disks: None,
@@ -196,6 +228,17 @@ fn a_server_that_lies_about_a_disks_size_is_not_believed() {
 }
 
 #[test]
+fn a_server_that_lies_about_what_its_exports_can_do_is_refused_or_only_read() {
+    Trap::served(Lie::Flags(MIB, 0xfffe)).assert_refused(ErrorKind::Unavailable, "broke the protocol");
+    // Writable, or with all that there is and will be: nothing is made of it.
+    for flags in [1, 0xffff] {
+        let trap = Trap::served(Lie::Flags(MIB, flags));
+        let report = wait_for(trap.run()).unwrap_or_else(|error| panic!("{flags:#x}: {}", error.chain()));
+        assert_eq!(trap.mover.bytes(&report.point.id, 0).unwrap(), vec![0x5a; MIB as usize]);
+    }
+}
+
+#[test]
 fn a_server_that_stalls_hangs_up_or_never_ends_costs_bounded_time_and_no_point() {
     for (lie, word) in [
         (Lie::Mute, "did not answer the handshake within 2 s"),
@@ -246,4 +289,61 @@ fn a_launchers_libvirt_that_cannot_be_had_costs_a_note_and_no_run() {
         assert_eq!((next.notes.as_slice(), bench.checkpoints().len()), (&[LEFT_OUT.to_owned()][..], 1));
         bench.assert_is_now(&next.point);
     });
+}
+
+/// What the kernel knows of who came to a socket, as he waits for an answer.
+struct Came {
+    command: String,
+    /// Of each thread but the first one, which is the test harness's.
+    threads: Vec<String>,
+    open: Vec<PathBuf>,
+}
+
+/// Who comes first that is not this process, and is then sent away.
+fn who_comes(socket: UnixListener) -> mpsc::Receiver<Came> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            let (stream, _) = socket.accept().unwrap();
+            let peer = getsockopt(&stream, sockopt::PeerCredentials).unwrap().pid();
+            if peer.unsigned_abs() == std::process::id() {
+                continue;
+            }
+            let of = PathBuf::from(format!("/proc/{peer}"));
+            let list = |what: &str| fs::read_dir(of.join(what)).unwrap().map(|entry| entry.unwrap().path());
+            let others = list("task").filter(|task| task.file_name() != of.file_name());
+            // What is listed may be gone already.
+            let threads = others.filter_map(|task| fs::read_to_string(task.join("status")).ok()).collect();
+            let open = list("fd").filter_map(|fd| fs::read_link(fd).ok()).collect();
+            let command = fs::read_to_string(of.join("cmdline")).unwrap();
+            tell.send(Came { command, threads, open }).unwrap();
+            return;
+        }
+    });
+    told
+}
+
+#[test]
+fn who_removes_checkpoints_is_root_only_where_root_listens_and_never_has_a_capability() {
+    for (user, driver) in [(107, "session"), (0, "system")] {
+        let trap = Trap::new();
+        // Something of the agent's that each child of its inherits.
+        let inherited = fs::canonicalize(trap.node.proc()).unwrap();
+        let open = fs::File::open(&inherited).unwrap();
+        fcntl(&open, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let told = who_comes(trap.libvirt_of(user));
+        let error = wait_for(trap.retire()).unwrap_err();
+        let came = told.try_recv().unwrap_or_else(|_| panic!("nobody came: {}", error.chain()));
+        assert!(came.command.contains(&format!("\"driver\":\"{driver}\"")), "{}", came.command);
+        assert!(!came.open.contains(&inherited), "{:?}", came.open);
+        assert!(!came.threads.is_empty());
+        for thread in &came.threads {
+            let value = |name: &str| thread.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+            let users = vec![user.to_string(); 4].join("\t");
+            assert_eq!((value("Uid:"), value("Gid:"), value("NoNewPrivs:")), (&*users, &*users, "1"));
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                assert_eq!(value(set), "0000000000000000", "{set} of user {user}");
+            }
+        }
+    }
 }

@@ -18,13 +18,27 @@ pub(crate) enum Lie {
     EndlessExtents(u64),
     /// It hangs up after the first read.
     HangsUp(u64),
+    /// What an export can do: its transmission flags are these.
+    Flags(u64, u16),
 }
 
 impl Lie {
     const fn size(self) -> u64 {
         match self {
-            Self::None(size) | Self::NoReads(size) | Self::EndlessExtents(size) | Self::HangsUp(size) => size,
+            Self::None(size)
+            | Self::NoReads(size)
+            | Self::EndlessExtents(size)
+            | Self::HangsUp(size)
+            | Self::Flags(size, _) => size,
             Self::Mute => 0,
+        }
+    }
+
+    /// The transmission flags: "has flags" and "read-only", unless they are what it lies about.
+    const fn flags(self) -> u16 {
+        match self {
+            Self::Flags(_, flags) => flags,
+            _ => 3,
         }
     }
 }
@@ -70,8 +84,8 @@ fn option(wire: &mut UnixStream, lie: Lie) -> io::Result<bool> {
                 at += 4 + len;
             }
         }
-        // Go: the export's size, and the flags "has flags" and "read-only".
-        7 => reply(wire, option, 3, &[&[0, 0], &lie.size().to_be_bytes()[..], &[0, 3]].concat())?,
+        // Go: the export's size and its flags.
+        7 => reply(wire, option, 3, &[&[0, 0], &lie.size().to_be_bytes()[..], &lie.flags().to_be_bytes()].concat())?,
         _ => {}
     }
     reply(wire, option, 1, &[])?;
@@ -90,6 +104,10 @@ fn reply(wire: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::Resu
 fn request(wire: &mut UnixStream, lie: Lie) -> io::Result<()> {
     let head = read::<28>(wire)?;
     let (handle, offset, len) = (&head[8..16], &head[16..24], number(&head[24..28]));
+    // Whatever the export is said to take, nobody asks for more than reads and maps, without further wishes.
+    if head[4..6] != [0, 0] {
+        return wire.shutdown(std::net::Shutdown::Both);
+    }
     match u16::from_be_bytes([head[6], head[7]]) {
         0 if matches!(lie, Lie::NoReads(_)) => Ok(()),
         0 if matches!(lie, Lie::HangsUp(_)) => wire.shutdown(std::net::Shutdown::Both),

@@ -17,21 +17,34 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
 }
 
-/// Set for the process that is to remove checkpoints.
-const RETIRER: &str = "REMORA_TEST_IS_RETIRER";
+/// An argument of the process that is to remove checkpoints. To the test harness it looks like the name of another test.
+const RETIRER: &str = "as-retirer";
+
+/// An argument of the process that is to listen on its standard input.
+const LISTENER: &str = "as-listener";
+
+fn is_told(what: &str) -> bool {
+    std::env::args().any(|argument| argument == what)
+}
 
 /// This test binary, run as what removes checkpoints of another test's VM.
 #[test]
 fn retirer_process() {
-    if std::env::var_os(RETIRER).is_some() {
+    if is_told(RETIRER) {
         std::process::exit(remora_source::kubevirt::retire_main().into());
     }
 }
 
-/// The command for that. What is added to it looks to the test harness like the name of another test.
+/// The command for that, which any user can run as the product's.
 fn retirer() -> Vec<std::ffi::OsString> {
-    let own = std::env::current_exe().unwrap();
-    let mut command = vec!["env".into(), format!("{RETIRER}=1").into(), own.into()];
-    command.extend(["--exact", "retirer_process", "--nocapture", "--quiet"].map(Into::into));
-    command
+    let command = ["/proc/self/exe", "--exact", "retirer_process", RETIRER, "--nocapture", "--quiet"];
+    command.map(std::ffi::OsString::from).into()
+}
+
+/// This test binary, run as a user whose socket another test's VM is to have.
+#[test]
+fn listener_process() {
+    if is_told(LISTENER) {
+        nix::sys::socket::listen(&std::io::stdin(), nix::sys::socket::Backlog::MAXCONN).unwrap();
+    }
 }

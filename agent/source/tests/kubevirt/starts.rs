@@ -34,6 +34,20 @@ fn an_increment_that_kubevirt_cannot_start_is_given_up_and_repeated_once_as_a_re
 }
 
 #[test]
+fn an_increment_whose_start_no_watch_tells_of_is_found_by_asking() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        bench.run().await;
+        bench.domain.write("vda", 5, 9 * MIB, MIB);
+        bench.cluster.state().deaf = true;
+        let next = bench.run().await;
+        assert_eq!(decisions(&next), [Decision::Incremental, Decision::Incremental], "{}", next.point.reason);
+        bench.assert_is_now(&next.point);
+        assert_eq!(bench.cluster.state().wishes.len(), 2, "it was asked for once");
+    });
+}
+
+#[test]
 fn a_job_whose_scratch_pvc_is_detached_as_it_begins_is_not_read_but_asked_for_anew() {
     wait_for(async {
         let bench = Bench::new().await;

@@ -143,7 +143,8 @@ fn table(all: &[Took]) -> String {
          and read no disk. Of each node {RUNS_OF_A_NODE} machines are backed up, all asked for at once. Memory of the \
          controller: at rest after the runs, and at its most (about 70 MiB of which is for trying the repository's \
          passphrase). Memory of agents: one process that plays all of them, divided by their number. Besides the Lease, \
-         nothing is written by more than the controller and one node's agent (asserted).\n\n\
+         nothing is written by more than the controller and one node's agent (asserted). An agent's `AgentNode`, which it \
+         writes in two requests every 20 minutes, is not among those of an idle minute.\n\n\
          | Nodes × machines | Runs | Requests a run: controller, agents | Idle minute: controller, agents | Controller | Agent | \
          Most writes of one object | All runs in |\n|---|---|---|---|---|---|---|---|\n"
     );

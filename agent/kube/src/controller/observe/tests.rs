@@ -88,6 +88,10 @@ fn backups_of_the_machine_through_any_tracker_are_seen_and_those_that_ended_are_
     let found = foreign(&crate::controller::testing::run("web"), "run-uid", &backups, &trackers);
     let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["direct", "tracked", "of-another-run"]);
+    // Whose machine it is, is not looked at for what runs of ours have made, nor for what has ended.
+    let others = backups.iter().filter(|backup| is_somebody_else_s(backup)).map(ResourceExt::name_any);
+    let theirs = ["direct", "tracked", "of-another-machine", "tracked-elsewhere", "of-no-tracker"];
+    assert_eq!(others.collect::<Vec<_>>(), theirs);
 }
 
 #[test]

@@ -8,6 +8,9 @@ use crate::controller::worker::no_agent;
 use crate::kubevirt::tracking;
 use crate::resources::{BackupRun, Run};
 
+/// The reason of a run that somebody else's backup of its machine keeps from beginning.
+pub(in crate::controller) const WAITING_FOR_BACKUP: &str = "WaitingForBackup";
+
 /// Where a machine is backed up.
 #[derive(Debug)]
 pub(super) enum Place<'a> {
@@ -35,6 +38,7 @@ pub(super) fn decide(observed: &Observed) -> Result<Place<'_>, Says> {
         return Err(Says::no("Migrating", "The machine is being migrated to another node. The run begins after that."));
     }
     first(observed)?;
+    nothing_in_flight(observed)?;
     let node = instance.node.clone().filter(|node| !node.is_empty());
     let node =
         node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
@@ -212,6 +216,19 @@ fn first(observed: &Observed) -> Result<(), Says> {
             let message =
                 format!("BackupRun {} of the same machine was first. This one begins when that has ended.", other.name);
             Err(Says::no("WaitingForRun", message))
+        }
+    }
+}
+
+/// KubeVirt takes one backup of a machine at a time, and an agent does few runs at once: one that has to wait holds up others.
+fn nothing_in_flight(observed: &Observed) -> Result<(), Says> {
+    match observed.foreign.first() {
+        None => Ok(()),
+        Some((name, at)) => {
+            let message = format!(
+                "VirtualMachineBackup {name} of the same machine is in flight ({at}). The run begins when that has ended."
+            );
+            Err(Says::no(WAITING_FOR_BACKUP, message))
         }
     }
 }

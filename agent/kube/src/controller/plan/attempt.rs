@@ -140,14 +140,14 @@ fn nothing_else(observed: &Observed, found: &Found, attempt: &Attempt) -> Result
     if let Some((name, at)) = observed.foreign.first() {
         let message =
             format!("VirtualMachineBackup {name} of the same machine is in flight ({at}). This one is made after it.");
-        return Err(Says::not_yet("WaitingForBackup", message));
+        return Err(Says::not_yet(assignment::WAITING_FOR_BACKUP, message));
     }
     let job = found.instance.as_ref().and_then(|instance| instance.job.as_ref());
     match job.filter(|job| **job != attempt.backup) {
         None => Ok(()),
         Some(job) => {
             let message = format!("The machine still works on backup {job}. This one is made after it.");
-            Err(Says::not_yet("WaitingForBackup", message))
+            Err(Says::not_yet(assignment::WAITING_FOR_BACKUP, message))
         }
     }
 }

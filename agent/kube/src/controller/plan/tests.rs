@@ -161,6 +161,11 @@ fn what_speaks_against_a_run_is_said_with_what_to_do() {
         (|o| instance(o).migrating = true, "Migrating", "after that"),
         (|o| instance(o).node = None, "NotRunning", "no node yet"),
         (|o| o.agents.clear(), "NoAgent", "DaemonSet"),
+        (
+            |o| o.foreign = vec![("theirs".into(), "ExportReady".into())],
+            "WaitingForBackup",
+            "VirtualMachineBackup theirs of the same machine is in flight (ExportReady). The run begins when",
+        ),
         (|o| o.repository = RepositoryFacts::Missing, "RepositoryMissing", "no Repository offsite in namespace shop"),
         (|o| o.repository = RepositoryFacts::NotAllowed, "RepositoryNotAllowed", "allowedNamespaces"),
         (|o| o.repository = RepositoryFacts::NotReady("It is full.".into()), "RepositoryNotReady", "It is full."),

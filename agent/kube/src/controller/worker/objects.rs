@@ -118,14 +118,14 @@ pub(in crate::controller) fn pod(run: &impl Run, task: Task, image: &Image, moun
         } else {
             mounts.push(VolumeMount { name: name.clone(), mount_path: path, read_only, ..VolumeMount::default() });
         }
-        volumes.push(of_claim(&name, &one.claim));
+        volumes.push(of_claim(&name, &one.claim, read_only));
     }
     let states: BTreeSet<_> = mounted.overlays.iter().map(|overlay| &overlay.state).collect();
     for (number, state) in states.into_iter().enumerate() {
         let (name, path) = (format!("state-{number}"), format!("/states/{number}"));
         let of_it = mounted.overlays.iter().filter(|overlay| overlay.state == *state);
         args.extend(of_it.map(|overlay| format!("--overlay={path}/{OVERLAYS}/{}.qcow2", overlay.volume)));
-        volumes.push(of_claim(&name, state));
+        volumes.push(of_claim(&name, state, None));
         mounts.push(VolumeMount { name, mount_path: path, ..VolumeMount::default() });
     }
     let container = Container {
@@ -144,8 +144,9 @@ pub(in crate::controller) fn pod(run: &impl Run, task: Task, image: &Image, moun
     Pod { metadata: metadata(run), spec: Some(spec(container, volumes)), ..Pod::default() }
 }
 
-fn of_claim(name: &str, claim: &str) -> Volume {
-    let source = PersistentVolumeClaimVolumeSource { claim_name: claim.into(), read_only: None };
+/// Read-only here, a device is read-only too: of that a container says nothing, and the kubelet takes it from here.
+fn of_claim(name: &str, claim: &str, read_only: Option<bool>) -> Volume {
+    let source = PersistentVolumeClaimVolumeSource { claim_name: claim.into(), read_only };
     Volume { name: name.into(), persistent_volume_claim: Some(source), ..Volume::default() }
 }
 

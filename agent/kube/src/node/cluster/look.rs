@@ -6,7 +6,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_source::kubevirt::{
-    ChangedBlockTracking, InstanceFacts, LatestCheckpoint, LauncherUser, VmFacts, VolumeFacts, VolumeMode,
+    ChangedBlockTracking, InstanceFacts, LatestCheckpoint, VmFacts, VolumeFacts, VolumeMode,
 };
 
 use super::RunCluster;
@@ -98,13 +98,8 @@ impl RunCluster {
             Error::new(ErrorKind::NotFound, format!("no virt-launcher pod runs the VM on {here}"))
                 .advise("It may have stopped just now: see `kubectl get vmi,pods`.")
         })?;
-        Ok(InstanceFacts { uid, pod, user: launcher_user(status.runtime_user) })
+        Ok(InstanceFacts { uid, pod })
     }
-}
-
-/// Root only where KubeVirt says so: what is done as a launcher's user would be done as root.
-fn launcher_user(said: Option<i64>) -> LauncherUser {
-    if said == Some(0) { LauncherUser::Root } else { LauncherUser::Qemu }
 }
 
 /// KubeVirt itself says which pods are an instance's; a label alone may be anybody's.
@@ -166,14 +161,6 @@ fn volume_facts(name: &str, claim: &PersistentVolumeClaim) -> Result<VolumeFacts
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_launcher_runs_as_root_only_where_it_is_said() {
-        for (said, user) in [(Some(0), LauncherUser::Root), (Some(107), LauncherUser::Qemu), (None, LauncherUser::Qemu)]
-        {
-            assert_eq!(launcher_user(said), user, "{said:?}");
-        }
-    }
 
     fn pod(name: &str, phase: &str, migration: Option<&str>) -> Pod {
         let mut pod: Pod = serde_json::from_value(serde_json::json!({

@@ -8,6 +8,7 @@ use remora_core::{Error, ErrorKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::said::RestoreSaid;
 use super::{RestoreOrder, RestoreWorker};
@@ -49,7 +50,7 @@ impl<W: RestoreWorker> Restore<W> {
         let mut work = {
             let (worker, order) = (Arc::clone(&self.worker), self.order.clone());
             let (meter, cancel) = (Arc::clone(&meter), cancel.clone());
-            tokio::spawn(async move { worker.restore(&order, meter, cancel).await })
+            tokio::spawn(async move { worker.restore(&order, meter, cancel).await }.in_current_span())
         };
         let (mut early, mut next_beat, mut backoff) = (None, Instant::now() + self.pace.heartbeat, BACKOFF.0);
         let result = loop {

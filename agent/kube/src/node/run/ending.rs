@@ -48,7 +48,7 @@ impl<W: Worker> Driven<W> {
                     return Outcome::Lost;
                 }
                 let note = format!("point {} ({}) is stored", done.point.id, done.point.decision);
-                self.run.teller.normal(&self.run.object, "Stored", &note).await;
+                self.run.teller.stored(&self.run.object, &note).await;
             }
             Err(failure) => {
                 let failure = self.why(failure);
@@ -62,7 +62,7 @@ impl<W: Worker> Driven<W> {
                 if !self.write_all().await {
                     return Outcome::Lost;
                 }
-                self.run.teller.warning(&self.run.object, failure.reason(), &failure.message()).await;
+                self.run.teller.failed(&self.run.object, failure.reason(), &failure.message()).await;
             }
         }
         outcome

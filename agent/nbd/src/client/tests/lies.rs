@@ -191,6 +191,8 @@ async fn no_lie_in_the_handshake_connects() {
         ("endless answers", after_greeting(&[option_reply(8, 9, &[]).repeat(2000)])),
         ("another magic number", after_greeting(&[vec![7; 40]])),
         ("no size", after_greeting(&[ack(8), ack(7)])),
+        ("a size without flags", after_greeting(&[ack(8), option_reply(7, 3, &info_export(SIZE)[..10]), ack(7)])),
+        ("flags that say there are none", after_greeting(&[ack(8), option_reply(7, 3, &with_flags(0xfffe)), ack(7)])),
         ("a size beyond any disk", after_greeting(&[ack(8), option_reply(7, 3, &info_export(1 << 63)), ack(7)])),
     ];
     for (name, bytes) in lies {
@@ -203,6 +205,28 @@ async fn no_lie_in_the_handshake_connects() {
     let other = after_greeting(&[ack(8), option_reply(10, 4, &context(1, "base:other"))]);
     let granted = opened(other, ConnectOptions { contexts, ..ConnectOptions::default() }).await;
     assert!(matches!(granted, Err(NbdError::Protocol(_))), "{granted:?}");
+}
+
+/// The size of an export, with other transmission flags.
+fn with_flags(flags: u16) -> Vec<u8> {
+    [&info_export(SIZE)[..10], &flags.to_be_bytes()].concat()
+}
+
+/// Read-only or not, with a cache to flush or none: that is for writers.
+#[tokio::test(start_paused = true)]
+async fn what_the_flags_promise_changes_no_request() {
+    for flags in [1, 3, 0xffff] {
+        let (ours, mut server) = wire(64 * 1024);
+        let info = [with_flags(flags)];
+        let (client, ()) = tokio::join!(open(ours, ConnectOptions::default()), server.shake_hands(&info));
+        let client = client.unwrap();
+        let answer = async {
+            let handle = server.request().await;
+            server.send(&data(handle, No, 4096, 4096)).await;
+        };
+        let (read, ()) = tokio::join!(client.read(4096, 4096), answer);
+        assert_eq!(read.unwrap()[..], [5; 4096], "{flags:#x}");
+    }
 }
 
 /// What becomes of a handshake in which the server sends `bytes` and then nothing.

@@ -19,6 +19,9 @@ use crate::host::{HANDED_OVER, failed_call, limits};
 /// What a mover's linear memory may grow to.
 const MEMORY: usize = 256 << 20;
 
+/// Handles of resources that it may have at once: twice what a policy has, for the host gives it as many secrets as that.
+const HANDLES: usize = 2_000;
+
 /// What its thread's stack may take: that of WebAssembly is within it.
 const STACK: usize = 2 << 20;
 
@@ -137,6 +140,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
     let mut store = Store::new(&runtime.engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(HANDED_OVER);
+    store.set_max_component_handles(HANDLES);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| {
         let guest = context.data();

@@ -9,7 +9,7 @@ use super::bindings::objects::remora::mover::{errors, host_io, log, task};
 use super::bindings::volumes::VolumeStorePre;
 use super::compiled;
 use super::instance::Guest;
-use crate::host::{check_form, sandbox, start_clock};
+use crate::host::{BUILD_AGAIN, FETCH_AGAIN, check_form, sandbox, start_clock};
 
 /// The interfaces that a mover may import; `errors` has types only.
 const IMPORTS: [&str; 4] =
@@ -50,7 +50,7 @@ impl Runtime {
             (component, None)
         } else {
             let component = Component::from_binary(&engine, bytes)
-                .map_err(|e| unfit(format!("it is no valid component: {e:#}"), None))?;
+                .map_err(|e| unfit(format!("it is no valid component: {e:#}"), Some(FETCH_AGAIN)))?;
             let made = compiled::kept(&component);
             (component, made)
         };
@@ -60,7 +60,8 @@ impl Runtime {
             World::Objects => ObjectStorePre::new(linked).map(Linked::Objects),
             World::Volumes => VolumeStorePre::new(linked).map(Linked::Volumes),
         });
-        let component = fits.map_err(|e| unfit(format!("its imports or exports do not fit: {e:#}"), None))?;
+        let component =
+            fits.map_err(|e| unfit(format!("its imports or exports do not fit: {e:#}"), Some(BUILD_AGAIN)))?;
         start_clock(&engine).map_err(|e| Unfit {
             component: false,
             why: format!("no thread for its clock: {e}"),

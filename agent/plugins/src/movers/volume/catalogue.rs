@@ -10,7 +10,6 @@ use remora_core::ports::{History, LineageBreak, Listing};
 use remora_core::{Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use serde::{Deserialize, Serialize};
 
-use super::super::document::ReadBack;
 use super::super::wire::{NewPoint, VolumePoint};
 use super::Inner;
 use super::claim::Begun;
@@ -26,7 +25,7 @@ const LONGEST: usize = 1 << 20;
 struct Checked {
     version: u32,
     point: Point,
-    /// Whether only a part of it was read back.
+    /// Whether only a part of it was read back, or of a point that something of it was taken from.
     sampled: bool,
     /// Of each disk, what is known of its bytes.
     windows: Vec<Windows>,
@@ -40,7 +39,8 @@ pub(super) struct Listed {
     /// What its disks are called.
     pub(super) attempt: Attempt,
     pub(super) windows: Vec<Windows>,
-    sampled: bool,
+    /// Whether nobody looked at some of what it has.
+    pub(super) sampled: bool,
 }
 
 /// What there is, of one machine or of all.
@@ -202,8 +202,8 @@ impl Catalogue {
 }
 
 /// The note that makes a point of one that was read back.
-pub(super) fn checked(attempt: &Attempt, point: &Point, windows: Vec<Windows>, how: ReadBack) -> Result<NewPoint> {
-    let checked = Checked { version: VERSION, point: point.clone(), sampled: how != ReadBack::Full, windows };
+pub(super) fn checked(attempt: &Attempt, point: &Point, windows: Vec<Windows>, sampled: bool) -> Result<NewPoint> {
+    let checked = Checked { version: VERSION, point: point.clone(), sampled, windows };
     note(attempt.checked(), &point.vm, point.time, serde_json::to_vec(&checked))
 }
 

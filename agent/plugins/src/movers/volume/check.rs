@@ -43,6 +43,11 @@ impl Laid {
         &self.written[place(range.start)..place(range.end)]
     }
 
+    /// Whether anything of it is as it was in the parent.
+    pub(super) fn inherits(&self) -> bool {
+        !self.unchanged.is_empty() || !self.copied.is_empty()
+    }
+
     /// Whether every byte of a disk is covered, and none twice; else where not.
     pub(super) fn hole(&self, size: u64) -> Option<u64> {
         let written = self.written.iter().map(|(range, _)| *range);

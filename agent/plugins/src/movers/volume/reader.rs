@@ -24,6 +24,8 @@ pub(super) struct Reader {
     pub(super) id: String,
     point: Point,
     windows: Vec<Windows>,
+    /// Whether nobody looked at some of what it has.
+    pub(super) sampled: bool,
 }
 
 impl Reader {
@@ -31,7 +33,7 @@ impl Reader {
         // What cannot be opened is told before anything is read.
         inner.calls.capabilities().await?;
         let (point, windows) = (listed.point.clone(), listed.windows.clone());
-        Ok(Self { inner, id: listed.attempt.to_string(), point, windows })
+        Ok(Self { inner, id: listed.attempt.to_string(), point, windows, sampled: listed.sampled })
     }
 
     /// What is known of a disk's bytes.

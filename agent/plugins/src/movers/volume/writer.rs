@@ -37,7 +37,9 @@ impl Writer {
         let can = inner.calls.capabilities().await?;
         if can.granularity > BLOCK_SIZE || can.max_transfer < BLOCK_SIZE {
             let what = format!("mover {} takes no pieces of {BLOCK_SIZE} bytes", inner.calls.name);
-            return Err(Error::new(ErrorKind::Unsupported, what).advise("Ask who made it."));
+            let why = format!("its granularity is {}, its max-transfer {}", can.granularity, can.max_transfer);
+            let advice = "Ask who made it for one that does: this version of remora moves disks in such pieces.";
+            return Err(Error::new(ErrorKind::Unsupported, what).because(why).advise(advice));
         }
         let (claim, catalogue) = inner.claim(&new.vm).await?;
         let increments = new.disks.iter().any(|disk| disk.decision == Decision::Incremental);
@@ -127,8 +129,15 @@ impl Writer {
         Ok(windows)
     }
 
+    /// Whether nobody looked at some of what the point will have: what it takes from its parent is no better known than it was there.
+    fn is_sampled(&self) -> bool {
+        let inherits = || (0..self.disks.len()).any(|n| self.laid(DiskIndex(n)).inherits());
+        let parent = self.parent.as_ref().is_some_and(|parent| parent.sampled);
+        self.inner.grant.read_back != ReadBack::Full || parent && inherits()
+    }
+
     /// Makes a point of it, if none came in between.
-    async fn list(&self, point: &Point, windows: Vec<Windows>) -> Result<()> {
+    async fn list(&self, point: &Point, windows: Vec<Windows>, sampled: bool) -> Result<()> {
         let before = self.inner.catalogue(Some(&self.new.vm)).await?;
         if before.newest() != self.new.parent.as_ref() || !before.is_alone(&self.claim.attempt) {
             return Err(
@@ -136,7 +145,7 @@ impl Writer {
             );
         }
         self.claim.is_in_time()?;
-        self.inner.note(checked(&self.claim.attempt, point, windows, self.inner.grant.read_back)?).await?;
+        self.inner.note(checked(&self.claim.attempt, point, windows, sampled)?).await?;
         let after = self.inner.catalogue(Some(&self.new.vm)).await?;
         after.find(self.id()).map(drop).map_err(|error| {
             let why = error.chain();
@@ -158,12 +167,14 @@ impl Writer {
             stored.push(laid.written.iter().map(|(range, _)| range.len()).sum::<u64>());
         }
         self.inner.calls.commit(&self.begun).await?;
+        // Before what was laid is used up.
+        let sampled = self.is_sampled();
         let windows = self.check().await?;
         let point = self.new.point(self.id().clone(), self.inner.repository, reads.iter().copied().zip(stored));
-        self.list(&point, windows).await?;
+        self.list(&point, windows, sampled).await?;
         self.inner.let_go(&self.claim).await;
-        if self.inner.grant.read_back != ReadBack::Full {
-            tracing::info!(point = %self.id(), "only a part of the point was read back");
+        if sampled {
+            tracing::info!(point = %self.id(), "not all that the point has was read back");
         }
         Ok(point)
     }

@@ -8,7 +8,8 @@ use remora_plugins::Digest;
 use remora_plugins::movers::MoverStore;
 use remora_tests::{S3, Transport};
 
-use super::s3::{Bucket, create, get, lines};
+use super::objects::{create, get};
+use super::s3::{Bucket, lines};
 use super::{Folder, example};
 
 /// A mover that keeps what is compiled in a folder.

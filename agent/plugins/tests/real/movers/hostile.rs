@@ -10,7 +10,7 @@ use remora_core::ErrorKind;
 use remora_plugins::movers::{MoverStore, Patience};
 
 use super::network::{CANARY, ours};
-use super::s3::{create, get};
+use super::objects::{create, get};
 use super::{Folder, example};
 use crate::components::FOR_EVER;
 

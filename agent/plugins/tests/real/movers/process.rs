@@ -7,7 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use remora_tests::Transport;
 
-use super::s3::{Bucket, create, get};
+use super::objects::{create, get};
+use super::s3::Bucket;
 
 fn status(pid: i32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -28,22 +28,27 @@ fn of_world(text: &str) -> Vec<u8> {
 async fn what_is_no_mover_of_this_version_is_told_apart() {
     let folder = Folder::new();
     let newer = "package remora:mover@0.2.0; interface objects { open: func(); } world w { export objects; }";
+    // The name and version of an interface that this host knows, and other functions.
+    let other = "package remora:mover@0.1.0; interface objects { other: func(); } world w { export objects; }";
     let import = "package acme:other@1.0.0; interface net { send: func(); } interface thing { go: func(); }
                   world w { import net; export thing; }";
     let (_, policy) = builtins().next().unwrap();
     let core = wat::parse_str("(module)").unwrap();
-    for (bytes, said) in [
-        (b"text".to_vec(), "no WebAssembly component"),
-        (core, "core module"),
-        (policy.to_vec(), "does not export remora:mover/objects@0.1.0"),
-        (of_world(newer), "it exports remora:mover/objects@0.2.0"),
-        (of_world(import), "it imports acme:other/net@1.0.0"),
-        (b"\0asm\x0d\0\x01\0nonsense".to_vec(), "no valid component"),
+    for (bytes, said, advice) in [
+        (b"text".to_vec(), "no WebAssembly component", "\\0asm"),
+        (core, "core module", "component new"),
+        (policy.to_vec(), "does not export remora:mover/objects@0.1.0", "of the world object-store"),
+        (of_world(newer), "it exports remora:mover/objects@0.2.0", "for this version of remora"),
+        (of_world(import), "it imports acme:other/net@1.0.0", "wasm32-unknown-unknown"),
+        (b"\0asm\x0d\0\x01\0nonsense".to_vec(), "no valid component", "Fetch it again"),
+        (of_world(other), "does not have export", "against the wit/ of this version"),
     ] {
         folder.write("strange", &bytes, "");
         let error = refused(&folder, "strange").await;
         assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.chain());
-        assert!(error.chain().contains(said) && error.chain().contains("mover strange"), "{}", error.chain());
+        let place = "mover strange: strange.yaml, line 3: module: file:strange.wasm: ";
+        assert!(error.chain().starts_with(place) && error.chain().contains(said), "{}", error.chain());
+        assert!(error.advice().unwrap().contains(advice), "{said}: {:?}", error.advice());
     }
 }
 

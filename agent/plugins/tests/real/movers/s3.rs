@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{Error, ObjectStore, ObjectStoreExt};
 use remora_plugins::movers::MoverStore;
 use remora_tests::s3::{KEY, SECRET};
 use remora_tests::{S3, Transport};
 
+use super::objects::{create, document, get, journey};
 use super::{Folder, example};
 
 /// A bucket behind the mover.
@@ -22,14 +22,10 @@ pub(crate) struct Bucket {
 /// The lines of a document for a server.
 pub(crate) fn lines(s3: &S3, secret: &str) -> String {
     let endpoint = s3.endpoint();
-    let (_, server) = endpoint.split_once("://").unwrap();
-    format!(
-        "settings: {{endpoint: '{endpoint}', bucket: backups, accessKey: {KEY}}}\n\
-         network: {{allow: ['{server}'], addresses: [127.0.0.1, '::1'], plainHttp: {}, caFile: {}}}\n\
-         secrets: {{secret-key: {secret}}}\n",
-        endpoint.starts_with("http:"),
-        if endpoint.starts_with("https:") { s3.ca_file().display().to_string() } else { "null".into() },
-    )
+    let lines = format!(
+        "settings: {{endpoint: '{endpoint}', bucket: backups, accessKey: {KEY}}}\nsecrets: {{secret-key: {secret}}}\n"
+    );
+    document(&lines, &endpoint, &s3.ca_file())
 }
 
 impl Bucket {
@@ -46,36 +42,10 @@ impl Bucket {
     }
 }
 
-pub(crate) async fn create(store: &MoverStore, key: &str, payload: impl Into<PutPayload>) -> Result<(), Error> {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    store.put_opts(&Path::from(key), payload.into(), options).await.map(drop)
-}
-
-pub(crate) async fn get(store: &MoverStore, key: &str) -> Result<Bytes, Error> {
-    store.get(&Path::from(key)).await?.bytes().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_goes_over_tls_once_and_is_read_listed_replaced_and_removed() {
     let bucket = Bucket::new(Transport::Https);
-    let store = &bucket.store;
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let pieces: PutPayload = bytes.chunks(1_000_000).map(Bytes::copy_from_slice).collect();
-    create(store, "t/one", pieces).await.unwrap();
-    assert!(matches!(create(store, "t/one", "other").await, Err(Error::AlreadyExists { .. })));
-    assert!(get(store, "t/one").await.unwrap() == bytes);
-    assert_eq!(fs::read(bucket.s3.files("backups").join("a/prefix/t/one")).unwrap(), bytes);
-    let ranges = store.get_ranges(&Path::from("t/one"), &[5..6, 2_999_990..3_000_000]).await.unwrap();
-    assert_eq!(ranges, [&bytes[5..6], &bytes[2_999_990..]]);
-    assert!(matches!(get(store, "t/none").await, Err(Error::NotFound { .. })));
-    create(store, "t/empty", "").await.unwrap();
-    store.put(&Path::from("t/empty"), "now full".into()).await.unwrap();
-    assert_eq!(get(store, "t/empty").await.unwrap(), "now full");
-    let removed = [Path::from("t/one"), Path::from("t/never")].map(Ok);
-    let removed: Vec<_> = store.delete_stream(Box::pin(futures::stream::iter(removed))).try_collect().await.unwrap();
-    assert_eq!(removed.len(), 2);
-    let left: Vec<_> = store.list(None).map_ok(|object| object.location.to_string()).try_collect().await.unwrap();
-    assert_eq!(left, ["t/empty"]);
+    journey(&bucket.store, &bucket.s3.files("backups").join("a/prefix/t/one")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

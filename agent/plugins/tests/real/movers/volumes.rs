@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use remora_core::plan::Asked;
 use remora_core::point::{Decision, Quiesce};
 use remora_core::ports::{DiskIndex, LineageBreak, Mover, NoProgress, Patience};
@@ -86,6 +84,16 @@ impl Lab {
     }
 
     async fn try_backup_with(&self, asked: Asked, spot_checks: usize) -> Result<BackupReport> {
+        self.try_backup_by(&self.mover, asked, spot_checks).await
+    }
+
+    /// By something around the mover.
+    pub(crate) async fn try_backup_by(
+        &self,
+        mover: &dyn Mover,
+        asked: Asked,
+        spot_checks: usize,
+    ) -> Result<BackupReport> {
         let request = BackupRequest {
             vm: VmName::new("vm 1").unwrap(),
             disks: None,
@@ -96,7 +104,7 @@ impl Lab {
             memory: MemoryBudget::new(8 * PIECE_SIZE),
         };
         let cancel = CancellationToken::new();
-        backup(&self.host, &self.mover, request, Arc::new(NoProgress), cancel).await
+        backup(&self.host, mover, request, Arc::new(NoProgress), cancel).await
     }
 
     pub(crate) async fn backup(&self) -> BackupReport {
@@ -113,7 +121,7 @@ impl Lab {
         self.host.write(1, 0, &vec![0; BLOCK_SIZE as usize]);
     }
 
-    fn disks(&self) -> [Arc<Vec<u8>>; 2] {
+    pub(crate) fn disks(&self) -> [Arc<Vec<u8>>; 2] {
         [0, 1].map(|n| self.host.bytes(n))
     }
 }
@@ -232,6 +240,30 @@ async fn what_was_read_back_in_part_is_listed_as_sampled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_point_has_from_a_sampled_one_makes_it_a_sampled_one_until_all_is_stored_again() {
+    for settings in ["", ", clones: false"] {
+        let mut lab = Lab::with(settings, "volume: {disksInTheClear: [vm 1], readBack: 50%}");
+        let sampled = lab.backup().await.point.id;
+        // From now on all that is stored is read back.
+        let document = lab.folder.path().join("array.yaml");
+        let text = fs::read_to_string(&document).unwrap().replace("readBack: 50%", "readBack: full");
+        fs::write(&document, text).unwrap();
+        lab.mover = lab.folder.movers.open_points("array").unwrap();
+        lab.change_something(1);
+        let child = lab.backup().await.point;
+        assert_eq!(child.decision, Decision::Incremental);
+        lab.change_something(2);
+        let grandchild = lab.backup().await.point.id;
+        assert_eq!(lab.mover.list(None).await.unwrap().sampled, [sampled, child.id, grandchild], "{settings}");
+        let reread = lab.try_backup(Asked::Reread).await.unwrap().point.id;
+        lab.change_something(3);
+        let after = lab.backup().await.point.id;
+        let listed = lab.mover.list(None).await.unwrap();
+        assert!(!listed.sampled.contains(&reread) && !listed.sampled.contains(&after), "{settings}: {listed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mover_sees_no_disk_that_it_was_not_granted() {
     let lab = Lab::with("", "volume: {disksInTheClear: [vm, 'other*']}");
     let error = lab.try_backup(Asked::Auto).await.unwrap_err();
@@ -268,36 +300,6 @@ async fn a_point_whose_disks_are_gone_is_told_and_hides_no_other_one() {
     let listed = lab.mover.list(None).await.unwrap();
     assert_eq!(listed.points.len(), 1);
     assert!(listed.unreadable[0].0 == first.id && listed.unreadable[0].1.kind() == ErrorKind::Damaged, "{listed:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mover_whose_process_dies_in_the_middle_of_a_run_goes_on_in_another() {
-    let lab = Lab::new();
-    lab.mover.list(None).await.unwrap();
-    let first = lab.mover.process().unwrap();
-    let watched = lab.mover.clone();
-    let killing = tokio::spawn(async move {
-        let mut killed = 0;
-        while killed < 3 {
-            if let Some(pid) = watched.process() {
-                killed += u32::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
-            }
-            tokio::task::yield_now().await;
-        }
-    });
-    let mut folder_movers = lab.folder.movers.clone();
-    folder_movers.patience.retries = 20;
-    let report = lab.try_backup(Asked::Auto).await;
-    killing.abort();
-    // However it ended: there is no point that is not whole.
-    let again = folder_movers.open_points("array").unwrap();
-    for point in again.list(None).await.unwrap().points {
-        for (n, bytes) in lab.disks().iter().enumerate() {
-            assert!(restored(&again, &point.id, n).await == **bytes, "disk {n}");
-        }
-    }
-    assert!(report.is_ok() || report.unwrap_err().kind() == ErrorKind::Unavailable);
-    assert_ne!(lab.mover.process(), Some(first));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,16 +3,15 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 use remora_plugins::movers::{MoverStore, Patience};
 use remora_tests::webdav::{PASSWORD, USER};
 use remora_tests::{Transport, WebDav};
 
 use super::network::ours;
-use super::s3::{create, get};
+use super::objects::{create, document, get, journey, keys};
 use super::{Folder, example};
 
 /// A collection behind the mover.
@@ -25,14 +24,9 @@ struct Collection {
 /// The lines of a document for a server.
 fn lines(server: &WebDav, collection: &str, secret: &str) -> String {
     let endpoint = server.endpoint();
-    let (_, address) = endpoint.split_once("://").unwrap();
-    format!(
-        "settings: {{url: '{endpoint}/{collection}', user: {USER}}}\n\
-         network: {{allow: ['{address}'], addresses: [127.0.0.1, '::1'], plainHttp: {}, caFile: {}}}\n\
-         secrets: {{password: {secret}}}\n",
-        endpoint.starts_with("http:"),
-        if endpoint.starts_with("https:") { server.ca_file().display().to_string() } else { "null".into() },
-    )
+    let lines =
+        format!("settings: {{url: '{endpoint}/{collection}', user: {USER}}}\nsecrets: {{password: {secret}}}\n");
+    document(&lines, &endpoint, &server.ca_file())
 }
 
 impl Collection {
@@ -51,32 +45,12 @@ impl Collection {
     }
 }
 
-async fn keys(store: &MoverStore, prefix: Option<&str>) -> Vec<String> {
-    let prefix = prefix.map(Path::from);
-    store.list(prefix.as_ref()).map_ok(|object| object.location.to_string()).try_collect().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_goes_over_tls_once_and_is_read_listed_replaced_and_removed() {
     let collection = Collection::new(Transport::Https);
     let store = &collection.store;
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let pieces: PutPayload = bytes.chunks(1_000_000).map(Bytes::copy_from_slice).collect();
-    create(store, "t/one", pieces).await.unwrap();
-    assert!(matches!(create(store, "t/one", "other").await, Err(Error::AlreadyExists { .. })));
-    assert!(get(store, "t/one").await.unwrap() == bytes);
-    assert_eq!(fs::read(collection.server.files().join("a/prefix/t/o~/one")).unwrap(), bytes);
+    journey(store, &collection.server.files().join("a/prefix/t/o~/one")).await;
     assert_eq!(fs::read_dir(collection.server.files().join("a/prefix/~new")).unwrap().count(), 0);
-    let ranges = store.get_ranges(&Path::from("t/one"), &[5..6, 2_999_990..3_000_000]).await.unwrap();
-    assert_eq!(ranges, [&bytes[5..6], &bytes[2_999_990..]]);
-    assert!(matches!(get(store, "t/none").await, Err(Error::NotFound { .. })));
-    create(store, "t/empty", "").await.unwrap();
-    store.put(&Path::from("t/empty"), "now full".into()).await.unwrap();
-    assert_eq!(get(store, "t/empty").await.unwrap(), "now full");
-    let removed = [Path::from("t/one"), Path::from("t/never")].map(Ok);
-    let removed: Vec<_> = store.delete_stream(Box::pin(futures::stream::iter(removed))).try_collect().await.unwrap();
-    assert_eq!(removed.len(), 2);
-    assert_eq!(keys(store, None).await, ["t/empty"]);
     // By the same clock: the server is on this machine.
     let stored = SystemTime::from(store.head(&Path::from("t/empty")).await.unwrap().last_modified);
     let apart = SystemTime::now().duration_since(stored).unwrap_or_default();

@@ -1,0 +1,141 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use remora_core::policy::{PastRun, VmFacts};
+use remora_plugins::movers::Movers;
+use remora_plugins::set::Snapshot;
+use remora_plugins::{Host, HostOptions};
+use remora_source::{Found, LibvirtOptions, LibvirtSource};
+
+use super::*;
+use crate::metrics::Step;
+use crate::repositories::Repositories;
+
+const NIGHTLY: &str = "\
+kind: BackupPolicy
+name: nightly
+select: {module: builtin:labels, settings: {names: [db]}}
+schedule: {module: builtin:cron, settings: {cron: 0 2 * * *}}
+";
+
+/// An agent without policies.
+fn agent(state: &Path) -> Agent {
+    agent_by(state, Generation::default())
+}
+
+/// One with the policy [`NIGHTLY`], which sees the VMs `db` and `web`.
+fn nightly(state: &Path) -> Agent {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let host = Host::new(&HostOptions::default()).unwrap();
+    let snapshot = Snapshot::read(folder.path()).unwrap();
+    let mut agent = agent_by(state, Generation::default().next(&host, &snapshot, Timestamp::now()));
+    let vm = |name| Vm { facts: VmFacts::named(VmName::new(name).unwrap()), power: Power::On };
+    (agent.vms, agent.looked) = (["db", "web"].map(vm).into(), Some(tokio::time::Instant::now()));
+    agent
+}
+
+fn agent_by(state: &Path, generation: Generation) -> Agent {
+    let options = LibvirtOptions { connect: Some("test:///default".into()), ..LibvirtOptions::new(Vec::new()) };
+    let source = LibvirtSource::new(options).unwrap();
+    let repositories = Repositories::new(BTreeMap::new(), Movers::new("plugins", None), state.into());
+    let (_, policies) = watch::channel(Arc::new(generation));
+    let cancel = CancellationToken::new();
+    let tools = Arc::new(Tools { source, repositories, policies: policies.clone(), cancel });
+    Agent::new(tools, Arc::new(Metrics::new()), policies, LedgerFile::open(state).unwrap(), AnswersFile::new(state), 2)
+}
+
+fn charge(vm: &str) -> Charge {
+    Charge { policy: "nightly".into(), vm: VmName::new(vm).unwrap() }
+}
+
+async fn dies() -> Result<Done> {
+    std::future::ready(()).await;
+    panic!("as the test wants it")
+}
+
+#[tokio::test]
+async fn a_run_that_dies_has_failed_and_the_others_are_at_work_still() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let ([dead, alive], begun) = (["dead", "alive"].map(charge), Timestamp::now());
+    agent.begin(alive.clone(), begun, std::future::pending());
+    agent.begin(dead.clone(), begun, dies());
+    let ended = agent.running.join_next_with_id().await.unwrap();
+    agent.note(ended);
+    assert!(agent.is_busy(&alive.vm) && !agent.is_busy(&dead.vm));
+    let ledger = LedgerFile::open(state.path()).unwrap().ledger;
+    let entry = ledger.get(&dead).unwrap();
+    assert_eq!((entry.failures, entry.settled), (1, begun));
+    assert!(entry.retry.is_some_and(|retry| retry > begun), "it is not begun again at once");
+    assert!(ledger.get(&alive).is_none());
+    let failed = OfRun { policy: "nightly".into(), outcome: RunOutcome::Failed };
+    assert_eq!(agent.metrics.runs.get_or_create(&failed).get(), 1);
+}
+
+#[tokio::test]
+async fn since_when_a_vm_is_selected_is_written_down_before_its_first_run() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = nightly(state.path());
+    agent.start_what_is_due().await;
+    // Not one that was stopped: one that was killed.
+    drop(agent);
+    let ledger = LedgerFile::open(state.path()).unwrap().ledger;
+    let charges: Vec<_> = ledger.iter().map(|(charge, _)| charge.clone()).collect();
+    assert_eq!(charges, [charge("db")]);
+}
+
+#[tokio::test]
+async fn what_policies_answered_last_is_there_for_an_agent_that_follows() {
+    let state = tempfile::tempdir().unwrap();
+    let mut first = nightly(state.path());
+    first.start_what_is_due().await;
+    drop(first);
+    let file = AnswersFile::new(state.path());
+    let answered = file.read();
+    assert_eq!(answered.keys().collect::<Vec<_>>(), ["nightly"]);
+    // Its policies answer the same: that is no news. Before it knows the VMs it asks nobody.
+    let mut second = nightly(state.path());
+    let vms = std::mem::take(&mut second.vms);
+    let looked = second.looked.take();
+    second.start_what_is_due().await;
+    assert_eq!(file.read(), answered);
+    (second.vms, second.looked) = (vms, looked);
+    second.start_what_is_due().await;
+    assert_eq!(file.read(), answered);
+    // Without it the agent works; so it does beside one of another version.
+    for other in ["{", r#"{"version": 2, "rules": []}"#] {
+        std::fs::write(state.path().join("answers.json"), other).unwrap();
+        assert!(file.read().is_empty(), "{other}");
+        nightly(state.path()).start_what_is_due().await;
+        assert_eq!(file.read().len(), 1, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_cannot_be_read_is_counted_and_hides_no_other() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let found = Found { facts: VmFacts::named(VmName::new("db").unwrap()), running: false };
+    let unreadable = vec![Error::new(ErrorKind::Failed, "VM \"broken\": reading the domain's definition")];
+    agent.see(Inventory { found: vec![found], unreadable });
+    assert_eq!((agent.vms.len(), agent.vms[0].power, agent.metrics.unreadable.get()), (1, Power::Off, 1));
+    agent.see(Inventory::default());
+    assert_eq!((agent.vms.len(), agent.metrics.unreadable.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_fails_after_a_point_was_made_is_counted_and_the_run_has_succeeded() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = agent(state.path());
+    let begun = Timestamp::now();
+    let run = PastRun { time: begun, changed: 1, size: 2, seconds: 3 };
+    let problems = vec![(Step::Verify, Error::new(ErrorKind::Unavailable, "verifying: the store went away"))];
+    let done = Done { run, stored: 1, problems, dropped: 0, verified: None };
+    agent.begin(charge("db"), begun, std::future::ready(Ok(done)));
+    let ended = agent.running.join_next_with_id().await.unwrap();
+    agent.note(ended);
+    let counted = |step| agent.metrics.problems.get_or_create(&OfStep { policy: "nightly".into(), step }).get();
+    assert_eq!([Step::Lock, Step::Prune, Step::Verify].map(counted), [0, 0, 1]);
+    assert_eq!(agent.ledger.ledger.get(&charge("db")).unwrap().failures, 0);
+}

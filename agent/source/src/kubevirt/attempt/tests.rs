@@ -1,0 +1,134 @@
+//! How long a job is waited for. Time stands still but where nobody has anything to do.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use remora_core::{RepositoryId, VmName};
+use tokio::time::sleep;
+
+use super::*;
+use crate::kubevirt::cluster::{ChangedBlockTracking, Cluster, Freeze, InstanceFacts, JobFacts, VmFacts};
+use crate::kubevirt::launcher::Launcher;
+use crate::kubevirt::options::KubevirtOptions;
+
+const START: Duration = Duration::from_mins(3);
+
+/// KubeVirt takes the backup, and from then on nothing is heard but what is asked for: after so long each, that.
+#[derive(Debug, Default)]
+struct Deaf {
+    answers: Mutex<Vec<(Duration, BackupProgress)>>,
+}
+
+#[async_trait]
+impl Cluster for Deaf {
+    async fn look(&self) -> Result<VmFacts> {
+        unreachable!("it was looked at before")
+    }
+
+    async fn begin(&self, _: &BackupWish) -> Result<()> {
+        Ok(())
+    }
+
+    async fn progress(&self, _: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
+        match seen {
+            None => Ok(waiting()),
+            Some(_) => std::future::pending().await,
+        }
+    }
+
+    async fn progress_now(&self, _: &BackupName) -> Result<BackupProgress> {
+        let next = self.answers.lock().unwrap().pop();
+        let (after, answer) = next.unwrap_or((Duration::ZERO, waiting()));
+        sleep(after).await;
+        Ok(answer)
+    }
+
+    async fn job(&self) -> Result<JobFacts> {
+        unreachable!("only the start is waited for")
+    }
+
+    async fn latest_checkpoint(&self) -> Result<Option<String>> {
+        unreachable!("only the start is waited for")
+    }
+
+    async fn end(&self, _: &BackupName, _: Outcome) -> Result<()> {
+        unreachable!("only the start is waited for")
+    }
+}
+
+fn waiting() -> BackupProgress {
+    BackupProgress::Waiting("attaching the scratch PVC".into())
+}
+
+fn running() -> BackupProgress {
+    BackupProgress::Running(RunningBackup {
+        checkpoint: "c".into(),
+        kind: BackupKind::Incremental,
+        volumes: BTreeSet::new(),
+        quiesced: QuiesceFacts::Succeeded,
+        scratch: None,
+    })
+}
+
+/// What becomes of a wish whose live answers are these, in this order, and how long that takes.
+async fn waited(depth: Depth, mut answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
+    let folder = tempfile::tempdir().unwrap();
+    let instance = InstanceFacts { uid: "i".into(), pod: "p".into() };
+    let facts = VmFacts {
+        vm: VmName::new("shop/web").unwrap(),
+        uid: "u".into(),
+        version: "1".into(),
+        instance: Some(instance.clone()),
+        tracking: ChangedBlockTracking::Enabled,
+        volumes: Vec::new(),
+        left_out: Vec::new(),
+        latest: None,
+        definition: "{}".into(),
+    };
+    answers.reverse();
+    let vm = Vm {
+        cluster: Arc::new(Deaf { answers: Mutex::new(answers) }),
+        options: KubevirtOptions { start_within: START, ..KubevirtOptions::new(Vec::new()) },
+        facts,
+        instance,
+        launcher: Launcher::open(folder.path(), "p", folder.path()).unwrap(),
+        patience: Duration::ZERO,
+    };
+    let backup = CheckpointName::random(RepositoryId::random()).as_backup();
+    let start = Instant::now();
+    let begun = wait(&vm, &BackupWish { backup, depth, freeze: Freeze::Skip }).await;
+    (begun, start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_the_api_server_is_away_is_nobody_s() {
+    let away = 3 * START;
+    for depth in [Depth::SinceLatest, Depth::Full] {
+        // It began meanwhile.
+        let (begun, _) = waited(depth, vec![(away, running())]).await;
+        assert!(matches!(begun, Ok(Begun::Runs(..))), "{depth:?}: {:?}", begun.err());
+        // KubeVirt was held up as well: it has its time from there on.
+        let here = Duration::ZERO;
+        let later = vec![(away, waiting()), (here, waiting()), (away, waiting()), (here, waiting()), (here, running())];
+        let (begun, took) = waited(depth, later).await;
+        assert!(matches!(begun, Ok(Begun::Runs(..))), "{depth:?}: {:?}", begun.err());
+        assert!(took < 2 * away + START, "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_time() {
+    for (depth, kind) in [(Depth::SinceLatest, ErrorKind::Damaged), (Depth::Full, ErrorKind::Unavailable)] {
+        for away in [Duration::ZERO, 3 * START] {
+            let (begun, took) = waited(depth, vec![(away, waiting())]).await;
+            let error = begun.err().unwrap();
+            assert_eq!(error.kind(), kind, "{}", error.chain());
+            assert!(error.chain().contains("within 180 s: attaching the scratch PVC"), "{}", error.chain());
+            assert!((away + START..away + START + Duration::from_secs(1)).contains(&took), "{took:?} of {away:?}");
+        }
+    }
+}
