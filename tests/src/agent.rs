@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use nix::unistd::Pid;
 
 use crate::config_map::MountedConfigMap;
 use crate::lab::Lab;
+use crate::plugin::Plugin;
 use crate::process::{Must, run, wait_until};
 use crate::remora::{KEY_FILE, Remora, program};
 
@@ -30,15 +32,28 @@ impl RemoraAgent {
     /// Starts one for the lab's libvirt and the repository of `remora`, without policies.
     #[track_caller]
     pub fn start(lab: &Lab, remora: &Remora) -> Self {
+        Self::start_with(lab, Some(remora), None)
+    }
+
+    /// Likewise, with a mover; and with no repository, if none is given.
+    #[track_caller]
+    pub fn start_with(lab: &Lab, remora: Option<&Remora>, plugin: Option<&Plugin>) -> Self {
         let folder = lab.scratch("agent");
         // Somebody else may take the port before the agent does: then the agent says so, and the test fails.
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = free.must("find a free port");
         fs::write(folder.join("key"), KEY_FILE).must("write a key file");
+        if let Some(plugin) = plugin {
+            symlink(plugin.folder(), folder.join("plugins")).must("link the folder of plugins");
+        }
+        let run_dir = lab.dir().join("remora");
+        let main = |remora: &Remora| {
+            format!("[repositories.main]\nurl = '{}'\nkey_file = 'key'\n", remora.repository().display())
+        };
         let config = format!(
-            "state = 'state'\nrun_dir = '{}'\nlisten = '{address}'\n[repositories.main]\nurl = '{}'\nkey_file = 'key'\n",
-            lab.dir().join("remora").display(),
-            remora.repository().display(),
+            "state = 'state'\nrun_dir = '{}'\nlisten = '{address}'\n{}",
+            run_dir.display(),
+            remora.map(main).unwrap_or_default(),
         );
         fs::write(folder.join("agent.toml"), config).must("write agent.toml");
         let policies = MountedConfigMap::make(folder.join("policies"));

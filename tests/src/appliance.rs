@@ -1,5 +1,6 @@
 //! The appliance that `sdk/examples/appliance` is for: points with disks in memory, which it may be told to lie about.
 
+mod gate;
 mod http;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gate::Gate;
 use http::{Asked, Reply};
 
 /// What it wants to see.
@@ -61,6 +63,7 @@ struct Kept {
 pub struct Appliance {
     address: SocketAddr,
     kept: Arc<Mutex<Kept>>,
+    writes: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Appliance {
@@ -74,12 +77,16 @@ impl Appliance {
     pub fn start() -> Self {
         let kept = Kept { points: BTreeMap::new(), lie: Lie::None, seen: BTreeMap::new() };
         let kept = Arc::new(Mutex::new(kept));
-        let answering = Arc::clone(&kept);
+        let writes = Arc::new(Gate::default());
+        let (answering, passing) = (Arc::clone(&kept), Arc::clone(&writes));
         let address = http::serve(move |asked| {
+            if asked.method == "PUT" && asked.path.contains("/disks/") {
+                passing.pass();
+            }
             let mut kept = answering.lock().unwrap_or_else(PoisonError::into_inner);
             if asked.authorization == format!("Bearer {TOKEN}") { kept.answer(asked) } else { (401, Vec::new()) }
         });
-        Self { address, kept }
+        Self { address, kept, writes }
     }
 
     /// Where it listens.
@@ -96,7 +103,22 @@ impl Appliance {
         self.kept().lie = lie;
     }
 
-    /// How many requests of a kind came: `write`, `zero` or `unchanged`.
+    /// From now on, whoever writes to a disk waits.
+    pub fn hold_writes(&self) {
+        self.writes.close();
+    }
+
+    /// All go on.
+    pub fn release_writes(&self) {
+        self.writes.open();
+    }
+
+    /// How many writes wait.
+    pub fn held_writes(&self) -> usize {
+        self.writes.waiting()
+    }
+
+    /// How many requests of a kind came: `write`, `zero`, `unchanged`, or `listing`, whose first page counts.
     pub fn seen(&self, what: &str) -> usize {
         self.kept().seen.get(what).copied().unwrap_or_default()
     }
@@ -247,7 +269,10 @@ impl Kept {
         text
     }
 
-    fn list(&self, query: &Query) -> Reply {
+    fn list(&mut self, query: &Query) -> Reply {
+        if query["after"].is_empty() {
+            self.count("listing");
+        }
         let wanted = |(id, point): &(&String, &Point)| {
             point.committed
                 && self.lie != Lie::HidePoints

@@ -83,7 +83,7 @@ impl Controller {
             format!("--policies={}", policies.folder().display()),
             format!("--kept={}", folder.join("kept").display()),
             format!("--plugins={}", plugins.display()),
-            format!("--fetched={}", folder.join("fetched").display()),
+            format!("--state={}", folder.join("state").display()),
         ];
         let arguments = own.into_iter().chain(further.iter().map(|one| (*one).to_owned())).collect();
         let controller = Self { folder, keys, health, arguments, policies, children: Mutex::default() };

@@ -1,5 +1,7 @@
 //! `remora-agent` on the lab's libvirt: backups, retention and verification by policy.
 
+mod movers;
+
 use std::time::Duration;
 
 use remora_tests::truth::assert_same;
@@ -38,10 +40,13 @@ fn points(remora: &Remora, vm: &str) -> Vec<String> {
 
 #[track_caller]
 fn wait_for_runs(agent: &RemoraAgent, policy: &str, count: f64) {
-    let succeeded = format!("remora_runs_total{{policy=\"{policy}\",outcome=\"Succeeded\"}}");
-    wait_until(format_args!("no run of {policy}: {}", agent.log_text()), RUN, || {
-        agent.metric(&succeeded) == Some(count)
-    });
+    wait_for(agent, policy, "Succeeded", count);
+}
+
+#[track_caller]
+fn wait_for(agent: &RemoraAgent, policy: &str, outcome: &str, count: f64) {
+    let ended = format!("remora_runs_total{{policy=\"{policy}\",outcome=\"{outcome}\"}}");
+    wait_until(format_args!("no run of {policy}: {}", agent.log_text()), RUN, || agent.metric(&ended) == Some(count));
 }
 
 #[test]

@@ -84,7 +84,9 @@ fn a_vm_goes_into_a_movers_own_form_and_comes_back() {
         assert_same(&to, truth);
         assert_eq!(remora.json(["show", point])["point"], point.as_str());
     }
+    let before = appliance.seen("listing");
     let verified = remora.json(["verify"]);
+    assert_eq!(appliance.seen("listing"), before + 1, "everything is listed once, however many points there are");
     assert!(verified.as_array().unwrap().iter().all(|point| point["ok"] == true), "{verified:#}");
     // What was changed on the array is noticed, and no file is left of it.
     appliance.rot(&appliance.disks_of(&expected[0].0), 0, 4 << 20);

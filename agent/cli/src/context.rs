@@ -87,18 +87,11 @@ impl Context {
 
     /// The movers of the folder of plugins.
     fn movers(&self) -> Movers {
-        let mut movers = Movers::new(self.plugins_folder(), Some(self.fetched()));
-        movers.compiled = Some(self.state_dir().join("compiled"));
-        movers
+        Movers::new(self.plugins_folder(), Some(&self.state_dir()))
     }
 
     fn plugins_folder(&self) -> PathBuf {
         self.settings.plugins.clone().unwrap_or_else(|| PLUGINS.into())
-    }
-
-    /// Where modules are kept that come from registries.
-    fn fetched(&self) -> PathBuf {
-        self.state_dir().join("fetched")
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -107,7 +100,7 @@ impl Context {
 
     /// What runs policies, with modules of registries as a folder of plugins says.
     pub(crate) fn policy_host(&self) -> Result<Host> {
-        let registries = Registries::new(self.plugins_folder(), Some(self.fetched()));
+        let registries = Registries::new(self.plugins_folder(), Some(&self.state_dir()));
         Host::new(&HostOptions { registries, ..HostOptions::default() })
     }
 
@@ -124,10 +117,8 @@ impl Context {
 
     /// Opens the repository as far as every kind of it can do the same: what a mover keeps in a form of its own is no vault.
     pub(crate) async fn points(&self) -> Result<Repository> {
-        // Of good form at least.
-        self.location()?;
-        let plugin = self.settings.repo.as_deref().and_then(|repo| repo.strip_prefix("plugin:"));
-        if let Some((name, prefix)) = plugin.map(|plugin| plugin.split_once('/').unwrap_or((plugin, "")))
+        let location = self.location()?;
+        if let Some((name, prefix)) = location.mover()
             && self.movers().keeps_points(name)?
         {
             if !prefix.is_empty() {

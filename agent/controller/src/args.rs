@@ -42,9 +42,9 @@ pub(crate) struct Args {
     /// remora-plugins; there are none of these if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,
-    /// Where what is fetched from registries is kept, for a controller that is started again
+    /// Where what is fetched from registries is kept, for a controller that is started again, and what is compiled of movers
     #[arg(long, value_name = "DIR")]
-    pub(crate) fetched: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
     /// How many runs that policies ask for may be at work at once
     #[arg(long, value_name = "NUMBER", default_value = "64")]
     pub(crate) scheduled_runs: NonZeroUsize,

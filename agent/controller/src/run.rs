@@ -61,11 +61,11 @@ async fn in_runtime(args: Args) -> Result<()> {
             .advise("The controller runs in a pod, or with KUBECONFIG.")
     })?;
     let mut beside = JoinSet::new();
-    let registries = args.plugins.as_ref().map(|folder| Registries::new(folder, args.fetched.clone()));
+    let registries = args.plugins.as_ref().map(|folder| Registries::new(folder, args.state.as_deref()));
     let host = HostOptions { registries: registries.unwrap_or_default(), ..HostOptions::default() };
     let scheduler =
         args.policies.map(|folder| scheduler(folder, &host, args.kept, &mut beside, &cancel)).transpose()?;
-    let plugins = args.plugins.map(|folder| Plugins::new(Movers::new(folder, args.fetched).opener()));
+    let plugins = args.plugins.map(|folder| Plugins::new(Movers::new(folder, args.state.as_deref()).opener()));
     let settings = Settings {
         namespace: args.namespace,
         instance: args.instance,

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use remora_core::policy::{Ending, VmFacts};
 use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since};
+use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
 use tokio::sync::watch;
@@ -62,12 +63,14 @@ impl ByPolicy {
             return;
         }
         self.told = generation.number;
-        for (policy, _) in generation.backups().filter(|(policy, _)| repository(policy).is_none()) {
-            tracing::error!(
-                policy = policy.name,
-                advice = "Name a Repository of remora's namespace in target.repository.",
-                "a policy names no repository, so nothing is backed up by it"
-            );
+        for (policy, _) in generation.backups() {
+            if let Err(lack) = repository(policy) {
+                tracing::error!(
+                    policy = policy.name,
+                    advice = "Name a Repository of remora's namespace in target.repository.",
+                    "a policy {lack}, so nothing is backed up by it"
+                );
+            }
         }
     }
 }
@@ -124,9 +127,15 @@ impl Scheduler for ByPolicy {
     }
 }
 
-/// What a policy backs up into; a mover's own form is for hosts without Kubernetes alone.
-fn repository(policy: &BackupPolicy) -> Option<&str> {
-    policy.repository.as_deref().filter(|_| policy.mover().is_none())
+/// The Repository that a policy backs up into, or what it does in its place.
+fn repository(policy: &BackupPolicy) -> Result<&str, String> {
+    match &policy.target {
+        Some(Target::Repository(name)) => Ok(name),
+        Some(Target::Mover(name)) => {
+            Err(format!("has the target.mover {name}, and on Kubernetes no mover keeps points in a form of its own"))
+        }
+        None => Err("names no repository".into()),
+    }
 }
 
 fn due(job: Job) -> Option<DueRun> {
@@ -135,7 +144,7 @@ fn due(job: Job) -> Option<DueRun> {
         vm: job.vm,
         after: job.after,
         start: job.start,
-        repository: repository(&job.policy)?.to_owned(),
+        repository: repository(&job.policy).ok()?.to_owned(),
         quiesce: job.policy.quiesce,
     })
 }

@@ -164,8 +164,8 @@ impl Agent {
     fn start(&mut self, job: Job, generation: &Generation, now: Timestamp) {
         let selects = |policy: &str| self.planner.selects(&Charge { policy: policy.into(), vm: job.vm.name.clone() });
         let repositories = &self.tools.repositories;
-        let target = repositories.name(job.policy.repository.as_deref());
-        let keepers = Keepers::of(generation, &job.vm, target, |name| repositories.name(name), selects);
+        let target = repositories.meant(job.policy.target.as_ref());
+        let keepers = Keepers::of(generation, &job.vm, target.as_ref(), |named| repositories.meant(named), selects);
         let verified = self.ledger.ledger.entry(&job.charge, now).verified;
         let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
         let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };

@@ -45,15 +45,6 @@ pub(crate) struct Repository {
     pub(crate) passphrase_file: Option<PathBuf>,
     credentials: Option<PathBuf>,
     ca_file: Option<PathBuf>,
-    /// The folder of plugins' documents: `plugins` beside the file.
-    #[serde(skip)]
-    plugins: PathBuf,
-    /// Where modules are kept that come from registries.
-    #[serde(skip)]
-    fetched: PathBuf,
-    /// Where compiled movers are kept.
-    #[serde(skip)]
-    compiled: PathBuf,
 }
 
 fn state() -> PathBuf {
@@ -91,34 +82,29 @@ impl Config {
                 ))
                 .advise("`remora key generate` makes a key file."));
             }
-            repository.at(folder, &config.state);
+            repository.at(folder);
         }
         Ok(config)
     }
 }
 
 impl Repository {
-    fn at(&mut self, folder: &Path, state: &Path) {
+    fn at(&mut self, folder: &Path) {
         let paths = [&mut self.key_file, &mut self.passphrase_file, &mut self.credentials, &mut self.ca_file];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
         }
-        self.plugins = folder.join("plugins");
-        self.fetched = state.join("fetched");
-        self.compiled = state.join("compiled");
         if !self.url.contains("://") && !self.url.starts_with("plugin:") {
             self.url = folder.join(&self.url).to_string_lossy().into_owned();
         }
     }
 
-    /// Where it is.
-    pub(crate) fn location(&self) -> Result<Location> {
-        let mut movers = Movers::new(&self.plugins, Some(self.fetched.clone()));
-        movers.compiled = Some(self.compiled.clone());
+    /// Where it is; one of these movers may keep its store.
+    pub(crate) fn location(&self, movers: &Movers) -> Result<Location> {
         let access = Access {
             credentials: self.credentials.clone(),
             ca_file: self.ca_file.clone(),
-            plugins: Some(Plugins::new(movers.opener())),
+            plugins: Some(Plugins::new(movers.clone().opener())),
             ..Access::default()
         };
         Ok(self.url.parse::<Location>()?.reached_by(access))

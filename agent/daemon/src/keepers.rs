@@ -7,6 +7,7 @@ use remora_core::retention::{Candidate, Fate, Verdict};
 use remora_core::{Result, VmName};
 use remora_engine::or_cancelled;
 use remora_plugins::RetentionPolicy;
+use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::Selects;
 use remora_vault::{Mode, Vault};
@@ -68,14 +69,14 @@ pub(crate) enum Keepers {
 }
 
 impl Keepers {
-    /// Those of all policies that select the VM and store into the repository `target`; `repository` says which one a policy
-    /// means by a name, or by none. If one of them has no retention, or is stale, or names no repository that there is, or if
-    /// any file is broken that may be one of them, everything stays.
-    pub(crate) fn of<'a>(
-        generation: &'a Generation,
+    /// Those of all policies that select the VM and store into `target`; `meant` says what a policy means by what it names, or
+    /// by nothing. If one of them has no retention, or is stale, or names nothing that there is, or if any file is broken that
+    /// may be one of them, everything stays.
+    pub(crate) fn of(
+        generation: &Generation,
         vm: &VmFacts,
-        target: Option<&str>,
-        repository: impl Fn(Option<&'a str>) -> Option<&'a str>,
+        target: Option<&Target>,
+        meant: impl Fn(Option<&Target>) -> Option<Target>,
         selects: impl Fn(&str) -> Selects,
     ) -> Self {
         if generation.files.iter().any(|file| file.active.is_none()) {
@@ -88,8 +89,8 @@ impl Keepers {
                 Selects::No => continue,
                 Selects::Unknown => return Self::Unknown,
             }
-            match (repository(policy.repository.as_deref()), &policy.retention, stale_since) {
-                (Some(other), ..) if Some(other) != target => {}
+            match (meant(policy.target.as_ref()), &policy.retention, stale_since) {
+                (Some(other), ..) if Some(&other) != target => {}
                 (Some(_), Some(retention), None) => keepers.push(Keeper::of(policy, retention, vm)),
                 _ => return Self::Unknown,
             }

@@ -12,7 +12,6 @@ mod policies;
 mod restore;
 mod worker;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use kube::Client;
@@ -32,12 +31,6 @@ use self::worker::EngineWorker;
 use crate::args::NodeArgs;
 use crate::web::{self, Health};
 
-/// The folder, in that of the node's state, of what is fetched from registries.
-const FETCHED: &str = "fetched";
-
-/// Where compiled components are kept, in the state folder.
-const COMPILED: &str = "compiled";
-
 /// Works until `cancel`.
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
     // The one of this process; nobody was first.
@@ -51,7 +44,10 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     let keys = Keys {
         service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
         folder: args.keys,
-        plugins: args.plugins.as_deref().map(|folder| plugins(folder, args.state.as_deref())),
+        plugins: args
+            .plugins
+            .as_deref()
+            .map(|folder| Plugins::new(Movers::new(folder, args.state.as_deref()).opener())),
         state: args.state,
     };
     let counts = OfKinds::default();
@@ -83,13 +79,6 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     cancel.cancel();
     beside.join_all().await;
     Ok(())
-}
-
-/// What opens repositories of plugins.
-fn plugins(folder: &Path, state: Option<&Path>) -> Plugins {
-    let mut movers = Movers::new(folder, state.map(|state| state.join(FETCHED)));
-    movers.compiled = state.map(|state| state.join(COMPILED));
-    Plugins::new(movers.opener())
 }
 
 fn controller(args: &NodeArgs) -> Result<http::Uri> {

@@ -1,4 +1,5 @@
-//! The repositories, each opened when it is first needed: a passphrase takes a second to try.
+//! The repositories, each opened when it is first needed: a passphrase takes a second to try. What a mover keeps in a form of its
+//! own is opened for each run, by its document as it is then.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_core::ports::Mover;
 use remora_core::{Error, ErrorKind, Result};
+use remora_plugins::documents::Target;
 use remora_plugins::movers::{Movers, VolumeMover};
-use remora_plugins::set::mover_of;
 use remora_vault::{KeyFile, Passphrase, Secret, Vault, VaultOptions};
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
@@ -53,39 +54,40 @@ impl Repositories {
         Self { configured, movers, open: Mutex::default(), state }
     }
 
-    /// The one of that name, or the only one.
-    pub(crate) async fn get(&self, name: Option<&str>) -> Result<Arc<Opened>> {
-        let name = self.find(name)?;
-        let cell = Arc::clone(self.opened().entry(name.to_owned()).or_default());
-        let opened = cell.get_or_try_init(async || self.open(name).await.map(Arc::new)).await;
-        opened.cloned().map_err(|error| error.within(format!("repository {name}")))
+    /// What a policy names, or the only repository.
+    pub(crate) async fn get(&self, target: Option<&Target>) -> Result<Arc<Opened>> {
+        match self.find(target)? {
+            Target::Mover(name) => self.movers.open_points(&name).map(|points| Arc::new(Opened::Volumes(points))),
+            Target::Repository(name) => {
+                let cell = Arc::clone(self.opened().entry(name.clone()).or_default());
+                let open = async || self.vault(&name).await.map(|vault| Arc::new(Opened::Vault(vault)));
+                cell.get_or_try_init(open).await.cloned().map_err(|error| error.within(format!("repository {name}")))
+            }
+        }
     }
 
-    async fn open(&self, name: &str) -> Result<Opened> {
-        if let Some(mover) = mover_of(name) {
-            return self.movers.open_points(mover).map(Opened::Volumes);
-        }
+    async fn vault(&self, name: &str) -> Result<Vault> {
         let repository = self.configured.get(name).ok_or_else(|| self.unknown(name))?;
         let secret = secret(repository)?;
         let options = VaultOptions { state: Some(self.state.clone()), ..VaultOptions::default() };
-        Vault::open(&repository.location()?, &secret, options).await.map(Opened::Vault)
+        Vault::open(&repository.location(&self.movers)?, &secret, options).await
     }
 
     fn opened(&self) -> MutexGuard<'_, Cells> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name of the one that a policy means, if there is one.
-    pub(crate) fn name<'a>(&'a self, name: Option<&'a str>) -> Option<&'a str> {
-        self.find(name).ok()
+    /// What a policy means that names this, or nothing; none if that is not there.
+    pub(crate) fn meant(&self, target: Option<&Target>) -> Option<Target> {
+        self.find(target).ok()
     }
 
-    fn find<'a>(&'a self, name: Option<&'a str>) -> Result<&'a str> {
-        match name {
-            Some(wanted) if mover_of(wanted).is_some() || self.configured.contains_key(wanted) => Ok(wanted),
-            Some(wanted) => Err(self.unknown(wanted)),
+    fn find(&self, target: Option<&Target>) -> Result<Target> {
+        match target {
+            Some(Target::Repository(name)) if !self.configured.contains_key(name) => Err(self.unknown(name)),
+            Some(target) => Ok(target.clone()),
             None => match self.configured.keys().collect::<Vec<_>>()[..] {
-                [only] => Ok(only),
+                [only] => Ok(Target::Repository(only.clone())),
                 _ => Err(Error::new(ErrorKind::Invalid, "the policy does not say which repository is its target")
                     .advise(format!(
                         "Give target.repository, one of those in agent.toml ({}), or target.mover.",
@@ -105,10 +107,10 @@ impl Repositories {
         if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 
-    /// Opens it anew the next time: its store may have gone away for good.
-    pub(crate) fn forget(&self, name: Option<&str>) {
-        if let Ok(name) = self.find(name) {
-            self.opened().remove(name);
+    /// Opens it anew the next time: its store may have gone away for good, or what opened it may have been mended.
+    pub(crate) fn forget(&self, target: Option<&Target>) {
+        if let Ok(Target::Repository(name)) = self.find(target) {
+            self.opened().remove(&name);
         }
     }
 }

@@ -88,15 +88,15 @@ fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToke
 
 async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let config = Config::read(&folder)?;
-    let registries = Registries::new(folder.join("plugins"), Some(config.state.join("fetched")));
-    let host = Host::new(&HostOptions { cache: Some(config.state.join("compiled")), registries })?;
+    let plugins = folder.join("plugins");
+    let registries = Registries::new(&plugins, Some(&config.state));
+    let host = Host::new(&HostOptions { state: Some(config.state.clone()), registries })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());
     policies.begin().await?;
     let source = source(&config)?;
-    let mut movers = Movers::new(folder.join("plugins"), Some(config.state.join("fetched")));
-    movers.compiled = Some(config.state.join("compiled"));
+    let movers = Movers::new(plugins, Some(&config.state));
     let repositories = Repositories::new(config.repositories, movers, config.state.clone());
     let tools = Arc::new(Tools { source, repositories, policies: policies.subscribe(), cancel: cancel.clone() });
     let ledger = LedgerFile::open(&config.state)?;

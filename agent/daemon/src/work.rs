@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use remora_core::plan::Asked;
+use remora_core::point::Point;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
-use remora_core::{Error, ErrorKind, MemoryBudget, PointId, Result, VmName};
+use remora_core::{Error, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_plugins::movers::Dropping;
 use remora_plugins::set::Generation;
@@ -55,11 +56,11 @@ impl Tools {
     /// Makes a point, and does what is due after it. `keepers` says what is kept of the VM's points.
     pub(crate) async fn run(&self, job: &Job, keepers: Keepers, verify: Due) -> Result<Done> {
         let started = Instant::now();
-        let repository = job.policy.repository.as_deref();
-        let opened = self.repositories.get(repository).await?;
+        let target = job.policy.target.as_ref();
+        let opened = self.repositories.get(target).await?;
         let report = self.back_up(job, opened.port()).await;
-        if report.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
-            self.repositories.forget(repository);
+        if report.is_err() {
+            self.repositories.forget(target);
         }
         let report = report?;
         let mut done = Done {
@@ -83,7 +84,7 @@ impl Tools {
             Err(error) => done.problems.push((Step::Prune, error.within("pruning"))),
         }
         if verify == Due::Now {
-            match self.verify(opened.port(), &report.point.id).await {
+            match self.verify(&opened, &report.point).await {
                 Ok(soundness) => done.verified = Some(soundness),
                 Err(error) => done.problems.push((Step::Verify, error.within("verifying"))),
             }
@@ -114,10 +115,18 @@ impl Tools {
         backup(&self.source, mover, request, Arc::new(NoProgress), self.cancel.clone()).await
     }
 
-    async fn verify(&self, mover: &dyn Mover, point: &PointId) -> Result<Soundness> {
-        let report = or_cancelled(&self.cancel, mover.verify(point, Arc::new(NoProgress))).await?;
+    async fn verify(&self, opened: &Opened, point: &Point) -> Result<Soundness> {
+        let verifying = async {
+            match opened {
+                Opened::Vault(vault) => vault.verify(&point.id, Arc::new(NoProgress)).await,
+                Opened::Volumes(volumes) => {
+                    volumes.verifier(Some(&point.vm)).await?.point(&point.id, &NoProgress).await
+                }
+            }
+        };
+        let report = or_cancelled(&self.cancel, verifying).await?;
         for damage in &report.damage {
-            tracing::error!(%point, disk = damage.disk.as_str(), object = damage.object, why = damage.why, "damaged");
+            tracing::error!(point = %point.id, disk = damage.disk.as_str(), object = damage.object, why = damage.why, "damaged");
         }
         Ok(if report.damage.is_empty() { Soundness::Sound } else { Soundness::Damaged })
     }

@@ -13,6 +13,7 @@
 mod at;
 mod node;
 mod parse;
+mod target;
 
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ use crate::reference::ModuleRef;
 pub(crate) use at::At;
 pub(crate) use node::Node;
 pub use node::Settings;
-pub(crate) use parse::MOVER;
 pub use parse::parse;
+pub use target::Target;
 
 /// One document.
 #[derive(Clone, Debug)]
@@ -67,8 +68,8 @@ pub struct BackupDocument {
     pub schedule: Use,
     /// Which points are kept; all if none.
     pub retention: Option<Use>,
-    /// The repository that the points go to, by its name in the agent's configuration; its only one if none.
-    pub repository: Option<String>,
+    /// What the points go to; the only repository that there is if none.
+    pub target: Option<Target>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
     /// How often the newest point of each VM is read and verified; never if none.

@@ -18,6 +18,7 @@ mod policies;
 mod reference;
 mod registry;
 pub mod set;
+mod state;
 
 pub use host::{Digest, FieldError, Host, HostOptions, Kind, Refused};
 pub use policies::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};

@@ -34,4 +34,4 @@ pub use child::main as child_main;
 pub use folder::Movers;
 pub use retry::Patience;
 pub use store::MoverStore;
-pub use volume::{Dropping, VolumeMover};
+pub use volume::{Dropping, VolumeMover, VolumeVerifier};

@@ -23,7 +23,7 @@ use remora_core::{Error, ErrorKind, Result};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::host::{Digest, ModuleBytes};
-use crate::mounted;
+use crate::{mounted, state};
 use document::Config;
 use fetched::Fetched;
 use pull::{Away, Pull};
@@ -65,9 +65,9 @@ pub enum Wants {
 }
 
 impl Registries {
-    /// By `registries.yaml` of a folder, if there is one. What was fetched is kept in another one, if it is given.
-    pub fn new(folder: impl Into<PathBuf>, kept: Option<PathBuf>) -> Self {
-        Self { folder: Some(folder.into()), kept, ..Self::default() }
+    /// By `registries.yaml` of a folder, if there is one. What was fetched is kept in the state folder, if there is one.
+    pub fn new(folder: impl Into<PathBuf>, state: Option<&Path>) -> Self {
+        Self { folder: Some(folder.into()), kept: state.map(state::fetched), ..Self::default() }
     }
 
     fn config(&self) -> Result<Config> {

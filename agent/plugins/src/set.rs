@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use remora_core::point::Quiesce;
 use remora_core::{Error, Result};
 
-use crate::documents::{MOVER, Mode};
+use crate::documents::{Mode, Target};
 use crate::host::{Digest, Host};
 use crate::registry::Fetch;
 use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
@@ -99,24 +99,12 @@ pub struct BackupPolicy {
     pub schedule: SchedulePolicy,
     /// What is kept; everything if none.
     pub retention: Option<RetentionPolicy>,
-    /// The repository's name, or what stands for a mover, see [`Self::mover`]; the only one if none.
-    pub repository: Option<String>,
+    /// What the points go to; the only repository that there is if none.
+    pub target: Option<Target>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
     /// How often the newest points are verified; never if none.
     pub verify_every: Option<Duration>,
-}
-
-impl BackupPolicy {
-    /// The mover that keeps the points in a form of its own, if they go to none of remora's repositories.
-    pub fn mover(&self) -> Option<&str> {
-        mover_of(self.repository.as_deref()?)
-    }
-}
-
-/// The mover that stands where a repository could.
-pub fn mover_of(target: &str) -> Option<&str> {
-    target.strip_prefix(MOVER)
 }
 
 /// An access policy that is loaded.

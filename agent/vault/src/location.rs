@@ -35,6 +35,14 @@ impl Location {
         Self { access, ..self }
     }
 
+    /// The mover that keeps the store, and the prefix of the repository in it; none if no mover does.
+    pub fn mover(&self) -> Option<(&str, &str)> {
+        match &self.place {
+            Place::Plugin(plugin) => Some((&plugin.name, plugin.prefix.as_ref())),
+            Place::Folder(_) | Place::Bucket(_) => None,
+        }
+    }
+
     /// The folder, if it is one.
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.place {

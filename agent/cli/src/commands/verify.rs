@@ -1,18 +1,18 @@
 //! `remora verify`
 
 mod repair;
-
-use std::sync::Arc;
+mod verifier;
 
 use jiff::Timestamp;
 use remora_core::point::Point;
-use remora_core::ports::{DamagedPoint, Effect, Listing, Mover, VerifyReport};
+use remora_core::ports::{DamagedPoint, Effect, Listing, VerifyReport};
 use remora_core::{Error, ErrorKind, PointId, Result};
 use remora_engine::or_cancelled;
 use remora_vault::{Depth, Sample, Vault};
 use serde::Serialize;
 
 use self::repair::{Damaged, Left, Stretch, repair_all};
+use self::verifier::Verifier;
 use super::lost::Lost;
 use crate::args;
 use crate::context::Context;
@@ -44,22 +44,16 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
         return Err(Error::new(ErrorKind::Unsupported, what)
             .advise("Here verify reads all of a point, and what keeps it can mend it."));
     }
-    let verifier = repository.vault().map(|vault| vault.verifier(depth(&args)));
+    let verifier = Verifier::of(&repository, depth(&args)).await?;
     let whole = args.point.is_none();
     let Listing { points, unreadable, .. } = match &args.point {
-        Some(point) => alone(repository.port(), point).await?,
-        None => repository.port().list(None).await?,
+        Some(point) => verifier.alone(point).await?,
+        None => verifier.all().await?,
     };
     let shown = context.progress("verifying");
     let (mut all, mut damaged, port) = (Vec::new(), Damaged::default(), shown.port());
     for Point { id, vm, .. } in points {
-        let verifying = async {
-            match &verifier {
-                Some(verifier) => verifier.point(&id, port.as_ref()).await,
-                None => repository.port().verify(&id, Arc::clone(&port)).await,
-            }
-        };
-        match or_cancelled(&context.cancel, verifying).await {
+        match or_cancelled(&context.cancel, verifier.point(&id, port.as_ref())).await {
             Ok(report) => {
                 all.push(verified(id.clone(), &report));
                 if !report.damage.is_empty() {
@@ -68,7 +62,7 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
             }
             Err(error) if error.kind() == ErrorKind::Damaged => all.push(lost(id, &error)),
             // Another host has pruned it since it was listed.
-            Err(error) if error.kind() == ErrorKind::NotFound && whole && verifier.is_none() => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && whole && repository.vault().is_none() => {}
             Err(error) => return Err(error),
         }
     }
@@ -93,17 +87,6 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
          `remora verify --repair` stores again what its disks still hold. Make a new point of the VM with `remora backup \
          --full`.",
     ))
-}
-
-/// One point, as if there were no other.
-async fn alone(port: &dyn Mover, point: &PointId) -> Result<Listing> {
-    match port.open(point).await {
-        Ok(reader) => Ok(Listing { points: vec![reader.point().clone()], ..Listing::default() }),
-        Err(error) if error.kind() == ErrorKind::Damaged => {
-            Ok(Listing { unreadable: vec![(point.clone(), error)], ..Listing::default() })
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// An error if somebody deleted or replaced objects of an immutable repository: newer points may be hidden by that.

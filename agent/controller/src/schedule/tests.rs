@@ -110,10 +110,15 @@ async fn a_run_that_failed_is_tried_again_and_one_that_was_cancelled_is_not() {
 
 #[tokio::test]
 async fn a_policy_without_a_repository_makes_no_run() {
-    let (_keep, mut controller) = controller(&NIGHTLY.replace("target:   {repository: offsite}\n", ""));
-    due(&mut controller, &[], "2026-01-10T12:00:00Z").await;
-    assert!(due(&mut controller, &[], "2026-01-11T12:00:00Z").await.is_empty());
-    assert!(!controller.is_idle());
+    for (target, said) in [("", "names no repository"), ("target: {mover: array}\n", "has the target.mover array")] {
+        let (_keep, mut controller) = controller(&NIGHTLY.replace("target:   {repository: offsite}\n", target));
+        due(&mut controller, &[], "2026-01-10T12:00:00Z").await;
+        assert!(due(&mut controller, &[], "2026-01-11T12:00:00Z").await.is_empty());
+        assert!(!controller.is_idle());
+        let generation = controller.policies.borrow();
+        let (policy, _) = generation.backups().next().unwrap();
+        assert!(repository(policy).unwrap_err().contains(said), "{target}");
+    }
 }
 
 #[test]

@@ -100,9 +100,8 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     let first = Arc::clone(first);
     let known = |generation: &Generation, beside: Selects| {
         let selects = |policy: &str| if policy == "good" { Selects::Yes } else { beside };
-        let name = |name| repositories.name(name);
-        let target = name(first.repository.as_deref());
-        match Keepers::of(generation, &vm, target, name, selects) {
+        let target = repositories.meant(first.target.as_ref());
+        match Keepers::of(generation, &vm, target.as_ref(), |named| repositories.meant(named), selects) {
             Keepers::Known { all, .. } => Some(all.len()),
             Keepers::Unknown => None,
         }
@@ -119,6 +118,8 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     assert_eq!(known(&keeps_all, Selects::Yes), None, "it has no retention");
     let elsewhere = next(&both, &policy("beside", "target: {repository: other}"));
     assert_eq!(known(&elsewhere, Selects::Yes), Some(1));
+    let of_mover = next(&both, &policy("beside", "target: {mover: main}"));
+    assert_eq!(known(&of_mover, Selects::Yes), Some(1), "a mover of the repository's name");
     let nowhere = next(&both, &policy("beside", &format!("{LAST}\ntarget: {{repository: lost}}")));
     assert_eq!(known(&nowhere, Selects::Yes), None, "its repository is not known");
 }

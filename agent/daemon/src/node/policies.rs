@@ -12,7 +12,8 @@ use remora_core::policy::{Select, VmFacts};
 use remora_core::{Error, ErrorKind, Result};
 use remora_kube::node::Order;
 use remora_kube::resources::{PolicyStanding, PolicyState};
-use remora_plugins::set::{Active, Generation, Kept, PolicyFile};
+use remora_plugins::documents::Target;
+use remora_plugins::set::{Active, BackupPolicy, Generation, Kept, PolicyFile};
 use remora_plugins::{Host, HostOptions, Kind, Registries};
 use remora_schedule::{Policies, PolicyMetrics, Selects};
 use remora_vault::Vault;
@@ -22,7 +23,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::OfKinds;
-use super::{COMPILED, FETCHED};
 use crate::keepers::{Keepers, prune};
 
 /// The policies that this node has.
@@ -46,9 +46,8 @@ impl NodePolicies {
         beside: &mut JoinSet<()>,
         cancel: &CancellationToken,
     ) -> Result<Self> {
-        let fetched = state.map(|state| state.join(FETCHED));
-        let registries = plugins.map(|folder| Registries::new(folder, fetched)).unwrap_or_default();
-        let host = host(state.map(|state| state.join(COMPILED)), registries)?;
+        let registries = plugins.map(|folder| Registries::new(folder, state)).unwrap_or_default();
+        let host = host(state.map(Path::to_owned), registries)?;
         let kept = state.map(|state| Kept::new(state.join("policies")));
         let policies = Policies::new(folder, host, kept, counts.policies.clone());
         let (current, mut followed) = (policies.subscribe(), policies.subscribe());
@@ -89,7 +88,7 @@ impl NodePolicies {
     async fn dropped(&self, order: &Order, point: &Point, vault: &Vault, cancel: &CancellationToken) -> Result<usize> {
         let generation = Arc::clone(&self.current.borrow());
         let Some(target) = target(order, &self.namespace) else { return Ok(0) };
-        let keepers = keepers(&generation, &facts(point)?, target, &self.counts.policies).await;
+        let keepers = keepers(&generation, &facts(point)?, &target, &self.counts.policies).await;
         // Policies that have changed since may keep more: the next run asks them.
         if !keepers.hold_in(&self.current.borrow()) {
             return Ok(0);
@@ -100,24 +99,24 @@ impl NodePolicies {
 
 /// The host of the policies. A folder for what was compiled that cannot be used costs their compiling at each start, and must
 /// not keep the agent from its backups.
-fn host(cache: Option<PathBuf>, registries: Registries) -> Result<Host> {
-    let mut options = HostOptions { cache, registries };
+fn host(state: Option<PathBuf>, registries: Registries) -> Result<Host> {
+    let mut options = HostOptions { state, registries };
     Host::new(&options).or_else(|error| {
         tracing::warn!(error = error.chain(), "compiled components are not kept");
-        options.cache = None;
+        options.state = None;
         Host::new(&options)
     })
 }
 
 /// The Repository of a run, if it is one of those that policies name.
-fn target<'a>(order: &'a Order, namespace: &str) -> Option<&'a str> {
+fn target(order: &Order, namespace: &str) -> Option<Target> {
     let repository = &order.spec.repository;
     let of = repository.namespace.as_deref().unwrap_or(&order.namespace);
-    (of == namespace).then_some(repository.name.as_str())
+    (of == namespace).then(|| Target::Repository(repository.name.clone()))
 }
 
 /// Who says what is kept of a machine's points in a Repository.
-async fn keepers(generation: &Generation, vm: &VmFacts, target: &str, metrics: &PolicyMetrics) -> Keepers {
+async fn keepers(generation: &Generation, vm: &VmFacts, target: &Target, metrics: &PolicyMetrics) -> Keepers {
     let mut selects = HashMap::new();
     for (policy, _) in generation.backups() {
         let answer = match policy.select.select(std::slice::from_ref(vm)).await {
@@ -131,8 +130,12 @@ async fn keepers(generation: &Generation, vm: &VmFacts, target: &str, metrics: &
         selects.insert(policy.name.as_str(), answer);
     }
     let selects = |policy: &str| selects.get(policy).copied().unwrap_or(Selects::Unknown);
-    // One that names none means none that is known here.
-    Keepers::of(generation, vm, Some(target), |name| name, selects)
+    Keepers::of(generation, vm, Some(target), meant, selects)
+}
+
+/// What a policy means that names this. One that names nothing means nothing that is known here.
+fn meant(named: Option<&Target>) -> Option<Target> {
+    named.cloned()
 }
 
 /// What a point says of its machine.
@@ -178,13 +181,7 @@ fn state_of(file: &PolicyFile, generation: u64) -> PolicyState {
             let state = if active.is_some() { PolicyStanding::Stale } else { PolicyStanding::Broken };
             (state, [Some(broken.chain()), broken.advice().map(str::to_owned)].into_iter().flatten().collect())
         }
-        (None, Some(Active::Backup(policy))) if policy.repository.is_none() || policy.mover().is_some() => {
-            let lack = "nothing is backed up by it on Kubernetes, where target.repository has to name a Repository";
-            (PolicyStanding::Incomplete, vec![lack.to_owned()])
-        }
-        (None, Some(Active::Backup(policy))) if policy.verify_every.is_some() => {
-            (PolicyStanding::Active, vec!["`verify` is not done on Kubernetes".to_owned()])
-        }
+        (None, Some(Active::Backup(policy))) => standing(policy),
         (None, _) => (PolicyStanding::Active, Vec::new()),
     };
     PolicyState {
@@ -196,6 +193,25 @@ fn state_of(file: &PolicyFile, generation: u64) -> PolicyState {
         state,
         message: shortened(message.join(". ")),
         since: Time(rounded(file.since)),
+    }
+}
+
+/// Of what is in force, what nevertheless is not done.
+fn standing(policy: &BackupPolicy) -> (PolicyStanding, Vec<String>) {
+    let lacks = |what: String| (PolicyStanding::Incomplete, vec![what]);
+    match &policy.target {
+        None => lacks(
+            "nothing is backed up by it on Kubernetes, where target.repository has to name a Repository".to_owned(),
+        ),
+        Some(Target::Mover(name)) => lacks(format!(
+            "nothing is backed up by it on Kubernetes, where no mover keeps points in a form of its own. In place of \
+             target.mover: {name}, name a Repository in target.repository; the url of one is plugin:NAME/prefix where a mover \
+             keeps its objects"
+        )),
+        Some(Target::Repository(_)) if policy.verify_every.is_some() => {
+            (PolicyStanding::Active, vec!["`verify` is not done on Kubernetes".to_owned()])
+        }
+        Some(Target::Repository(_)) => (PolicyStanding::Active, Vec::new()),
     }
 }
 

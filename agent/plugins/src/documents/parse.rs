@@ -9,6 +9,7 @@ use serde_saphyr::Spanned;
 
 use super::at::At;
 use super::node::Node;
+use super::target::TargetYaml;
 use super::{AccessDocument, BackupDocument, Binding, Document, Mode, Settings, Use};
 
 /// A document is at most so long: a `ConfigMap` holds no more.
@@ -36,13 +37,6 @@ struct BackupYaml {
     #[serde(default)]
     quiesce: Quiesce,
     verify: Option<VerifyYaml>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetYaml {
-    repository: Option<Spanned<String>>,
-    mover: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -93,9 +87,6 @@ pub fn parse(file: &str, text: &str) -> Result<Document> {
     }
 }
 
-/// What stands before a mover's name where a repository's could be.
-pub(crate) const MOVER: &str = "plugin:";
-
 /// What lists all fields.
 const GUIDE: &str = "docs/policies.md lists the fields of each kind of document.";
 
@@ -107,34 +98,10 @@ impl At<'_> {
             select: self.uses("select", &yaml.select.module, yaml.select.settings)?,
             schedule: self.uses("schedule", &yaml.schedule.module, yaml.schedule.settings)?,
             retention: yaml.retention.map(|uses| self.uses("retention", &uses.module, uses.settings)).transpose()?,
-            repository: yaml.target.map(|target| self.target(target)).transpose()?.flatten(),
+            target: yaml.target.map(|target| self.target(target)).transpose()?.flatten(),
             quiesce: yaml.quiesce,
             verify_every,
         })
-    }
-
-    /// What points go to: a repository, or what a mover keeps in a form of its own.
-    fn target(&self, target: TargetYaml) -> Result<Option<String>> {
-        let TargetYaml { repository, mover } = target;
-        if let Some(name) = repository.as_ref().filter(|name| name.value.starts_with(MOVER)) {
-            let what = format!("target.repository: {:?} is no name", name.value);
-            let advice = "Name a repository of agent.toml, or with `mover` a document of the folder of plugins.";
-            return Err(self.error(Some(name.referenced.line()), what).advise(advice));
-        }
-        let repository = repository.map(|name| name.value);
-        let Some(mover) = mover.filter(|mover| mover.value != "vault") else { return Ok(repository) };
-        let line = Some(mover.referenced.line());
-        if repository.is_some() {
-            let what = format!("target: it names a repository and the mover {:?}", mover.value);
-            return Err(self.error(line, what).advise("Name one of them: the mover of a repository is `vault`."));
-        }
-        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if mover.value.is_empty() || mover.value.starts_with('.') || !mover.value.bytes().all(good) {
-            return Err(self
-                .error(line, format!("target.mover: {:?} is no name", mover.value))
-                .advise("Name a document of the folder of plugins, without its .yaml."));
-        }
-        Ok(Some(format!("{MOVER}{}", mover.value)))
     }
 
     fn access(&self, yaml: AccessYaml) -> Result<AccessDocument> {

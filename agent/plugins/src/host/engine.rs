@@ -11,6 +11,7 @@ use wasmtime::{Config, Engine, PoolingAllocationConfig, StoreLimits, StoreLimits
 use super::cache::Cache;
 use super::module::{Digest, Module, ModuleBytes};
 use crate::registry::Registries;
+use crate::state;
 
 /// The engine's clock ticks so often; deadlines are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -36,8 +37,8 @@ pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
 /// Where a host may put its files, and where it has modules from.
 #[derive(Clone, Debug, Default)]
 pub struct HostOptions {
-    /// The private folder for compiled code, made with mode 0700; nothing is kept if none.
-    pub cache: Option<PathBuf>,
+    /// The state folder, where compiled code is kept in a private folder, made with mode 0700; nothing is kept if none.
+    pub state: Option<PathBuf>,
     /// How modules of registries are had, and who must have signed modules.
     pub registries: Registries,
 }
@@ -62,7 +63,7 @@ impl Host {
         };
         let engine = Engine::new(&config()).map_err(failed)?;
         start_clock(&engine).map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
-        let cache = options.cache.as_deref().map(|folder| Cache::open(folder, &engine)).transpose()?;
+        let cache = options.state.as_deref().map(|state| Cache::open(&state::compiled(state), &engine)).transpose()?;
         let registries = options.registries.clone();
         Ok(Self(Arc::new(Inner { engine, cache, registries, modules: Mutex::default() })))
     }

@@ -21,6 +21,7 @@ use crate::mounted::{secret_file, small_file, small_text, version};
 use crate::network::{Names, SystemNames};
 use crate::reference::ModuleRef;
 use crate::registry::{Fetch, Registries};
+use crate::state;
 
 /// The program that runs a component, beside those of remora.
 const PROGRAM: &str = "remora-plugin-host";
@@ -36,7 +37,7 @@ pub struct Movers {
     /// What knows the addresses of names.
     pub names: Arc<dyn Names>,
     /// The private folder where what is compiled of movers is kept, made with mode 0700; nothing is kept if none.
-    pub compiled: Option<PathBuf>,
+    compiled: Option<PathBuf>,
     registries: Registries,
 }
 
@@ -54,17 +55,17 @@ struct Written {
 }
 
 impl Movers {
-    /// Those of a folder, which need not be there as long as none is used. What is fetched from registries is kept in another
-    /// one, if it is given.
-    pub fn new(folder: impl Into<PathBuf>, fetched: Option<PathBuf>) -> Self {
+    /// Those of a folder, which need not be there as long as none is used. What is fetched from registries, and what is compiled,
+    /// is kept in the state folder, if there is one.
+    pub fn new(folder: impl Into<PathBuf>, state: Option<&Path>) -> Self {
         let folder = folder.into();
-        let registries = Registries::new(&folder, fetched);
+        let registries = Registries::new(&folder, state);
         Self {
             folder,
             program: None,
             patience: Patience::default(),
             names: Arc::new(SystemNames),
-            compiled: None,
+            compiled: state.map(state::compiled),
             registries,
         }
     }
@@ -77,7 +78,10 @@ impl Movers {
             }
             Some(_) => {
                 Err(Error::new(ErrorKind::Invalid, "it keeps points in a form of its own (volume), and no objects")
-                    .advise("The commands backup, points, show and restore are for it too."))
+                    .advise(
+                        "On a libvirt host the commands backup, points, show, restore, verify and prune are for it, and policies \
+                         with target.mover. A repository of remora's own format, as Kubernetes wants one, needs a mover of objects.",
+                    ))
             }
         });
         opened.map_err(|error| error.within(format!("mover {name}")))
@@ -111,7 +115,8 @@ impl Movers {
         let folder = version(&self.folder);
         let text = small_text(&folder, Path::new(&file)).map_err(|error| {
             error.advise(format!(
-                "The repository plugin:{name}/… wants the document {file} in {}, the folder of plugins.",
+                "plugin:{name} in a repository's URL, and target.mover: {name} in a policy, want the document {file} in {}, the \
+                 folder of plugins.",
                 self.folder.display()
             ))
         })?;

@@ -11,16 +11,16 @@ mod claim;
 mod names;
 mod prune;
 mod reader;
+mod verify;
 mod windows;
 mod writer;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use remora_core::ports::{
-    Damage, DamagedPoint, DiskIndex, Effect, History, LineageBreak, Listing, Mended, Mover, NewPoint, PointReader,
-    PointWriter, Progress, Repair, VerifyReport, VmDisks,
+    Damage, DamagedPoint, History, LineageBreak, Listing, Mended, Mover, NewPoint, PointReader, PointWriter, Progress,
+    Repair, VerifyReport, VmDisks,
 };
 use remora_core::{
     BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, PIECE_SIZE, PointId, RepositoryId, Result, VmName,
@@ -36,6 +36,7 @@ use catalogue::Catalogue;
 use reader::Reader;
 
 pub use prune::Dropping;
+pub use verify::VolumeVerifier;
 
 /// Points of a mover. Cheap to clone.
 #[derive(Clone)]
@@ -83,10 +84,20 @@ impl VolumeMover {
     }
 
     async fn reader(&self, point: &PointId) -> Result<Arc<Reader>> {
-        let catalogue = self.catalogue(None).await?;
+        self.reader_of(&self.catalogue(None).await?, point).await
+    }
+
+    async fn reader_of(&self, catalogue: &Catalogue, point: &PointId) -> Result<Arc<Reader>> {
         let listed = catalogue.find(point)?;
         self.granted(&listed.point.vm)?;
         Ok(Arc::new(Reader::new(Arc::clone(&self.0), listed).await?))
+    }
+
+    /// What of a listing the mover may see: others share what keeps the points, and of theirs nothing can be opened here.
+    fn seen(&self, mut listing: Listing) -> Listing {
+        listing.points.retain(|point| self.granted(&point.vm).is_ok());
+        listing.sampled.retain(|sampled| listing.points.iter().any(|point| point.id == *sampled));
+        listing
     }
 }
 
@@ -104,11 +115,7 @@ impl Mover for VolumeMover {
 
     async fn list(&self, vm: Option<&VmName>) -> Result<Listing> {
         vm.map_or(Ok(()), |vm| self.granted(vm))?;
-        let mut listing = self.catalogue(vm).await?.listing();
-        // Others share what keeps the points; of theirs nothing can be opened here.
-        listing.points.retain(|point| self.granted(&point.vm).is_ok());
-        listing.sampled.retain(|sampled| listing.points.iter().any(|point| point.id == *sampled));
-        Ok(listing)
+        Ok(self.seen(self.catalogue(vm).await?.listing()))
     }
 
     async fn history(&self, vm: &VmName) -> Result<History> {
@@ -150,35 +157,8 @@ impl Mover for VolumeMover {
         Ok(merged(differing))
     }
 
-    /// Reads everything. Other bytes than were stored are noticed in the windows whose digests are known.
     async fn verify(&self, point: &PointId, progress: Arc<dyn Progress>) -> Result<VerifyReport> {
-        let reader = self.reader(point).await?;
-        let mut report = VerifyReport::default();
-        progress.expect(reader.point().size());
-        for (n, disk) in reader.point().disks.iter().enumerate() {
-            let mut pieces = reader.pieces(DiskIndex(n), ByteRange::new(0, disk.size));
-            let mut at = 0;
-            loop {
-                match pieces.try_next().await {
-                    Ok(Some(piece)) => {
-                        let end = piece.at + piece.data.len() as u64;
-                        report.checked += piece.data.len() as u64;
-                        progress.advance(end - at);
-                        at = end;
-                    }
-                    Ok(None) => break progress.advance(disk.size - at),
-                    // Whoever cannot read says nothing of what is there.
-                    Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-                    Err(error) => {
-                        let range = ByteRange::new(at, disk.size);
-                        let (disk, object) = (disk.name.clone(), point.to_string());
-                        report.damage.push(Damage { disk, range, effect: Effect::Lost, object, why: error.chain() });
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(report)
+        verify::read_all(&*self.reader(point).await?, &*progress).await
     }
 
     async fn repair(&self, damaged: &[DamagedPoint], _: VmDisks<'_>) -> Result<Vec<Mended>> {

@@ -281,7 +281,7 @@ impl Loading<'_> {
             schedule: self.policy(&document.schedule, earlier.map(|earlier| &earlier.schedule))?,
             retention: document.retention.as_ref().map(retention).transpose()?,
             name: document.name,
-            repository: document.repository,
+            target: document.target,
             quiesce: document.quiesce,
             verify_every: document.verify_every,
         })

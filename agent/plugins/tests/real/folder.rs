@@ -316,14 +316,15 @@ fn reloads_under_load_mix_nothing() {
 #[test]
 fn compiled_code_is_kept_in_a_private_folder_only_and_damage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = folder.path().join("cache");
-    let options = HostOptions { cache: Some(cache.clone()), ..HostOptions::default() };
+    let state = tempfile::tempdir().unwrap();
+    let compiled = state.path().join("compiled");
+    let options = HostOptions { state: Some(state.path().into()), ..HostOptions::default() };
     fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
     let load = || next(&Generation::default(), &Host::new(&options).unwrap(), folder.path(), now());
     assert_eq!(errors(&load()), [""; 0]);
-    let kept: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let kept: Vec<_> = fs::read_dir(&compiled).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(kept.len(), 3);
-    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(&compiled).unwrap().permissions().mode() & 0o777, 0o700);
     // What lies there is used: with the code of another component in its place, its exports are missing. So each file is
     // known by its digest, and only what has it is run.
     for path in &kept {
@@ -335,7 +336,7 @@ fn compiled_code_is_kept_in_a_private_folder_only_and_damage_is_noticed() {
     assert_eq!(errors(&load()), [""; 0]);
     fs::write(&kept[0], b"").unwrap();
     assert_eq!(errors(&load()), [""; 0]);
-    fs::set_permissions(&cache, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(&compiled, fs::Permissions::from_mode(0o750)).unwrap();
     assert_eq!(Host::new(&options).unwrap_err().kind(), ErrorKind::Refused);
 }
 

@@ -55,8 +55,18 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn new() -> Self {
+        Self::of(tempfile::tempdir().unwrap(), None)
+    }
+
+    /// One of a program that has a state folder, in which it keeps what is compiled.
+    pub(crate) fn keeping() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut movers = Movers::new(dir.path(), None);
+        let state = dir.path().join("state");
+        Self::of(dir, Some(&state))
+    }
+
+    fn of(dir: TempDir, state: Option<&Path>) -> Self {
+        let mut movers = Movers::new(dir.path(), state);
         movers.program = Some(host_program());
         movers.patience = Patience { retries: 2, give_up: Duration::from_secs(20) };
         Self { dir, movers }
@@ -64,6 +74,11 @@ impl Folder {
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// What is compiled, of one that keeps it.
+    pub(crate) fn compiled(&self) -> PathBuf {
+        self.path().join("state/compiled")
     }
 
     /// A mover whose document has these lines beside its name and module.

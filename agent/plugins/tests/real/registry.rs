@@ -64,7 +64,7 @@ impl Scene {
 
     /// A host that knows nothing yet, as after a restart.
     pub(crate) fn host(&self) -> Host {
-        let registries = Registries::new(self.at("plugins"), Some(self.at("fetched")));
+        let registries = Registries::new(self.at("plugins"), Some(self.dir.path()));
         Host::new(&HostOptions { registries, ..HostOptions::default() }).unwrap()
     }
 
@@ -423,7 +423,7 @@ async fn a_mover_of_a_registry_works_and_is_kept() {
     };
     let write = |text: String| fs::write(scene.at("plugins/s3.yaml"), text).unwrap();
     let open = || {
-        let mut movers = Movers::new(scene.at("plugins"), Some(scene.at("fetched")));
+        let mut movers = Movers::new(scene.at("plugins"), Some(scene.dir.path()));
         movers.program = Some(host_program());
         movers.open("s3", "a/prefix")
     };

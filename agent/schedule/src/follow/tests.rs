@@ -105,7 +105,7 @@ async fn a_registry_that_says_nothing_holds_up_no_other_policy() {
     fs::write(policies.join("a-remote.yaml"), remote.replace("nightly", "remote")).unwrap();
     let local = |cron: &str| POLICY.replace("MODULE", "builtin:labels").replace("15 2 * * *", cron);
     fs::write(policies.join("local.yaml"), local("15 2 * * *")).unwrap();
-    let registries = Registries::new(&plugins, Some(dir.path().join("fetched")));
+    let registries = Registries::new(&plugins, Some(dir.path()));
     let host = Host::new(&HostOptions { registries, ..HostOptions::default() }).unwrap();
     let followed = Policies::new(policies.clone(), host, None, PolicyMetrics::default());
     let (mut current, cancel) = (followed.subscribe(), CancellationToken::new());

@@ -53,7 +53,9 @@ mod tests {
             ("plugin:acme/", "plugin:acme/"),
             ("plugin:acme/a/", "plugin:acme/a"),
         ] {
-            assert_eq!(text.parse::<Location>().unwrap().to_string(), shown);
+            let location = text.parse::<Location>().unwrap();
+            assert_eq!(location.to_string(), shown);
+            assert_eq!(location.mover(), shown.trim_start_matches("plugin:").split_once('/'));
         }
         for text in [
             "plugin:",

@@ -62,7 +62,7 @@ fn point(labels: &serde_json::Value) -> Point {
 /// How many policies say together what is kept; none if everything stays.
 async fn keep(generation: &Generation, labels: &serde_json::Value, target: &str) -> Option<usize> {
     let vm = facts(&point(labels)).unwrap();
-    match keepers(generation, &vm, target, &PolicyMetrics::default()).await {
+    match keepers(generation, &vm, &Target::Repository(target.into()), &PolicyMetrics::default()).await {
         Keepers::Known { all, .. } => Some(all.len()),
         Keepers::Unknown => None,
     }
@@ -81,15 +81,20 @@ async fn points_are_dropped_by_the_policies_that_select_the_machine_and_store_th
     let nowhere = GOOD.replace("nightly\nselect", "nowhere\nselect").replace("target:    {repository: offsite}\n", "");
     let both = lab.next(&generation, &[("nowhere.yaml", &nowhere)]);
     assert_eq!(keep(&both, &nightly, "offsite").await, None);
+    // One whose points a mover keeps does not, whatever the mover is called.
+    let of_mover = nowhere.replace("retention", "target:    {mover: offsite}\nretention");
+    let both = lab.next(&generation, &[("nowhere.yaml", &of_mover)]);
+    assert_eq!(keep(&both, &nightly, "offsite").await, Some(1));
     let broken = lab.next(&generation, &[("nowhere.yaml", "kind: BackupPolicy\n")]);
     assert_eq!(keep(&broken, &nightly, "offsite").await, None);
 }
 
 #[test]
 fn a_tenants_own_repository_is_none_of_the_policies() {
-    assert_eq!(target(&order(&json!({"name": "offsite", "namespace": "remora"})), "remora"), Some("offsite"));
+    let offsite = || Some(Target::Repository("offsite".into()));
+    assert_eq!(target(&order(&json!({"name": "offsite", "namespace": "remora"})), "remora"), offsite());
     assert_eq!(target(&order(&json!({"name": "offsite"})), "remora"), None);
-    assert_eq!(target(&order(&json!({"name": "offsite"})), "shop"), Some("offsite"));
+    assert_eq!(target(&order(&json!({"name": "offsite"})), "shop"), offsite());
 }
 
 #[test]
@@ -114,5 +119,13 @@ fn a_document_says_what_is_in_force_of_it_and_what_is_not() {
         lab.next(&second, &[("nightly.yaml", &nowhere), ("other.yaml", &GOOD.replace("nightly\nsel", "b\nsel"))]);
     let [incomplete, good] = states_of(&third).try_into().unwrap();
     assert_eq!((incomplete.state, good.state), (PolicyStanding::Incomplete, PolicyStanding::Active));
-    assert!(incomplete.message.contains("target.repository"), "{}", incomplete.message);
+    assert!(incomplete.message.contains("has to name a Repository"), "{}", incomplete.message);
+
+    let of_mover = GOOD.replace("{repository: offsite}", "{mover: array}");
+    let fourth = lab.next(&third, &[("nightly.yaml", &of_mover)]);
+    let [of_mover, good] = states_of(&fourth).try_into().unwrap();
+    assert_eq!((of_mover.state, good.state), (PolicyStanding::Incomplete, PolicyStanding::Active));
+    let said =
+        ["target.mover: array", "no mover keeps points in a form of its own", "a Repository in target.repository"];
+    assert!(said.iter().all(|said| of_mover.message.contains(said)), "{}", of_mover.message);
 }

@@ -127,18 +127,21 @@ impl Catalogue {
 
     pub(super) fn find(&self, point: &PointId) -> Result<&Listed> {
         if let Some((_, error)) = self.unreadable.iter().find(|(id, _)| id == point) {
-            return Err(Error::new(error.kind(), error.chain()).advise(error.advice().unwrap_or_default()));
+            return Err(again(error));
         }
         self.listed.get(point).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no point {point}")).advise("`remora points` lists what there is.")
         })
     }
 
-    pub(super) fn listing(self) -> Listing {
+    pub(super) fn listing(&self) -> Listing {
         let sampled = self.listed.values().filter(|listed| listed.sampled).map(|listed| listed.point.id.clone());
-        let sampled = sampled.collect();
-        let points = self.listed.into_values().map(|listed| listed.point).collect();
-        Listing { points, unreadable: self.unreadable, sampled }
+        let unreadable = self.unreadable.iter().map(|(id, error)| (id.clone(), again(error)));
+        Listing {
+            points: self.points().cloned().collect(),
+            unreadable: unreadable.collect(),
+            sampled: sampled.collect(),
+        }
     }
 
     /// What can be restored: by machine, oldest first.
@@ -235,6 +238,11 @@ impl Inner {
         let begun = self.calls.begin(note).await?;
         self.calls.commit(&begun).await
     }
+}
+
+/// The same error once more.
+fn again(error: &Error) -> Error {
+    Error::new(error.kind(), error.chain()).advise(error.advice().unwrap_or_default())
 }
 
 fn break_in(description: &[u8]) -> LineageBreak {

@@ -20,9 +20,8 @@ struct Keeping {
 
 impl Keeping {
     fn new() -> Self {
-        let mut bucket = Bucket::new(Transport::Http);
-        let compiled = bucket.folder.path().join("compiled");
-        bucket.folder.movers.compiled = Some(compiled.clone());
+        let bucket = Bucket::by(Folder::keeping(), Transport::Http);
+        let compiled = bucket.folder.compiled();
         Self { bucket, compiled }
     }
 
@@ -77,7 +76,6 @@ async fn a_component_is_compiled_once_and_again_when_what_is_kept_is_of_no_use()
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_kept_where_others_can_write() {
     let keeping = Keeping::new();
-    fs::create_dir(&keeping.compiled).unwrap();
     fs::set_permissions(&keeping.compiled, fs::Permissions::from_mode(0o770)).unwrap();
     keeping.use_it("first").await;
     assert_eq!(fs::read_dir(&keeping.compiled).unwrap().count(), 0);
@@ -88,17 +86,17 @@ async fn nothing_is_kept_where_others_can_write() {
 async fn each_component_has_a_file_of_its_own() {
     let s3 = S3::start();
     s3.bucket("backups");
-    let mut folder = Folder::new();
-    let compiled = folder.path().join("compiled");
-    folder.movers.compiled = Some(compiled.clone());
+    let folder = Folder::keeping();
     fs::write(folder.path().join("secret"), remora_tests::s3::SECRET).unwrap();
     let of_s3 = folder.mover("s3", &fs::read(example("s3")).unwrap(), &lines(&s3, "secret"));
     create(&of_s3, "x", "bytes").await.unwrap();
     let hostile = folder.mover("hostile", &fs::read(example("hostile")).unwrap(), "secrets: {canary: secret}\n");
     create(&hostile, "x", "bytes").await.unwrap();
     let names = |name: &str| format!("{}.mover", Digest::of(&fs::read(example(name)).unwrap()));
-    let mut kept: Vec<_> =
-        fs::read_dir(&compiled).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut kept: Vec<_> = fs::read_dir(folder.compiled())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     kept.sort();
     let mut wanted = [names("s3"), names("hostile")];
     wanted.sort();

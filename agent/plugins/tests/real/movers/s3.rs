@@ -30,9 +30,12 @@ pub(crate) fn lines(s3: &S3, secret: &str) -> String {
 
 impl Bucket {
     pub(crate) fn new(transport: Transport) -> Self {
+        Self::by(Folder::new(), transport)
+    }
+
+    pub(crate) fn by(folder: Folder, transport: Transport) -> Self {
         let s3 = S3::start_with(transport);
         s3.bucket("backups");
-        let folder = Folder::new();
         fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
         let store = folder.mover("s3", &fs::read(example("s3")).unwrap(), &lines(&s3, "secret"));
         Self { s3, folder, store }

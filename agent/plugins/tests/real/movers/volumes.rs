@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use remora_core::plan::Asked;
 use remora_core::point::{Decision, Quiesce};
 use remora_core::ports::{DiskIndex, LineageBreak, Mover, NoProgress, Patience};
+use remora_core::retention::Rules;
 use remora_core::testing::FakeHost;
 use remora_core::{BLOCK_SIZE, ByteRange, DiskName, ErrorKind, MemoryBudget, PIECE_SIZE, PointId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
-use remora_plugins::movers::VolumeMover;
+use remora_plugins::movers::{Dropping, VolumeMover};
 use remora_tests::Appliance;
 use remora_tests::appliance::{Lie, TOKEN};
 use tokio_util::sync::CancellationToken;
@@ -335,4 +336,30 @@ async fn what_is_changed_later_is_noticed_by_a_restore_and_stored_again_by_a_rer
     }
     let third = lab.try_backup(Asked::Reread).await.unwrap().point.id;
     assert!(restored(&lab.mover, &third, 0).await == *lab.host.bytes(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_points_is_verified_by_one_listing_and_one_that_is_dropped_meanwhile_is_not_damaged() {
+    let lab = Lab::new();
+    for seed in 1..=4 {
+        lab.backup().await;
+        lab.change_something(seed);
+    }
+    let before = lab.appliance.seen("listing");
+    let verifier = lab.mover.verifier(None).await.unwrap();
+    let points: Vec<_> = verifier.listing().points.into_iter().map(|point| point.id).collect();
+    assert_eq!(points.len(), 4);
+    for point in &points {
+        assert_eq!(verifier.find(point).unwrap().id, *point);
+        assert!(verifier.point(point, &NoProgress).await.unwrap().damage.is_empty(), "{point}");
+    }
+    assert_eq!(lab.appliance.seen("listing"), before + 1);
+    // The array changes one, and then another host drops it.
+    lab.appliance.rot(&lab.appliance.disks_of(&points[0].to_string()), 0, 5);
+    assert_eq!(verifier.point(&points[0], &NoProgress).await.unwrap().damage.len(), 1);
+    let rules = Rules { last: 3, ..Rules::default() };
+    lab.folder.movers.open_points("array").unwrap().prune(None, &rules, Dropping::Run).await.unwrap();
+    let error = verifier.point(&points[0], &NoProgress).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.chain());
+    assert!(verifier.point(&points[3], &NoProgress).await.unwrap().damage.is_empty());
 }
