@@ -12,7 +12,6 @@ mod policies;
 mod restore;
 mod worker;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use kube::Client;

@@ -29,12 +29,17 @@ fn an_agent_is_given_the_keys_of_its_node_s_runs_and_nobody_else_is() {
     let accounts = "/api/v1/namespaces/remora/serviceaccounts";
     let metadata = json!({"name": "thief"});
     cluster.api.create(accounts, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})).ok();
+    // Its pod is on the run's node: it is refused for whose it is, and not for want of a node.
+    let container = json!({"name": "thief", "image": "none.example.org/none"});
+    let spec = json!({"nodeName": "one", "serviceAccountName": "thief", "containers": [container]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+    let thief = cluster.api.create("/api/v1/namespaces/remora/pods", &pod).ok();
     for (who, token) in [
         ("nobody", None),
         ("a word", Some("owner".to_owned())),
         ("an agent, for the API server", Some(cluster.agent("one", None))),
         ("an agent of no pod", Some(cluster.api.token("remora", "remora-agent", AUDIENCE, None))),
-        ("another account", Some(cluster.api.token("remora", "thief", AUDIENCE, None))),
+        ("another account", Some(cluster.api.token("remora", "thief", AUDIENCE, Some(&thief)))),
         ("the controller", Some(cluster.api.token("remora", "remora-controller", AUDIENCE, None))),
     ] {
         let refused = ask(token.as_deref(), "run");
