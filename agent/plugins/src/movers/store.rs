@@ -165,12 +165,10 @@ impl Inner {
     /// Whether what was "created" is there: its size, and a stretch of it somewhere.
     async fn look_after(&self, key: &str, data: &Payload) -> Result<()> {
         let len = data.len();
+        self.has_size(key, len).await?;
         let sample = len.min(SAMPLE);
         let offset = fastrand::u64(0..=len - sample);
-        let (size, there) = tokio::join!(self.has_size(key, len), self.get(key, offset..offset + sample));
-        // What is not there at all is told by its size.
-        size?;
-        let there = there?;
+        let there = self.get(key, offset..offset + sample).await?;
         let sent = data.slice(offset, sample).unwrap_or_default().concat();
         if there != sent {
             return Err(self.lie(&format!("it says that it stored {key}, and other bytes are there")));
