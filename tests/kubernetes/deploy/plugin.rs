@@ -175,7 +175,10 @@ fn what_is_no_name_gets_into_no_object() {
         };
         shop.refuses(&["backup", "--repository", "offsite", odd], words);
         shop.refuses(&["cancel", odd], if odd == "../x" { "a run is a BackupRun" } else { words });
-        shop.refuses(&["backup", "web", "--repository", odd], if odd.is_empty() { "no Repository" } else { "is no name" });
+        shop.refuses(
+            &["backup", "web", "--repository", odd],
+            if odd.is_empty() { "no Repository" } else { "is no name" },
+        );
         shop.refuses(&["backup", "web", "--repository", &format!("{odd}/offsite")], "is no name");
         shop.refuses(&["restore", POINT, "--repository=offsite", "--vm", odd], "is no name");
         shop.refuses(&["restore", POINT, "--repository=offsite", "--disk", &format!("root={odd}")], "is no name");
