@@ -43,6 +43,13 @@ pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a job may still appear after the run died while it was being started.
 const LATE_JOB: Duration = Duration::from_mins(1);
 
+/// How often it tries to end the job of a run that died: one that is just beginning can be seen before it can be ended, and on
+/// a busy host libvirt may not answer in time.
+const ENDS: u32 = 10;
+
+/// The pause between two such tries.
+const END_EVERY: Duration = Duration::from_secs(1);
+
 /// What it watches: the first line.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -338,8 +345,13 @@ async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
         }
         tokio::time::sleep(TICK).await;
     }
-    if job == Job::None || end_job(domain, &spec.checkpoint).await {
-        files::remove(&spec.files, &spec.socket_folder);
+    let mut ended = job == Job::None;
+    for _ in 0..ENDS {
+        ended = ended || end_job(domain, &spec.checkpoint).await;
+        if ended {
+            return files::remove(&spec.files, &spec.socket_folder);
+        }
+        tokio::time::sleep(END_EVERY).await;
     }
 }
 

@@ -37,6 +37,15 @@ const SIGNS: [Sign; 8] = [
     Sign::Manifest,
 ];
 
+/// What costs or holds something, as it is when this is told.
+struct Left<'a>(&'a Protected<'a>);
+
+impl std::fmt::Display for Left<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}, or the watchdog", self.0.harmful_left())
+    }
+}
+
 /// What else dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victims {
@@ -86,7 +95,7 @@ impl Protected<'_> {
         backup.kill().unwrap();
         backup.wait().unwrap();
         if victims == Victims::Backup {
-            wait_until(format_args!("the watchdog does not clean up after {sign:?}"), CLEANED_UP, || {
+            wait_until(format_args!("after {sign:?} there stays {}", Left(self)), CLEANED_UP, || {
                 self.harmful_left().is_empty() && watchdogs.iter().all(|watchdog| is_gone(*watchdog))
             });
         }
