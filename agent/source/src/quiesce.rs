@@ -83,9 +83,16 @@ pub(crate) fn refused(why: &str) -> Error {
 
 /// Whether libvirt knew at once that there is no agent to talk to.
 fn nothing_was_sent(error: &CallError) -> bool {
-    match error.number() {
-        Some(ErrorNumber::ArgumentUnsupported | ErrorNumber::ConfigUnsupported | ErrorNumber::OperationInvalid) => true,
-        Some(ErrorNumber::AgentUnresponsive) => error.message().contains("not connected"),
-        _ => false,
-    }
+    has_no_agent(error)
+        || match error.number() {
+            Some(ErrorNumber::OperationInvalid) => true,
+            Some(ErrorNumber::AgentUnresponsive) => error.message().contains("not connected"),
+            _ => false,
+        }
+}
+
+/// Whether the VM has no channel to an agent: nobody could ever freeze its guest. Where there is a channel but no answer, the
+/// guest may have been frozen before.
+pub(crate) fn has_no_agent(error: &CallError) -> bool {
+    matches!(error.number(), Some(ErrorNumber::ArgumentUnsupported | ErrorNumber::ConfigUnsupported))
 }

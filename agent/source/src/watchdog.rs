@@ -324,6 +324,7 @@ async fn thaw(domain: &DomainHandle) -> bool {
             quiesce::forget_agent_deadline(domain).await;
             true
         }
+        Err(error) if quiesce::has_no_agent(&error) => true,
         // A guest that was switched off is not frozen.
         Err(_) => matches!(domain.is_active().await, Ok(false)),
     }

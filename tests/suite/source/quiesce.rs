@@ -154,3 +154,15 @@ fn a_watchdog_thaws_a_guest_that_stays_frozen_or_whose_run_died() {
     assert!(domain.guest().frozen());
     domain.guest().thaw();
 }
+
+/// Killed between the wish to freeze and libvirt's answer, a run leaves a watchdog that does not know whether the guest is frozen.
+#[test]
+fn a_watchdog_does_not_go_on_thawing_a_guest_that_has_no_agent() {
+    let domain = Lab::shared().domain("agentless watched").disk(DiskSpec::qcow2("vda", 16 * MIB)).define();
+    domain.start();
+    let (mut process, mut input) = watchdog(&Bench::new(Lab::shared()), &domain, Duration::from_mins(1));
+    writeln!(input, "\"freezing\"").unwrap();
+    drop(input);
+    wait_until("the watchdog goes on", Duration::from_mins(1), || process.try_wait().unwrap().is_some());
+    assert!(process.wait().unwrap().success());
+}
