@@ -25,6 +25,7 @@ mod restores;
 mod run;
 mod status;
 mod tell;
+mod tend;
 mod this_node;
 mod watch;
 mod worker;
