@@ -52,6 +52,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     cluster.kubectl(&["label", "vm", "web", "--namespace", &namespace, "backup=each-minute"]);
     let first = policies.next_run();
     assert_eq!(first["decision"], "full", "{first:#}");
+    policies.wait_until_one_is_verified();
 
     // A broken document changes nothing but that it is told.
     edit(cluster, &format!("s/{}/99 * * * */", EACH_MINUTE.replace('*', r"\*")));
@@ -91,7 +92,8 @@ fn policy(namespace: &str, repository: &str) -> String {
         "kind: BackupPolicy\nname: each-minute\n\
          select: {{module: builtin:labels, settings: {{namespaces: [{namespace}], matchLabels: {{backup: each-minute}}}}}}\n\
          schedule: {{module: builtin:cron, settings: {{cron: \"{EACH_MINUTE}\"}}}}\n\
-         retention: {{module: builtin:gfs, settings: {{last: 1}}}}\ntarget: {{repository: {repository}}}\n"
+         retention: {{module: builtin:gfs, settings: {{last: 1}}}}\ntarget: {{repository: {repository}}}\n\
+         verify: {{every: 7d}}\n"
     )
 }
 
@@ -187,6 +189,13 @@ impl Policies<'_> {
             next.is_some()
         });
         self.product.wait_for_run(self.vm, &next.unwrap(), |status| is_true(status, "Complete"))
+    }
+
+    /// Waits until the point of a run was read back, as the policy asks for of the first.
+    #[track_caller]
+    fn wait_until_one_is_verified(&self) {
+        let verified = |run: &Value| run["spec"]["verify"] == "All" && is_true(&run["status"], "Verified");
+        remora_tests::wait_until("no point is verified", SOON, || self.runs().iter().any(verified));
     }
 
     #[track_caller]

@@ -16,7 +16,7 @@ fn spec() -> Value {
 fn what_is_left_out_or_null_has_its_default() {
     let runs = runs();
     runs.create("plain", &spec()).ok();
-    let nulls = json!({"mode": null, "cancel": null, "scratch": null});
+    let nulls = json!({"mode": null, "cancel": null, "scratch": null, "verify": null});
     let mut of_nulls = spec();
     of_nulls.as_object_mut().unwrap().extend(nulls.as_object().unwrap().clone());
     of_nulls["repository"]["namespace"] = Value::Null;
@@ -30,6 +30,7 @@ fn what_is_left_out_or_null_has_its_default() {
             "quiesce": "Preferred",
             "scratch": {"storageClassName": ""},
             "deadline": "4h",
+            "verify": "None",
             "cancel": false,
         });
         assert_eq!(stored, defaults, "{name}");
@@ -45,6 +46,7 @@ fn what_makes_no_sense_is_refused_with_its_field() {
             r#"spec.mode: Unsupported value: "Some": supported values: "Auto", "Reread", "Full""#,
         ),
         (json!({"quiesce": "Perhaps"}), r#"supported values: "Preferred", "Required", "Never""#),
+        (json!({"verify": "5%"}), r#"supported values: "None", "Structure", "All""#),
         (json!({"deadline": "soon"}), "spec.deadline in body should match"),
         (json!({"deadline": "1d"}), "spec.deadline in body should match"),
         (json!({"deadline": "1h".repeat(17)}), "spec.deadline: Too long"),
@@ -88,6 +90,7 @@ fn a_run_stays_what_it_was_created_as() {
         json!({"quiesce": "Never"}),
         json!({"scratch": {"storageClassName": "fast"}}),
         json!({"deadline": "5h"}),
+        json!({"verify": "All"}),
     ] {
         runs.refuses_change("run", &fields, "only cancel can be changed: create another BackupRun");
     }

@@ -60,6 +60,7 @@ fn explain_tells_of_each_field_what_it_is() {
     for (path, words) in [
         ("BackupRun.spec.scratch", "keeps the old bytes"),
         ("BackupRun.spec.deadline", "counted from its creation"),
+        ("BackupRun.spec.verify", "read back of the point"),
         ("BackupRun.status.storedBytes", "Bytes stored so far"),
         ("Repository.spec.passphraseSecret", "Whoever loses it loses the points"),
         ("RestoreRun.spec.virtualMachine.keepIdentity", "MAC addresses"),

@@ -91,7 +91,10 @@ fn the_columns_of_a_run_tell_how_it_goes() {
         "storedBytes": 1024,
         "node": "node1",
         "point": "0011223344556677-1",
-        "conditions": [condition("Claimed", "True", "Claimed"), condition("Complete", "False", "Running")],
+        "conditions": [
+            condition("Claimed", "True", "Claimed"), condition("Complete", "False", "Running"),
+            condition("Verified", "Unknown", "Verifying"),
+        ],
     }});
     runs.api.merge(&format!("{}/status", runs.path("run")), &status).ok();
     let shown = shown(&runs.api.table(&runs.list));
@@ -102,6 +105,7 @@ fn the_columns_of_a_run_tell_how_it_goes() {
         ("State", json!("Running")),
         ("Decision", json!("incremental")),
         ("Percent", json!(40)),
+        ("Verified", json!("Verifying")),
         ("Read", json!(4096)),
         ("Stored", json!(1024)),
         ("Node", json!("node1")),

@@ -1,13 +1,15 @@
 //! Which runs are due by the policies that are in force.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use remora_core::policy::{Ending, VmFacts};
-use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since};
+use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since, Verified};
+use remora_kube::resources::Verify;
 use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
@@ -24,6 +26,8 @@ pub(crate) struct ByPolicy {
     ledger: Ledger,
     /// Those whose runs tell since when they are selected.
     begun: HashSet<Charge>,
+    /// When the runs began whose points were verified last, or are to be.
+    verified: HashMap<Charge, Timestamp>,
     /// The generation of which it was told what is missing.
     told: u64,
 }
@@ -31,7 +35,7 @@ pub(crate) struct ByPolicy {
 impl ByPolicy {
     pub(crate) fn new(policies: watch::Receiver<Arc<Generation>>, metrics: PolicyMetrics) -> Self {
         let (planner, ledger) = (Planner::default(), Ledger::default());
-        Self { policies, metrics, planner, ledger, begun: HashSet::new(), told: 0 }
+        Self { policies, metrics, planner, ledger, begun: HashSet::new(), verified: HashMap::new(), told: 0 }
     }
 
     /// Writes what runs tell into the ledger. What it knows of a run that is gone stays.
@@ -42,6 +46,9 @@ impl ByPolicy {
             of.entry(charge).or_default().push(run);
         }
         self.begun = of.keys().cloned().collect();
+        let verified =
+            |runs: &[&ScheduledRun]| runs.iter().filter(|run| run.verified == Verified::Yes).map(|run| run.begun).max();
+        self.verified = of.iter().filter_map(|(charge, runs)| Some((charge.clone(), verified(runs)?))).collect();
         for (charge, mut runs) in of {
             runs.sort_by_key(|run| run.begun);
             let Some(first) = runs.first() else { continue };
@@ -55,6 +62,26 @@ impl ByPolicy {
                 self.ledger.put(charge, learnt);
             }
         }
+    }
+
+    fn due_run(&self, job: Job, now: Timestamp) -> Option<DueRun> {
+        Some(DueRun {
+            verify: self.verify(&job, now),
+            policy: job.charge.policy,
+            vm: job.vm,
+            after: job.after,
+            start: job.start,
+            repository: repository(&job.policy).ok()?.to_owned(),
+            quiesce: job.policy.quiesce,
+        })
+    }
+
+    /// A machine of which no run tells that a point was verified has that done first of all.
+    fn verify(&self, job: &Job, now: Timestamp) -> Verify {
+        let age = |at: &Timestamp| Duration::try_from(now.duration_since(*at)).unwrap_or_default();
+        let last = self.verified.get(&job.charge);
+        let due = job.policy.verify_every.is_some_and(|every| last.is_none_or(|at| age(at) >= every));
+        if due { Verify::All } else { Verify::None }
     }
 
     /// Says what policies lack, once of each generation.
@@ -113,7 +140,7 @@ impl Scheduler for ByPolicy {
         for failure in &failures {
             self.metrics.failed(failure);
         }
-        jobs.into_iter().filter_map(due).collect()
+        jobs.into_iter().filter_map(|job| self.due_run(job, now)).collect()
     }
 
     fn since(&self) -> Since {
@@ -136,17 +163,6 @@ fn repository(policy: &BackupPolicy) -> Result<&str, String> {
         }
         None => Err("names no repository".into()),
     }
-}
-
-fn due(job: Job) -> Option<DueRun> {
-    Some(DueRun {
-        policy: job.charge.policy,
-        vm: job.vm,
-        after: job.after,
-        start: job.start,
-        repository: repository(&job.policy).ok()?.to_owned(),
-        quiesce: job.policy.quiesce,
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `remora-agent node`: the agent of one node of Kubernetes.
 //!
 //! Here the parts are put together: `remora-kube` claims runs and tells how they go, `worker.rs` makes their points with
-//! the engine, the source of KubeVirt and the vault, and `restore.rs` sends those of restores to the pods that have the
-//! claims. `policies.rs` follows the policies and drops the points that these keep no longer.
+//! the engine, the source of KubeVirt and the vault, `verify.rs` has the vault read them back, and `restore.rs` sends those of
+//! restores to the pods that have the claims. `policies.rs` follows the policies and drops the points that these keep no longer.
 
 mod capabilities;
 mod claims;
@@ -10,6 +10,7 @@ mod keys;
 mod metrics;
 mod policies;
 mod restore;
+mod verify;
 mod worker;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
 use remora_kube::keys::clear;
-use remora_kube::node::{Agent, KeyService, Me, Pace, Restores};
+use remora_kube::node::{Agent, KeyService, Me, Pace, Restores, Verifications};
 use remora_plugins::movers::Movers;
 use remora_source::kubevirt::KubevirtOptions;
 use remora_vault::Plugins;
@@ -27,6 +28,7 @@ use self::keys::Keys;
 use self::metrics::OfKinds;
 use self::policies::NodePolicies;
 use self::restore::TransferWorker;
+use self::verify::VaultVerifier;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
 use crate::web::{self, Health};
@@ -72,10 +74,20 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     }
     tracing::info!(node = me.node, pod = me.pod, "the agent is at work");
     let pace = Pace { parallel: args.parallel.get(), ..Pace::default() };
-    let restores =
-        Restores::new(client.clone(), me.clone(), TransferWorker { keys }, pace, Arc::clone(&counts.restores));
+    let restores = Restores::new(
+        client.clone(),
+        me.clone(),
+        TransferWorker { keys: keys.clone() },
+        pace,
+        Arc::clone(&counts.restores),
+    );
+    // One at a time: nobody waits for it, and backups are to have the store and the processors.
+    let one = Pace { parallel: 1, ..pace };
+    let verifier = VaultVerifier { keys };
+    let verifications =
+        Verifications::new(client.clone(), me.clone(), verifier, one, Arc::clone(&counts.verifications));
     let agent = Agent::new(client, me, worker, pace, counts.backups);
-    tokio::join!(agent.run(cancel.clone()), restores.run(cancel.clone()));
+    tokio::join!(agent.run(cancel.clone()), restores.run(cancel.clone()), verifications.run(cancel.clone()));
     cancel.cancel();
     beside.join_all().await;
     Ok(())

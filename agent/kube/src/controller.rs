@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::resources::BackupRun;
 
-pub use self::schedule::{DueRun, ScheduledRun, Scheduler, Since};
+pub use self::schedule::{DueRun, ScheduledRun, Scheduler, Since, Verified};
 
 /// The controller's finalizer on a run: while there is something to remove.
 const FINALIZER: &str = "remora.dev/run";

@@ -16,3 +16,4 @@ pub mod node;
 #[allow(unreachable_pub)]
 pub mod resources;
 pub mod targets;
+mod verification;

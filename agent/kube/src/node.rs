@@ -25,7 +25,9 @@ mod restores;
 mod run;
 mod status;
 mod tell;
+mod tend;
 mod this_node;
+mod verifications;
 mod watch;
 mod worker;
 
@@ -39,4 +41,5 @@ pub use identity::Me;
 pub use key_service::KeyService;
 pub use meter::Meter;
 pub use restores::{RestoreOrder, RestoreWorker, Restores};
+pub use verifications::{Verifications, VerifyWorker};
 pub use worker::{Done, Order, Worker};

@@ -13,7 +13,7 @@ mod run;
 
 pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability, PolicyStanding, PolicyState};
 pub use backup_run::{
-    Attempt, AttemptState, BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec,
+    Attempt, AttemptState, BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec, Verify,
 };
 pub use references::{RepositoryReference, SecretKeyReference, SecretReference};
 pub use repository::{Repository, RepositorySpec, RepositoryStatus};

@@ -62,3 +62,19 @@ fn keys_end_with_the_run_and_with_what_the_administrators_allow() {
     run.end("Failed");
     assert_eq!(ask().code, 409);
 }
+
+#[test]
+fn a_point_that_is_to_be_verified_is_opened_after_the_end_until_its_owner_has_had_enough() {
+    let shop = Shop::open();
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let agent = cluster.agent("one", AUDIENCE);
+    let ask = |name: &str| cluster.controller.keys(&cluster.api, Some(&agent), namespace, name).code;
+    for (name, verify, code) in [("plain", "None", 409), ("verified", "All", 200)] {
+        let run = shop.run(name, &json!({"verify": verify}));
+        run.claim();
+        run.end("Complete");
+        assert_eq!(ask(name), code, "{name}");
+        cluster.api.merge(&run.path(), &json!({"spec": {"cancel": true}})).ok();
+        assert_eq!(ask(name), 409, "{name}");
+    }
+}

@@ -66,6 +66,35 @@ fn an_attempt_does_not_change_and_a_run_that_has_ended_neither() {
 }
 
 #[test]
+fn of_a_run_that_has_ended_only_the_verification_that_it_asks_for_is_told() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({"verify": "All"}));
+    run.claim();
+    let point = |number: u32| json!({"point": format!("0011223344556677-{number}")});
+    run.write("one", &point(1)).ok();
+    run.end("Complete");
+    let said = |status: &str, reason: &str| {
+        let mut conditions = run.get()["status"]["conditions"].as_array().unwrap().clone();
+        conditions.retain(|one| one["type"] != "Verified");
+        let since = "2026-01-01T00:00:00Z";
+        conditions.push(json!({"type": "Verified", "status": status, "reason": reason, "message": "m", "lastTransitionTime": since}));
+        conditions
+    };
+    let words = "how a run has ended stays as it is";
+    says(&run.write("one", &point(2)).refused(), words);
+    let mut of_no_end = said("True", "Sound");
+    of_no_end.retain(|one| one["type"] != "Complete");
+    says(&run.write("one", &json!({"conditions": of_no_end})).refused(), words);
+    let verifying = json!({"conditions": said("Unknown", "Verifying"), "heartbeat": 9, "verifiedPercent": 50});
+    run.write("one", &verifying).ok();
+    run.write("one", &json!({"conditions": said("Unknown", "Unavailable")})).ok();
+    says(
+        &run.write("one", &json!({"conditions": said("True", "Sound")})).refused(),
+        "a run that has ended stays as it is",
+    );
+}
+
+#[test]
 fn the_controller_claims_no_run_and_changes_none() {
     let shop = Shop::open();
     let run = shop.run("run", &json!({}));

@@ -8,7 +8,7 @@ use super::scene::{Scene, soon};
 use super::worker::{Act, Played};
 
 /// The reasons of the events on a run.
-fn events(scene: &Scene, run: &str) -> Vec<String> {
+pub(super) fn events(scene: &Scene, run: &str) -> Vec<String> {
     let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", scene.namespace);
     let all = scene.api().get(&path);
     let of_it = all["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == run);

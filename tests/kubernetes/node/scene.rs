@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_kube::node::{Agent, Counts, Me, Pace, RestoreWorker, Restores, Worker};
+use remora_kube::node::{Agent, Counts, Me, Pace, RestoreWorker, Restores, Verifications, VerifyWorker, Worker};
 use remora_tests::{ApiServer, wait_until};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -156,6 +156,20 @@ impl Scene {
         let stop = CancellationToken::new();
         let restores = Restores::new(client, me.clone(), worker, pace(usize::MAX), Arc::default());
         let task = Some(self.runtime.spawn(restores.run(stop.clone())));
+        AgentAtWork { me, shim, stop, task }
+    }
+
+    /// What does verifications, in a pod that is there already.
+    pub(super) fn verifications<W: VerifyWorker>(&self, pod: &str, uid: String, worker: W) -> AgentAtWork {
+        let shim = Arc::new(Shim::default());
+        let client = {
+            let _inside = self.runtime.enter();
+            shim.client(self.api())
+        };
+        let me = self.me(pod, uid);
+        let stop = CancellationToken::new();
+        let verifications = Verifications::new(client, me.clone(), worker, pace(usize::MAX), Arc::default());
+        let task = Some(self.runtime.spawn(verifications.run(stop.clone())));
         AgentAtWork { me, shim, stop, task }
     }
 

@@ -42,7 +42,8 @@ fn machines() -> Vec<VmFacts> {
 }
 
 fn run(begun: &str, ending: Ending) -> ScheduledRun {
-    ScheduledRun { policy: "nightly".into(), vm: VmName::new("shop/web").unwrap(), begun: at(begun), ending }
+    let (policy, vm) = ("nightly".into(), VmName::new("shop/web").unwrap());
+    ScheduledRun { policy, vm, begun: at(begun), ending, verified: Verified::No }
 }
 
 fn made(time: &str) -> Ending {
@@ -106,6 +107,26 @@ async fn a_run_that_failed_is_tried_again_and_one_that_was_cancelled_is_not() {
     let [failed, again] = runs;
     let runs = [failed, again, run("2026-01-11T02:26:01Z", Ending::Settled)];
     assert!(due(&mut controller, &runs, "2026-01-11T12:00:00Z").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_point_is_verified_at_first_and_then_as_often_as_the_policy_says() {
+    let (_keep, mut weekly) = controller(&format!("{NIGHTLY}verify:   {{every: 7d}}\n"));
+    let (_keep, mut never) = controller(NIGHTLY);
+    let night = |day: u32, verified| {
+        let begun = format!("2026-01-{day:02}T02:00:01Z");
+        ScheduledRun { verified, ..run(&begun, made(&begun)) }
+    };
+    // The newest one could not be verified.
+    let of_old = vec![night(2, Verified::Yes), night(9, Verified::No)];
+    let asked_since = vec![night(2, Verified::Yes), night(3, Verified::Yes), night(9, Verified::No)];
+    for (runs, verify) in
+        [(vec![night(9, Verified::No)], Verify::All), (of_old, Verify::All), (asked_since, Verify::None)]
+    {
+        let now = "2026-01-10T02:00:00Z";
+        assert_eq!(due(&mut weekly, &runs, now).await[0].verify, verify, "{runs:#?}");
+        assert_eq!(due(&mut never, &runs, now).await[0].verify, Verify::None);
+    }
 }
 
 #[tokio::test]

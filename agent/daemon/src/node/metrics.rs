@@ -18,6 +18,7 @@ use remora_schedule::PolicyMetrics;
 pub(super) struct OfKinds {
     pub(super) backups: Arc<Counts>,
     pub(super) restores: Arc<Counts>,
+    pub(super) verifications: Arc<Counts>,
     pub(super) policies: PolicyMetrics,
     /// Points that retention has dropped.
     pub(super) dropped: Counter,
@@ -38,6 +39,8 @@ struct OfRun {
 enum Kind {
     BackupRun,
     RestoreRun,
+    /// Of the point of a `BackupRun`.
+    Verification,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -51,14 +54,19 @@ enum Outcome {
 impl OfKinds {
     /// Whether the runs of all kinds are known.
     pub(super) fn are_known(&self) -> bool {
-        [&self.backups, &self.restores].iter().all(|counts| counts.ready.load(Ordering::Relaxed))
+        [&self.backups, &self.restores, &self.verifications].iter().all(|counts| counts.ready.load(Ordering::Relaxed))
     }
 
     /// All of it, as it is now.
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
         let runs: Family<OfRun, Counter> = Family::default();
         let (running, waiting): (Family<OfKind, Gauge>, Family<OfKind, Gauge>) = Default::default();
-        for (kind, counts) in [(Kind::BackupRun, &self.backups), (Kind::RestoreRun, &self.restores)] {
+        let kinds = [
+            (Kind::BackupRun, &self.backups),
+            (Kind::RestoreRun, &self.restores),
+            (Kind::Verification, &self.verifications),
+        ];
+        for (kind, counts) in kinds {
             let ended = [
                 (Outcome::Stored, &counts.stored),
                 (Outcome::Failed, &counts.failed),

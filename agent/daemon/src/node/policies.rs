@@ -208,9 +208,6 @@ fn standing(policy: &BackupPolicy) -> (PolicyStanding, Vec<String>) {
              target.mover: {name}, name a Repository in target.repository; the url of one is plugin:NAME/prefix where a mover \
              keeps its objects"
         )),
-        Some(Target::Repository(_)) if policy.verify_every.is_some() => {
-            (PolicyStanding::Active, vec!["`verify` is not done on Kubernetes".to_owned()])
-        }
         Some(Target::Repository(_)) => (PolicyStanding::Active, Vec::new()),
     }
 }

@@ -198,6 +198,11 @@ fn register_runs(all: &mut Registry, runs: &[Arc<BackupRun>]) {
     }
     let help = "When the newest backup that has a point was begun, since 1970";
     all.register_with_unit("last_point_timestamp", help, Unit::Seconds, points);
+    let damaged: Family<OfVm, Gauge> = Family::default();
+    for (vm, is_damaged) in run::damaged_points(runs) {
+        damaged.get_or_create(&OfVm { vm }).set(is_damaged);
+    }
+    all.register("verified_point_damaged", "1 if the newest point that was verified is damaged", damaged);
 }
 
 fn register_repositories(all: &mut Registry, repositories: &[Arc<Repository>]) {

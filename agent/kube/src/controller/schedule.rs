@@ -28,9 +28,9 @@ use self::memory::Memory;
 use super::apply::remove;
 use super::metrics::Metrics;
 use super::{OWNER, Settings, within};
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Verify};
 
-pub use self::port::{DueRun, ScheduledRun, Scheduler, Since};
+pub use self::port::{DueRun, ScheduledRun, Scheduler, Since, Verified};
 
 /// How often it is looked whether something is due.
 const EVERY: Duration = Duration::from_secs(5);
@@ -122,9 +122,10 @@ impl Scheduling {
         let names: HashSet<VmName> = machines.iter().map(|facts| facts.name.clone()).collect();
         let runs = self.context.runs.state();
         self.made.retain(|run, made| self.context.runs.get(run).is_none() && made.at.elapsed() < SEEN);
-        let mut known = history::scheduled(&runs);
+        let now = Timestamp::now();
+        let mut known = history::scheduled(&runs, now);
         known.extend(self.made.values().map(|made| made.run.clone()));
-        let due = scheduler.due(machines, &known, Timestamp::now()).await;
+        let due = scheduler.due(machines, &known, now).await;
         if let Some(memory) = &mut self.memory
             && let Err(error) = within(memory.keep(client, &self.context.settings, scheduler.since())).await
         {
@@ -194,7 +195,9 @@ impl Scheduling {
             Err(error) => return Err(error),
         };
         let begun = made.metadata.creation_timestamp.as_ref().map_or(due.start, |time| time.0);
-        let run = ScheduledRun { policy: due.policy.clone(), vm: due.vm.name.clone(), begun, ending: Ending::Settled };
+        let verified = if due.verify == Verify::None { Verified::No } else { Verified::Yes };
+        let (policy, vm, ending) = (due.policy.clone(), due.vm.name.clone(), Ending::Settled);
+        let run = ScheduledRun { policy, vm, begun, ending, verified };
         self.made.insert(ObjectRef::from_obj(&made), Made { run, at: Instant::now() });
         Ok(())
     }

@@ -17,6 +17,7 @@ pub(super) fn run(machine: &str) -> BackupRun {
             quiesce: crate::resources::Quiesce::default(),
             scratch: crate::resources::ScratchSpec::default(),
             deadline: "4h".into(),
+            verify: crate::resources::Verify::default(),
             cancel: false,
         },
     );

@@ -93,7 +93,7 @@ impl<W: Worker> Duty for Backups<W> {
     }
 }
 
-fn order(run: &BackupRun) -> Order {
+pub(super) fn order(run: &BackupRun) -> Order {
     Order {
         namespace: run.namespace().unwrap_or_default(),
         name: run.name_any(),

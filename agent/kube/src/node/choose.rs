@@ -34,7 +34,7 @@ pub(super) struct Candidate<R> {
     pub(super) claimed: Claimed,
 }
 
-/// At most `free` of `runs` that could be begun, oldest first, one of what `of` says they are of, such as a VM, and none of
+/// At most `free` of `runs`, none of them over, that could be begun, oldest first, one of what `of` says they are of, such as a VM, and none of
 /// one in `busy`. With them, how many more there are.
 pub(super) fn choose<'a, R: Run>(
     runs: impl Iterator<Item = &'a Arc<R>>,
@@ -57,9 +57,6 @@ pub(super) fn choose<'a, R: Run>(
 }
 
 fn candidate<R: Run>(run: &Arc<R>, me: &str) -> Option<Candidate<R>> {
-    if run.is_over() {
-        return None;
-    }
     let claimed = match run.agent() {
         None => Claimed::No,
         Some(agent) if agent == me => Claimed::ByMe,
@@ -120,14 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_or_not_ours_to_begin_stays() {
+    fn what_is_not_ours_to_begin_stays() {
         for (status, cancel, wanted) in [
             (json!({}), false, Some(Claimed::No)),
             (json!({}), true, None),
             (json!({"conditions": [condition("Assigned", "True")]}), false, Some(Claimed::No)),
             (json!({"conditions": [condition("Assigned", "False")]}), false, None),
-            (json!({"conditions": [condition("Complete", "True")], "agent": "me"}), false, None),
-            (json!({"conditions": [condition("Failed", "True")], "agent": "other"}), false, None),
             (json!({"conditions": [condition("Complete", "False")], "agent": "me"}), false, Some(Claimed::ByMe)),
             // One that is to end was begun: its agent, or the next one, ends it.
             (json!({"agent": "me"}), true, Some(Claimed::ByMe)),

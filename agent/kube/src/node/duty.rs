@@ -212,7 +212,11 @@ impl<D: Duty> Rounds<D> {
         self.postponed.retain(|_, until| *until > now);
         let busy: BTreeSet<_> = self.active.values().map(|active| active.machine.clone()).collect();
         let known = |uid: &String| self.active.contains_key(uid) || self.postponed.contains_key(uid);
-        let idle = self.runs.iter().filter(|run| D::is_to_begin(run) && run.uid().is_some_and(|uid| !known(&uid)));
+        let idle = self
+            .runs
+            .iter()
+            .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
+            .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
         let (chosen, left) = choose(idle, D::machine, &self.me.uid, &busy, free);
         for candidate in chosen {
             self.begin(candidate, stop);

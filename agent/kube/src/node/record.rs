@@ -130,7 +130,7 @@ impl<S: Words> Record<S> {
             return Err(Lost::Taken);
         }
         if newer(run, &self.version) {
-            if run.is_over() {
+            if S::is_over(run) {
                 return Err(Lost::Over);
             }
             self.version = run.resource_version().unwrap_or_default();
@@ -144,7 +144,7 @@ impl<S: Words> Record<S> {
         let run = run.map_err(|late| Unwritten::Later(late.into()))?.map_err(|e| Unwritten::Later(e.into()))?;
         let run = run.filter(|run| run.uid().as_deref() == Some(&self.uid)).ok_or(Lost::Gone)?;
         self.version = run.resource_version().unwrap_or_default();
-        let (ours, over) = (run.agent() == Some(&self.me), run.is_over());
+        let (ours, over) = (run.agent() == Some(&self.me), S::is_over(&run));
         match (ours, over) {
             (true, false) => Ok(Ours::Otherwise),
             // By a write of ours whose answer was lost.

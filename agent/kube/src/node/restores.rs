@@ -16,6 +16,7 @@ use super::choose::Machine;
 use super::duty::{Counts, Duty, Pace, Rounds, Taken};
 use super::run::Outcome;
 use super::tell::Teller;
+use super::tend::Tended;
 use super::{Failure, Me, Meter};
 use crate::resources::{RestoreRun, RestoreRunSpec, Run};
 
@@ -98,8 +99,8 @@ impl<W: RestoreWorker> Duty for Restoring<W> {
         tracing::info!(run = order.full_name(), point = order.spec.point, "a restore begins");
         let note = format!("the agent of node {} works on it", self.me.node);
         self.teller.of_restore(&taken.object, "Claimed", &note).await;
-        let Taken { record, seen, stopping, .. } = taken;
-        Restore { worker: Arc::clone(&self.worker), pace: self.pace, record, order, seen, stopping }.drive().await
+        let tended = Tended::new(order.full_name(), self.pace, taken);
+        Restore { worker: Arc::clone(&self.worker), order, tended }.drive().await
     }
 }
 

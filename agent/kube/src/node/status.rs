@@ -24,6 +24,11 @@ pub(super) trait Words: Clone + Send + Sync {
 
     /// Whether the run says the same of its end, or of its being given back.
     fn said_by(&self, run: &Self::Run) -> bool;
+
+    /// Whether nothing is left for an agent to say.
+    fn is_over(run: &Self::Run) -> bool {
+        run.is_over()
+    }
 }
 
 impl Words for Said {

@@ -30,6 +30,10 @@ impl Teller {
         self.ended(run, (EventType::Normal, "Stored", note)).await;
     }
 
+    pub(super) async fn verified(&self, run: &BackupRun, note: &str) {
+        self.ended(run, (EventType::Normal, "Verified", note)).await;
+    }
+
     pub(super) async fn failed(&self, run: &BackupRun, reason: &str, note: &str) {
         self.ended(run, (EventType::Warning, reason, note)).await;
     }

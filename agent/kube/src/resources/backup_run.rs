@@ -25,6 +25,7 @@ use super::RepositoryReference;
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].reason"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),
     printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percent"),
+    printcolumn(name = "Verified", type_ = "string", json_path = ".status.conditions[?(@.type==\"Verified\")].reason"),
     printcolumn(name = "Read", type_ = "integer", json_path = ".status.readBytes", priority = "1"),
     printcolumn(name = "Stored", type_ = "integer", json_path = ".status.storedBytes", priority = "1"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = "1"),
@@ -32,7 +33,7 @@ use super::RepositoryReference;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.virtualMachine == oldSelf.virtualMachine && self.repository == oldSelf.repository && self.mode == oldSelf.mode && self.quiesce == oldSelf.quiesce && self.scratch == oldSelf.scratch && self.deadline == oldSelf.deadline").message("only cancel can be changed: create another BackupRun"),
+    validation = Rule::new("self.virtualMachine == oldSelf.virtualMachine && self.repository == oldSelf.repository && self.mode == oldSelf.mode && self.quiesce == oldSelf.quiesce && self.scratch == oldSelf.scratch && self.deadline == oldSelf.deadline && self.verify == oldSelf.verify").message("only cancel can be changed: create another BackupRun"),
     validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)").message("a cancelled run stays cancelled: create another BackupRun")
 )]
 #[serde(rename_all = "camelCase")]
@@ -57,7 +58,12 @@ pub struct BackupRunSpec {
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]{1,5}(s|m|h))+$"))]
     #[x_kube(validation = Rule::new("!self.matches('^([0-9]+[smh])+$') || duration(self) <= duration('72h')").message("a run has 72h at the most"))]
     pub deadline: String,
-    /// Ends the run without a point. So does deleting it.
+    /// What is read back of the point once it is stored: `None` of it; `Structure`, what tells where its data are; or `All`. The
+    /// run is `Complete` before, and `Verified` tells of it. It has until 72h after the deadline, for it takes turns with the
+    /// others of its node.
+    #[serde(default)]
+    pub verify: Verify,
+    /// Ends the run without a point, or its verification if there is one. So does deleting it.
     #[serde(default)]
     pub cancel: bool,
 }
@@ -90,6 +96,18 @@ pub enum Quiesce {
     Never,
 }
 
+/// What is read back of a point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Verify {
+    /// Nothing.
+    #[default]
+    None,
+    /// What tells where its data are, and what segments say of themselves; none of the data.
+    Structure,
+    /// All of it.
+    All,
+}
+
 /// The scratch volume of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -111,7 +129,8 @@ pub struct BackupRunStatus {
     /// `Assigned`: the controller found the machine's node, or says why not yet. `Claimed`: that node's agent works on it.
     /// `Prepared`: what the attempt needs of KubeVirt was made; Unknown while that waits; False when it cannot be.
     /// `Complete`: True with the point listed; False with the reason while it runs or when it failed. `Failed`: True when
-    /// it ended without a point.
+    /// it ended without a point. `Verified`, where `spec.verify` asks for it: Unknown while the point is read, or why that could
+    /// not be done; True if it is sound; False with what of it is damaged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -164,6 +183,10 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i32>,
+    /// How much of the point its verification has read, 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub verified_percent: Option<i32>,
     /// The disks of the point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

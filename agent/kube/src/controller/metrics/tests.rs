@@ -34,6 +34,12 @@ fn stored(name: &str, vm: &str, begun: &str) -> BackupRun {
     run(name, vm, &json!({"conditions": conditions, "startTime": begun, "point": "0011223344556677-1"}))
 }
 
+fn verified(name: &str, vm: &str, made: &str, status: &str) -> BackupRun {
+    let mut run = run(name, vm, &json!({"conditions": [condition("Complete", "True"), condition("Verified", status)]}));
+    run.metadata.creation_timestamp = Some(Time(made.parse().unwrap()));
+    run
+}
+
 fn repository(name: &str, ready: Option<&str>) -> Repository {
     let conditions: Vec<_> = ready.map(|status| condition("Ready", status)).into_iter().collect();
     serde_json::from_value(json!({
@@ -74,6 +80,11 @@ fn full() -> Metrics {
         stored("older", "web", "2026-01-02T00:00:00Z"),
         stored("newer", "web", "2026-01-03T00:00:00Z"),
         stored("oldest", "web", "2026-01-01T00:00:00Z"),
+        verified("damaged", "web", "2026-01-05T00:00:00Z", "False"),
+        verified("not-known", "web", "2026-01-06T00:00:00Z", "Unknown"),
+        verified("sound", "web", "2026-01-04T00:00:00Z", "True"),
+        verified("sound-again", "db", "2026-01-05T00:00:00Z", "True"),
+        verified("was-damaged", "db", "2026-01-04T00:00:00Z", "False"),
     ]));
     metrics.watch_repositories(store(vec![
         repository("one", Some("True")),
@@ -96,9 +107,11 @@ fn what_there_is_is_counted_when_it_is_asked_for() {
         "remora_controller_runs{state=\"Waiting\"} 1",
         "remora_controller_runs{state=\"Assigned\"} 1",
         "remora_controller_runs{state=\"Running\"} 1",
-        "remora_controller_runs{state=\"Complete\"} 3",
+        "remora_controller_runs{state=\"Complete\"} 8",
         "remora_controller_runs{state=\"Failed\"} 1",
         "remora_controller_last_point_timestamp_seconds{vm=\"shop/web\"} 1767398400",
+        "remora_controller_verified_point_damaged{vm=\"shop/web\"} 1",
+        "remora_controller_verified_point_damaged{vm=\"shop/db\"} 0",
         "remora_controller_scheduled_runs_total{policy=\"nightly\"} 1",
         "remora_controller_scheduled_runs_waiting 2",
         "remora_controller_repositories{state=\"Ready\"} 1",

@@ -9,6 +9,7 @@ use crate::conditions;
 use crate::controller::observed::Observed;
 use crate::deadline;
 use crate::resources::{BackupRun, Run};
+use crate::verification;
 
 /// After so long without a heartbeat an agent is dead. It shows one every 30 s at least.
 const DEAD: Duration = Duration::from_mins(2);
@@ -85,7 +86,10 @@ pub(in crate::controller) fn is_lost(run: &impl Run, agents: &[String], silent: 
     silent >= patience
 }
 
-/// Whether its agent is to end it: for the key service, which gives no keys to what is over.
+/// Whether its agent is to end it, and the verification of its point: for the key service, which gives no keys to what is over.
 pub(in crate::controller) fn is_over(run: &BackupRun, now: Timestamp) -> bool {
+    if verification::is_pending(run, now) {
+        return run.is_cancelled();
+    }
     run.has_ended() || run.is_cancelled() || deadline::of(run).is_some_and(|deadline| deadline <= now)
 }

@@ -8,15 +8,17 @@ use kube::ResourceExt;
 use remora_core::VmName;
 use remora_core::policy::{Ending, PastRun};
 
-use super::{DueRun, ScheduledRun};
+use super::{DueRun, ScheduledRun, Verified};
 use crate::conditions;
 use crate::controller::plan::has_finalizer;
-use crate::resources::{BackupRun, Run};
+use crate::resources::{BackupRun, Run, Verify};
+use crate::verification;
 
 /// The label of a run that a policy asked for: the policy's name. Only the controller puts it.
 pub(super) const POLICY_LABEL: &str = "remora.dev/policy";
 
-/// So many runs with a point are kept of each machine and policy: as many as schedules that follow the changes look at.
+/// So many runs with a point are kept of each machine and policy: as many as schedules that follow the changes look at. The newest
+/// one whose point was verified is kept beside them: it tells until when none has to be.
 const COMPLETE: usize = 8;
 
 /// So many others are: as many as failures make the pause until the next try longer.
@@ -38,13 +40,14 @@ fn machine(run: &BackupRun) -> Option<VmName> {
 }
 
 /// All that policies asked for.
-pub(super) fn scheduled(runs: &[Arc<BackupRun>]) -> Vec<ScheduledRun> {
+pub(super) fn scheduled(runs: &[Arc<BackupRun>], now: Timestamp) -> Vec<ScheduledRun> {
     let learnt = |run: &Arc<BackupRun>| {
         Some(ScheduledRun {
             policy: policy(run)?.to_owned(),
             vm: machine(run)?,
             begun: run.metadata.creation_timestamp.as_ref()?.0,
             ending: ending(run),
+            verified: verified(run, now),
         })
     };
     runs.iter().filter_map(learnt).collect()
@@ -70,6 +73,12 @@ fn ending(run: &BackupRun) -> Ending {
         Some(failed) if failed.reason == "Cancelled" => Ending::Settled,
         _ => Ending::Failed(ended),
     }
+}
+
+/// What waits for its verification will not be asked for again; what could not be verified will, by the next run.
+fn verified(run: &BackupRun, now: Timestamp) -> Verified {
+    let counts = !run.has_ended() || verification::is_pending(run, now) || verification::found(run).is_some();
+    if run.spec.verify != Verify::None && counts { Verified::Yes } else { Verified::No }
 }
 
 /// The machines that have a run which has not ended, whoever asked for it.
@@ -110,7 +119,9 @@ pub(super) fn in_turn(due: Vec<DueRun>, at_work: &BTreeMap<String, usize>) -> Ve
 /// Those that are kept no longer, the oldest first.
 pub(super) fn superfluous(runs: &[Arc<BackupRun>], machines: &HashSet<VmName>, now: Timestamp) -> Vec<Arc<BackupRun>> {
     let mut of: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    let over = |run: &&Arc<BackupRun>| run.has_ended() && !has_finalizer(&***run) && !run.is_leaving();
+    let over = |run: &&Arc<BackupRun>| {
+        run.has_ended() && !has_finalizer(&***run) && !run.is_leaving() && !verification::is_pending(run, now)
+    };
     for run in runs.iter().filter(over) {
         let (Some(policy), Some(vm), Some(created)) = (policy(run), machine(run), &run.metadata.creation_timestamp)
         else {
@@ -124,9 +135,11 @@ pub(super) fn superfluous(runs: &[Arc<BackupRun>], machines: &HashSet<VmName>, n
         runs.sort_by_key(|(created, run)| (*created, run.name_any()));
         let kept = if complete { COMPLETE } else { OTHERS };
         let more = runs.len().saturating_sub(kept);
+        let verified = runs.iter().rposition(|(_, run)| verification::found(run).is_some());
         let gone = !machines.contains(&vm);
         let old = |created: Timestamp| gone && now.duration_since(created) > OF_THE_GONE;
-        let superfluous = runs.into_iter().enumerate().filter(|(at, (created, _))| *at < more || old(*created));
+        let is_superfluous = |at: usize, created| (at < more && Some(at) != verified) || old(created);
+        let superfluous = runs.into_iter().enumerate().filter(|(at, (created, _))| is_superfluous(*at, *created));
         all.extend(superfluous.map(|(_, (created, run))| (created, Arc::clone(run))));
     }
     all.sort_by_key(|(created, run)| (*created, run.name_any()));

@@ -27,6 +27,7 @@ pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
         },
         scratch: ScratchSpec::default(),
         deadline: "4h".into(),
+        verify: due.verify,
         cancel: false,
     };
     let mut run = BackupRun::new(&name(due), spec);
@@ -65,6 +66,7 @@ mod tests {
 
     use super::*;
     use crate::controller::testing::at;
+    use crate::resources::Verify;
 
     fn due(policy: &str, machine: &str, after: i64) -> DueRun {
         let facts = VmFacts::named(VmName::new(format!("shop/{machine}")).expect("a name"));
@@ -75,6 +77,7 @@ mod tests {
             start: at(9000),
             repository: "offsite".into(),
             quiesce: point::Quiesce::Preferred,
+            verify: Verify::All,
         }
     }
 
@@ -105,7 +108,7 @@ mod tests {
         let run = run(&due("nightly", "web", 1000), "remora");
         assert_eq!(run.spec.virtual_machine, "web");
         assert_eq!(run.spec.repository.namespace.as_deref(), Some("remora"));
-        assert_eq!(run.metadata.namespace.as_deref(), Some("shop"));
+        assert_eq!((run.metadata.namespace.as_deref(), run.spec.verify), (Some("shop"), Verify::All));
         assert_eq!(crate::controller::schedule::history::policy(&run), Some("nightly"));
     }
 }

@@ -9,6 +9,8 @@ use remora_core::VmName;
 use remora_core::point::Quiesce;
 use remora_core::policy::{Ending, VmFacts};
 
+use crate::resources::Verify;
+
 /// Since when machines are selected that have had no run yet: by policy, then by machine.
 pub type Since = BTreeMap<String, BTreeMap<VmName, Timestamp>>;
 
@@ -46,6 +48,17 @@ pub struct ScheduledRun {
     pub begun: Timestamp,
     /// What became of it.
     pub ending: Ending,
+    /// Whether its point was verified, or is to be.
+    pub verified: Verified,
+}
+
+/// Whether a run's point is known to be sound or damaged, or will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// It is, or will be.
+    Yes,
+    /// Nobody asked, or it could not be done.
+    No,
 }
 
 /// A run that is due.
@@ -63,4 +76,6 @@ pub struct DueRun {
     pub repository: String,
     /// Whether the guest is frozen.
     pub quiesce: Quiesce,
+    /// What is read back of the point.
+    pub verify: Verify,
 }

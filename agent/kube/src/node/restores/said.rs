@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::conditions::find;
 use crate::node::status::{CLAIMED, Words, next_beat, say, signed};
+use crate::node::tend::Beats;
 use crate::node::{Failure, Me, Meter};
 use crate::resources::{RestoreRun, RestoreRunStatus};
 
@@ -36,14 +37,6 @@ impl RestoreSaid {
         Self { status }
     }
 
-    /// Shows observers that the agent lives, and how far it is.
-    pub(super) fn beat(&mut self, meter: &Meter) {
-        self.status.heartbeat = Some(next_beat(self.status.heartbeat));
-        self.status.percent = meter.percent();
-        self.status.total_bytes = meter.percent().map(|_| signed(meter.expected()));
-        self.status.written_bytes = meter.percent().map(|_| signed(meter.done()));
-    }
-
     pub(super) fn written(&mut self, now: Timestamp) {
         let message = "all disks are written, and were read back as they are in the point";
         say(&mut self.status.conditions, WRITTEN, ("True", "Verified", message), now);
@@ -59,6 +52,15 @@ impl RestoreSaid {
         self.status.agent = None;
         say(&mut self.status.conditions, CLAIMED, ("False", "GivenBack", why), now);
         say(&mut self.status.conditions, WRITTEN, ("Unknown", "Interrupted", why), now);
+    }
+}
+
+impl Beats for RestoreSaid {
+    fn beat(&mut self, meter: &Meter) {
+        self.status.heartbeat = Some(next_beat(self.status.heartbeat));
+        self.status.percent = meter.percent();
+        self.status.total_bytes = meter.percent().map(|_| signed(meter.expected()));
+        self.status.written_bytes = meter.percent().map(|_| signed(meter.done()));
     }
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::json;
 
 use super::*;
@@ -47,10 +48,7 @@ fn vm(name: &str) -> VmName {
 fn what_became_of_a_run_is_learnt_from_it() {
     let behind = changed(&run("behind", "web", 50_000, Some("Unavailable")), |run| {
         let status = run.status.as_mut().unwrap();
-        status.completion_time = status
-            .completion_time
-            .take()
-            .map(|time| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time.0 - SignedDuration::from_hours(9)));
+        status.completion_time = status.completion_time.take().map(|time| Time(time.0 - SignedDuration::from_hours(9)));
     });
     let by_hand = changed(&run("by-hand", "web", 5, Some("Stored")), |run| run.metadata.labels = None);
     let runs = [
@@ -61,7 +59,7 @@ fn what_became_of_a_run_is_learnt_from_it() {
         behind,
         by_hand,
     ];
-    let learnt = scheduled(&runs);
+    let learnt = scheduled(&runs, at(1000));
     let endings: Vec<_> = learnt.iter().map(|run| (run.begun, run.ending.clone())).collect();
     let made = Ending::Made(PastRun { time: at(11), changed: 7, size: 100, seconds: 60 });
     let failed = Ending::Failed(at(81));
@@ -109,6 +107,54 @@ fn the_newest_runs_of_each_machine_are_kept_and_of_the_gone_for_a_month() {
     assert_eq!(names(month + 1), ["gone", "s0", "f0", "s1", "f1"]);
 }
 
+/// One whose policy asked for the verification of its point, and what is said of that.
+fn verifies(run: &Arc<BackupRun>, said: Option<(&str, &str)>) -> Arc<BackupRun> {
+    changed(run, |run| {
+        run.spec.verify = Verify::All;
+        let conditions = &mut run.status.as_mut().unwrap().conditions;
+        conditions.extend(said.map(|(status, reason)| Condition {
+            type_: "Verified".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: Time(at(0)),
+        }));
+    })
+}
+
+#[test]
+fn what_could_not_be_verified_is_verified_after_the_next_run_and_what_waits_is_not() {
+    let stored = |said| verifies(&run("stored", "web", 10, Some("Stored")), said);
+    let of = |run: Arc<BackupRun>, now: i64| scheduled(&[run], at(now))[0].verified;
+    for (run, now, verified) in [
+        (run("not-asked-for", "web", 10, Some("Stored")), 100, Verified::No),
+        (verifies(&run("runs", "web", 10, None), None), 100, Verified::Yes),
+        (verifies(&run("failed", "web", 10, Some("Unavailable")), None), 100, Verified::No),
+        (stored(None), 100, Verified::Yes),
+        (stored(Some(("Unknown", "Verifying"))), 100, Verified::Yes),
+        // Its node is gone, and with it whoever could say that nothing comes of it.
+        (stored(Some(("Unknown", "Verifying"))), 10 + 76 * 3600, Verified::No),
+        (stored(Some(("Unknown", "Unavailable"))), 100, Verified::No),
+        (stored(Some(("True", "Sound"))), 10 + 76 * 3600, Verified::Yes),
+        (stored(Some(("False", "Damaged"))), 100, Verified::Yes),
+    ] {
+        let what = run.status.clone();
+        assert_eq!(of(run, now), verified, "{what:#?}");
+    }
+}
+
+#[test]
+fn the_newest_verified_run_is_kept_and_what_waits_for_its_verification() {
+    let machines: HashSet<_> = [vm("web")].into();
+    let mut runs: Vec<_> = (0..12).map(|n| run(&format!("s{n:02}"), "web", n * 10, Some("Stored"))).collect();
+    runs[0] = verifies(&runs[0], Some(("True", "Sound")));
+    runs[1] = verifies(&runs[1], Some(("False", "Damaged")));
+    runs[2] = verifies(&runs[2], None);
+    let names: Vec<_> = superfluous(&runs, &machines, at(1000)).iter().map(|run| run.name_any()).collect();
+    assert_eq!(names, ["s00", "s03"], "the one that waits is not counted");
+}
+
 #[test]
 fn namespaces_take_turns_and_of_one_those_go_first_that_have_waited_longest() {
     let due = |namespace: &str, name: &str, start: i64| {
@@ -120,6 +166,7 @@ fn namespaces_take_turns_and_of_one_those_go_first_that_have_waited_longest() {
             start: at(start),
             repository: "offsite".into(),
             quiesce: remora_core::point::Quiesce::Never,
+            verify: Verify::None,
         }
     };
     let mass = (0..4).map(|n| due("mass", &format!("m{n}"), 1 + n));
