@@ -139,7 +139,7 @@ fn restores_lose_their_agent_and_one_its_worker(scene: &Scene, store: &Meddler) 
     let [_, lost] =
         NAMES.map(|name| wait(name, "it has no worker", &|run: &Value| has(&run["status"], "Assigned", "True")));
     store.meddle("GET", "/s/", Fault::GoDown, 1);
-    signal_agent(scene, "CONT");
+    assert!(signal_agent(scene, "CONT"), "the agent is gone");
     wait_until("no restore reads a segment", LIMIT, || store.is_down());
     for name in NAMES {
         wait(name, "it is not claimed", &|run: &Value| run["status"]["agent"].is_string());

@@ -1,5 +1,5 @@
 //! Each privilege that the agent has on its node, taken away: what breaks then, and what is said of it. The table in
-//! docs/kubernetes.md has them all. Its SELinux type is the one that stays: this cluster's containerd ignores it.
+//! docs/kubernetes.md has them all. Its type `spc_t` is the one that stays: this cluster's containerd ignores it.
 
 use std::time::Duration;
 
