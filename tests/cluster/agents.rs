@@ -139,7 +139,7 @@ fn restores_lose_their_agent_and_one_its_worker(scene: &Scene, store: &Meddler) 
     let [_, lost] =
         NAMES.map(|name| wait(name, "it has no worker", &|run: &Value| has(&run["status"], "Assigned", "True")));
     store.meddle("GET", "/s/", Fault::GoDown, 1);
-    assert!(signal_agent(scene, "CONT"), "the agent is gone");
+    thaw(scene);
     wait_until("no restore reads a segment", LIMIT, || store.is_down());
     for name in NAMES {
         wait(name, "it is not claimed", &|run: &Value| run["status"]["agent"].is_string());
@@ -203,15 +203,12 @@ impl Killer {
         Self { store, random: fastrand::Rng::with_seed(seed), fell: Vec::new(), run: Progress::default() }
     }
 
-    /// Does what has to be done before a run is there, so that its agent is caught there first.
+    /// Does what has to be done before a run is there whose agent is to be caught there first.
     #[track_caller]
     fn lie_in_wait(&mut self, scene: &Scene, first: Phase) {
         self.run = Progress { entries: scene.entries(), ..self.asked() };
-        match first {
-            Unclaimed => freeze(scene),
-            // Whoever reads first: the controller, for the keys, or the agent.
-            Claimed => self.store.meddle("GET", "", Fault::GoDown, 1),
-            _ => {}
+        if matches!(first, Unclaimed | Claimed) {
+            freeze(scene);
         }
     }
 
@@ -250,9 +247,16 @@ impl Killer {
             let status = scene.wait_for(run, &format!("it is not {at:?}"), |status| is_over(status) || there(status));
             there(&status)
         };
+        let unclaimed = |status: &Value| has(status, "Assigned", "True") && !status["agent"].is_string();
         match at {
-            Unclaimed => come(&|status: &Value| has(status, "Assigned", "True") && !status["agent"].is_string()),
-            Claimed => come(&|status: &Value| status["agent"].is_string()),
+            Unclaimed => come(&unclaimed),
+            Claimed => {
+                let assigned = come(&unclaimed);
+                // Whoever reads first gets no answer: the controller, for the keys, or the agent.
+                self.store.meddle("GET", "", Fault::GoDown, 1);
+                thaw(scene);
+                assigned && come(&|status: &Value| status["agent"].is_string())
+            }
             Wanted => come(&|status: &Value| self.is_later(status)),
             Made => come(&|status: &Value| self.is_made(status)),
             Reading => {
@@ -351,6 +355,12 @@ const AGENT: &str = "app.kubernetes.io/name=remora-agent";
 #[track_caller]
 fn freeze(scene: &Scene) {
     wait_until("no agent runs", LIMIT, || signal_agent(scene, "STOP"));
+}
+
+/// Lets it go on.
+#[track_caller]
+fn thaw(scene: &Scene) {
+    assert!(signal_agent(scene, "CONT"), "the agent is gone");
 }
 
 /// Sends a signal to the agent's process; false if there is none.
