@@ -1,32 +1,51 @@
 //! An agent that is killed, again and again, wherever its run may be; and KubeVirt's own agent of the node.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use remora_tests::cluster::{NAMESPACE, Product, is_true};
-use remora_tests::run;
+use remora_tests::truth::assert_same;
+use remora_tests::{Fault, Meddler, run, wait_until};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, has};
+use crate::scene::{Scene, has, why_failed};
 
-/// How long after a run has come so far its agent may be killed, in milliseconds.
+/// How long a run may take to come somewhere, and an agent to be there, on a busy machine.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// How long after its job runs an agent may be killed that is killed by chance, in milliseconds.
 const LATER: u64 = 1500;
 
-/// How far a run is when its agent is killed.
-#[derive(Clone, Copy, Debug)]
-enum At {
-    /// It has claimed the run.
+/// How often it is looked whether a run has ended that is waited for elsewhere.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How far a run is, by what the API server, KubeVirt and the store have of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// Its node is known, and no agent has claimed it.
+    Unclaimed,
+    /// An agent has, which asks for keys and reads the store.
     Claimed,
     /// It wants a backup of KubeVirt.
     Wanted,
-    /// KubeVirt has been asked for it.
+    /// KubeVirt has been asked for it: the agent waits for the job and its socket.
     Made,
-    /// KubeVirt's job runs: the agent connects, reads, stores, commits.
-    Running,
-    /// It needs KubeVirt's backup no more: the point is there, or the run is over.
-    Ended,
+    /// KubeVirt's job runs: the agent connects and reads.
+    Reading,
+    /// The store is asked to take what was read.
+    Storing,
+    /// The store is asked to take the point.
+    Committing,
+    /// It has the point, and nobody has been told.
+    Committed,
+    /// KubeVirt's backup is no longer wanted, and still there.
+    CleaningUp,
+    /// How the run ended has been said.
+    Over,
 }
+
+use Phase::{Claimed, CleaningUp, Committed, Committing, Made, Over, Reading, Storing, Unclaimed, Wanted};
 
 /// What becomes of its pod then.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,65 +56,60 @@ enum Then {
     Replaced,
 }
 
-/// At most so many in one run.
-const IN_A_RUN: usize = 4;
+use Then::{Replaced, Restarted};
 
-const KILLS: [(At, Then); 20] = [
-    (At::Claimed, Then::Replaced),
-    (At::Wanted, Then::Restarted),
-    (At::Made, Then::Replaced),
-    (At::Running, Then::Replaced),
-    (At::Wanted, Then::Restarted),
-    (At::Running, Then::Replaced),
-    (At::Running, Then::Restarted),
-    (At::Ended, Then::Replaced),
-    (At::Made, Then::Restarted),
-    (At::Made, Then::Replaced),
-    (At::Running, Then::Restarted),
-    (At::Running, Then::Replaced),
-    (At::Running, Then::Restarted),
-    (At::Claimed, Then::Replaced),
-    (At::Running, Then::Replaced),
-    (At::Ended, Then::Restarted),
-    (At::Running, Then::Replaced),
-    (At::Running, Then::Restarted),
-    (At::Wanted, Then::Replaced),
-    (At::Running, Then::Replaced),
+/// Those of one run after another. An agent that is to be killed while a run is `Reading` is killed some time after that
+/// began, wherever it is by then; all others are caught where they are said to be.
+const KILLS: [[(Phase, Then); 4]; 5] = [
+    [(Unclaimed, Replaced), (Wanted, Restarted), (Made, Replaced), (Reading, Restarted)],
+    [(Claimed, Replaced), (Wanted, Restarted), (Storing, Replaced), (CleaningUp, Restarted)],
+    [(Made, Replaced), (Storing, Restarted), (Committed, Replaced), (Over, Restarted)],
+    [(Claimed, Replaced), (Made, Restarted), (Committing, Replaced), (CleaningUp, Restarted)],
+    [(Unclaimed, Replaced), (Wanted, Restarted), (Committing, Replaced), (Reading, Restarted)],
 ];
+
+/// Where kills have fallen in the end. A run stays `Unclaimed`, `Storing`, `Committing` and `Committed` as long as the test
+/// has it so, and `Over` for ever; it is `Claimed` while the store answers nothing, and `Made` and `CleaningUp` while
+/// KubeVirt attaches and detaches volumes, which takes seconds. It is `Wanted` for a few requests of the controller's, so a
+/// kill may come later.
+const SURE: [Phase; 8] = [Unclaimed, Claimed, Made, Storing, Committing, Committed, CleaningUp, Over];
+
+/// As many runs as all that takes at the most, of which some may end before their agent was killed as often as it should.
+const RUNS: usize = 15;
 
 #[test]
 fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_virt_handler_in_the_middle() {
     let _alone = Product::alone();
-    let mut scene = Scene::new("kills");
-    let seed = std::env::var("REMORA_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("REMORA_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut scene, store) = Scene::meddled("kills");
+    let mut killer = Killer::new(store);
     scene.back_up();
-    let (mut left, mut resumed) = (&KILLS[..], 0);
-    while !left.is_empty() {
-        let mut first = Value::Null;
-        let status = scene.disturbed(&json!({}), |scene, run| {
-            let mut attempt = 0;
-            for &(at, then) in left.iter().take(IN_A_RUN) {
-                let Some(told) = come_to(scene, run, at, attempt) else { break };
-                attempt = told["attempt"]["number"].as_u64().unwrap_or(attempt);
-                if first.is_null() {
-                    first = told["agent"].clone();
+    let (mut runs, mut resumed) = (0, 0);
+    for kills in &KILLS {
+        let mut left = &kills[..];
+        while let Some(&(first, _)) = left.first() {
+            assert!(runs < RUNS, "runs end before their agents are killed: {:?}", killer.fell);
+            runs += 1;
+            killer.lie_in_wait(&scene, first);
+            let mut agent = Value::Null;
+            let status = scene.disturbed(&json!({}), |scene, run| {
+                for &(at, then) in left {
+                    let Some(told) = killer.kill(scene, run, at, then) else { break };
+                    if agent.is_null() {
+                        agent = told["agent"].clone();
+                    }
+                    left = &left[1..];
                 }
-                // The instant itself, not a wait for something.
-                let later = Duration::from_millis(random.u64(0..LATER));
-                println!("{run}: {at:?} and {later:?} later: {then:?}");
-                thread::sleep(later);
-                kill(scene, then);
-                left = &left[1..];
-            }
-        });
-        resumed += usize::from(is_true(&status, "Complete") && status["agent"] != first);
+            });
+            killer.store.come_back();
+            resumed += usize::from(agent.is_string() && is_true(&status, "Complete") && status["agent"] != agent);
+        }
     }
     assert!(resumed > 0, "no run was resumed by another pod");
+    killer.assert_fell_everywhere();
     scene.product.wait_for_pods();
     scene.back_up();
     virt_handler_is_killed(&mut scene);
+    restores_lose_their_agent_and_one_its_worker(&scene, &killer.store);
     scene.assert_points_are_right();
 }
 
@@ -108,44 +122,273 @@ fn virt_handler_is_killed(scene: &mut Scene) {
     scene.increment();
 }
 
-/// Waits until a run has come so far, in an attempt later than `before`; gives its status. None if it has ended before:
-/// its last attempt had committed when its agent was killed, or the run has failed.
-fn come_to(scene: &Scene, run: &str, at: At, before: u64) -> Option<Value> {
-    let agent = || scene.vm.cluster().pods(NAMESPACE, AGENT).first().map(|pod| pod.uid().to_owned());
-    let agent = agent();
-    let over = |status: &Value| status["completionTime"].is_string();
-    let later = |status: &Value| status["attempt"]["number"].as_u64().is_some_and(|number| number > before);
-    let there = |status: &Value| match at {
-        At::Claimed => status["agent"].is_string() && status["agent"].as_str() == agent.as_deref(),
-        At::Wanted => later(status),
-        At::Made | At::Running => {
-            later(status) && has(status, "Prepared", "True") && status["preparedAttempt"] == status["attempt"]["number"]
-        }
-        At::Ended => over(status) || (later(status) && status["attempt"]["state"] == "Ended"),
+/// Of two restores that read the point when their agent is killed, the one whose worker is killed too fails and leaves no claim;
+/// the other one is begun again, and right.
+fn restores_lose_their_agent_and_one_its_worker(scene: &Scene, store: &Meddler) {
+    const NAMES: [&str; 2] = ["kept", "lost"];
+    let (cluster, namespace, last) = (scene.vm.cluster(), scene.vm.namespace(), scene.last_run());
+    let wait = |name: &str, what: &str, ready: &dyn Fn(&Value) -> bool| {
+        let ready = |run: Option<&Value>| run.is_some_and(ready);
+        cluster.wait_for("restorerun", namespace, name, what, LIMIT, ready).unwrap()
     };
-    let status = scene.wait_for(run, &format!("it is not {at:?}"), |status| over(status) || there(status));
-    if matches!(at, At::Running) && there(&status) {
-        scene.wait_for_job(run);
+    // Until it is the agent alone that reads segments.
+    freeze(scene);
+    for name in NAMES {
+        cluster.apply(&restore(scene, name));
     }
-    there(&status).then_some(status)
+    let [_, lost] =
+        NAMES.map(|name| wait(name, "it has no worker", &|run: &Value| has(&run["status"], "Assigned", "True")));
+    store.meddle("GET", "/s/", Fault::GoDown, 1);
+    thaw(scene);
+    wait_until("no restore reads a segment", LIMIT, || store.is_down());
+    for name in NAMES {
+        wait(name, "it is not claimed", &|run: &Value| run["status"]["agent"].is_string());
+    }
+    freeze(scene);
+    let worker = format!("remora-worker-{}", lost["metadata"]["uid"].as_str().unwrap());
+    delete_pod(scene, namespace, &worker);
+    kill(scene, Replaced);
+    store.come_back();
+
+    let over = |run: &Value| {
+        (is_true(&run["status"], "Complete") || is_true(&run["status"], "Failed"))
+            && run["metadata"]["finalizers"].is_null()
+    };
+    let [kept, lost] = NAMES.map(|name| wait(name, "the restore does not end", &over)["status"].take());
+    assert!(is_true(&kept, "Complete"), "{kept:#}\n{}", scene.product.logs());
+    assert_same(&cluster.volume(namespace, "kept-data").join("disk.img"), &scene.truth(last, "data"));
+    let (reason, message) = why_failed(&lost);
+    assert_eq!(reason, "WorkerLost", "{message}");
+    cluster.wait_gone("pvc", namespace, "lost-data", LIMIT);
+}
+
+/// What asks for a disk of the last run's point in a new claim.
+fn restore(scene: &Scene, name: &str) -> Value {
+    json!({
+        "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun",
+        "metadata": {"name": name, "namespace": scene.vm.namespace()},
+        "spec": {
+            "point": scene.status(scene.last_run())["point"],
+            "repository": {"name": scene.repository, "namespace": NAMESPACE},
+            "disks": [{"disk": "data", "claim": format!("{name}-data")}],
+        },
+    })
+}
+
+/// Who kills the agent, and where the kills fell.
+struct Killer {
+    /// Before the store.
+    store: Meddler,
+    random: fastrand::Rng,
+    fell: Vec<Phase>,
+    run: Progress,
+}
+
+/// What there was of a run before what is looked for now.
+#[derive(Default)]
+struct Progress {
+    /// The entries in the store before the run.
+    entries: usize,
+    /// The number of the attempt whose agent was killed last.
+    attempt: u64,
+    /// The requests to store segments and entries that dead agents have made.
+    segments: usize,
+    commits: usize,
+}
+
+impl Killer {
+    fn new(store: Meddler) -> Self {
+        let seed = std::env::var("REMORA_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+        println!("REMORA_TEST_SEED={seed}");
+        Self { store, random: fastrand::Rng::with_seed(seed), fell: Vec::new(), run: Progress::default() }
+    }
+
+    /// Does what has to be done before a run is there whose agent is to be caught there first.
+    #[track_caller]
+    fn lie_in_wait(&mut self, scene: &Scene, first: Phase) {
+        self.run = Progress { entries: scene.entries(), ..self.asked() };
+        if matches!(first, Unclaimed | Claimed) {
+            freeze(scene);
+        }
+    }
+
+    /// What agents have asked of the store so far.
+    fn asked(&self) -> Progress {
+        let (segments, commits) = (self.store.seen("PUT", "/s/"), self.store.seen("PUT", "/m/"));
+        Progress { segments, commits, ..Progress::default() }
+    }
+
+    /// Kills the agent where its run is to be, in an attempt that is later than the one before. Gives the run's status then. None
+    /// if the run has ended before: its last attempt had committed when its agent was killed, or the run has failed.
+    fn kill(&mut self, scene: &Scene, run: &str, at: Phase, then: Then) -> Option<Value> {
+        if !self.comes_to(scene, run, at) {
+            return None;
+        }
+        if at == Reading {
+            // The instant itself, not a wait for something.
+            thread::sleep(Duration::from_millis(self.random.u64(0..LATER)));
+        }
+        // It gets no further than where it is seen.
+        freeze(scene);
+        let status = scene.status(run);
+        let fell = self.phase(scene, &status);
+        println!("{run}: to be killed when {at:?}, killed when {fell:?} ({}), {then:?}", reasons(&status));
+        self.fell.push(fell);
+        kill(scene, then);
+        self.store.come_back();
+        let attempt = status["attempt"]["number"].as_u64().unwrap_or(self.run.attempt);
+        self.run = Progress { entries: self.run.entries, attempt, ..self.asked() };
+        Some(status)
+    }
+
+    /// Waits until a run is there; false if it has ended before.
+    fn comes_to(&self, scene: &Scene, run: &str, at: Phase) -> bool {
+        let come = |there: &dyn Fn(&Value) -> bool| {
+            let status = scene.wait_for(run, &format!("it is not {at:?}"), |status| is_over(status) || there(status));
+            there(&status)
+        };
+        let unclaimed = |status: &Value| has(status, "Assigned", "True") && !status["agent"].is_string();
+        match at {
+            Unclaimed => come(&unclaimed),
+            Claimed => {
+                let assigned = come(&unclaimed);
+                // Whoever reads first gets no answer: the controller, for the keys, or the agent.
+                self.store.meddle("GET", "", Fault::GoDown, 1);
+                thaw(scene);
+                assigned && come(&|status: &Value| status["agent"].is_string())
+            }
+            Wanted => come(&|status: &Value| self.is_later(status)),
+            Made => come(&|status: &Value| self.is_made(status)),
+            Reading => {
+                let made = come(&|status: &Value| self.is_made(status));
+                if made {
+                    scene.wait_for_job(run);
+                }
+                made
+            }
+            Storing => self.is_caught(scene, run, "/s/", Fault::GoDown),
+            Committing => self.is_caught(scene, run, "/m/", Fault::GoDown),
+            Committed => self.is_caught(scene, run, "/m/", Fault::LoseAnswerAndGoDown),
+            CleaningUp => come(&|status: &Value| {
+                self.is_later(status) && status["attempt"]["state"] == "Ended" && !is_over(status)
+            }),
+            Over => come(&is_over),
+        }
+    }
+
+    /// Whether the store is asked to take something there before the run ends. It answers nothing from then on.
+    fn is_caught(&self, scene: &Scene, run: &str, path: &str, fault: Fault) -> bool {
+        self.store.meddle("PUT", path, fault, 1);
+        let mut looked = Instant::now();
+        wait_until(format_args!("{run} does not ask the store to take {path}"), LIMIT, || {
+            if self.store.is_down() || looked.elapsed() < LOOK_EVERY {
+                return self.store.is_down();
+            }
+            looked = Instant::now();
+            is_over(&scene.status(run))
+        });
+        self.store.is_down()
+    }
+
+    fn is_later(&self, status: &Value) -> bool {
+        status["attempt"]["number"].as_u64().is_some_and(|number| number > self.run.attempt)
+    }
+
+    fn is_made(&self, status: &Value) -> bool {
+        self.is_later(status)
+            && has(status, "Prepared", "True")
+            && status["preparedAttempt"] == status["attempt"]["number"]
+    }
+
+    /// Where a run is that has this status.
+    fn phase(&self, scene: &Scene, status: &Value) -> Phase {
+        let (asked, attempt) = (self.asked(), &status["attempt"]);
+        let has_job = || {
+            let backup = scene.vm.cluster().find("vmbackup", scene.vm.namespace(), attempt["backup"].as_str().unwrap());
+            backup.is_some_and(|backup| backup["status"]["type"].is_string())
+        };
+        if is_over(status) {
+            Over
+        } else if attempt["state"] == "Ended" {
+            CleaningUp
+        } else if scene.entries() > self.run.entries {
+            Committed
+        } else if asked.commits > self.run.commits {
+            Committing
+        } else if asked.segments > self.run.segments {
+            Storing
+        } else if self.is_made(status) {
+            if has_job() { Reading } else { Made }
+        } else if self.is_later(status) {
+            Wanted
+        } else if status["agent"].is_string() {
+            Claimed
+        } else {
+            Unclaimed
+        }
+    }
+
+    #[track_caller]
+    fn assert_fell_everywhere(&self) {
+        println!("{} kills fell when their runs were {:?}", self.fell.len(), self.fell);
+        for phase in SURE {
+            assert!(self.fell.contains(&phase), "none fell when a run was {phase:?}: {:?}", self.fell);
+        }
+    }
+}
+
+fn is_over(status: &Value) -> bool {
+    status["completionTime"].is_string()
+}
+
+/// What the conditions of a status say, in short.
+fn reasons(status: &Value) -> String {
+    let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    let says = |one: &Value| format!("{}={}:{}", text(one, "type"), text(one, "status"), text(one, "reason"));
+    conditions.iter().map(says).collect::<Vec<_>>().join(" ")
 }
 
 const AGENT: &str = "app.kubernetes.io/name=remora-agent";
 
-/// Kills the agent's process.
-fn kill(scene: &Scene, then: Then) {
+/// Stops the agent's process where it is.
+#[track_caller]
+fn freeze(scene: &Scene) {
+    wait_until("no agent runs", LIMIT, || signal_agent(scene, "STOP"));
+}
+
+/// Lets it go on.
+#[track_caller]
+fn thaw(scene: &Scene) {
+    assert!(signal_agent(scene, "CONT"), "the agent is gone");
+}
+
+/// Sends a signal to the agent's process; false if there is none.
+fn signal_agent(scene: &Scene, signal: &str) -> bool {
     let cluster = scene.vm.cluster();
-    let pods = cluster.pods(NAMESPACE, AGENT);
     // Not what it has started: that has another argument.
     let agents = run(cluster.in_node("pgrep").args(["--full", "^/usr/bin/remora-agent node"]));
+    let mut sent = false;
     for process in agents.text().lines() {
-        run(cluster.in_node("kill").args(["-s", "KILL", process]));
+        sent |= run(cluster.in_node("kill").args(["-s", signal, process])).status.success();
     }
-    if then == Then::Replaced {
+    sent
+}
+
+/// Kills the agent's process.
+fn kill(scene: &Scene, then: Then) {
+    let pods = scene.vm.cluster().pods(NAMESPACE, AGENT);
+    signal_agent(scene, "KILL");
+    if then == Replaced {
         for pod in pods {
-            let args =
-                ["delete", "pod", pod.name(), "--namespace", NAMESPACE, "--grace-period=0", "--force", "--wait=false"];
-            cluster.kubectl(&args);
+            delete_pod(scene, NAMESPACE, pod.name());
         }
     }
+}
+
+/// Deletes a pod without a word to what runs in it.
+#[track_caller]
+fn delete_pod(scene: &Scene, namespace: &str, name: &str) {
+    let args = ["delete", "pod", name, "--namespace", namespace, "--grace-period=0", "--force", "--wait=false"];
+    scene.vm.cluster().kubectl(&args);
 }

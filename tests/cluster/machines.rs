@@ -33,7 +33,10 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
     assert_reread(&scene.back_up(), "no checkpoint");
 
     tracking_is_switched_off_and_on(&mut scene);
-    assert_reread(&scene.back_up(), "");
+    // By whether KubeVirt knows already, when the run begins, that the new overlays have no bitmap, or kept the old ones.
+    let lost =
+        ["of the newest point is gone", "KubeVirt made a full backup", "tracker lost", "its QEMU was not running"];
+    assert_reread_for_any(&scene.back_up(), &lost);
 
     is_restored_in_place(&mut scene);
     assert_reread(&scene.back_up(), "was written behind the hypervisor's back");
@@ -45,8 +48,14 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
 
 #[track_caller]
 fn assert_reread(status: &Value, why: &str) {
+    assert_reread_for_any(status, &[why]);
+}
+
+#[track_caller]
+fn assert_reread_for_any(status: &Value, whys: &[&str]) {
     assert_eq!(status["decision"], "reread", "{status:#}");
-    assert!(status["reason"].as_str().unwrap().contains(why), "{why:?}: {status:#}");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(whys.iter().any(|why| !why.is_empty() && reason.contains(why)), "{whys:?}: {status:#}");
 }
 
 fn launcher_is_killed(scene: &mut Scene) {
@@ -160,7 +169,7 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
     scene.vm.unplug("more");
     scene.disks.pop();
     let status = scene.back_up();
-    assert!(status["disks"].as_array().unwrap().len() == 2, "{status:#}");
+    assert_eq!(names(&status), ["data", "system"], "{status:#}");
     scene.increment();
 
     scene.vm.grow("data", 128 * MIB);
@@ -174,8 +183,17 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
 /// That a disk is new, and all others were read again because of it.
 #[track_caller]
 fn assert_reread_but(status: &Value, new: &str) {
+    assert_eq!(names(status), ["data", new, "system"], "{status:#}");
     for disk in status["disks"].as_array().unwrap() {
         let wanted = if disk["name"] == new { "full" } else { "reread" };
         assert_eq!(disk["decision"], wanted, "{status:#}");
     }
+}
+
+/// The names of the disks of a run's point, sorted.
+fn names(status: &Value) -> Vec<&str> {
+    let mut names: Vec<_> =
+        status["disks"].as_array().unwrap().iter().map(|disk| disk["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names
 }

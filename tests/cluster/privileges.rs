@@ -1,5 +1,5 @@
 //! Each privilege that the agent has on its node, taken away: what breaks then, and what is said of it. The table in
-//! docs/kubernetes.md has them all.
+//! docs/kubernetes.md has them all. Its type `spc_t` is the one that stays: this cluster's containerd ignores it.
 
 use std::time::Duration;
 
@@ -23,13 +23,17 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
     let _in_the_end = PutBack(&whole);
     scene.back_up();
 
-    let says = fails(&mut scene, &without(&whole, &format!("{POD}/hostPID")));
+    let says = fails(&mut scene, &without(&whole, &format!("{POD}/hostPID")), "Unsupported");
     assert!(says.contains("hostPID: true"), "{says}");
     assert!(lacks(&scene, "host-processes").contains("set hostPID"));
 
-    let says = fails(&mut scene, &without_volume(&whole, "pods"));
+    let says = fails(&mut scene, &without_volume(&whole, "pods"), "NotFound");
     assert!(says.contains("Mount the kubelet's folder of pods"), "{says}");
     assert!(lacks(&scene, "pods-folder").contains("mount the kubelet's folder"));
+
+    let says = fails(&mut scene, &without_propagation(&whole, "pods"), "Unavailable");
+    assert!(says.contains("nothing is mounted on its folder"), "{says}");
+    assert!(says.contains("mounted with mountPropagation: HostToContainer"), "{says}");
 
     for capability in ["SETUID", "SETGID"] {
         let before = scene.checkpoints().len();
@@ -42,7 +46,7 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
     let mut nobody = whole.clone();
     *nobody.pointer_mut(&format!("{CONTAINER}/securityContext/runAsUser")).unwrap() = json!(65534);
     for less in [without_capability(&whole, "DAC_OVERRIDE"), nobody] {
-        let says = fails(&mut scene, &less);
+        let says = fails(&mut scene, &less, "Refused");
         assert!(says.contains("permission denied. The agent needs uid 0 and the capability DAC_OVERRIDE"), "{says}");
     }
 
@@ -74,10 +78,12 @@ fn runs(scene: &mut Scene, agent: &Value) -> Value {
     scene.disturbed(&json!({}), |_, _| {})
 }
 
-/// The same, of a run that fails; gives its message.
+/// The same, of a run that fails for that reason; gives its message.
 #[track_caller]
-fn fails(scene: &mut Scene, agent: &Value) -> String {
-    why_failed(&runs(scene, agent)).1
+fn fails(scene: &mut Scene, agent: &Value, why: &str) -> String {
+    let (reason, message) = why_failed(&runs(scene, agent));
+    assert_eq!(reason, why, "{message}");
+    message
 }
 
 /// Makes the `DaemonSet` of the agent this, and waits until its pod is.
@@ -118,6 +124,14 @@ fn without_volume(agent: &Value, volume: &str) -> Value {
         remove(agent.pointer_mut(&list).unwrap(), |one| one["name"] == volume);
     }
     agent
+}
+
+/// Nothing that is mounted later in what is mounted of a volume shows up in the container.
+fn without_propagation(agent: &Value, volume: &str) -> Value {
+    let mounts = format!("{CONTAINER}/volumeMounts");
+    let all = agent.pointer(&mounts).unwrap().as_array().unwrap();
+    let at = all.iter().position(|one| one["name"] == volume).unwrap();
+    without(agent, &format!("{mounts}/{at}/mountPropagation"))
 }
 
 fn without_capability(agent: &Value, capability: &str) -> Value {

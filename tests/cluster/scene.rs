@@ -1,12 +1,15 @@
 //! A machine whose backup runs are disturbed, and what its disks held at each of its points.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use remora_tests::cluster::{Product, Vm, VmBuilder, condition, is_true};
-use remora_tests::truth::{Difference, first_difference};
-use remora_tests::{MIB, Must, Remora, S3};
+use remora_tests::truth::first_difference;
+use remora_tests::{MIB, Meddler, Must, Remora, S3, run};
 use serde_json::{Value, json};
 
 /// The size of each of its disks.
@@ -39,12 +42,33 @@ impl Scene {
 
     /// The same, of a machine that the caller says more of.
     pub(crate) fn with(prefix: &str, more: impl FnOnce(VmBuilder<'static>) -> VmBuilder<'static>) -> Self {
+        let store = Product::store(Product::shared().cluster());
+        let address = store.address();
+        Self::at(prefix, store, address, more)
+    }
+
+    /// The same as [`Scene::new`], where pods reach the store through what this gives too.
+    pub(crate) fn meddled(prefix: &str) -> (Self, Meddler) {
+        let cluster = Product::shared().cluster();
+        let store = Product::store(cluster);
+        let meddler = Meddler::before_at(store.address(), cluster.host_address());
+        let address = meddler.address();
+        (Self::at(prefix, store, address, |vm| vm), meddler)
+    }
+
+    /// Where pods reach the store at `address`.
+    fn at(
+        prefix: &str,
+        store: S3,
+        address: SocketAddr,
+        more: impl FnOnce(VmBuilder<'static>) -> VmBuilder<'static>,
+    ) -> Self {
         let product = Product::shared();
         let cluster = product.cluster();
         let namespace = cluster.namespace(prefix);
-        let (store, dir) = (Product::store(cluster), tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
         let repository = format!("bucket-{namespace}");
-        let remora = product.repository_in(&store, &repository, &namespace, dir.path());
+        let remora = product.repository_at(&store, address, &repository, &namespace, dir.path());
         let remora = remora.with("REMORA_TENANT", &namespace);
         let vm = cluster.vm(&namespace, "web").empty_disk("system", SIZE).empty_disk("data", SIZE);
         let vm = more(vm).start();
@@ -155,24 +179,47 @@ impl Scene {
                 None => told.iter().filter(|(_, point)| point.is_none()).map(|(run, _)| *run).collect(),
             };
             let differ: Vec<_> = runs.iter().map(|run| self.difference(&into, run)).collect();
-            assert!(differ.iter().any(Option::is_none), "point {point} of {runs:?} is wrong: {differ:x?}");
+            assert!(differ.iter().any(Option::is_none), "point {point} of {runs:?} is wrong: {differ:?}");
             std::fs::remove_dir_all(&into).unwrap();
         }
         assert!(!listed.is_empty());
         self.remora.ok(["verify"]);
     }
 
-    /// Where restored disks first differ from what they held when a run began.
-    fn difference(&self, restored: &Path, run: &str) -> Option<(String, Difference)> {
-        self.disks.iter().filter(|disk| self.truth(run, disk).exists()).find_map(|disk| {
+    /// How restored disks differ from those that the machine had when a run began, and from what they held then.
+    fn difference(&self, restored: &Path, run: &str) -> Option<String> {
+        let had: Vec<_> = self.disks.iter().filter(|disk| self.truth(run, disk).exists()).collect();
+        let wanted: BTreeSet<_> = had.iter().map(|disk| format!("{disk}.raw")).collect();
+        let files = std::fs::read_dir(restored).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let found: BTreeSet<_> =
+            files.filter(|file| Path::new(file).extension().is_some_and(|it| it == "raw")).collect();
+        if found != wanted {
+            return Some(format!("it has {found:?} in the place of {wanted:?}"));
+        }
+        had.into_iter().find_map(|disk| {
             let difference = first_difference(&restored.join(format!("{disk}.raw")), &self.truth(run, disk));
-            difference.map(|difference| ((*disk).to_owned(), difference))
+            difference.map(|difference| format!("{disk}: {difference:x?}"))
         })
     }
 
+    /// How many entries of sequences the store has: one more with each point.
+    #[track_caller]
+    pub(crate) fn entries(&self) -> usize {
+        let mut find = Command::new("find");
+        find.arg(self.store.files(&self.repository));
+        find.args(["-ignore_readdir_race", "-path", "*/t/*/m/*", "-type", "f"]);
+        run(&mut find).ok().text().lines().count()
+    }
+
     /// The file that has what a disk held when a run began.
-    fn truth(&self, run: &str, disk: &str) -> PathBuf {
+    pub(crate) fn truth(&self, run: &str, disk: &str) -> PathBuf {
         self.dir.path().join(format!("{run}.{disk}"))
+    }
+
+    /// The run that was begun last.
+    #[track_caller]
+    pub(crate) fn last_run(&self) -> &str {
+        self.runs.last().unwrap()
     }
 
     /// The status of a run, as it is now.

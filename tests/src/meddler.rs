@@ -3,7 +3,7 @@
 mod fetches;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -60,7 +60,12 @@ struct Shared {
 impl Meddler {
     /// Before the server at `server`.
     pub fn before(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").must("listen");
+        Self::before_at(server, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same, at another address of this host than that of loopback.
+    pub fn before_at(server: SocketAddr, address: Ipv4Addr) -> Self {
+        let listener = TcpListener::bind((address, 0)).must("listen");
         let address = listener.local_addr().must("read a port");
         let shared = Arc::<Shared>::default();
         let meddler = Self { address, shared: Arc::clone(&shared) };

@@ -1,6 +1,7 @@
 //! remora in the cluster, as it is deployed: its image, `deploy/base`, and a store that its pods reach.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -106,12 +107,19 @@ impl Product {
     /// The same, in a store of the caller's that pods reach.
     #[track_caller]
     pub fn repository_in(&self, store: &S3, name: &str, serves: &str, folder: &Path) -> Remora {
-        let url = store.url(&store.bucket(name));
+        self.repository_at(store, store.address(), name, serves, folder)
+    }
+
+    /// The same, in a store that pods reach at another address: that of a [`crate::Meddler`]. The command line does not.
+    #[track_caller]
+    pub fn repository_at(&self, store: &S3, address: SocketAddr, name: &str, serves: &str, folder: &Path) -> Remora {
+        let bucket = store.bucket(name);
         let credentials = fs::read_to_string(store.credentials()).must("read the credentials");
         self.make_secret(&format!("{name}-credentials"), "cloud", &credentials);
         let secret = json!({"name": format!("{name}-credentials")});
+        let url = store.url_at(&bucket, address);
         self.make_repository(name, serves, &json!({"url": url, "credentialsSecret": secret}));
-        store.owner(Remora::bare(folder, &url)).with("REMORA_PASSPHRASE", PASSPHRASE)
+        store.owner(Remora::bare(folder, &store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE)
     }
 
     /// Makes one in the store of a mover, `plugin:`, whose document the pods have.
