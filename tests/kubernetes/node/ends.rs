@@ -7,21 +7,6 @@ use super::cluster::define;
 use super::scene::{Scene, soon};
 use super::worker::{Act, Played};
 
-/// The reasons of the events on a run.
-fn events(scene: &Scene, run: &str) -> Vec<String> {
-    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", scene.namespace);
-    let all = scene.api().get(&path);
-    let of_it = all["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == run);
-    of_it.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
-}
-
-fn message(scene: &Scene, run: &str, kind: &str) -> String {
-    let status = scene.status(run);
-    let conditions = status["conditions"].as_array().unwrap();
-    let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
-    found["message"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn a_run_that_is_done_tells_its_point() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
@@ -48,9 +33,9 @@ fn a_run_that_is_done_tells_its_point() {
     }
     assert!(status["completionTime"].is_string() && status["startTime"].is_string(), "{status:#}");
     assert_eq!(status["attempt"]["state"], "Ended");
-    assert!(message(&scene, "run", "Complete").ends_with("; played"));
+    assert!(scene.message("run", "Complete").ends_with("; played"));
     soon("both events are there", || {
-        let mut events = events(&scene, "run");
+        let mut events = scene.events("BackupRun", "run");
         events.sort();
         events == ["Claimed", "Stored"]
     });
@@ -67,8 +52,8 @@ fn a_run_that_fails_says_why_and_what_to_do() {
     scene.assigned("run", &json!({}));
     scene.becomes("run", "Failed", "True", "NoSpace");
     assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "NoSpace".into())));
-    assert_eq!(message(&scene, "run", "Failed"), "the bucket is full. Do something.");
-    soon("an event says it", || events(&scene, "run").contains(&"NoSpace".into()));
+    assert_eq!(scene.message("run", "Failed"), "the bucket is full. Do something.");
+    soon("an event says it", || scene.events("BackupRun", "run").contains(&"NoSpace".into()));
     played.act(Act::Panic);
     scene.assigned("next", &json!({}));
     scene.becomes("next", "Failed", "True", "InternalError");

@@ -58,6 +58,14 @@ impl Scene {
         self.runs.api
     }
 
+    /// The reasons of the events on an object of its namespace.
+    pub(super) fn events(&self, kind: &str, name: &str) -> Vec<String> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
+        let of_it = |event: &&Value| event["regarding"]["kind"] == kind && event["regarding"]["name"] == name;
+        let all = self.api().get(&path)["items"].as_array().unwrap().clone();
+        all.iter().filter(of_it).map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// A run that the controller has given to this node.
     pub(super) fn assigned(&self, name: &str, fields: &Value) {
         let spec = json!({"virtualMachine": name, "repository": {"name": "offsite"}});
@@ -88,6 +96,14 @@ impl Scene {
         let status = self.status(name);
         let found = status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?;
         Some((found["status"].as_str()?.into(), found["reason"].as_str()?.into()))
+    }
+
+    /// The message of a condition of a run.
+    pub(super) fn message(&self, name: &str, kind: &str) -> String {
+        let status = self.status(name);
+        let conditions = status["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+        found["message"].as_str().unwrap().to_owned()
     }
 
     /// Waits until a condition of a run has this status and reason.
