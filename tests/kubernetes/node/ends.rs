@@ -100,6 +100,30 @@ fn the_end_of_a_run_is_an_event_of_its_machine_too() {
 }
 
 #[test]
+fn a_run_that_only_waits_is_given_back_and_another_one_has_its_place() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreAllBut("web")));
+    define(scene.api());
+    let machine = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}});
+    let list = format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachines", scene.namespace);
+    scene.api().create(&list, &machine).ok();
+    scene.assigned("web", &json!({}));
+    let _agent = scene.agent_of("agent", scene.pod("agent"), played.clone(), 1);
+    scene.becomes("web", "Claimed", "False", "Waiting");
+    let status = scene.status("web");
+    assert_eq!((&status["agent"], &status["completionTime"]), (&Value::Null, &Value::Null), "{status:#}");
+    assert_eq!(scene.condition("web", "Complete"), Some(("False".into(), "Waiting".into())));
+    assert_eq!(scene.condition("web", "Failed"), None);
+    assert!(scene.message("web", "Complete").contains("theirs is in flight"));
+    for kind in ["BackupRun", "VirtualMachine"] {
+        soon("an event says it", || scene.events(kind, "web").contains(&"Waiting".into()));
+    }
+    // It is still this node's, and the older one: it has waited, and does so still.
+    scene.assigned("other", &json!({}));
+    scene.becomes("other", "Complete", "True", "Stored");
+    assert_eq!(played.begun(), ["web", "other"]);
+}
+
+#[test]
 fn a_run_ends_when_it_is_cancelled_deleted_or_late() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
     let _agent = scene.agent("agent", played.clone());

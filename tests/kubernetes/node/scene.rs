@@ -187,10 +187,10 @@ impl Scene {
     }
 }
 
-/// One of a second.
+/// One of seconds, in which no run has waited for long enough.
 fn pace(parallel: usize) -> Pace {
-    let second = Duration::from_secs(1);
-    Pace { parallel, heartbeat: second, look_again: second, capabilities: second }
+    let (second, rest) = (Duration::from_secs(1), Duration::from_hours(1));
+    Pace { parallel, heartbeat: second, look_again: second, rest, capabilities: second }
 }
 
 #[track_caller]
