@@ -83,6 +83,8 @@ fn a_run_whose_node_is_lost_fails_and_the_next_one_is_right_where_the_machine_is
     let mut lost = worker(product, "doomed");
     let mut scene = Scene::with("lost", |vm| vm.shared().on("doomed"));
     assert_eq!(scene.vm.node_name(), lost.name());
+    let owned = |one: Option<&Value>| one.is_some_and(|one| one["metadata"]["ownerReferences"][0]["kind"] == "Node");
+    product.cluster().wait_for("agentnode", "", lost.name(), "it is not its node's", MOVE, owned);
     let status = scene.disturbed(&scratch(), |_, _| {});
     assert!(has(&status, "Complete", "True"), "{status:#}");
 
@@ -99,6 +101,7 @@ fn a_run_whose_node_is_lost_fails_and_the_next_one_is_right_where_the_machine_is
     assert_eq!(reason, "AgentLost", "{message}");
     assert!(message.contains("doomed"), "{message}");
     assert!(status["point"].is_null(), "{status:#}");
+    product.cluster().wait_gone("agentnode", "", lost.name(), MOVE);
 
     let status = scene.back_up();
     assert_eq!(status["node"], product.cluster().node_name(), "{status:#}");

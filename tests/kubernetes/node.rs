@@ -1,5 +1,5 @@
 //! The agent of a node: which runs it does, and what it says of them. The controller is played by the tests, and so is what
-//! makes points, but for `engine.rs`.
+//! makes points, but for `engine.rs` and `scratch.rs`.
 
 mod agent_node;
 mod claims;
@@ -10,6 +10,7 @@ mod logs;
 mod outages;
 mod restores;
 mod scene;
+mod scratch;
 mod shim;
 mod storm;
 mod verifications;

@@ -40,6 +40,7 @@ pub enum ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
+    name: Option<&'static str>,
     what: String,
     advice: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -48,13 +49,20 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `what` says what failed on what, without the cause.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), advice: None, source: None }
+        Self { kind, name: None, what: what.into(), advice: None, source: None }
     }
 
     /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Gives it a name of its own, in `CamelCase`, where its kind says too little for whoever has to tell it from others.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
         self
     }
 
@@ -92,6 +100,11 @@ impl Error {
     /// The kind to match on.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The name of its own, if it has one.
+    pub fn name(&self) -> Option<&'static str> {
+        self.name
     }
 
     /// What the person should do, if it is known.

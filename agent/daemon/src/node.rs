@@ -44,7 +44,7 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     })?;
     clear(&args.keys, keys::PREFIX)?;
     let keys = Keys {
-        service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token },
+        service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token.clone() },
         folder: args.keys,
         plugins: args
             .plugins
@@ -67,7 +67,8 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
             ..KubevirtOptions::new(vec!["/proc/self/exe".into(), "retire".into()])
         },
     };
-    let me = Me { node: args.node, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
+    let token = Some(args.token);
+    let me = Me { node: args.node, token, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
     if let Some(address) = args.listen {
         let listener = web::bind(address).await?;
         beside.spawn(web::serve(listener, health(&counts), cancel.clone()));

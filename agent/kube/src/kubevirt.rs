@@ -222,6 +222,44 @@ pub struct VirtualMachineInstanceStatus {
     /// Whether changes are tracked, and its backup.
     #[serde(default)]
     pub changed_block_tracking: Option<ChangedBlockTracking>,
+    /// How far its volumes are, those too that are attached to the pod only.
+    #[serde(default)]
+    pub volume_status: Vec<VolumeStatus>,
+}
+
+/// How far a volume is.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Of one that is attached later: `Pending`, `Bound`, `AttachedToNode` (the pod that attaches it was made), `MountedToPod`,
+    /// `Ready` or `Detaching`.
+    #[serde(default)]
+    pub phase: Option<String>,
+    /// For people.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Of one that is attached later: by what.
+    #[serde(default)]
+    pub hotplug_volume: Option<HotplugVolumeStatus>,
+}
+
+impl VolumeStatus {
+    /// Whether it is in the launcher's pod: KubeVirt begins a backup then (`backupTargetPVCAttached`).
+    pub fn is_attached(&self) -> bool {
+        matches!(self.phase.as_deref(), Some("MountedToPod" | "Ready"))
+    }
+}
+
+/// What attaches a volume.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HotplugVolumeStatus {
+    /// The pod that has it on the node.
+    #[serde(default)]
+    pub attach_pod_name: Option<String>,
 }
 
 /// A migration.

@@ -22,6 +22,7 @@ mod scratch;
 mod source;
 mod view;
 
+pub use attempt::{QUEUED, SCRATCH_NOT_ATTACHABLE};
 pub use checkpoints::retire_main;
 pub use cluster::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,

@@ -29,7 +29,8 @@ pub(crate) async fn start(args: &Args, cluster: &Cluster, held: &Arc<Semaphore>)
             repository: cluster.id,
             held: Arc::clone(held),
         };
-        let (me, counts) = (Me { node, namespace: REMORA.into(), pod, uid }, Arc::new(Counts::default()));
+        let me = Me { node, token: None, namespace: REMORA.into(), pod, uid };
+        let counts = Arc::new(Counts::default());
         let pace = Pace::default();
         let restores = Restores::new(client.clone(), me.clone(), NoRestores, pace, Arc::clone(&counts));
         tasks.push(tokio::spawn(restores.run(CancellationToken::new())));

@@ -161,6 +161,23 @@ fn a_foreign_backup_in_flight_is_waited_for_and_left_alone() {
 }
 
 #[test]
+fn a_run_that_is_given_back_because_it_waits_is_on_no_node_until_it_can_begin() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    // Somebody was faster than the agent.
+    foreign_backup(&shop, "theirs");
+    let name = run.wants(1);
+    run.waits_for("Prepared", "WaitingForBackup");
+    run.write("one", &json!({"agent": null, "attempt": attempt(1, &name, "Ended")})).ok();
+    assert!(run.waits_for("Assigned", "WaitingForBackup").contains("theirs"));
+    assert_eq!(run.get()["status"]["node"], Value::Null);
+    completes(&shop, "theirs");
+    run.claim();
+    assert_eq!(run.get()["status"]["node"], "one");
+}
+
+#[test]
 fn names_that_somebody_else_has_are_told_and_what_has_them_stays() {
     let shop = Shop::open();
     let run = shop.run("run", &json!({}));

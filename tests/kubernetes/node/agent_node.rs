@@ -1,9 +1,12 @@
 //! The `AgentNode` of a node.
 
+use std::sync::atomic::Ordering;
+
 use remora_kube::resources::PolicyState;
 use serde_json::{Value, json};
 
 use super::scene::{Scene, soon};
+use super::shim::Shim;
 use super::worker::Played;
 
 #[test]
@@ -22,6 +25,30 @@ fn a_node_tells_what_its_agent_can_do_and_when_it_has_stopped() {
     let node = scene.api().get(&path);
     assert_eq!(ready(&node), "False");
     assert_eq!(node["status"]["conditions"][0]["reason"], "Stopped");
+}
+
+#[test]
+fn the_agent_node_is_its_node_s() {
+    let scene = Scene::new();
+    let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
+    let is_ready = |wanted: &str| scene.api().look(&path).body["status"]["conditions"][0]["status"] == wanted;
+    let owners = || scene.api().get(&path)["metadata"]["ownerReferences"].clone();
+    // Whose it is may be unknown, or not be said by whoever may not delete it: it is written all the same.
+    let mut first = scene.agent("first", Played::default());
+    soon("it is written", || is_ready("True"));
+    scene.stop(&mut first);
+    let uid = scene.join();
+    let shim = Shim::default();
+    shim.no_owners.store(true, Ordering::SeqCst);
+    let mut second = scene.agent_through(shim, "second", Played::default());
+    soon("it is written by the second", || is_ready("True"));
+    assert_eq!(owners(), Value::Null);
+    scene.stop(&mut second);
+
+    let _third = scene.agent("third", Played::default());
+    soon("it is written by the third", || is_ready("True"));
+    // Kubernetes removes it with that very node.
+    assert_eq!(owners(), json!([{"apiVersion": "v1", "kind": "Node", "name": scene.node, "uid": uid}]));
 }
 
 #[test]

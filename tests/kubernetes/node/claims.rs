@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::scene::{Scene, soon};
 use super::worker::{Act, Played, a_backup, a_point};
+use crate::Resources;
 
 #[test]
 fn of_two_agents_of_a_node_one_does_each_run_with_few_requests() {
@@ -56,6 +57,25 @@ fn runs_of_other_nodes_and_those_that_wait_are_left_alone_and_of_one_machine_one
     for name in ["elsewhere", "waits", "cancelled"] {
         assert_eq!(scene.condition(name, "Claimed"), None, "{name}");
     }
+}
+
+#[test]
+fn of_two_places_a_namespace_has_one_while_a_run_of_another_one_waits() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
+    for name in ["a-1", "a-2", "a-3"] {
+        scene.assigned(name, &json!({}));
+    }
+    let other = Resources::new("BackupRun", "backupruns");
+    other.create("b-1", &json!({"virtualMachine": "b-1", "repository": {"name": "offsite"}})).ok();
+    scene.api().merge(&format!("{}/status", other.path("b-1")), &json!({"status": {"node": scene.node}})).ok();
+    let _agent = scene.agent_of("agent", scene.pod("agent"), played.clone(), 2);
+    soon("two are begun", || played.begun().len() == 2);
+    assert_eq!(played.begun_once(), ["a-1", "b-1"].map(String::from).into());
+    (0..4).for_each(|_| played.release());
+    for name in ["a-1", "a-2", "a-3"] {
+        scene.becomes(name, "Complete", "True", "Stored");
+    }
+    assert_eq!(played.begun_once().len(), 4);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::scene::{SOON, Scene, soon};
 use super::worker::a_backup;
 
-const REPOSITORY: RepositoryId = RepositoryId::from_bytes([7; 16]);
+pub(super) const REPOSITORY: RepositoryId = RepositoryId::from_bytes([7; 16]);
 
 /// What the source was told.
 enum Told {
@@ -97,20 +97,44 @@ pub(super) fn define(api: &ApiServer) {
     });
 }
 
-/// A machine of KubeVirt with one disk, running on the scene's node.
-struct Machine {
-    scene: Scene,
-    told: Receiver<Told>,
+/// A machine of KubeVirt with one disk, running on the scene's node, whose agent has that worker.
+pub(super) struct Machine {
+    pub(super) scene: Scene,
     _agent: super::scene::AgentAtWork,
 }
 
-impl Machine {
+/// One of which it is seen what the source is told.
+struct Seen {
+    machine: Machine,
+    told: Receiver<Told>,
+}
+
+impl Seen {
     fn running() -> Self {
+        let (sender, told) = channel();
+        Self { machine: Machine::running(Asks(sender)), told }
+    }
+
+    #[track_caller]
+    fn told(&self) -> Told {
+        self.told.recv_timeout(SOON).expect("the source is told something")
+    }
+
+    #[track_caller]
+    fn progress(&self) -> BackupProgress {
+        match self.told() {
+            Told::Progress(progress) => progress,
+            _ => panic!("something else was told"),
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn running<W: Worker>(worker: W) -> Self {
         let scene = Scene::new();
         define(scene.api());
-        let (sender, told) = channel();
-        let agent = scene.agent("agent", Asks(sender));
-        let machine = Self { scene, told, _agent: agent };
+        let agent = scene.agent("agent", worker);
+        let machine = Self { scene, _agent: agent };
         machine.make();
         machine
     }
@@ -176,7 +200,7 @@ impl Machine {
         pod["metadata"]["uid"].as_str().unwrap().to_owned()
     }
 
-    fn create(&self, group: &str, plural: &str, object: &Value) -> Value {
+    pub(super) fn create(&self, group: &str, plural: &str, object: &Value) -> Value {
         self.scene.api().create(&format!("{group}/namespaces/{}/{plural}", self.scene.namespace), object).ok()
     }
 
@@ -184,17 +208,17 @@ impl Machine {
         self.instance_is(&json!({"status": status}));
     }
 
-    fn instance_is(&self, fields: &Value) {
+    pub(super) fn instance_is(&self, fields: &Value) {
         let path = format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstances/web", self.scene.namespace);
         self.scene.api().merge(&path, fields).ok();
     }
 
-    fn backups(&self) -> String {
+    pub(super) fn backups(&self) -> String {
         format!("/apis/backup.kubevirt.io/v1alpha1/namespaces/{}/virtualmachinebackups", self.scene.namespace)
     }
 
     /// What the controller makes of the run's attempt.
-    fn prepare(&self, owner: &str) -> String {
+    pub(super) fn prepare(&self, owner: &str) -> String {
         let name = self.scene.status("run")["attempt"]["backup"].as_str().unwrap().to_owned();
         self.create("/apis/backup.kubevirt.io/v1alpha1", "virtualmachinebackups", &json!({
             "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup",
@@ -212,27 +236,14 @@ impl Machine {
         }));
         name
     }
-
-    #[track_caller]
-    fn told(&self) -> Told {
-        self.told.recv_timeout(SOON).expect("the source is told something")
-    }
-
-    #[track_caller]
-    fn progress(&self) -> BackupProgress {
-        match self.told() {
-            Told::Progress(progress) => progress,
-            _ => panic!("something else was told"),
-        }
-    }
 }
 
 #[test]
 fn a_backup_is_asked_for_followed_and_let_go() {
-    let machine = Machine::running();
-    let scene = &machine.scene;
+    let seen = Seen::running();
+    let (machine, scene) = (&seen.machine, &seen.machine.scene);
     scene.assigned("run", &json!({"virtualMachine": "web"}));
-    let Told::Facts(facts) = machine.told() else { panic!("no facts") };
+    let Told::Facts(facts) = seen.told() else { panic!("no facts") };
     assert_eq!(facts.vm.as_str(), format!("{}/web", scene.namespace));
     assert_eq!((&facts.tracking, facts.volumes.len()), (&ChangedBlockTracking::Enabled, 1));
     assert_eq!((facts.volumes[0].name.as_str(), facts.volumes[0].capacity), ("root", 1 << 30));
@@ -244,7 +255,7 @@ fn a_backup_is_asked_for_followed_and_let_go() {
     assert_eq!(definition["virtualMachine"]["spec"]["unknownToUs"], 1);
     assert_eq!(definition["persistentVolumeClaims"][0]["metadata"]["name"], "web-root");
 
-    assert!(matches!(machine.progress(), BackupProgress::Queued(_)));
+    assert!(matches!(seen.progress(), BackupProgress::Queued(_)));
     let attempt = scene.status("run")["attempt"].clone();
     assert_eq!(
         (&attempt["number"], &attempt["forceFull"], &attempt["state"]),
@@ -252,38 +263,38 @@ fn a_backup_is_asked_for_followed_and_let_go() {
     );
     let uid = scene.run("run")["metadata"]["uid"].as_str().unwrap().to_owned();
     let name = machine.prepare(&uid);
-    assert!(matches!(machine.progress(), BackupProgress::Waiting(_)));
+    assert!(matches!(seen.progress(), BackupProgress::Waiting(_)));
     let path = format!("{}/{name}", machine.backups());
     scene.api().merge(&path, &json!({"status": {"type": "Incremental"}})).ok();
     let job = json!({"backupName": name, "checkpointName": format!("{name}-now"), "volumes": [{"volumeName": "root"}]});
     machine.instance_says(&json!({"changedBlockTracking": {"state": "Enabled", "backupStatus": job}}));
-    assert_eq!(machine.progress(), BackupProgress::ScratchDetached);
+    assert_eq!(seen.progress(), BackupProgress::ScratchDetached);
     machine.instance_is(&json!({"spec": {"utilityVolumes": [{"name": "backup-vol", "claimName": "scratch"}]}}));
-    let BackupProgress::Running(running) = machine.progress() else { panic!("it does not run") };
+    let BackupProgress::Running(running) = seen.progress() else { panic!("it does not run") };
     assert_eq!((running.kind, running.checkpoint), (BackupKind::Incremental, format!("{name}-now")));
     assert_eq!(running.scratch.as_deref(), Some("backup-vol"));
-    let Told::Job(job, latest) = machine.told() else { panic!("no job") };
+    let Told::Job(job, latest) = seen.told() else { panic!("no job") };
     assert_eq!((job.backup, job.ended, latest.as_deref()), (Some(name.clone()), None, Some("before")));
 
     // Somebody removes it; KubeVirt takes its time.
     scene.api().merge(&path, &json!({"metadata": {"finalizers": ["kubevirt.io/test"]}})).ok();
     scene.api().delete(&path).ok();
-    assert!(matches!(machine.progress(), BackupProgress::Ended(_)));
+    assert!(matches!(seen.progress(), BackupProgress::Ended(_)));
     soon("it is let go", || scene.status("run")["attempt"]["state"] == "Ended");
-    assert!(machine.told.try_recv().is_err(), "it is not gone yet");
+    assert!(seen.told.try_recv().is_err(), "it is not gone yet");
     assert_eq!(scene.condition("run", "Failed"), None);
     scene.api().merge(&path, &json!({"metadata": {"finalizers": null}})).ok();
-    assert!(matches!(machine.told(), Told::Gone));
+    assert!(matches!(seen.told(), Told::Gone));
     scene.becomes("run", "Failed", "True", "Busy");
 }
 
 #[test]
 fn a_backup_that_is_not_the_run_s_is_not_believed_and_what_cannot_be_made_says_why() {
-    let machine = Machine::running();
-    let scene = &machine.scene;
+    let seen = Seen::running();
+    let (machine, scene) = (&seen.machine, &seen.machine.scene);
     scene.assigned("run", &json!({"virtualMachine": "web"}));
-    assert!(matches!(machine.told(), Told::Facts(_)));
-    assert!(matches!(machine.progress(), BackupProgress::Queued(_)));
+    assert!(matches!(seen.told(), Told::Facts(_)));
+    assert!(matches!(seen.progress(), BackupProgress::Queued(_)));
     let since = "2026-01-01T00:00:00Z";
     let condition = |status: &str, reason: &str, message: &str| json!({"type": "Prepared", "status": status, "reason": reason, "message": message, "lastTransitionTime": since});
     let says = |condition: Value| {
@@ -293,12 +304,12 @@ fn a_backup_that_is_not_the_run_s_is_not_believed_and_what_cannot_be_made_says_w
         scene.api().apply(&format!("{}/status", scene.runs.path("run")), "remora-controller", &object.to_string()).ok();
     };
     says(condition("Unknown", "Waits", "another backup is first"));
-    assert_eq!(machine.progress(), BackupProgress::Queued("another backup is first".into()));
+    assert_eq!(seen.progress(), BackupProgress::Queued("another backup is first".into()));
     let name = machine.prepare("the-uid-of-another");
-    let BackupProgress::Failed { reason, .. } = machine.progress() else { panic!("it is believed") };
+    let BackupProgress::Failed { reason, .. } = seen.progress() else { panic!("it is believed") };
     assert_eq!(reason, "ForeignBackup");
     scene.api().delete(&format!("{}/{name}", machine.backups())).ok();
-    assert!(matches!(machine.told(), Told::Gone));
+    assert!(matches!(seen.told(), Told::Gone));
     scene.becomes("run", "Failed", "True", "Busy");
     let prepared = scene.condition("run", "Prepared");
     assert_eq!(prepared, Some(("Unknown".into(), "Waits".into())), "the controller's condition stays");

@@ -7,21 +7,6 @@ use super::cluster::define;
 use super::scene::{Scene, soon};
 use super::worker::{Act, Played};
 
-/// The reasons of the events on a run.
-pub(super) fn events(scene: &Scene, run: &str) -> Vec<String> {
-    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", scene.namespace);
-    let all = scene.api().get(&path);
-    let of_it = all["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == run);
-    of_it.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
-}
-
-fn message(scene: &Scene, run: &str, kind: &str) -> String {
-    let status = scene.status(run);
-    let conditions = status["conditions"].as_array().unwrap();
-    let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
-    found["message"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn a_run_that_is_done_tells_its_point() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
@@ -48,9 +33,9 @@ fn a_run_that_is_done_tells_its_point() {
     }
     assert!(status["completionTime"].is_string() && status["startTime"].is_string(), "{status:#}");
     assert_eq!(status["attempt"]["state"], "Ended");
-    assert!(message(&scene, "run", "Complete").ends_with("; played"));
+    assert!(scene.message("run", "Complete").ends_with("; played"));
     soon("both events are there", || {
-        let mut events = events(&scene, "run");
+        let mut events = scene.events("BackupRun", "run");
         events.sort();
         events == ["Claimed", "Stored"]
     });
@@ -67,8 +52,8 @@ fn a_run_that_fails_says_why_and_what_to_do() {
     scene.assigned("run", &json!({}));
     scene.becomes("run", "Failed", "True", "NoSpace");
     assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "NoSpace".into())));
-    assert_eq!(message(&scene, "run", "Failed"), "the bucket is full. Do something.");
-    soon("an event says it", || events(&scene, "run").contains(&"NoSpace".into()));
+    assert_eq!(scene.message("run", "Failed"), "the bucket is full. Do something.");
+    soon("an event says it", || scene.events("BackupRun", "run").contains(&"NoSpace".into()));
     played.act(Act::Panic);
     scene.assigned("next", &json!({}));
     scene.becomes("next", "Failed", "True", "InternalError");
@@ -112,6 +97,30 @@ fn the_end_of_a_run_is_an_event_of_its_machine_too() {
     let (run, [reason, kind, message]) = &told[1];
     assert_eq!((run, reason.as_str(), kind.as_str()), (&json!("first"), "Stored", "Normal"));
     assert!(message.contains("is stored"), "{message}");
+}
+
+#[test]
+fn a_run_that_only_waits_is_given_back_and_another_one_has_its_place() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreAllBut("web")));
+    define(scene.api());
+    let machine = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}});
+    let list = format!("/apis/kubevirt.io/v1/namespaces/{}/virtualmachines", scene.namespace);
+    scene.api().create(&list, &machine).ok();
+    scene.assigned("web", &json!({}));
+    let _agent = scene.agent_of("agent", scene.pod("agent"), played.clone(), 1);
+    scene.becomes("web", "Claimed", "False", "Waiting");
+    let status = scene.status("web");
+    assert_eq!((&status["agent"], &status["completionTime"]), (&Value::Null, &Value::Null), "{status:#}");
+    assert_eq!(scene.condition("web", "Complete"), Some(("False".into(), "Waiting".into())));
+    assert_eq!(scene.condition("web", "Failed"), None);
+    assert!(scene.message("web", "Complete").contains("theirs is in flight"));
+    for kind in ["BackupRun", "VirtualMachine"] {
+        soon("an event says it", || scene.events(kind, "web").contains(&"Waiting".into()));
+    }
+    // It is still this node's, and the older one: it has waited, and does so still.
+    scene.assigned("other", &json!({}));
+    scene.becomes("other", "Complete", "True", "Stored");
+    assert_eq!(played.begun(), ["web", "other"]);
 }
 
 #[test]

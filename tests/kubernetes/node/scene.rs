@@ -1,16 +1,18 @@
 //! A node with its runs and agents, and a controller that the tests play.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use remora_kube::node::{Agent, Counts, Me, Pace, RestoreWorker, Restores, Verifications, VerifyWorker, Worker};
 use remora_tests::{ApiServer, wait_until};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::shim::Shim;
+use crate::deploy::agent_token;
 use crate::{Resources, with};
 
 /// How long anything may take on a busy machine.
@@ -21,7 +23,16 @@ pub(super) struct Scene {
     pub(super) runs: Resources,
     pub(super) namespace: String,
     pub(super) node: String,
+    /// Its `Node`, once it has one.
+    joined: OnceLock<Joined>,
     runtime: Runtime,
+}
+
+/// A node of the cluster.
+struct Joined {
+    uid: String,
+    /// A token of a pod on it.
+    token: NamedTempFile,
 }
 
 /// An agent at work.
@@ -51,11 +62,19 @@ impl Scene {
         let runs = Resources::new(kind, plural);
         let namespace = runs.list.split('/').nth(5).unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { node: format!("node-of-{namespace}"), runs, namespace, runtime }
+        Self { node: format!("node-of-{namespace}"), joined: OnceLock::new(), runs, namespace, runtime }
     }
 
     pub(super) fn api(&self) -> &'static ApiServer {
         self.runs.api
+    }
+
+    /// The reasons of the events on an object of its namespace.
+    pub(super) fn events(&self, kind: &str, name: &str) -> Vec<String> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
+        let of_it = |event: &&Value| event["regarding"]["kind"] == kind && event["regarding"]["name"] == name;
+        let all = self.api().get(&path)["items"].as_array().unwrap().clone();
+        all.iter().filter(of_it).map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
     }
 
     /// A run that the controller has given to this node.
@@ -88,6 +107,14 @@ impl Scene {
         let status = self.status(name);
         let found = status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?;
         Some((found["status"].as_str()?.into(), found["reason"].as_str()?.into()))
+    }
+
+    /// The message of a condition of a run.
+    pub(super) fn message(&self, name: &str, kind: &str) -> String {
+        let status = self.status(name);
+        let conditions = status["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+        found["message"].as_str().unwrap().to_owned()
     }
 
     /// Waits until a condition of a run has this status and reason.
@@ -173,8 +200,33 @@ impl Scene {
         AgentAtWork { me, shim, stop, task }
     }
 
+    /// The node joins the cluster: agents that are started from now on have a token that tells its UID, which this is.
+    pub(super) fn join(&self) -> &str {
+        &self.joined.get_or_init(|| self.joined()).uid
+    }
+
+    fn joined(&self) -> Joined {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}});
+        let node = self.api().create("/api/v1/nodes", &node).ok();
+        // The account is there.
+        agent_token(self.api());
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.node},
+            "spec": {
+                "nodeName": self.node, "serviceAccountName": "remora-agent",
+                "containers": [{"name": "agent", "image": "remora"}],
+            },
+        });
+        let pod = self.api().create("/api/v1/namespaces/remora/pods", &pod).ok();
+        let token = NamedTempFile::new().unwrap();
+        let told = self.api().token("remora", "remora-agent", Some("remora-controller"), Some(&pod));
+        std::fs::write(token.path(), told).unwrap();
+        Joined { uid: node["metadata"]["uid"].as_str().unwrap().to_owned(), token }
+    }
+
     fn me(&self, pod: &str, uid: String) -> Me {
-        Me { node: self.node.clone(), namespace: self.namespace.clone(), pod: pod.into(), uid }
+        let token = self.joined.get().map(|joined| joined.token.path().to_owned());
+        Me { node: self.node.clone(), token, namespace: self.namespace.clone(), pod: pod.into(), uid }
     }
 
     /// Tells the agent to stop, as the kubelet does, and waits until it has.
@@ -185,10 +237,10 @@ impl Scene {
     }
 }
 
-/// One of a second.
+/// One of seconds, in which no run has waited for long enough.
 fn pace(parallel: usize) -> Pace {
-    let second = Duration::from_secs(1);
-    Pace { parallel, heartbeat: second, look_again: second, capabilities: second }
+    let (second, rest) = (Duration::from_secs(1), Duration::from_hours(1));
+    Pace { parallel, heartbeat: second, look_again: second, rest, capabilities: second }
 }
 
 #[track_caller]

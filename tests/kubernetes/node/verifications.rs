@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::ends::events;
 use super::scene::{Scene, soon};
 use super::worker::Played;
 
@@ -115,7 +114,7 @@ pub(super) fn a_point_is_read_after_the_end_and_its_run_says_how_far_and_that_it
         (end(&scene, "run"), scene.condition("run", "Complete")),
         (before, Some(("True".into(), "Stored".into())))
     );
-    soon("an event says it", || events(&scene, "run").contains(&"Verified".into()));
+    soon("an event says it", || scene.events("BackupRun", "run").contains(&"Verified".into()));
     assert_eq!((worker.begun(), scene.status("plain")["agent"].clone()), (vec!["run".to_owned()], json!("gone")));
 }
 
@@ -150,7 +149,7 @@ fn damage_is_told_of_and_the_run_is_complete_all_the_same() {
     let conditions = scene.status("run")["conditions"].to_string();
     assert!(conditions.contains("bytes 0..65536 of disk root are lost: it is gone (segment)"), "{conditions}");
     assert_eq!(scene.condition("run", "Complete"), Some(("True".into(), "Stored".into())));
-    soon("an event says it", || events(&scene, "run").contains(&"PointDamaged".into()));
+    soon("an event says it", || scene.events("BackupRun", "run").contains(&"PointDamaged".into()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use remora_core::ports::{Outcome, Progress};
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, RepositoryId, VmName};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{Capability, PolicyState};
-use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze};
+use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze, QUEUED};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,8 @@ pub(super) enum Act {
     Store,
     /// A point once it is told to, by [`Played::release`]; until then an attempt is wanted.
     StoreWhenTold,
+    /// A point at once, but of the run of this name: somebody else has its machine.
+    StoreAllBut(&'static str),
     /// Nothing, with this error.
     Fail(ErrorKind, &'static str),
     /// Nothing known, once it is told to: the store is away. Whether there is a point is answered when it is told so again.
@@ -145,7 +147,10 @@ impl Worker for Played {
         self.0.begun.lock().unwrap().push(order.name.clone());
         let act = self.0.act.lock().unwrap().clone();
         match act {
-            Act::Store => {}
+            Act::StoreAllBut(waits) if order.name == waits => {
+                return Err(Error::new(ErrorKind::Busy, "theirs is in flight").named(QUEUED).into());
+            }
+            Act::Store | Act::StoreAllBut(_) => {}
             Act::StoreWhenTold => self.wait(order, desk, &cancel).await?,
             Act::LoseStoreWhenTold => {
                 self.wait(order, desk, &cancel).await?;

@@ -25,8 +25,9 @@ use super::policies::NodePolicies;
 /// Bytes of pieces that a backup holds at once.
 const PIECES: u64 = 32 * 1024 * 1024;
 
-/// How long a run waits for somebody else's backup of the VM; its deadline ends that earlier.
-const PATIENCE: Duration = Duration::from_hours(7 * 24);
+/// How long a run waits here for somebody else's backup of the VM, beside the time that KubeVirt has to start one: then it is
+/// given back, and waits where it keeps no other one from this node.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(super) struct EngineWorker {
     pub(super) client: Client,

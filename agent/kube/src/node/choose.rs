@@ -1,10 +1,13 @@
 //! Which runs this agent should begin: a pure function.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
+use super::status::{CLAIMED, WAITING};
 use crate::conditions::find;
 use crate::resources::{BackupRun, Run};
 
@@ -34,39 +37,64 @@ pub(super) struct Candidate<R> {
     pub(super) claimed: Claimed,
 }
 
-/// At most `free` of `runs`, none of them over, that could be begun, oldest first, one of what `of` says they are of, such as a VM, and none of
-/// one in `busy`. With them, how many more there are.
+/// Who begins runs, and what it has already.
+pub(super) struct Room<'a> {
+    /// The UID that this agent claims runs with.
+    pub(super) me: &'a str,
+    /// What its runs at work are of, each of which has a place.
+    pub(super) busy: &'a BTreeSet<Machine>,
+    /// Places that nobody has.
+    pub(super) free: usize,
+    /// What was given back later than this waits still.
+    pub(super) rested: Timestamp,
+}
+
+/// Which of `runs` get the free places, one of what `of` says they are of, such as a VM, and none of one that is busy. With
+/// them, how many more there are. A place goes to the namespace that has the fewest, so that none keeps the others out, and
+/// there to the oldest run.
 pub(super) fn choose<'a, R: Run>(
     runs: impl Iterator<Item = &'a Arc<R>>,
     of: fn(&R) -> Machine,
-    me: &str,
-    busy: &BTreeSet<Machine>,
-    free: usize,
+    room: &Room<'_>,
 ) -> (Vec<Candidate<R>>, usize) {
-    let mut waiting: Vec<_> = runs.filter_map(|run| candidate(run, me)).collect();
-    waiting.sort_by_key(|one| (one.run.creation_timestamp(), of(&one.run), one.run.name_any()));
-    let (mut chosen, mut taken, mut left) = (Vec::new(), busy.clone(), 0);
-    for one in waiting {
-        if chosen.len() < free && taken.insert(of(&one.run)) {
-            chosen.push(one);
-        } else {
-            left += 1;
-        }
+    let candidates = runs.filter_map(|run| candidate(run, room));
+    let mut waiting: Vec<_> = candidates.map(|one| (of(&one.run), one)).collect();
+    waiting.sort_by_key(|(machine, one)| (one.run.creation_timestamp(), machine.clone(), one.run.name_any()));
+    let (mut chosen, mut taken, mut places) = (Vec::new(), room.busy.clone(), BTreeMap::<String, usize>::new());
+    for (namespace, _) in room.busy {
+        *places.entry(namespace.clone()).or_default() += 1;
     }
-    (chosen, left)
+    while chosen.len() < room.free {
+        let free = waiting.iter().enumerate().filter(|(_, (machine, _))| !taken.contains(machine));
+        // The first of those that are equal: the oldest.
+        let next = free.min_by_key(|(_, ((namespace, _), _))| places.get(namespace).copied().unwrap_or_default());
+        let Some((at, _)) = next else { break };
+        let (machine, one) = waiting.remove(at);
+        *places.entry(machine.0.clone()).or_default() += 1;
+        taken.insert(machine);
+        chosen.push(one);
+    }
+    (chosen, waiting.len())
 }
 
-fn candidate<R: Run>(run: &Arc<R>, me: &str) -> Option<Candidate<R>> {
+fn candidate<R: Run>(run: &Arc<R>, room: &Room<'_>) -> Option<Candidate<R>> {
     let claimed = match run.agent() {
         None => Claimed::No,
-        Some(agent) if agent == me => Claimed::ByMe,
+        Some(agent) if agent == room.me => Claimed::ByMe,
         Some(other) => Claimed::By(other.into()),
     };
     // Who has not begun has nothing to end: that is the controller's.
-    if claimed == Claimed::No && (run.is_cancelled() || !is_assigned(&**run)) {
+    if claimed == Claimed::No && (run.is_cancelled() || !is_assigned(&**run) || waits(&**run, room.rested)) {
         return None;
     }
     Some(Candidate { run: Arc::clone(run), claimed })
+}
+
+/// Whether it was given back a moment ago, for somebody else has what it needs. The controller sees that too, and takes it
+/// from this node meanwhile.
+fn waits(run: &impl Run, rested: Timestamp) -> bool {
+    let given_back = |one: &&Condition| one.status == "False" && one.reason == WAITING;
+    find(run.conditions(), CLAIMED).filter(given_back).is_some_and(|one| one.last_transition_time.0 > rested)
 }
 
 /// The controller may see later that an assigned run cannot be begun yet.
@@ -96,9 +124,17 @@ mod tests {
         json!({"type": kind, "status": status, "reason": "R", "message": "", "lastTransitionTime": since})
     }
 
+    fn in_namespace(run: &Arc<BackupRun>, namespace: &str) -> Arc<BackupRun> {
+        let mut run = (**run).clone();
+        run.metadata.namespace = Some(namespace.into());
+        Arc::new(run)
+    }
+
+    /// What is chosen of runs beside machines of the namespace `shop` that are busy.
     fn names(runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
         let busy = busy.iter().map(|vm| ("shop".to_owned(), (*vm).to_owned())).collect();
-        let (chosen, left) = choose(runs.iter(), machine, "me", &busy, free);
+        let room = Room { me: "me", busy: &busy, free, rested: "2026-01-01T00:00:10Z".parse().unwrap() };
+        let (chosen, left) = choose(runs.iter(), machine, &room);
         (chosen.iter().map(|one| one.run.name_any()).collect(), left)
     }
 
@@ -117,6 +153,36 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_keeps_no_other_one_out() {
+        let none = json!({});
+        let shops = [run("web-1", 1, &none, false), run("db-1", 2, &none, false), run("mail-1", 3, &none, false)];
+        let other = in_namespace(&run("late-1", 9, &none, false), "other");
+        let third = in_namespace(&run("later-1", 10, &none, false), "third");
+        // While it is alone it has all places; of two, others have one as soon as they want it, whoever was first.
+        assert_eq!(names(&shops, &[], 2), (vec!["web-1".into(), "db-1".into()], 1));
+        let all: Vec<_> = shops.iter().chain([&other]).cloned().collect();
+        assert_eq!(names(&all, &[], 2), (vec!["web-1".into(), "late-1".into()], 2));
+        assert_eq!(names(&all, &["busy"], 1), (vec!["late-1".into()], 3));
+        assert_eq!(names(&all, &["busy"], 2), (vec!["late-1".into(), "web-1".into()], 2));
+        // Of those that have as many, the oldest run.
+        let all: Vec<_> = shops.iter().chain([&third, &other]).cloned().collect();
+        assert_eq!(names(&all, &["busy", "busy-too"], 3).0, ["late-1", "later-1", "web-1"]);
+    }
+
+    #[test]
+    fn what_was_given_back_because_it_waits_rests_for_a_moment() {
+        let given_back = |second: u32, reason: &str| {
+            let mut claimed = condition("Claimed", "False");
+            claimed["reason"] = json!(reason);
+            claimed["lastTransitionTime"] = json!(format!("2026-01-01T00:00:{second:02}Z"));
+            run("web", 1, &json!({"conditions": [condition("Assigned", "True"), claimed]}), false)
+        };
+        assert!(names(&[given_back(11, WAITING)], &[], 1).0.is_empty());
+        assert_eq!(names(&[given_back(10, WAITING)], &[], 1).0, ["web"]);
+        assert_eq!(names(&[given_back(11, "GivenBack")], &[], 1).0, ["web"]);
+    }
+
+    #[test]
     fn what_is_not_ours_to_begin_stays() {
         for (status, cancel, wanted) in [
             (json!({}), false, Some(Claimed::No)),
@@ -129,7 +195,8 @@ mod tests {
             (json!({"agent": "other"}), true, Some(Claimed::By("other".into()))),
         ] {
             let runs = [run("web", 1, &status, cancel)];
-            let (chosen, _) = choose(runs.iter(), machine, "me", &BTreeSet::new(), 1);
+            let room = Room { me: "me", busy: &BTreeSet::new(), free: 1, rested: Timestamp::UNIX_EPOCH };
+            let (chosen, _) = choose(runs.iter(), machine, &room);
             assert_eq!(chosen.first().map(|one| one.claimed.clone()), wanted, "{status} {cancel}");
         }
     }

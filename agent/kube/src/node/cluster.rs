@@ -5,6 +5,7 @@
 
 mod look;
 mod progress;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -232,6 +233,14 @@ impl Cluster for RunCluster {
         tokio::select! {
             () = self.desk.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
             told = asked => told,
+        }
+    }
+
+    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<String>> {
+        let name = backup.to_string();
+        tokio::select! {
+            () = self.desk.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
+            told = self.unattached(&name) => told,
         }
     }
 

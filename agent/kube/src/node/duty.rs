@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Me;
-use super::choose::{Candidate, Machine, choose};
+use super::choose::{Candidate, Machine, Room, choose};
 use super::claim::{Claim, claim};
 use super::record::Record;
 use super::run::Outcome;
@@ -34,6 +34,8 @@ pub struct Pace {
     pub heartbeat: Duration,
     /// After this it is looked again at runs that could not be claimed: their agent may be gone by now.
     pub look_again: Duration,
+    /// So long a run is left alone that was given back because it only waits.
+    pub rest: Duration,
     /// Between two looks at what this node can do, at most; what is unchanged is written every fourth time.
     pub capabilities: Duration,
 }
@@ -44,6 +46,7 @@ impl Default for Pace {
             parallel: 2,
             heartbeat: Duration::from_secs(10),
             look_again: Duration::from_secs(10),
+            rest: Duration::from_mins(1),
             capabilities: Duration::from_mins(5),
         }
     }
@@ -202,7 +205,7 @@ impl<D: Duty> Rounds<D> {
         self.counts.ready.store(self.runs.are_known(), Ordering::Relaxed);
     }
 
-    /// Begins what can be begun, once all runs are known: the oldest go first.
+    /// Begins what can be begun, once all runs are known.
     fn begin_what_can(&mut self, stop: &CancellationToken) {
         if !self.runs.are_known() || stop.is_cancelled() {
             return;
@@ -217,7 +220,9 @@ impl<D: Duty> Rounds<D> {
             .iter()
             .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
             .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
-        let (chosen, left) = choose(idle, D::machine, &self.me.uid, &busy, free);
+        let rested = Timestamp::now() - self.pace.rest;
+        let room = Room { me: &self.me.uid, busy: &busy, free, rested };
+        let (chosen, left) = choose(idle, D::machine, &room);
         for candidate in chosen {
             self.begin(candidate, stop);
         }

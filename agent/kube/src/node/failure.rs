@@ -37,7 +37,8 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { reason: reason(error.kind()).into(), error }
+        let reason = error.name().unwrap_or_else(|| reason(error.kind()));
+        Self { reason: reason.into(), error }
     }
 }
 
@@ -79,5 +80,15 @@ mod tests {
             assert_eq!(Failure::because(bad, error()).reason(), "Refused", "{bad:?}");
         }
         assert_eq!(Failure::from(error()).message(), "no. Ask.");
+    }
+
+    #[test]
+    fn an_error_that_has_a_name_is_told_by_it() {
+        let error = || Error::new(ErrorKind::Unavailable, "no");
+        assert_eq!(Failure::from(error()).reason(), "Unavailable");
+        assert_eq!(
+            Failure::from(error().named("ScratchNotAttachable").within("opening")).reason(),
+            "ScratchNotAttachable"
+        );
     }
 }

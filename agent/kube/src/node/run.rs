@@ -44,7 +44,7 @@ enum Early {
 pub(super) enum Outcome {
     Stored,
     Failed,
-    /// The next agent of this node begins it again.
+    /// The next agent of this node begins it again, or this one later.
     GivenBack,
     /// It is no longer this agent's.
     Lost,

@@ -14,6 +14,9 @@ pub(super) const CLAIMED: &str = "Claimed";
 pub(super) const COMPLETE: &str = "Complete";
 pub(super) const FAILED: &str = "Failed";
 
+/// The reason of a run that was given back because somebody else has what it needs.
+pub(super) const WAITING: &str = "Waiting";
+
 /// What an agent says of a run of some kind.
 pub(super) trait Words: Clone + Send + Sync {
     /// The kind.
@@ -142,6 +145,13 @@ impl Said {
         self.status.agent = None;
         self.say(CLAIMED, "False", "GivenBack", why, now);
         self.say(COMPLETE, "False", "Interrupted", why, now);
+    }
+
+    /// The same, because nothing can be done for now: what waits takes no place of the node.
+    pub(super) fn waits(&mut self, why: &str, now: Timestamp) {
+        self.status.agent = None;
+        self.say(CLAIMED, "False", WAITING, why, now);
+        self.say(COMPLETE, "False", WAITING, why, now);
     }
 
     fn say(&mut self, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {

@@ -6,6 +6,7 @@ use kube::{Api, Client, Resource};
 
 use super::Me;
 use super::record::REQUEST;
+use super::status::WAITING;
 use crate::kubevirt::VirtualMachine;
 use crate::resources::{BackupRun, RestoreRun};
 
@@ -26,8 +27,12 @@ impl Teller {
         self.tell(run.object_ref(&()), "Backup", Some(machine(run, None)), (EventType::Normal, "Claimed", note)).await;
     }
 
+    pub(super) async fn waits(&self, run: &BackupRun, note: &str) {
+        self.of_both(run, (EventType::Normal, WAITING, note)).await;
+    }
+
     pub(super) async fn stored(&self, run: &BackupRun, note: &str) {
-        self.ended(run, (EventType::Normal, "Stored", note)).await;
+        self.of_both(run, (EventType::Normal, "Stored", note)).await;
     }
 
     pub(super) async fn verified(&self, run: &BackupRun, note: &str) {
@@ -35,7 +40,7 @@ impl Teller {
     }
 
     pub(super) async fn failed(&self, run: &BackupRun, reason: &str, note: &str) {
-        self.ended(run, (EventType::Warning, reason, note)).await;
+        self.of_both(run, (EventType::Warning, reason, note)).await;
     }
 
     /// Of a restore only that it was claimed: the rest is the controller's to tell.
@@ -44,7 +49,7 @@ impl Teller {
     }
 
     /// On the run, and on its machine: whose owner looks at that one may not know of runs.
-    async fn ended(&self, run: &BackupRun, what: (EventType, &str, &str)) {
+    async fn of_both(&self, run: &BackupRun, what: (EventType, &str, &str)) {
         let of_run = run.object_ref(&());
         self.tell(of_run.clone(), "Backup", Some(machine(run, None)), what).await;
         // Whoever describes the machine is shown events that have its UID.

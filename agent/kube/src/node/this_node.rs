@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -113,15 +113,32 @@ impl<W: Worker> ThisNode<W> {
             capabilities: told.capabilities.clone(),
             policies: told.policies.clone(),
         };
-        let object = json!({
-            "apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": self.me.node}, "spec": {},
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        self.nodes.patch(&self.me.node, &params, &Patch::Apply(&object)).await?;
+        self.make().await?;
         let object = json!({
             "apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": self.me.node}, "status": status,
         });
+        let params = PatchParams::apply(MANAGER).force();
         self.nodes.patch_status(&self.me.node, &params, &Patch::Apply(&object)).await.map(drop)
+    }
+
+    /// The object itself. It is its node's: Kubernetes removes it when that is gone.
+    async fn make(&self) -> Result<(), kube::Error> {
+        let Some(uid) = self.me.node_uid() else { return self.apply(&json!({})).await };
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": self.me.node, "uid": uid});
+        match self.apply(&json!({"ownerReferences": [owner]})).await {
+            // OpenShift lets whoever makes an object say whose it is; of one that is there, who may delete it.
+            Err(kube::Error::Api(status)) if status.is_forbidden() => self.apply(&json!({})).await,
+            applied => applied,
+        }
+    }
+
+    async fn apply(&self, metadata: &Value) -> Result<(), kube::Error> {
+        let mut metadata = metadata.clone();
+        metadata["name"] = json!(self.me.node);
+        let object =
+            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": metadata, "spec": {}});
+        let params = PatchParams::apply(MANAGER).force();
+        self.nodes.patch(&self.me.node, &params, &Patch::Apply(&object)).await.map(drop)
     }
 
     fn ready(&self, capabilities: &[Capability], lives: bool) -> Condition {

@@ -9,6 +9,12 @@ use tokio::time::{Instant, timeout};
 use super::cluster::{BackupKind, BackupProgress, BackupWish, Depth, QuiesceFacts, RunningBackup};
 use super::source::Vm;
 
+/// The name of an error that the VM's turn has not come: nothing was begun, and it can be tried later.
+pub const QUEUED: &str = "Queued";
+
+/// The name of an error that the scratch PVC did not get to the VM's node.
+pub const SCRATCH_NOT_ATTACHABLE: &str = "ScratchNotAttachable";
+
 /// A backup whose job runs.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -98,7 +104,7 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
                 handed_over = true;
                 left = vm.options.start_within;
             }
-            BackupProgress::Waiting(text) if left.is_zero() => return Err(not_started(vm, wish.depth, &text)),
+            BackupProgress::Waiting(text) if left.is_zero() => return Err(not_started(vm, wish, &text).await),
             BackupProgress::Queued(text) if left.is_zero() => return Err(not_possible(&text, asked)),
             BackupProgress::Waiting(_) | BackupProgress::Queued(_) => {}
         }
@@ -107,28 +113,41 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
     }
 }
 
-/// `Damaged` makes the engine repeat without an increment: KubeVirt tries one that it cannot start for ever, and says
-/// nothing of it in the backup's status.
-fn not_started(vm: &Vm, depth: Depth, known: &str) -> Error {
-    let (kind, what) = match depth {
-        Depth::SinceLatest => (ErrorKind::Damaged, "increment"),
-        Depth::Full => (ErrorKind::Unavailable, "backup"),
-    };
+/// Why a job has not begun in time.
+async fn not_started(vm: &Vm, wish: &BackupWish, known: &str) -> Error {
     let seconds = vm.options.start_within.as_secs();
-    let error =
-        Error::new(kind, format!("KubeVirt has not started the {what} within {seconds} s{}", after_colon(known)));
-    match depth {
-        Depth::SinceLatest => error,
-        Depth::Full => error.advise(
-            "Look at the events of the VirtualMachineBackup, and at whether its scratch PVC can be attached to the VM's node.",
-        ),
+    // Who cannot say it is not asked twice: the backup is over either way.
+    if let Some(why) = vm.cluster.why_unattached(&wish.backup).await.unwrap_or_default() {
+        return not_attachable(seconds, &why);
     }
+    let started = |what: &str| format!("KubeVirt has not started the {what} within {seconds} s{}", after_colon(known));
+    match wish.depth {
+        // The engine repeats without an increment: KubeVirt tries one that it cannot start for ever, and says nothing of it in
+        // the backup's status.
+        Depth::SinceLatest => Error::new(ErrorKind::Damaged, started("increment")),
+        Depth::Full => Error::new(ErrorKind::Unavailable, started("backup"))
+            .advise("Look at the events of the VirtualMachineBackup, and at the log of virt-controller."),
+    }
+}
+
+/// Not to be repeated at once: a reread would need the same PVC.
+fn not_attachable(seconds: u64, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the scratch PVC was not attached on the VM's node within {seconds} s: {why}"),
+    )
+    .named(SCRATCH_NOT_ATTACHABLE)
+    .advise(
+        "Name a StorageClass in spec.scratch.storageClassName of the next run whose volumes can be had on that node: one that \
+         all nodes reach, or one with volumeBindingMode: WaitForFirstConsumer.",
+    )
 }
 
 /// What had to end first has not.
 fn not_possible(known: &str, asked: Instant) -> Error {
     let seconds = asked.elapsed().as_secs();
     Error::new(ErrorKind::Busy, format!("the backup has not become possible within {seconds} s{}", after_colon(known)))
+        .named(QUEUED)
 }
 
 fn after_colon(text: &str) -> String {

@@ -32,6 +32,10 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// The same, read now and not from a watch. Asks on as long as the API server does not answer; `Cancelled` as above.
     async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress>;
 
+    /// In what way the scratch PVC of a backup whose job does not run is not attached on the VM's node, as sentences without
+    /// their last full stop; none if it is, or if nothing was done for it yet.
+    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<String>>;
+
     /// The job that the VMI says is running or has run last (`status.changedBlockTracking.backupStatus`), read now and
     /// not from a cache; with the VMI's UID, for another VMI of the same name is another VM to us.
     async fn job(&self) -> Result<JobFacts>;

@@ -180,6 +180,10 @@ mod tests {
             unreachable!("nothing is asked of KubeVirt")
         }
 
+        async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+            unreachable!("nothing is asked of KubeVirt")
+        }
+
         async fn job(&self) -> Result<JobFacts> {
             unreachable!("nothing is asked of KubeVirt")
         }

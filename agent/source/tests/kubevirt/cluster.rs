@@ -32,6 +32,8 @@ pub(crate) enum Start {
     NoIncrement,
     /// It tries all in vain, for ever.
     Never(&'static str),
+    /// It waits for ever for a scratch PVC that does not get to the VM's node.
+    Unattached(&'static str),
     /// The backup is not made: something else has to end first.
     Queued(&'static str),
     Fails,
@@ -189,6 +191,7 @@ impl FakeCluster {
             Start::Fails => BackupProgress::Failed { reason: "SourceUnhealthy".into(), message: "it is paused".into() },
             Start::Deleted => BackupProgress::Ended("it is being deleted".into()),
             Start::Never(why) => BackupProgress::Waiting(why.into()),
+            Start::Unattached(_) => BackupProgress::Waiting("attaching the scratch PVC".into()),
             Start::NoIncrement if !full => BackupProgress::Waiting("failed to send Start backup command".into()),
             Start::Detaches(left) if left > 0 => {
                 state.start = Start::Detaches(left - 1);
@@ -265,6 +268,13 @@ impl Cluster for FakeCluster {
 
     async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress> {
         Ok(self.told(backup))
+    }
+
+    async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+        match self.state().start {
+            Start::Unattached(why) => Ok(Some(why.into())),
+            _ => Ok(None),
+        }
     }
 
     async fn job(&self) -> Result<JobFacts> {

@@ -6,7 +6,7 @@ use remora_core::ErrorKind;
 use remora_core::plan::Asked;
 use remora_core::point::Decision;
 use remora_core::ports::{NoProgress, Outcome};
-use remora_source::kubevirt::{ChangedBlockTracking, Depth, JobFacts};
+use remora_source::kubevirt::{ChangedBlockTracking, Depth, JobFacts, SCRATCH_NOT_ATTACHABLE};
 use remora_tests::MIB;
 
 use crate::bench::{Bench, decisions};
@@ -30,6 +30,26 @@ fn an_increment_that_kubevirt_cannot_start_is_given_up_and_repeated_once_as_a_re
         let outcomes: Vec<_> = state.ended.iter().map(|(_, outcome)| *outcome).collect();
         assert_eq!(outcomes, [Outcome::Stored, Outcome::Abandoned, Outcome::Stored]);
         assert!(state.wishes[1].backup != state.wishes[2].backup);
+    });
+}
+
+#[test]
+fn an_increment_whose_scratch_pvc_does_not_get_to_the_node_is_not_repeated() {
+    wait_for(async {
+        let bench = Bench::new().await;
+        bench.run().await;
+        bench.cluster.state().start = Start::Unattached("no node has it");
+        let error = bench.fail(Asked::Auto, Arc::new(NoProgress)).await;
+        assert_eq!(error.name(), Some(SCRATCH_NOT_ATTACHABLE), "{}", error.chain());
+        assert!(error.chain().contains("no node has it") && error.advice().is_some(), "{error:?}");
+        let depths: Vec<_> = bench.cluster.state().wishes.iter().map(|wish| wish.depth).collect();
+        assert_eq!(depths, [Depth::Full, Depth::SinceLatest]);
+        // KubeVirt's tracker has not moved on, so nothing is lost by it.
+        bench.domain.write("vda", 5, 9 * MIB, MIB);
+        bench.cluster.state().start = Start::Works;
+        let next = bench.run().await;
+        assert_eq!(decisions(&next), [Decision::Incremental, Decision::Incremental], "{}", next.point.reason);
+        bench.assert_is_now(&next.point);
     });
 }
 

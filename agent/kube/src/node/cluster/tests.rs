@@ -42,7 +42,7 @@ fn a_run(client: Client) -> RunCluster {
     let [node, namespace, pod, uid] = ["one", "remora", "agent", "agent-uid"].map(str::to_owned);
     let desk = Desk {
         client,
-        me: Arc::new(Me { node, namespace, pod, uid }),
+        me: Arc::new(Me { node, token: None, namespace, pod, uid }),
         order: Order {
             namespace: "shop".into(),
             name: "run".into(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::{Error, ErrorKind};
+use remora_source::kubevirt::QUEUED;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Driven, Early, Outcome};
@@ -33,8 +34,13 @@ impl<W: Worker> Driven<W> {
         if matches!(self.early, Some(Early::Lost(_))) {
             return Outcome::Lost;
         }
-        if self.early == Some(Early::Stopping) && result.is_err() {
-            return self.give_back().await;
+        match (self.early, &result) {
+            (Some(Early::Stopping), Err(_)) => return self.give_back().await,
+            (None, Err(failure)) if failure.reason() == QUEUED => {
+                let why = failure.message();
+                return self.wait_without_agent(&why).await;
+            }
+            _ => {}
         }
         self.remove_backup().await;
         let outcome = match &result {
@@ -111,6 +117,19 @@ impl<W: Worker> Driven<W> {
         self.run.record.said.end_any_attempt();
         self.run.record.said.given_back(Timestamp::now());
         if self.write_all().await { Outcome::GivenBack } else { Outcome::Lost }
+    }
+
+    /// What only waits keeps no other run from this node's places. The controller gives it to a node again once nothing is in
+    /// its way.
+    async fn wait_without_agent(mut self, why: &str) -> Outcome {
+        tracing::info!(run = self.run.desk.order.full_name(), why, "the run is given back: it only waits");
+        self.run.record.said.end_any_attempt();
+        self.run.record.said.waits(why, Timestamp::now());
+        if !self.write_all().await {
+            return Outcome::Lost;
+        }
+        self.run.teller.waits(&self.run.object, why).await;
+        Outcome::GivenBack
     }
 
     /// Lets go of the attempt, and waits until KubeVirt's backup is gone: who sees the run ended may begin another one.

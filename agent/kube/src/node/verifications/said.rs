@@ -154,7 +154,8 @@ mod tests {
     fn a_claim_keeps_what_the_end_said_and_says_nothing_that_is_the_controllers() {
         let run = ended("All");
         assert!(!VerifySaid::is_over(&run) && VerifySaid::is_over(&ended("None")));
-        let me = Me { node: "one".into(), namespace: "remora".into(), pod: "agent".into(), uid: "me".into() };
+        let me =
+            Me { node: "one".into(), token: None, namespace: "remora".into(), pod: "agent".into(), uid: "me".into() };
         let mut said = VerifySaid::claiming(&run, &me, Timestamp::UNIX_EPOCH);
         let status = said.status();
         assert_eq!(

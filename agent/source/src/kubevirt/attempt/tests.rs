@@ -21,6 +21,7 @@ const START: Duration = Duration::from_mins(3);
 #[derive(Debug, Default)]
 struct Deaf {
     answers: Mutex<Vec<(Duration, BackupProgress)>>,
+    unattached: Option<&'static str>,
 }
 
 #[async_trait]
@@ -45,6 +46,10 @@ impl Cluster for Deaf {
         let (after, answer) = next.unwrap_or((Duration::ZERO, waiting()));
         sleep(after).await;
         Ok(answer)
+    }
+
+    async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+        Ok(self.unattached.map(Into::into))
     }
 
     async fn job(&self) -> Result<JobFacts> {
@@ -75,7 +80,11 @@ fn running() -> BackupProgress {
 }
 
 /// What becomes of a wish whose live answers are these, in this order, and how long that takes.
-async fn waited(depth: Depth, mut answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
+async fn waited(depth: Depth, answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
+    waited_for(Deaf { answers: Mutex::new(answers), unattached: None }, depth).await
+}
+
+async fn waited_for(cluster: Deaf, depth: Depth) -> (Result<Begun>, Duration) {
     let folder = tempfile::tempdir().unwrap();
     let instance = InstanceFacts { uid: "i".into(), pod: "p".into() };
     let facts = VmFacts {
@@ -89,9 +98,9 @@ async fn waited(depth: Depth, mut answers: Vec<(Duration, BackupProgress)>) -> (
         latest: None,
         definition: "{}".into(),
     };
-    answers.reverse();
+    cluster.answers.lock().unwrap().reverse();
     let vm = Vm {
-        cluster: Arc::new(Deaf { answers: Mutex::new(answers) }),
+        cluster: Arc::new(cluster),
         options: KubevirtOptions { start_within: START, ..KubevirtOptions::new(Vec::new()) },
         facts,
         instance,
@@ -130,5 +139,19 @@ async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_t
             assert!(error.chain().contains("within 180 s: attaching the scratch PVC"), "{}", error.chain());
             assert!((away + START..away + START + Duration::from_secs(1)).contains(&took), "{took:?} of {away:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
+    for depth in [Depth::SinceLatest, Depth::Full] {
+        let cluster = Deaf { answers: Mutex::default(), unattached: Some("no node has it") };
+        let (begun, took) = waited_for(cluster, depth).await;
+        let error = begun.err().unwrap();
+        // Of `Damaged` the engine would make a reread.
+        assert_eq!((error.kind(), error.name()), (ErrorKind::Unavailable, Some(SCRATCH_NOT_ATTACHABLE)), "{depth:?}");
+        assert!(error.chain().ends_with("within 180 s: no node has it"), "{}", error.chain());
+        assert!(error.advice().unwrap().contains("spec.scratch.storageClassName"));
+        assert!((START..START + Duration::from_secs(1)).contains(&took), "{took:?}");
     }
 }
