@@ -159,17 +159,17 @@ pub(super) async fn lost(subject: &Subject, array: &Array, vm: &VmName) -> Resul
 }
 
 /// The server fails in the middle of a run, and until that gives up: what is listed then is whole, and the next run goes well.
-pub(super) async fn outage(subject: &Subject, _: &Array, vm: &VmName) -> Result<(), String> {
+pub(super) async fn outage(subject: &Subject, array: &Array, vm: &VmName) -> Result<(), String> {
     let once = Patience { retries: 0, give_up: DEADLINE };
-    let array = Array::with(subject, DEADLINE, once).within("starting another process")?;
+    let impatient = Array::with(subject, DEADLINE, once).within("starting another process")?;
     let disks = small(subject);
-    for (place, fault) in places(subject, &array, vm).await?.into_iter().zip(FAULTS.into_iter().cycle()) {
+    for (place, fault) in places(subject, array, vm).await?.into_iter().zip(FAULTS.into_iter().cycle()) {
         let at = |why: String| format!("{fault:?} from request {place} of a run on: {why}");
+        ready(impatient.component());
         let made = {
             let _faulty = Faulty::after(&subject.injector, fault, place);
-            array.run(vm, None, None, &disks).await
+            impatient.run(vm, None, None, &disks).await
         };
-        ready(array.component());
         let listed = array.listed(vm).await.map_err(at)?;
         listed_is_what_was_told(&made, &listed).map_err(at)?;
         if let Some(point) = listed.last() {
@@ -177,7 +177,7 @@ pub(super) async fn outage(subject: &Subject, _: &Array, vm: &VmName) -> Result<
         }
         let next = array.run(vm, listed.last(), None, &disks).await.within("the next run").map_err(at)?;
         let points: Vec<_> = listed.iter().chain([&next]).collect();
-        has(&array, vm, &points, &disks).await.map_err(at)?;
+        has(array, vm, &points, &disks).await.map_err(at)?;
         array.remove(Some(vm)).await;
     }
     Ok(())
