@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use remora_tests::appliance::Lie;
+use remora_tests::appliance::{Lie, TOKEN};
 use remora_tests::truth::assert_same;
 use remora_tests::{Appliance, DiskSpec, Lab, MIB, Plugin, Remora};
 use serde_json::Value;
@@ -11,14 +11,19 @@ use crate::documented::the_documented;
 
 /// A folder with the settings and the token of the plain mover in it, and what `remora plugin` is told of them.
 fn plain(command: &str) -> (std::path::PathBuf, Vec<String>) {
+    told(command, "plain", "canary-5fd1b2")
+}
+
+/// The same of any mover that wants an endpoint and a token.
+fn told(command: &str, mover: &str, token: &str) -> (std::path::PathBuf, Vec<String>) {
     let folder = Lab::shared().scratch("plugin");
     fs::write(folder.join("settings.yaml"), "endpoint: '{endpoint}'\n").unwrap();
-    fs::write(folder.join("token"), "canary-5fd1b2\n").unwrap();
+    fs::write(folder.join("token"), format!("{token}\n")).unwrap();
     let file = |name: &str| folder.join(name).display().to_string();
     let args = vec![
         "plugin".into(),
         command.into(),
-        Plugin::component("plain").display().to_string(),
+        Plugin::component(mover).display().to_string(),
         "--settings".into(),
         file("settings.yaml"),
         "--secret".into(),
@@ -42,6 +47,21 @@ fn a_mover_is_tried_and_the_report_is_the_documented_one() {
     assert!(ran.text().contains("storing 4 MiB, p50"), "{ran:?}");
     let ran = bare.ok(plain("check").1);
     assert!(ran.text().contains("ok       takes its settings and opens"), "{ran:?}");
+}
+
+#[test]
+fn a_mover_of_points_is_tried_before_an_array_and_not_without_one() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let appliance = Appliance::start();
+    let upstream = ["--upstream".to_owned(), format!("http://{}", appliance.address())];
+    let args = |command| told(command, "appliance", TOKEN).1;
+    let report = bare.json([args("test"), upstream.to_vec()].concat());
+    the_documented("remora plugin check FILE").assert_of(&report);
+    assert!(report["failed"] == 0 && report["skipped"] == 0, "{report:#}");
+    let ran = bare.ok([args("bench"), upstream.to_vec()].concat());
+    assert!(ran.text().contains("making a point of 4 MiB, read back, p50"), "{ran:?}");
+    bare.ok(args("check"));
+    bare.fails(args("test"), 2, "--upstream is to name a server");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub enum Depth {
 pub enum Made {
     /// It decides.
     Policy,
-    /// It stores objects.
+    /// It stores objects, or points.
     Mover,
 }
 

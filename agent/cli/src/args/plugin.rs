@@ -31,7 +31,7 @@ pub(crate) struct Plugin {
     /// Golden cases of a policy, as `remora policy test` runs them; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) cases: Vec<PathBuf>,
-    /// A server of a mover's protocol, such as http://127.0.0.1:9000; else a server of plain objects is brought along
+    /// A server of a mover's protocol, such as http://127.0.0.1:9000; for objects a plain one is brought along, for points none
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
     /// A secret of a mover, and the file that holds it; may be repeated

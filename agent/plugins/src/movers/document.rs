@@ -83,7 +83,7 @@ pub(super) struct MoverDocument {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
     /// The names of the machines whose disks it may see; one may end in a star.
-    machines: Vec<String>,
+    pub(super) machines: Vec<String>,
     pub(super) read_back: ReadBack,
 }
 

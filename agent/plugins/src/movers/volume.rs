@@ -68,6 +68,11 @@ impl VolumeMover {
         self.0.calls.component.pid()
     }
 
+    /// The component, to be called without all that is made of it here.
+    pub(super) fn component(&self) -> &Component {
+        &self.0.calls.component
+    }
+
     /// The mover may see this machine's disks, or it is not asked about it.
     fn granted(&self, vm: &VmName) -> Result<()> {
         if self.0.grant.covers(vm.as_str()) {

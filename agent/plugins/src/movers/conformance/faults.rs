@@ -1,22 +1,21 @@
 //! What a mover must say when its server fails: the host's pauses, its second tries and what people are told all follow from that.
 
-use bytes::Bytes;
+use std::time::Duration;
 
 use super::super::broker::BLOTTED;
-use super::super::conversation::Failed;
+use super::super::conversation::{Component, Failed};
 use super::super::words::{Class, Stored};
 use super::SHORT;
 use super::injector::{Fault, Faulty};
-use super::objects::is;
-use super::subject::{Mover, Subject, Within, class, ensure, told};
+use super::subject::{Subject, class, ensure, ready, told};
 use crate::conformance::Findings;
 
 /// What the server asks to wait for, in seconds.
 const WAIT: u64 = 7;
 
-/// A function of a mover, with all that it needs prepared.
+/// A function of a mover, of either kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
+pub(super) enum Function {
     Put,
     Replace,
     Get,
@@ -26,62 +25,44 @@ enum Function {
     Begin,
     Part,
     Complete,
+    Write,
+    Zero,
+    Unchanged,
+    Commit,
+    Abort,
+    Extents,
+    Read,
 }
 
-use Function::{Begin, Complete, Delete, Get, Head, List, Part, Put, Replace};
+use Function::{Abort, Delete, Extents, Get, Head, Unchanged, Zero};
 
-const ALL: [Function; 9] = [Put, Replace, Get, Head, List, Delete, Begin, Part, Complete];
+/// What a call came to: nothing more than that is looked at.
+pub(super) type Outcome = Result<Option<Stored>, Failed>;
 
-/// What it came to: nothing more than that is looked at.
-type Outcome = Result<Option<Stored>, Failed>;
+/// A process with a mover, whose functions are called one by one.
+pub(super) trait Tried: Sized {
+    /// What is there before the server fails.
+    type Prepared;
 
-/// What is there before the server fails.
-struct Prepared<'a> {
-    mover: &'a Mover,
-    bytes: Bytes,
-    token: Option<String>,
-}
+    /// Its functions. The first one stores bytes.
+    const ALL: &'static [Function];
 
-const THERE: &str = "faults/there";
-const UPLOAD: &str = "faults/upload";
+    /// Those whose answers have a body. The first one reads bytes.
+    const READS: &'static [Function];
 
-impl<'a> Prepared<'a> {
-    async fn new(subject: &Subject, mover: &'a Mover) -> Result<Self, String> {
-        let bytes = subject.bytes("faults", 4_000);
-        mover.replace(THERE, &bytes).await.within("`replace`, while nothing fails")?;
-        let can = mover.0.capabilities().await.within("opening, while nothing fails")?;
-        let token = if can.multipart {
-            let token = mover.begin(UPLOAD).await.within("`multipart`, while nothing fails")?;
-            mover.part(UPLOAD, &token, 1, &bytes).await.within("`part`, while nothing fails")?;
-            Some(token)
-        } else {
-            None
-        };
-        Ok(Self { mover, bytes, token })
-    }
+    /// Its calls have so long each.
+    fn start(subject: &Subject, deadline: Duration) -> remora_core::Result<Self>;
+
+    fn component(&self) -> &Component;
+
+    /// All that its functions need.
+    async fn prepare(&self, subject: &Subject) -> Result<Self::Prepared, String>;
 
     /// Calls a function; none if it is not there.
-    async fn call(&self, function: Function) -> Option<Outcome> {
-        let (mover, bytes) = (self.mover, &self.bytes);
-        let key = format!("faults/new-{:016x}", fastrand::u64(..));
-        Some(match function {
-            Put => mover.put(&key, bytes).await.map(Some),
-            Replace => mover.replace(&key, bytes).await.map(|()| None),
-            Get => mover.get(THERE, 0, bytes.len() as u64).await.map(|_| None),
-            Head => mover.head(THERE).await.map(|_| None),
-            List => mover.list("faults/", None, None).await.map(|_| None),
-            Delete => match mover.delete(&[key]).await {
-                Ok(mut each) => each.remove(0).map(|()| None).map_err(Failed::Error),
-                Err(failed) => Err(failed),
-            },
-            Begin => {
-                self.token.as_ref()?;
-                mover.begin(&key).await.map(|_| None)
-            }
-            Part => mover.part(UPLOAD, self.token.as_deref()?, 1, bytes).await.map(|()| None),
-            Complete => mover.complete(UPLOAD, self.token.as_deref()?, 1).await.map(Some),
-        })
-    }
+    async fn call(&self, prepared: &Self::Prepared, function: Function) -> Option<Outcome>;
+
+    /// Whether what was there before the server failed is there.
+    async fn is_well(&self, prepared: &Self::Prepared) -> Result<(), String>;
 }
 
 /// What a fault is called, what it is, and what a function may say of it.
@@ -106,41 +87,45 @@ const TABLE: &[Row] = &[
     ("a connection that breaks is retryable", Fault::Break, |_| &[Class::Retryable]),
 ];
 
-pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &Mover) {
+pub(super) async fn try_all<T: Tried>(findings: &mut Findings, subject: &Subject, mover: &T) {
     for row in TABLE {
-        findings.note(row.0, refusing(subject, mover.ready(), row).await);
+        ready(mover.component());
+        findings.note(row.0, refusing(subject, mover, row).await);
     }
-    findings.note("an answer that is cut off is retryable", cut(subject, mover.ready(), Fault::Truncate).await);
-    findings.note("an answer that is too short is an error", cut(subject, mover.ready(), Fault::Shorten).await);
-    findings.note("a server that says nothing costs the call, and no more", stalled(subject).await);
-    findings.note("a call whose answer was lost may be made again", lost(subject, mover.ready()).await);
-    findings.note("no secret is in its lines or errors", secrets(subject, mover.ready()).await);
+    ready(mover.component());
+    findings.note("an answer that is cut off is retryable", cut(subject, mover, Fault::Truncate).await);
+    ready(mover.component());
+    findings.note("an answer that is too short is an error", cut(subject, mover, Fault::Shorten).await);
+    findings.note("a server that says nothing costs the call, and no more", stalled::<T>(subject).await);
+    ready(mover.component());
+    findings.note("no secret is in its lines or errors", secrets(subject, mover).await);
 }
 
 /// Every function, while the server refuses.
-async fn refusing(subject: &Subject, mover: &Mover, (_, fault, wanted): &Row) -> Result<(), String> {
-    let prepared = Prepared::new(subject, mover).await?;
+async fn refusing<T: Tried>(subject: &Subject, mover: &T, (_, fault, wanted): &Row) -> Result<(), String> {
+    let prepared = mover.prepare(subject).await?;
     let faulty = Faulty::new(&subject.injector, *fault);
     let mut wrong = Vec::new();
-    for function in ALL {
+    for function in T::ALL {
         let before = subject.injector.seen();
-        let Some(outcome) = prepared.call(function).await else { continue };
-        if subject.injector.seen() == before {
+        let Some(outcome) = mover.call(&prepared, *function).await else { continue };
+        if subject.injector.seen() > before {
+            wrong.extend(says(*function, &outcome, *fault, wanted(*function)).err());
+        } else if !matches!(function, Zero | Unchanged | Extents) {
+            // What a store has without being asked, or need not be told, is its mover's matter.
             wrong.push(format!("`{function:?}` makes no request"));
-        } else if let Err(why) = says(function, &outcome, *fault, wanted(function)) {
-            wrong.push(why);
         }
     }
     drop(faulty);
     ensure(wrong.is_empty(), wrong.join("; "))?;
-    is(mover, THERE, &prepared.bytes).await.map_err(|why| format!("once the server is well again: {why}"))
+    mover.is_well(&prepared).await.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -> Result<(), String> {
     let failed = match outcome {
         Err(failed) => failed,
         // What is not there counts as deleted; and some stores say so of what exists.
-        Ok(_) if function == Delete && fault == Fault::Status(404, None) => return Ok(()),
+        Ok(_) if matches!(function, Delete | Abort) && fault == Fault::Status(404, None) => return Ok(()),
         Ok(Some(Stored::Exists)) if fault == Fault::Status(409, None) => return Ok(()),
         Ok(_) => return Err(format!("`{function:?}` succeeds")),
     };
@@ -156,13 +141,13 @@ fn says(function: Function, outcome: &Outcome, fault: Fault, wanted: &[Class]) -
 }
 
 /// Those that receive a body, while it is not whole.
-async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), String> {
-    let prepared = Prepared::new(subject, mover).await?;
+async fn cut<T: Tried>(subject: &Subject, mover: &T, fault: Fault) -> Result<(), String> {
+    let prepared = mover.prepare(subject).await?;
     let _faulty = Faulty::new(&subject.injector, fault);
     // A list that is cut off between two of its lines may look whole; only the length that was announced tells.
-    let functions: &[Function] = if fault == Fault::Truncate { &[Get, List] } else { &[Get] };
+    let functions = if fault == Fault::Truncate { T::READS } else { &T::READS[..1] };
     for function in functions {
-        match prepared.call(*function).await {
+        match mover.call(&prepared, *function).await {
             None => {}
             Some(Ok(_)) => return Err(format!("`{function:?}` succeeds")),
             Some(Err(failed)) => {
@@ -178,13 +163,13 @@ async fn cut(subject: &Subject, mover: &Mover, fault: Fault) -> Result<(), Strin
     Ok(())
 }
 
-async fn stalled(subject: &Subject) -> Result<(), String> {
-    let mover = subject.start(SHORT).map_err(|error| error.chain())?;
-    let prepared = Prepared::new(subject, &mover).await?;
+async fn stalled<T: Tried>(subject: &Subject) -> Result<(), String> {
+    let mover = T::start(subject, SHORT).map_err(|error| error.chain())?;
+    let prepared = mover.prepare(subject).await?;
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Stall);
-        for function in [Put, Get, List] {
-            match prepared.call(function).await {
+        for function in T::ALL[..1].iter().chain(T::READS) {
+            match mover.call(&prepared, *function).await {
                 None => {}
                 Some(Ok(_)) => return Err(format!("`{function:?}` succeeds")),
                 Some(Err(failed)) => ensure(
@@ -194,42 +179,16 @@ async fn stalled(subject: &Subject) -> Result<(), String> {
             }
         }
     }
-    let well = is(&mover, THERE, &prepared.bytes).await;
-    mover.give_up_uploads().await;
-    well.map_err(|why| format!("once the server is well again: {why}"))
-}
-
-/// The server does what it is asked, and nobody learns of it.
-async fn lost(subject: &Subject, mover: &Mover) -> Result<(), String> {
-    let bytes = subject.bytes("lost", 2_000);
-    {
-        let _faulty = Faulty::new(&subject.injector, Fault::Swallow);
-        for (name, outcome) in [
-            ("put-if-absent", mover.put("lost/a", &bytes).await.map(drop)),
-            ("replace", mover.replace("lost/b", &bytes).await),
-        ] {
-            match outcome {
-                Ok(()) => return Err(format!("`{name}` succeeds without an answer")),
-                Err(failed) => ensure(
-                    class(&failed) == Some(Class::Retryable),
-                    format!("`{name}`: retryable is wanted, not {}", told(&failed)),
-                )?,
-            }
-        }
-    }
-    mover.put("lost/a", &bytes).await.within("`put-if-absent` again")?;
-    mover.replace("lost/b", &bytes).await.within("`replace` again")?;
-    is(mover, "lost/a", &bytes).await?;
-    is(mover, "lost/b", &bytes).await
+    mover.is_well(&prepared).await.map_err(|why| format!("once the server is well again: {why}"))
 }
 
 /// The server sends back what it was sent, secrets included: the host blots them out, and the mover is not to need that.
-async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
-    let prepared = Prepared::new(subject, mover).await?;
+async fn secrets<T: Tried>(subject: &Subject, mover: &T) -> Result<(), String> {
+    let prepared = mover.prepare(subject).await?;
     let faulty = Faulty::new(&subject.injector, Fault::Echo);
     let mut texts = Vec::new();
-    for function in ALL {
-        if let Some(Err(failed)) = prepared.call(function).await {
+    for function in T::ALL {
+        if let Some(Err(failed)) = mover.call(&prepared, *function).await {
             texts.push((format!("the error of `{function:?}`"), told(&failed)));
         }
     }
@@ -247,6 +206,7 @@ async fn secrets(subject: &Subject, mover: &Mover) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::super::super::words::MoverError;
+    use super::Function::{List, Put};
     use super::*;
 
     fn of(class: Class, after: Option<u64>) -> Outcome {

@@ -51,6 +51,23 @@ pub(super) enum Fault {
     Stall,
 }
 
+/// A fault, and to which requests it happens: from one of this number on, and before one of that.
+#[derive(Clone, Copy, Debug)]
+struct Armed {
+    fault: Fault,
+    from: usize,
+    until: usize,
+}
+
+impl Armed {
+    const NOTHING: Self = Self { fault: Fault::None, from: 0, until: 0 };
+
+    /// What happens to the request of this number.
+    fn at(self, number: usize) -> Fault {
+        if (self.from..self.until).contains(&number) { self.fault } else { Fault::None }
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -143,7 +160,7 @@ async fn forward(client: &reqwest::Client, url: &Url, asked: &Asked) -> Result<R
 /// The server. It ends when this is dropped.
 pub(super) struct Injector {
     address: SocketAddr,
-    fault: watch::Sender<Fault>,
+    armed: watch::Sender<Armed>,
     seen: Arc<AtomicUsize>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -152,7 +169,7 @@ impl Injector {
     pub(super) async fn start(behind: Behind) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (fault, told) = watch::channel(Fault::None);
+        let (armed, told) = watch::channel(Armed::NOTHING);
         let seen = Arc::new(AtomicUsize::new(0));
         let (behind, counted) = (Arc::new(behind), Arc::clone(&seen));
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -161,14 +178,14 @@ impl Injector {
                 let connection = Connection {
                     stream: BufReader::new(stream),
                     behind: Arc::clone(&behind),
-                    fault: told.clone(),
+                    armed: told.clone(),
                     seen: Arc::clone(&counted),
                 };
                 connections.spawn(connection.serve());
                 while connections.try_join_next().is_some() {}
             }
         }));
-        Ok(Self { address, fault, seen, _serving: serving })
+        Ok(Self { address, armed, seen, _serving: serving })
     }
 
     /// Host and port.
@@ -176,9 +193,9 @@ impl Injector {
         self.address
     }
 
-    /// From now on, what becomes of every request; those that are stalled end.
-    pub(super) fn set(&self, fault: Fault) {
-        self.fault.send_replace(fault);
+    /// From now on, what becomes of requests; those that are stalled end.
+    fn arm(&self, armed: Armed) {
+        self.armed.send_replace(armed);
     }
 
     /// How many requests came.
@@ -190,7 +207,7 @@ impl Injector {
 struct Connection {
     stream: BufReader<TcpStream>,
     behind: Arc<Behind>,
-    fault: watch::Receiver<Fault>,
+    armed: watch::Receiver<Armed>,
     seen: Arc<AtomicUsize>,
 }
 
@@ -198,8 +215,8 @@ impl Connection {
     /// One request after another, until one side has enough.
     async fn serve(mut self) {
         while let Ok(Some(asked)) = self.read().await {
-            self.seen.fetch_add(1, Ordering::SeqCst);
-            let fault = *self.fault.borrow_and_update();
+            let number = self.seen.fetch_add(1, Ordering::SeqCst);
+            let fault = self.armed.borrow_and_update().at(number);
             match self.reply(fault, &asked).await {
                 Ok(true) => {}
                 _ => return,
@@ -272,7 +289,7 @@ impl Connection {
                 Ok(false)
             }
             Fault::Stall => {
-                self.fault.changed().await.ok();
+                self.armed.changed().await.ok();
                 Ok(false)
             }
         }
@@ -303,14 +320,27 @@ impl Connection {
 pub(super) struct Faulty<'a>(&'a Injector);
 
 impl<'a> Faulty<'a> {
+    /// To every request.
     pub(super) fn new(injector: &'a Injector, fault: Fault) -> Self {
-        injector.set(fault);
+        Self::after(injector, fault, 0)
+    }
+
+    /// To every request, once so many more went well.
+    pub(super) fn after(injector: &'a Injector, fault: Fault, requests: usize) -> Self {
+        injector.arm(Armed { fault, from: injector.seen() + requests, until: usize::MAX });
+        Self(injector)
+    }
+
+    /// To a single request, once so many more went well.
+    pub(super) fn once(injector: &'a Injector, fault: Fault, requests: usize) -> Self {
+        let from = injector.seen() + requests;
+        injector.arm(Armed { fault, from, until: from + 1 });
         Self(injector)
     }
 }
 
 impl Drop for Faulty<'_> {
     fn drop(&mut self) {
-        self.0.set(Fault::None);
+        self.0.arm(Armed::NOTHING);
     }
 }

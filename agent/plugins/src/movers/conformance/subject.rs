@@ -1,4 +1,5 @@
-//! The mover that is tried, and its calls one by one, without the host's second tries: what is tried is the mover, not its store.
+//! The mover that is tried; and of one of objects its calls one by one, without the host's second tries: what is tried is the
+//! mover, not its store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,33 +31,43 @@ pub(super) struct Subject {
     pub(super) injector: Injector,
     pub(super) settings: String,
     pub(super) component: Vec<u8>,
+    pub(super) world: World,
     pub(super) program: PathBuf,
+    /// What the names of all that is stored begin with.
+    pub(super) prefix: String,
     secrets: BTreeMap<String, Zeroizing<Vec<u8>>>,
-    prefix: String,
     seed: u64,
     said: Arc<Mutex<Vec<String>>>,
-    stored: Arc<Mutex<BTreeSet<String>>>,
+    left: Arc<Left>,
+}
+
+/// What any process of a mover of objects was told to store: uploads that were begun, and keys.
+#[derive(Default)]
+struct Left {
+    begun: Mutex<Vec<(String, String)>>,
+    keys: Mutex<BTreeSet<String>>,
 }
 
 impl Subject {
-    pub(super) fn new(component: Vec<u8>, trial: MoverTrial, injector: Injector) -> Result<Self> {
+    pub(super) fn new(component: Vec<u8>, world: World, trial: MoverTrial, injector: Injector) -> Result<Self> {
         let endpoint = format!("http://{}", injector.address());
         Ok(Self {
             settings: trial.settings.replace(ENDPOINT, &endpoint),
             component,
+            world,
             program: trial.program.map_or_else(beside_this_program, Ok)?,
-            secrets: trial.secrets,
             // Not from the seed: what an earlier run left must not be in the way.
             prefix: format!("remora-test-{:016x}", fastrand::u64(..)),
+            secrets: trial.secrets,
             seed: trial.seed,
             said: Arc::default(),
-            stored: Arc::default(),
+            left: Arc::default(),
             injector,
         })
     }
 
-    /// The mover, its calls with so long each. It is started when it is first called.
-    pub(super) fn start(&self, deadline: Duration) -> Result<Mover> {
+    /// The component, its calls with so long each. It is started when it is first called.
+    pub(super) fn component(&self, deadline: Duration) -> Result<Component> {
         let said = Arc::clone(&self.said);
         let ear = move |line: &str| said.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
         let server = self.injector.address().to_string();
@@ -69,27 +80,23 @@ impl Subject {
             names: Arc::new(SystemNames),
             ear: Some(Arc::new(ear)),
         })?;
-        Ok(Mover(
-            Component {
-                program: self.program.clone(),
-                bytes: self.component.clone(),
-                compiled: None,
-                world: World::Objects,
-                settings: self.settings.clone(),
-                prefix: self.prefix.clone(),
-                deadline,
-                broker,
-                tell: Box::new(|wrong| {
-                    let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
-                    Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
-                }),
-                state: Mutex::new(State::default()),
-                places: places(),
-                faults: 0.into(),
-            },
-            Mutex::default(),
-            Arc::clone(&self.stored),
-        ))
+        Ok(Component {
+            program: self.program.clone(),
+            bytes: self.component.clone(),
+            compiled: None,
+            world: self.world,
+            settings: self.settings.clone(),
+            prefix: self.prefix.clone(),
+            deadline,
+            broker,
+            tell: Box::new(|wrong| {
+                let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
+                Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
+            }),
+            state: Mutex::new(State::default()),
+            places: places(),
+            faults: 0.into(),
+        })
     }
 
     /// Bytes that are the same for the same seed and name.
@@ -111,14 +118,31 @@ impl Subject {
     }
 }
 
-/// A process with the mover, the uploads that were begun with it, and the keys of what any process was told to store.
-pub(super) struct Mover(pub(super) Component, Mutex<Vec<(String, String)>>, Arc<Mutex<BTreeSet<String>>>);
+/// For the next trial: that it failed the ones before does not shut it out.
+pub(super) fn ready(component: &Component) {
+    component.faults.store(0, Ordering::Relaxed);
+}
 
-fn strange<T>(done: &Done) -> Result<T, Failed> {
+/// The most memory that its process had so far, in bytes.
+pub(super) fn peak(component: &Component) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", component.pid()?)).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib * 1024.0)
+}
+
+pub(super) fn strange<T>(done: &Done) -> Result<T, Failed> {
     Err(Failed::Fault(format!("it answered another question: {done:?}")))
 }
 
+/// A process with a mover of objects.
+pub(super) struct Mover(pub(super) Component, Arc<Left>);
+
 impl Mover {
+    /// Its calls have so long each.
+    pub(super) fn start(subject: &Subject, deadline: Duration) -> Result<Self> {
+        Ok(Self(subject.component(deadline)?, Arc::clone(&subject.left)))
+    }
+
     async fn sending(&self, call: Call, data: &Bytes) -> Result<Done, Failed> {
         let luggage = Luggage { data: Payload::new(vec![data.clone()]), sink: Sink::new(0) };
         self.0.call(call, luggage).await
@@ -200,7 +224,7 @@ impl Mover {
     }
 
     /// Uploads that were begun, of which most are over.
-    pub(super) async fn give_up_uploads(&self) {
+    async fn give_up_uploads(&self) {
         let begun = std::mem::take(&mut *self.begun());
         for (key, token) in begun {
             self.abort(&key, &token).await.ok();
@@ -212,16 +236,15 @@ impl Mover {
     }
 
     fn keys(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.2.lock().unwrap_or_else(PoisonError::into_inner)
+        self.1.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begun(&self) -> MutexGuard<'_, Vec<(String, String)>> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.1.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For the next trial: that it failed the ones before does not shut it out.
     pub(super) fn ready(&self) -> &Self {
-        self.0.faults.store(0, Ordering::Relaxed);
+        ready(&self.0);
         self
     }
 
@@ -243,13 +266,6 @@ impl Mover {
                 return;
             }
         }
-    }
-
-    /// The most memory that its process had so far, in bytes.
-    pub(super) fn peak(&self) -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib * 1024.0)
     }
 }
 
@@ -278,6 +294,12 @@ pub(super) trait Within<T> {
 impl<T> Within<T> for Result<T, Failed> {
     fn within(self, doing: &str) -> Result<T, String> {
         self.map_err(|failed| format!("{doing}: {}", told(&failed)))
+    }
+}
+
+impl<T> Within<T> for Result<T> {
+    fn within(self, doing: &str) -> Result<T, String> {
+        self.map_err(|error| format!("{doing}: {}", error.chain()))
     }
 }
 

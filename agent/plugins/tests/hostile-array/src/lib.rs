@@ -2,11 +2,15 @@
 
 #[path = "../../../../../sdk/examples/appliance/src/appliance.rs"]
 mod appliance;
+#[path = "../../hostile/src/misbehave.rs"]
 mod misbehave;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use appliance::Appliance;
 use misbehave::misbehave;
-use remora_sdk::objects::{Buffer, Error, Sink};
+use remora_sdk::objects::{Buffer, Class, Error, Request, Secret, Sink, log};
 use remora_sdk::volumes::{Capabilities, Extent, Mover, NewPoint, Page, Point};
 use remora_sdk::{Invalid, serde};
 
@@ -14,14 +18,17 @@ use remora_sdk::{Invalid, serde};
 #[serde(crate = "serde", deny_unknown_fields)]
 struct Settings {
     endpoint: String,
-    /// What it does, where, such as `loop in list`.
+    /// What it does, where, such as `loop in list`; or several things, with commas between.
     #[serde(default)]
     misbehave: String,
 }
 
 struct Hostile {
     misbehave: String,
+    endpoint: String,
     appliance: Appliance,
+    /// What it was asked to commit since it was begun.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 remora_sdk::volumes!(Hostile);
@@ -31,6 +38,21 @@ impl Hostile {
     fn after(&self, function: &str) -> &Appliance {
         misbehave(&self.misbehave, function);
         &self.appliance
+    }
+
+    fn is(&self, what: &str) -> bool {
+        self.misbehave.split(", ").any(|how| how == what)
+    }
+
+    /// Logs what the server says, which was told a secret.
+    fn gossip(&self) -> Result<(), Error> {
+        let token = Secret::get("token")?;
+        let request = Request::new("GET", format!("{}/points/none", self.endpoint));
+        let said = request.secret("authorization", "Bearer ", &token).send()?.text();
+        if !said.is_empty() {
+            log::write(log::Level::Warn, &said);
+        }
+        Ok(())
     }
 }
 
@@ -49,15 +71,21 @@ impl Mover for Hostile {
 
     fn open(settings: Settings) -> Result<(Self, Capabilities), Error> {
         misbehave(&settings.misbehave, "open");
-        let (appliance, mut can) = Appliance::open(appliance::Settings { endpoint: settings.endpoint, clones: true })?;
-        if settings.misbehave == "take large pieces" {
+        let Settings { endpoint, misbehave } = settings;
+        let (appliance, mut can) = Appliance::open(appliance::Settings { endpoint: endpoint.clone(), clones: true })?;
+        if misbehave == "take large pieces" {
             can.granularity = 1 << 20;
         }
-        Ok((Self { misbehave: settings.misbehave, appliance }, can))
+        Ok((Self { misbehave, endpoint, appliance, asked: RefCell::default() }, can))
     }
 
     fn begin(&self, point: &NewPoint) -> Result<String, Error> {
-        self.after("begin").begin(point)
+        let token = self.after("begin").begin(point)?;
+        self.asked.borrow_mut().remove(&point.id);
+        if self.is("show what is begun") {
+            self.appliance.commit(&point.id, &token)?;
+        }
+        Ok(token)
     }
 
     fn write(&self, id: &str, token: &str, disk: u32, offset: u64, data: &Buffer) -> Result<(), Error> {
@@ -69,14 +97,23 @@ impl Mover for Hostile {
     }
 
     fn unchanged(&self, id: &str, token: &str, disk: u32, offset: u64, len: u64) -> Result<(), Error> {
+        if self.is("forget what is unchanged") {
+            return Ok(());
+        }
         self.after("unchanged").unchanged(id, token, disk, offset, len)
     }
 
     fn commit(&self, id: &str, token: &str) -> Result<(), Error> {
+        if !self.asked.borrow_mut().insert(id.into()) && self.is("refuse a second commit") {
+            return Err(Error::new(Class::Conflict, "again", format!("{id} was to be committed before")));
+        }
         self.after("commit").commit(id, token)
     }
 
     fn abort(&self, id: &str, token: &str) -> Result<(), Error> {
+        if self.is("commit what is given up") {
+            return self.appliance.commit(id, token);
+        }
         self.after("abort").abort(id, token)
     }
 
@@ -87,7 +124,13 @@ impl Mover for Hostile {
                 Ok(Page { points: (0..2_000).map(|n| point(n.to_string(), Vec::new())).collect(), next: None })
             }
             "list gigantically" => Ok(Page { points: vec![point("gigantic".into(), vec![1; 100 << 20])], next: None }),
-            _ => self.after("list").list(vm, token),
+            _ => {
+                let mut page = self.after("list").list(vm, token)?;
+                if self.is("leave a point out") {
+                    page.points.retain(|point| !point.id.ends_with("-0777"));
+                }
+                Ok(page)
+            }
         }
     }
 
@@ -107,10 +150,16 @@ impl Mover for Hostile {
         if self.misbehave == "read nothing" {
             return Ok(());
         }
-        self.after("read").read(point, disk, offset, len, into)
+        self.after("read").read(point, disk, offset, len, into).map_err(|error| {
+            let class = if self.is("call all permanent") { Class::Permanent } else { error.class };
+            Error { class, ..error }
+        })
     }
 
     fn delete(&self, point: &str) -> Result<(), Error> {
+        if self.is("tell what the server says") {
+            self.gossip()?;
+        }
         self.after("delete").delete(point)
     }
 }

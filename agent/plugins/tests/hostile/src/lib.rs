@@ -1,9 +1,11 @@
 //! A mover that misbehaves as its settings say; else it keeps small objects in its memory.
 
+mod misbehave;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::hint::black_box;
 
+use misbehave::misbehave;
 use remora_sdk::objects::{
     Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Secret, Sink, Stored, log,
 };
@@ -27,50 +29,6 @@ struct Hostile {
 }
 
 remora_sdk::objects!(Hostile);
-
-/// Does what is asked for in this function.
-fn misbehave(how: &str, function: &str) {
-    match how.split_once(" in ") {
-        Some((how, wanted)) if wanted == function => match how {
-            "trap" => panic!(),
-            "loop" => loop {
-                black_box(());
-            },
-            "memory" => grow(),
-            "recursion" => drop(black_box(deeper(black_box(1)))),
-            "secrets" => {
-                let mut kept = Vec::new();
-                loop {
-                    kept.push(Secret::get("canary"));
-                }
-            }
-            "long secrets" => {
-                let mut secret = Secret::get("canary").ok();
-                loop {
-                    secret = secret.map(|secret| secret.prefixed(&"x".repeat(60_000)));
-                }
-            }
-            "lines" => loop {
-                log::write(log::Level::Error, &"x".repeat(10_000));
-            },
-            _ => {}
-        },
-        _ => {}
-    }
-}
-
-fn grow() {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    loop {
-        kept.push(black_box(vec![1; 1 << 20]));
-    }
-}
-
-#[expect(unconditional_recursion, reason = "it is to run out of stack")]
-fn deeper(n: u64) -> u64 {
-    let array = black_box([n; 100]);
-    1 + deeper(array[7] + 1) + array[9]
-}
 
 fn object(key: &str, size: u64) -> Object {
     Object { key: key.into(), size, modified: 1_700_000_000, etag: None }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use remora_core::ErrorKind;
 use remora_plugins::conformance::{Depth, MoverTrial, Report, mover};
+use remora_tests::appliance::TOKEN;
 use remora_tests::s3::{KEY, SECRET};
 use remora_tests::webdav::{PASSWORD, USER};
-use remora_tests::{S3, Transport, WebDav};
+use remora_tests::{Appliance, S3, Transport, WebDav};
 use zeroize::Zeroizing;
 
 use super::{example, host_program};
@@ -65,6 +67,34 @@ async fn the_webdav_example_holds_all_that_is_tried_before_a_real_server() {
     // that was lost, or cut off.
     let left = walk(&server.files());
     assert!(left.iter().all(|path| path.components().any(|part| part.as_os_str() == "~new")), "{left:?}");
+}
+
+/// A trial of a mover of points before an array, by more of its settings than where that is.
+fn before(array: &Appliance, more: &str) -> MoverTrial {
+    let settings = format!(r#"{{"endpoint": "{{endpoint}}"{more}}}"#);
+    MoverTrial { upstream: Some(format!("http://{}", array.address())), ..trial(&settings, &[("token", TOKEN)]) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_appliance_example_holds_all_that_is_tried_before_an_array() {
+    let array = Appliance::start();
+    let report = of("appliance", before(&array, "")).await;
+    assert_eq!(failed(&report), []);
+    assert_eq!((report.skipped, report.passed), (0, 28), "{report:#?}");
+    assert_eq!(report.exports, ["remora:mover/volume@0.1.0"]);
+    let memory = report.figures.iter().find(|figure| figure.name.contains("memory")).unwrap();
+    assert!(memory.value > 1.0 && memory.value < 64.0, "{memory:?}");
+    // Nothing of the trials stays but notes that were begun when the server failed, and never committed: nobody lists them.
+    let left = array.points();
+    assert!(left.iter().all(|name| name.ends_with("-begun")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_makes_no_clones_holds_it_too_and_is_not_asked_for_any() {
+    let array = Appliance::start();
+    let report = of("appliance", before(&array, r#", "clones": false"#)).await;
+    assert_eq!((failed(&report), report.passed), (Vec::new(), 28), "{report:#?}");
+    assert_eq!(array.seen("unchanged"), 0);
 }
 
 /// The files below a folder.
@@ -138,4 +168,56 @@ async fn what_is_no_mover_is_told_and_tried_no_further() {
     let settings = r#"{"endpoint": "nowhere"}"#;
     let report = of("plain", trial(settings, &[("token", "t")])).await;
     assert_failed(&report, "takes its settings", "/endpoint: write it as");
+}
+
+/// Those by which no point can be made: nothing else is tried then.
+const HOSTILE_ARRAYS: &[(&str, &str, &str)] = &[
+    ("trap in validate", "opens", "`validate` failed: it trapped"),
+    ("take large pieces", "opens", "granularity is 1048576"),
+    ("trap in commit", "a point is stored", "`commit` failed: it trapped"),
+    ("show what is begun", "a point is stored", "is listed before its `commit`"),
+    ("read nothing", "a point is stored", "and gave 0 bytes"),
+    ("end extents early", "a point is stored", " end at "),
+    ("list too much", "a point is stored", "has 2000 points, 1000 at most"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mover_of_points_that_makes_none_is_found_by_the_check_that_is_for_it() {
+    let array = Appliance::start();
+    for (how, check, said) in HOSTILE_ARRAYS {
+        let report = of("hostile-array", before(&array, &format!(r#", "misbehave": "{how}""#))).await;
+        assert_failed(&report, check, said);
+    }
+}
+
+/// What it lies about, which check is to find that, and what it says.
+const LIES: &[(&str, &str, &str)] = &[
+    ("forget what is unchanged", "an increment has what changed", "to be as in the parent, and are not"),
+    ("commit what is given up", "given up leaves nothing", "are kept as"),
+    ("leave a point out", "more points than a page has", "1003 points are there, and 1002 are listed"),
+    ("refuse a second commit", "loses any one answer", "was to be committed before"),
+    ("call all permanent", "500 is retryable", "`Read`: [Retryable] is wanted, not Permanent"),
+    ("tell what the server says", "no secret is in its lines", "[secret]"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_lie_of_a_mover_of_points_is_found_by_the_check_that_is_for_it() {
+    let array = Appliance::start();
+    let lies: Vec<_> = LIES.iter().map(|(lie, ..)| *lie).collect();
+    let report = of("hostile-array", before(&array, &format!(r#", "misbehave": "{}""#, lies.join(", ")))).await;
+    for (_, check, said) in LIES {
+        assert_failed(&report, check, said);
+    }
+    assert_passed(&report, "a point is stored");
+    assert_passed(&report, "of two runs that follow one point");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mover_of_points_wants_a_server_to_be_tried_and_none_to_be_looked_at() {
+    let component = fs::read(example("appliance")).unwrap();
+    let trial = || trial(r#"{"endpoint": "{endpoint}"}"#, &[("token", TOKEN)]);
+    let report = mover(component.clone(), trial(), Depth::Check).await.unwrap();
+    assert_eq!((failed(&report), report.passed), (Vec::new(), 5), "{report:#?}");
+    let error = mover(component, trial(), Depth::Test).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.chain().contains("--upstream"), "{}", error.chain());
 }
