@@ -14,7 +14,7 @@ const SIZE: u64 = 64 * MIB;
 const DISKS: [&str; 2] = ["system", "data"];
 
 /// How long a restore may take on a busy machine.
-const RUN: Duration = Duration::from_mins(5);
+const RUN: Duration = Duration::from_mins(15);
 
 /// A machine with a point, and what its disks held then.
 struct Scene {
