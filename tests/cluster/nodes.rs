@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::scene::{Scene, has, is_incremental, why_failed};
 
 /// How long a machine may take to be somewhere else.
-const MOVE: Duration = Duration::from_mins(5);
+const MOVE: Duration = Duration::from_mins(15);
 
 /// How often a migration is asked for again. KubeVirt 1.9 leaves one to a node that had the machine before where it is now and then
 /// (virt-handler's migration-target.go waits without an end as long as it remembers the domain that has left), until the

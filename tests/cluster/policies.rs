@@ -13,7 +13,7 @@ use crate::scene::is_incremental;
 
 const SIZE: u64 = 64 * MIB;
 /// How long what a policy asks for may take: the kubelet sees the change, the minute comes, the run goes.
-const SOON: Duration = Duration::from_mins(10);
+const SOON: Duration = Duration::from_mins(15);
 const POLICIES: &str = "remora-policies";
 const PLUGINS: &str = "remora-plugins";
 const DOCUMENT: &str = "each-minute.yaml";

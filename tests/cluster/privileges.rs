@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::scene::{Scene, why_failed};
 
 /// How long a node may take to have another agent.
-const LIMIT: Duration = Duration::from_mins(3);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// The agent's pod and its container, in its `DaemonSet`.
 const POD: &str = "/spec/template/spec";

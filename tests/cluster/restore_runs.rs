@@ -14,7 +14,7 @@ const SIZE: u64 = 64 * MIB;
 const DISKS: [&str; 2] = ["system", "data"];
 
 /// How long a restore may take on a busy machine.
-const RUN: Duration = Duration::from_mins(5);
+const RUN: Duration = Duration::from_mins(15);
 
 /// So often an increment is tried: now and then KubeVirt spoils one, and a point is made that rereads.
 const TRIES: u32 = 4;

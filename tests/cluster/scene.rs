@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 pub(crate) const SIZE: u64 = 64 * MIB;
 
 /// How long a run may take, with all that is done to it.
-const RUN: Duration = Duration::from_mins(10);
+const RUN: Duration = Duration::from_mins(20);
 /// How long what a run has had made may take to go.
-const CLEANED: Duration = Duration::from_mins(3);
+const CLEANED: Duration = Duration::from_mins(10);
 
 /// A machine with a repository of its own, in a store of its own.
 pub(crate) struct Scene {

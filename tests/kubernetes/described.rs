@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api;
 
 /// The descriptions follow the definitions after a moment.
-const PUBLISHED: Duration = Duration::from_mins(1);
+const PUBLISHED: Duration = Duration::from_mins(10);
 
 /// The schemas of the group, as `kubectl explain` asks for them.
 fn schemas() -> Value {

@@ -11,7 +11,7 @@ use remora_tests::{ApiServer, Deployed, Fleet, Mark, Relay, wait_until};
 use serde_json::json;
 
 /// How long anything may take on a busy machine.
-const SOON: Duration = Duration::from_mins(3);
+const SOON: Duration = Duration::from_mins(10);
 
 /// Longer than an agent may be silent without being held for dead, than a lease lasts, and than any request waits.
 const LONG: Duration = Duration::from_secs(135);

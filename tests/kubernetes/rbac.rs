@@ -13,7 +13,7 @@ use crate::deploy::{built, texts};
 use crate::{api, controller, node};
 
 /// How long anything may take on a busy machine.
-const SOON: Duration = Duration::from_mins(3);
+const SOON: Duration = Duration::from_mins(10);
 
 const PROGRAMS: [&str; 2] = ["remora-agent", "remora-controller"];
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{deployed, says, with};
 
 /// How much later than it is applied a policy may be in force.
-const IN_FORCE: Duration = Duration::from_mins(1);
+const IN_FORCE: Duration = Duration::from_mins(10);
 
 /// A cluster of these tests' own, for the policy holds in all namespaces.
 struct Cluster(ApiServer);

@@ -1,7 +1,7 @@
 //! Running `remora-agent` as a service manager does.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::api_server::free_ports;
 use crate::config_map::MountedConfigMap;
 use crate::lab::Lab;
 use crate::plugin::Plugin;
@@ -17,7 +18,7 @@ use crate::process::{Must, run, wait_until};
 use crate::remora::{KEY_FILE, Remora, program};
 
 /// How long the agent may take to come up, or to end what it is at.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// A running agent, with a folder of its own. Dropping it kills it.
 pub struct RemoraAgent {
@@ -39,9 +40,8 @@ impl RemoraAgent {
     #[track_caller]
     pub fn start_with(lab: &Lab, remora: Option<&Remora>, plugin: Option<&Plugin>) -> Self {
         let folder = lab.scratch("agent");
-        // Somebody else may take the port before the agent does: then the agent says so, and the test fails.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = free.must("find a free port");
+        let [port] = free_ports();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         fs::write(folder.join("key"), KEY_FILE).must("write a key file");
         if let Some(plugin) = plugin {
             symlink(plugin.folder(), folder.join("plugins")).must("link the folder of plugins");

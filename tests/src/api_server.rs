@@ -21,10 +21,10 @@ use crate::process::{Must, run, run_with_input, wait_until};
 use crate::relay::Relay;
 
 /// How long it may take to start on a busy machine.
-const START: Duration = Duration::from_mins(5);
+const START: Duration = Duration::from_mins(10);
 
 /// How much later than itself what it serves of a definition may be there.
-const SERVED: Duration = Duration::from_mins(1);
+const SERVED: Duration = Duration::from_mins(10);
 
 /// Of the servers' own ports: below those that connections take, one of which could otherwise be where a server wants to
 /// listen a second later.
@@ -402,10 +402,19 @@ fn sources() -> PathBuf {
 /// Different ports at which nobody listens.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     // Held together, so that they differ.
-    let held = [(); N].map(|()| {
-        let mut tries =
-            std::iter::repeat_with(|| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)))).take(100);
-        tries.find_map(Result::ok).must("find a free port")
-    });
-    held.map(|listener| listener.local_addr().must("read a port").port())
+    [(); N].map(|()| hold_port(Ipv4Addr::LOCALHOST)).map(|listener| port_of(&listener))
+}
+
+/// A port at an address of this host at which nobody listens.
+pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
+    port_of(&hold_port(at))
+}
+
+fn hold_port(at: Ipv4Addr) -> TcpListener {
+    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, fastrand::u16(PORTS)))).take(100);
+    tries.find_map(Result::ok).must("find a free port")
+}
+
+fn port_of(listener: &TcpListener) -> u16 {
+    listener.local_addr().must("read a port").port()
 }

@@ -36,7 +36,7 @@ pub use vm::{Vm, VmBuilder};
 pub use worker::Worker;
 
 /// How long KubeVirt may take to be ready on a busy machine.
-const READY: Duration = Duration::from_mins(10);
+const READY: Duration = Duration::from_mins(20);
 
 /// A cluster. It ends with all that runs in it when it is dropped or when the test process ends, however that happens.
 pub struct Cluster {

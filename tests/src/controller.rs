@@ -17,7 +17,7 @@ use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::program;
 
 /// How long it may take to come up: it may wait for the lease of one that was killed.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// What its certificate is for: where the tests reach its keys.
 const SERVICE: &str = "localhost";

@@ -11,7 +11,7 @@ use crate::controller::Controller;
 use crate::process::{Must, run, wait_until};
 
 /// How long what is applied may take to be in force on a busy machine, and the repository to be opened.
-const SOON: Duration = Duration::from_mins(2);
+const SOON: Duration = Duration::from_mins(10);
 
 /// The namespace of remora.
 const NAMESPACE: &str = "remora";

@@ -21,7 +21,7 @@ use crate::process::{Must, Ran, wait_until};
 use crate::truth;
 
 /// How long a domain may take to change its state when nothing of a guest is involved.
-const STATE_CHANGE: Duration = Duration::from_secs(30);
+const STATE_CHANGE: Duration = Duration::from_mins(5);
 
 /// A domain of the lab. Dropping it destroys and undefines it and removes its images.
 pub struct Domain<'lab> {
@@ -121,7 +121,7 @@ impl<'lab> Domain<'lab> {
     /// Asks its guest (through the agent) to shut down and waits for it.
     #[track_caller]
     pub fn shutdown(&self) {
-        self.virsh("shutdown", &["--mode", "agent"]);
+        self.guest().ask("shutdown", &["--mode", "agent"]).ok();
         self.wait_for("shut off");
     }
 

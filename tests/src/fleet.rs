@@ -85,7 +85,7 @@ impl Fleet {
         let (begun, works, ended) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
         let mut fleet = Self { folder, child, orders, told, ready: false, begun, works, ended };
         // Some thousands of objects a minute, and each has five.
-        let limit = Duration::from_mins(2) + Duration::from_millis(150) * u32::try_from(size.machines).must("count");
+        let limit = Duration::from_mins(10) + Duration::from_millis(150) * u32::try_from(size.machines).must("count");
         fleet.wait_until("the fleet is not ready", limit, |fleet| fleet.ready);
         fleet
     }

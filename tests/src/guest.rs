@@ -12,11 +12,13 @@ use crate::cache::cached;
 use crate::process::{Must, Ran, run, wait_until};
 
 /// How long a guest may take to boot in software emulation on a busy machine.
-const BOOT: Duration = Duration::from_mins(3);
+const BOOT: Duration = Duration::from_mins(10);
 /// How long a command may take in the guest.
-const COMMAND: Duration = Duration::from_mins(5);
-/// How long an agent may still answer after it was told to hang.
+const COMMAND: Duration = Duration::from_mins(10);
+/// How long an agent is waited for that may hang before it answers.
 const HANG: Duration = Duration::from_secs(30);
+/// What the guest says on its console once its agent hangs.
+const HANGS: &str = "the agent hangs";
 /// How many bytes go to the guest at a time: a command line of the host must hold them, wrapped.
 const PIECE: usize = 64 << 10;
 
@@ -100,9 +102,8 @@ impl<'host> Guest<'host> {
     #[track_caller]
     pub fn wait(&self, agent: Agent) {
         if let Some(console) = self.host.console() {
-            let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             wait_until(format_args!("the guest does not come up: {}", console.display()), BOOT, || {
-                said().unwrap_or_default().contains("guest up")
+                said(&console).contains("guest up")
             });
         }
         if agent != Agent::Absent {
@@ -170,13 +171,13 @@ impl<'host> Guest<'host> {
     /// Freezes all of its filesystems.
     #[track_caller]
     pub fn freeze(&self) {
-        self.host.try_virsh("domfsfreeze", &[]).ok();
+        self.ask("domfsfreeze", &[]).ok();
     }
 
     /// Thaws them.
     #[track_caller]
     pub fn thaw(&self) {
-        self.host.try_virsh("domfsthaw", &[]).ok();
+        self.ask("domfsthaw", &[]).ok();
     }
 
     /// Whether they are frozen.
@@ -206,25 +207,58 @@ impl<'host> Guest<'host> {
 
     #[track_caller]
     fn stop_agent(&self, then: &str) {
+        let console = self.host.console().must("find the guest's console, on which it tells that its agent hangs");
         // A moment later, so that the agent still answers this; whether it did is of no matter.
-        let script = format!("usleep 200000; kill -STOP $(pidof qemu-ga){then}");
-        self.try_agent("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}), HANG);
-        wait_until("the guest's agent does not hang", HANG, || {
-            !self.try_agent("guest-ping", &json!({}), Duration::from_secs(1)).status.success()
+        let script = format!("usleep 200000; kill -STOP $(pidof qemu-ga); echo '{HANGS}' >/dev/console{then}");
+        let shell = json!({"path": "/bin/sh", "arg": ["-c", script]});
+        let mut told = false;
+        // That it does not answer would say nothing: so it may be with one that has no processor, and then it was told nothing.
+        wait_until("the guest's agent does not hang", COMMAND, || {
+            told = told || self.try_agent("guest-exec", &shell, HANG).status.success();
+            said(&console).contains(HANGS)
         });
+        let ping = self.try_agent("guest-ping", &json!({}), Duration::from_secs(1));
+        assert!(!ping.status.success(), "an agent that hangs answers: {ping:?}");
     }
 
     /// Gives the agent a command and takes its answer.
     #[track_caller]
     pub fn agent(&self, command: &str, arguments: &Value) -> Value {
-        self.try_agent(command, arguments, COMMAND).ok().json()["return"].take()
+        self.ask("qemu-agent-command", &words(command, arguments, COMMAND).each_ref().map(String::as_str)).ok().json()
+            ["return"]
+            .take()
+    }
+
+    /// Has virsh ask the agent for something. libvirt asks before whether it is there, and gives it five seconds to say so, which
+    /// a guest on a busy machine does not always have: then it was told nothing of the rest, and is asked again.
+    #[track_caller]
+    pub(crate) fn ask(&self, command: &str, args: &[&str]) -> Ran {
+        let mut ran = self.host.try_virsh(command, args);
+        wait_until(format_args!("the guest's agent does not respond to {command}"), COMMAND, || {
+            let silent = !ran.status.success() && ran.stderr.contains("Guest agent is not responding");
+            if silent {
+                ran = self.host.try_virsh(command, args);
+            }
+            !silent
+        });
+        ran
     }
 
     /// Gives the agent a command that may fail, or not be answered within `limit`.
     pub fn try_agent(&self, command: &str, arguments: &Value, limit: Duration) -> Ran {
-        let request = json!({"execute": command, "arguments": arguments}).to_string();
-        self.host.try_virsh("qemu-agent-command", &["--timeout", &limit.as_secs().to_string(), &request])
+        self.host.try_virsh("qemu-agent-command", &words(command, arguments, limit).each_ref().map(String::as_str))
     }
+}
+
+/// What `virsh qemu-agent-command` is given.
+fn words(command: &str, arguments: &Value, limit: Duration) -> [String; 3] {
+    let request = json!({"execute": command, "arguments": arguments}).to_string();
+    ["--timeout".into(), limit.as_secs().to_string(), request]
+}
+
+/// What a guest has said on its console so far.
+fn said(console: &Path) -> String {
+    fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 #[track_caller]

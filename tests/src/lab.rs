@@ -18,7 +18,7 @@ use crate::namespace::Namespace;
 use crate::process::{Must, Ran, run, wait_until};
 
 /// How long a daemon may take to start: the first start asks every QEMU binary what it can do.
-const DAEMON_START: Duration = Duration::from_mins(1);
+const DAEMON_START: Duration = Duration::from_mins(5);
 
 /// The folders of the host that the daemons must not touch, and the lab's own in their places.
 const OWN_FOLDERS: [(&str, &str); 5] = [

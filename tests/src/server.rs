@@ -1,20 +1,21 @@
 //! A real server of the tests: on a free port of this host, ended with the test.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::api_server::free_port;
 use crate::process::{Must, wait_until};
 
 /// A free port may be taken by another before the server has it.
 const TRIES: usize = 5;
 
 /// How long a server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(5);
 
 /// What a server's program is given, for an address.
 type Arguments = Box<dyn Fn(&mut Command, SocketAddr) + Send + Sync>;
@@ -39,7 +40,7 @@ impl Server {
     ) -> Self {
         let arguments: Arguments = Box::new(arguments);
         for _ in 0..TRIES {
-            let address = free_address(at);
+            let address = SocketAddr::from((at, free_port(at)));
             if let Some(child) = serve(name, &arguments, &log, address) {
                 return Self { name, arguments, log, address, child };
             }
@@ -103,9 +104,4 @@ fn serve(name: &str, arguments: &Arguments, log: &Path, address: SocketAddr) -> 
     });
     // Another one may have taken the port, and the connection.
     (!ended && child.try_wait().must(format_args!("look after {name}")).is_none()).then_some(child)
-}
-
-fn free_address(address: Ipv4Addr) -> SocketAddr {
-    let listener = TcpListener::bind((address, 0)).must("find a free port");
-    listener.local_addr().must("read a port")
 }

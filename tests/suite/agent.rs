@@ -8,10 +8,10 @@ use remora_tests::truth::assert_same;
 use remora_tests::{DiskSpec, Domain, Format, Holding, Lab, MIB, Remora, RemoraAgent, content, wait_until};
 
 /// How long a run may take to begin and end on a busy machine.
-const RUN: Duration = Duration::from_mins(2);
+const RUN: Duration = Duration::from_mins(10);
 
 /// How long a changed folder may take to be in force, on a busy machine; alone it is a second.
-const RELOAD: Duration = Duration::from_secs(20);
+const RELOAD: Duration = Duration::from_mins(5);
 
 /// A policy for the VMs with that label, which runs at once for a VM that is new to it, and then not for a day.
 fn policy(name: &str, label: &str, last: u32) -> String {

@@ -7,7 +7,7 @@ mod held;
 mod identity;
 mod incremental;
 mod midway;
-mod quiesce;
+pub(crate) mod quiesce;
 mod stopped;
 mod targets;
 

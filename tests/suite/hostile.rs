@@ -27,11 +27,11 @@ use remora_tests::{DiskSpec, Domain, Format, Lab, MIB, Ran, Remora, wait_until};
 use serde_json::Value;
 
 /// How long anything may take that is only waited for.
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(5);
 
 /// How long a watchdog may take to clean up: the job of a run that died just before it asked libvirt for it could still
 /// appear, and is waited for during a whole minute.
-const CLEANED_UP: Duration = Duration::from_mins(3);
+const CLEANED_UP: Duration = Duration::from_mins(10);
 
 /// What [`Protected::left_behind`] calls the folder for sockets.
 const SOCKETS: &str = "a folder for sockets";
@@ -190,15 +190,37 @@ pub(super) fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// A process that was killed stays until somebody waits for it: that counts as gone.
-fn is_gone(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.ok().and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'))).unwrap_or(true)
+/// A process that is known by when it began, too: its number may be another one's once it has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Process {
+    pid: Pid,
+    began: String,
+}
+
+impl Process {
+    /// The children of a process as they are now.
+    fn children(parent: Pid) -> Vec<Self> {
+        children(parent).into_iter().filter_map(|pid| Some(Self { pid, began: running_since(pid)? })).collect()
+    }
+
+    fn is_gone(&self) -> bool {
+        running_since(self.pid).as_ref() != Some(&self.began)
+    }
+}
+
+/// When a process began, in ticks since the host's start, if it runs. One that was killed stays until somebody waits for it:
+/// that counts as gone.
+fn running_since(pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // What follows the name, which may have anything in it, begins with the third field.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let runs = fields.next()? != "Z";
+    fields.nth(22 - 4).filter(|_| runs).map(str::to_owned)
 }
 
 #[track_caller]
-fn wait_until_gone(pids: &[Pid]) {
-    wait_until(format_args!("processes {pids:?} stay"), SOON, || pids.iter().all(|pid| is_gone(*pid)));
+fn wait_until_gone(processes: &[Process]) {
+    wait_until(format_args!("{processes:?} stay"), SOON, || processes.iter().all(Process::is_gone));
 }
 
 /// Whether anything is mounted on or below a folder.

@@ -38,7 +38,8 @@ impl Place {
     }
 }
 
-/// A decision has 100 ms, whatever else the machine does: so few are asked for at once, and one language is tried after another.
+/// A call has 100 ms of a processor, so few decisions are asked for in one; and compiling takes much memory, so one language is tried
+/// after another.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The access policy of the examples in this language holds what every policy must hold, and says what its cases want.

@@ -153,7 +153,7 @@ impl Bench {
 
     #[track_caller]
     fn wait_until_nothing_is_left(&self, domain: &Domain<'_>) {
-        wait_until("the watchdog does not clean up", Duration::from_secs(30), || self.left_behind(domain).is_empty());
+        wait_until("the watchdog does not clean up", Duration::from_mins(5), || self.left_behind(domain).is_empty());
     }
 }
 

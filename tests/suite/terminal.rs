@@ -40,7 +40,7 @@ fn at_a_terminal(remora: &Remora, args: &[&str], answers: &[(&str, &str)]) -> (i
             assert!(count > 0, "{question:?} is not asked: {}", String::from_utf8_lossy(&shown));
             shown.extend_from_slice(&some[..count]);
         }
-        wait_until("the terminal shows what is typed", Duration::from_secs(20), || !shows_typing(&running));
+        wait_until("the terminal shows what is typed", Duration::from_mins(5), || !shows_typing(&running));
         writeln!(keys, "{answer}").unwrap();
     }
     screen.read_to_end(&mut shown).unwrap();
@@ -65,7 +65,7 @@ fn a_terminal_of_these_tests_shows_what_is_typed_where_nobody_hides_it() {
     let mut script = Command::new("script");
     script.args(["--quiet", "--echo", "always", "--command", "read typed", "/dev/null"]);
     let mut running = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    wait_until("nobody reads what is typed", Duration::from_secs(20), || terminal(&running).is_some());
+    wait_until("nobody reads what is typed", Duration::from_mins(5), || terminal(&running).is_some());
     assert!(shows_typing(&running));
     running.stdin.take().unwrap().write_all(b"typed in secret\n").unwrap();
     let shown = running.wait_with_output().unwrap();

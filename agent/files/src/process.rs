@@ -64,7 +64,8 @@ impl Group {
             return true;
         }
         self.signal(Signal::SIGKILL);
-        self.gone_within(Duration::from_secs(5)).await
+        // They need a processor once more to die.
+        self.gone_within(Duration::from_secs(30)).await
     }
 
     /// Signals those of the group that still run. A group's id is not given out again while one of them does.
@@ -175,7 +176,7 @@ mod tests {
         let leader = group.leader;
         assert!(!members(leader).is_empty());
         drop(group);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_mins(5);
         while !members(leader).is_empty() {
             assert!(Instant::now() < deadline, "{:?} still run", members(leader));
             sleep(Duration::from_millis(5)).await;

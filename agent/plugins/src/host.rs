@@ -17,7 +17,7 @@ pub use module::Digest;
 pub(crate) use bindings::{authorize, retention, schedule, select};
 pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_clock};
 pub(crate) use errors::failed_call;
-pub(crate) use instance::{Configured, Reuse};
+pub(crate) use instance::{Configured, PATIENCE, Reuse};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
 pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, check_form};
 pub(crate) use private::PrivateFolder;

@@ -16,14 +16,14 @@ pub use retention::RetentionPolicy;
 pub use schedule::SchedulePolicy;
 pub use select::SelectPolicy;
 
-/// How long a call may take that nobody waits for at a prompt.
+/// What a call may take of a processor that nobody waits for at a prompt.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long a decision on a file may take.
+/// What a decision on a file may take of a processor.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// What a call may take beside its deadline until it is given up whatever the engine's clock does: to get a thread, to start
-/// an instance, to end.
+/// What a call may take beside the longest that the engine's clock lets it take, until it is given up whatever that does: to get
+/// a thread, to start an instance, to end.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// So many questions are asked in one call.
@@ -93,7 +93,7 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let called = tokio::task::spawn_blocking(work);
-    match tokio::time::timeout(deadline + SLACK, called).await {
+    match tokio::time::timeout(deadline * crate::host::PATIENCE + SLACK, called).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(died)) => Err(Error::new(ErrorKind::Failed, "calling a policy").because(died)),
         Err(_) => Err(Error::new(ErrorKind::Cancelled, "a policy did not answer, and did not end either")),

@@ -26,7 +26,7 @@ const IN_FLIGHT: usize = 8;
 const STATUS_STEP: u64 = 2 << 30;
 
 /// How long after a broken connection the job may still be believed to run.
-const END_IS_KNOWN: Duration = Duration::from_secs(5);
+const END_IS_KNOWN: Duration = Duration::from_secs(30);
 
 /// Asks whether a job still runs.
 #[async_trait]

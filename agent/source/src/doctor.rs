@@ -9,8 +9,8 @@ use crate::connection::{CallError, Repeat};
 use crate::lock;
 use crate::source::LibvirtSource;
 
-/// A doctor does not wait for long.
-const LIMIT: Duration = Duration::from_secs(20);
+/// A doctor does not wait for long; but a libvirt that has just been started asks each QEMU what it can do.
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// One thing that a host must have.
 #[derive(Clone, Debug, PartialEq, Eq)]

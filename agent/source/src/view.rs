@@ -10,7 +10,7 @@ use remora_core::point::Quiesced;
 use remora_core::ports::{DiskView, OpenVm, Outcome};
 use remora_core::{CheckpointName, Error, ErrorKind, Result};
 use remora_nbd::Client;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::connection::{DomainHandle, Repeat, USUAL};
 use crate::disk::{ANSWER, Disk, Export, JobWatch};
@@ -19,8 +19,12 @@ use crate::own_job::{Chosen, Job};
 use crate::process::{self, PROC};
 use crate::state::{Broken, JobState};
 
-/// How long the watchdog's reason for an ended job may take to arrive.
-const REASON_ARRIVES: Duration = Duration::from_millis(500);
+/// So often it is looked whether the watchdog's reason for an ended job has arrived. Not for so long: it was told before, and what
+/// may be missing is our own turn to hear it.
+const LOOKS: u32 = 50;
+
+/// The pause between two such looks.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How often libvirt is asked, after a connection broke off, whether it knows by now that the job ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -173,9 +177,11 @@ async fn why_broken(domain: &DomainHandle, checkpoint: &CheckpointName, state: &
         // The watchdog may be about to end it.
         return Ok(state.error());
     }
-    let start = Instant::now();
-    while active && state.error().is_none() && start.elapsed() < REASON_ARRIVES {
-        sleep(Duration::from_millis(10)).await;
+    for _ in 0..LOOKS {
+        if !active || state.error().is_some() {
+            break;
+        }
+        sleep(PAUSE).await;
     }
     let (what, advice) = if active {
         (

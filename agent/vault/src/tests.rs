@@ -251,8 +251,9 @@ async fn a_point_that_is_not_covered_once_everywhere_is_not_committed() {
     assert_eq!(bench.vault.list(None).await.unwrap().points, []);
 }
 
-/// A store that takes nothing: writes stop once a few segments are full, instead of filling the memory.
-#[tokio::test(flavor = "multi_thread")]
+/// A store that takes nothing: writes stop once a few segments are full, instead of filling the memory. The clock stands still while
+/// there is anything to do, so that a limit ends only what waits for the store.
+#[tokio::test(start_paused = true)]
 async fn a_slow_store_holds_the_writer_up() {
     let bench = Bench::new().await;
     let slow = ThrottledStore::new(Arc::clone(&bench.store), ThrottleConfig::default());

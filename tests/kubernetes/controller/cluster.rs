@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::deployed;
 
 /// How long the controller may take for what it does at once: it looks again every 15 s, and the machine may be busy.
-pub(super) const SOON: Duration = Duration::from_mins(2);
+pub(super) const SOON: Duration = Duration::from_mins(10);
 
 /// KubeVirt's definitions: of machines, and of their backups.
 pub(super) const MACHINES: &str = include_str!("../kubevirt/machines.yaml");

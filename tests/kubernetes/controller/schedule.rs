@@ -101,9 +101,10 @@ fn machines_of(runs: &[Value]) -> BTreeSet<String> {
     runs.iter().map(|run| text(&run["spec"]["virtualMachine"])).collect()
 }
 
-/// A minute that comes soon and then not for a year: as a time, and as `builtin:cron` has it.
+/// A minute that comes soon and then not for a year: as a time, and as `builtin:cron` has it. Not so soon that a policy could not
+/// be in force by then, on a busy machine too.
 fn a_minute() -> (Timestamp, String) {
-    let soon = Timestamp::now() + SignedDuration::from_secs(75);
+    let soon = Timestamp::now() + SignedDuration::from_secs(150);
     let minute = Timestamp::from_second(soon.as_second() / 60 * 60).unwrap();
     let at: Zoned = minute.to_zoned(jiff::tz::TimeZone::UTC);
     (minute, format!("{} {} {} {} *", at.minute(), at.hour(), at.day(), at.month()))

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{built, find};
 
 /// How much later than they are applied rules may be in force.
-const IN_FORCE: Duration = Duration::from_mins(1);
+const IN_FORCE: Duration = Duration::from_mins(10);
 
 /// A token of the agents' `ServiceAccount` in the shared API server, whose rules are made when it is first asked for.
 pub(crate) fn agent_token(api: &ApiServer) -> String {

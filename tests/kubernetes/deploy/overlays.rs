@@ -10,7 +10,7 @@ use super::{built, deploy, find, texts};
 use crate::api;
 
 /// How much later than it is applied a policy may be in force.
-const IN_FORCE: Duration = Duration::from_mins(1);
+const IN_FORCE: Duration = Duration::from_mins(10);
 
 /// The kind of `OpenShift` alone, as far as an object of it can be stored.
 const CONSTRAINTS: &str = "

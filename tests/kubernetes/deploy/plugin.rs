@@ -12,7 +12,7 @@ use super::deploy;
 use crate::{Resources, api};
 
 /// How long an object may take to be seen on a busy machine.
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(10);
 
 const POINT: &str = "0011223344556677-1";
 
@@ -118,7 +118,7 @@ fn waiting_tells_the_end_and_fails_with_the_run() {
     let shop = Shop::open();
     shop.repository("offsite");
     for (vm, complete) in [("web", true), ("db", false)] {
-        let mut waiting = shop.command(&["backup", vm, "--wait", "--timeout=5m"]);
+        let mut waiting = shop.command(&["backup", vm, "--wait", "--timeout=15m"]);
         let waiting = waiting.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         shop.end(vm, complete);
         let ended = waiting.wait_with_output().unwrap();

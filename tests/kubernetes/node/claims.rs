@@ -18,8 +18,8 @@ fn of_two_agents_of_a_node_one_does_each_run_with_few_requests() {
     }
     let (first, second) = (scene.pod("first"), scene.pod("second"));
     let agents = [
-        scene.agent_of("first", first.clone(), played.clone(), 5),
-        scene.agent_of("second", second.clone(), played.clone(), 5),
+        scene.counted_agent_of("first", first.clone(), played.clone(), 5),
+        scene.counted_agent_of("second", second.clone(), played.clone(), 5),
     ];
     for name in &names {
         scene.becomes(name, "Complete", "True", "Stored");

@@ -16,7 +16,7 @@ use crate::deploy::agent_token;
 use crate::{Resources, with};
 
 /// How long anything may take on a busy machine.
-pub(super) const SOON: Duration = Duration::from_secs(90);
+pub(super) const SOON: Duration = Duration::from_mins(10);
 
 /// A node of a test's own, in a namespace of its own that is also remora's.
 pub(super) struct Scene {
@@ -152,20 +152,34 @@ impl Scene {
     }
 
     pub(super) fn agent_through<W: Worker>(&self, shim: Shim, pod: &str, worker: W) -> AgentAtWork {
-        self.start(Arc::new(shim), pod, self.pod(pod), worker, usize::MAX)
+        self.start(Arc::new(shim), pod, self.pod(pod), worker, pace(usize::MAX))
     }
 
     /// An agent with a pod that is there already, or was.
     pub(super) fn agent_of<W: Worker>(&self, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
-        self.start(Arc::new(Shim::default()), pod, uid, worker, parallel)
+        self.start(Arc::new(Shim::default()), pod, uid, worker, pace(parallel))
     }
 
-    fn start<W: Worker>(&self, shim: Arc<Shim>, pod: &str, uid: String, worker: W, parallel: usize) -> AgentAtWork {
+    /// The same, of one that asks for next to nothing by the clock: how many requests it makes does not depend on how long the runs
+    /// take.
+    pub(super) fn counted_agent_of<W: Worker>(
+        &self,
+        pod: &str,
+        uid: String,
+        worker: W,
+        parallel: usize,
+    ) -> AgentAtWork {
+        let hour = Duration::from_hours(1);
+        let pace = Pace { heartbeat: hour, look_again: Duration::from_mins(1), capabilities: hour, parallel };
+        self.start(Arc::new(Shim::default()), pod, uid, worker, pace)
+    }
+
+    fn start<W: Worker>(&self, shim: Arc<Shim>, pod: &str, uid: String, worker: W, pace: Pace) -> AgentAtWork {
         let client = {
             let _inside = self.runtime.enter();
             shim.client(self.api())
         };
-        let (me, pace) = (self.me(pod, uid), pace(parallel));
+        let me = self.me(pod, uid);
         let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
         let agent = Agent::new(client, me.clone(), worker, pace, counts);
         let task = Some(self.runtime.spawn(agent.run(stop.clone())));

@@ -24,7 +24,7 @@ fn of_fifty_agents_one_claims_each_of_a_thousand_runs() {
     }
     let agents: Vec<_> = scenes
         .iter()
-        .flat_map(|scene| ["first", "second"].map(|pod| scene.agent_of(pod, scene.pod(pod), played.clone(), 2)))
+        .flat_map(|scene| ["first", "second"].map(|pod| scene.counted_agent_of(pod, scene.pod(pod), played.clone(), 2)))
         .collect();
     for scene in &scenes {
         soon("all runs are complete", || scene.list().iter().all(is_complete));

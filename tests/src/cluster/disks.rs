@@ -13,7 +13,7 @@ use super::Vm;
 use super::vm::QEMU;
 
 /// How long KubeVirt may take for one of these on a busy machine.
-const LIMIT: Duration = Duration::from_mins(5);
+const LIMIT: Duration = Duration::from_mins(15);
 
 impl Vm<'_> {
     /// Gives it another disk, which holds whatever, and waits until it has it.

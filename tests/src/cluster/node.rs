@@ -15,7 +15,7 @@ use super::sources;
 pub(super) const NAME: &str = "node";
 
 /// How long a node may take to be there on a busy machine.
-pub(super) const START: Duration = Duration::from_mins(5);
+pub(super) const START: Duration = Duration::from_mins(15);
 
 /// As many nodes as a cluster has addresses for.
 const MOST_NODES: u8 = 16;

@@ -27,9 +27,9 @@ const PROGRAMS: [&str; 4] = ["remora", "remora-agent", "remora-controller", "rem
 /// Not `latest`, which would be pulled always.
 const TAG: &str = "test";
 /// How long its pods may take to be ready on a busy machine.
-const READY: Duration = Duration::from_mins(5);
+const READY: Duration = Duration::from_mins(15);
 /// How long a run may take.
-const RUN: Duration = Duration::from_mins(10);
+const RUN: Duration = Duration::from_mins(20);
 
 /// Whose runs may be disturbed: see [`Product::alone`].
 static DISTURBED: RwLock<()> = RwLock::new(());

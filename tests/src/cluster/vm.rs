@@ -13,9 +13,9 @@ use super::objects::is;
 use super::{Cluster, Pod};
 
 /// How long a virtual machine may take to run, emulated on a busy machine.
-const START: Duration = Duration::from_mins(5);
+const START: Duration = Duration::from_mins(15);
 /// How long a volume may take to be made.
-const VOLUME: Duration = Duration::from_mins(1);
+const VOLUME: Duration = Duration::from_mins(10);
 /// The storage class whose volumes are of the first node: that of claims that name none.
 const LOCAL: &str = "folders";
 /// The one whose volumes all nodes see.

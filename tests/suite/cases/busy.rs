@@ -1,6 +1,6 @@
 //! Somebody else's backup job.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use remora_tests::{DiskSpec, Domain, Lab, MIB};
 use serde_json::Value;
@@ -28,9 +28,7 @@ fn another_job_is_busy_or_waited_for_and_never_touched() {
     begin_job(&vm.domain);
     let runs = || vm.domain.try_virsh("backup-dumpxml", &[]).status.success();
 
-    let start = Instant::now();
     let ran = vm.remora.fails(["backup", vm.domain.name(), "-o", "json"], 8, "");
-    assert!(start.elapsed() < Duration::from_secs(10), "libvirt's own wait is 30 s");
     let error: Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["error"]["kind"], "busy");
     let message = super::text(&error["error"]["message"]);
@@ -38,15 +36,17 @@ fn another_job_is_busy_or_waited_for_and_never_touched() {
         message.contains("a pull backup job of another program (disks vda") && message.contains("cli busy"),
         "{message}"
     );
+    // What is told once libvirt has waited for its lock, during 30 s, are its own words.
+    assert!(!ran.stderr.contains("state change lock"), "{message}");
     assert!(super::text(&error["error"]["advice"]).contains("--wait"), "{error}");
     vm.remora.fails(["backup", vm.domain.name(), "--wait=300ms"], 8, "another program");
     assert!(runs(), "the foreign job goes on");
 
     vm.domain.write("vda", 0x22, MIB, MIB);
     let truth = vm.domain.truth("vda");
-    let waiting = vm.remora.spawn(["backup", vm.domain.name(), "--wait=1m", "--quiesce=never", "-o", "json"]);
+    let waiting = vm.remora.spawn(["backup", vm.domain.name(), "--wait=10m", "--quiesce=never", "-o", "json"]);
     // It is waiting once it holds the VM's lock, which another run of ours is told.
-    remora_tests::wait_until("remora does not wait", Duration::from_secs(20), || {
+    remora_tests::wait_until("remora does not wait", Duration::from_mins(5), || {
         vm.remora.run(["backup", vm.domain.name()]).stderr.contains("another run of remora")
     });
     assert!(runs(), "the foreign job goes on");

@@ -45,12 +45,12 @@ fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
         std::thread::scope(|scope| {
             let _backup = KilledOnFailure(pid);
             let drained = scope.spawn(drain);
-            wait_until("the guest is held up", Duration::from_mins(1), || drained.is_finished());
+            wait_until("the guest is held up", Duration::from_mins(10), || drained.is_finished());
         });
         let ran = ended(backup);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.status), Some(9), "{ran:?}");
         assert!(ran.stderr.contains("was stopped for 15s and could have held up the guest"), "{ran:?}");
-        wait_until("the watchdog does not clean up", Duration::from_mins(1), || {
+        wait_until("the watchdog does not clean up", Duration::from_mins(10), || {
             !super::sockets(&vm.domain).exists() && !vm.domain.try_virsh("backup-dumpxml", &[]).status.success()
         });
         vm.assert_nothing_left();

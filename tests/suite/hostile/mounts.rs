@@ -129,7 +129,7 @@ fn a_mount_killed_while_its_appliance_boots_takes_the_appliance_with_it() {
         assert!(mount.try_wait().unwrap().is_none(), "it ended");
         !children(pid(&mount)).is_empty()
     });
-    let appliance = children(pid(&mount));
+    let appliance = Process::children(pid(&mount));
     mount.kill().unwrap();
     mount.wait().unwrap();
     wait_until_gone(&appliance);

@@ -5,7 +5,7 @@ use super::*;
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// How often a command may be quicker than its signal.
-const TRIES: usize = 8;
+const TRIES: usize = 40;
 
 /// Waits for a sign of a command and sends it signals while it is stopped, so that it cannot end in between. None if it
 /// ended before the sign; otherwise its exit code and what it said.
@@ -129,13 +129,21 @@ fn a_mount_interrupted_while_its_appliance_boots_leaves_nothing() {
     let mut protected = Protected::new("interrupted mount", MIB);
     protected.back_up(&[]);
     let folder = Lab::shared().scratch("interrupted").join("mount");
-    let mount = protected.remora.spawn(["mount", &protected.kept[0].id, folder.to_str().unwrap()]);
-    let process = pid(&mount);
-    wait_until("the appliance is not started", SOON, || !children(process).is_empty());
-    let appliance = children(process);
-    let (code, said) = interrupt(mount, &[Signal::SIGTERM], || true).unwrap();
-    assert_eq!(code, 130, "{said}");
-    assert_cancelled(&said);
-    assert!(!is_mounted(&folder) && !folder.exists());
-    wait_until_gone(&appliance);
+    let caught = (0..TRIES).any(|_| {
+        let mount = protected.remora.spawn(["mount", &protected.kept[0].id, folder.to_str().unwrap()]);
+        let process = pid(&mount);
+        wait_until("the appliance is not started", SOON, || !children(process).is_empty());
+        let appliance = Process::children(process);
+        let (code, said) = interrupt(mount, &[Signal::SIGTERM], || true).unwrap();
+        assert!(!is_mounted(&folder) && !folder.exists());
+        wait_until_gone(&appliance);
+        if code == 130 {
+            assert_cancelled(&said);
+        } else {
+            // Too late: it served already, of which this is the usual end.
+            assert_eq!(code, 0, "{said}");
+        }
+        code == 130
+    });
+    assert!(caught, "the signal never came in time");
 }

@@ -138,7 +138,7 @@ fn shut_off_and_started_again_the_increment_is_exact() {
 
 #[test]
 fn after_a_kill_of_qemu_the_bitmap_is_broken() {
-    let domain = Lab::shared().domain("killed").disk(DiskSpec::qcow2("vda", 16 * MIB)).paused();
+    let domain = Lab::shared().domain("killed with bitmaps").disk(DiskSpec::qcow2("vda", 16 * MIB)).paused();
     let bench = Bench::new(Lab::shared());
     wait_for(async {
         let full = bench.point(&domain, None).await;

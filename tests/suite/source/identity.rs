@@ -124,7 +124,7 @@ fn a_disk_added_or_removed_changes_the_list_and_not_the_others_bitmaps() {
         domain.destroy();
         domain.virsh("detach-disk", &["vdb", "--config"]);
         domain.start_paused();
-        wait_until("the disk is still there", std::time::Duration::from_secs(10), || {
+        wait_until("the disk is still there", std::time::Duration::from_mins(5), || {
             !domain.virsh("domblklist", &[]).contains("vdb")
         });
         assert_eq!(names().await, ["vda"]);

@@ -66,7 +66,7 @@ impl Lab {
         let source = FaultySource { inner: self.host.clone(), faults: self.faults.clone() };
         let mover = FaultyMover { inner: self.mover.clone(), faults: self.faults.clone() };
         let run = backup(&source, &mover, request, Arc::new(NoProgress), self.cancel.clone());
-        let done = tokio::time::timeout(Duration::from_secs(20), run).await.expect("a run must end");
+        let done = tokio::time::timeout(Duration::from_mins(10), run).await.expect("a run must end");
         let disks: Vec<_> = (0..2).map(|n| self.host.bytes(n)).collect();
         for point in self.mover.list(None).await.unwrap().points {
             self.expected.entry(point.id).or_insert_with(|| disks.clone());

@@ -201,7 +201,7 @@ async fn stop_works_while_somebody_reads_and_holds_files_open() {
     until("the read hangs", || reader.waiting.load(Ordering::SeqCst) >= 1).await;
     let started = Instant::now();
     fixture.stop().await;
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_mins(5));
     assert_eq!(hanging.await.unwrap().unwrap_err().raw_os_error(), Some(nix::libc::EIO));
     let late = outside(move || disk.read_exact_at(&mut [0; 512], 8 * MIB)).await;
     assert!(late.is_err());
@@ -212,7 +212,7 @@ async fn an_unmount_by_somebody_else_is_noticed() {
     let mut fixture = Fixture::new().await;
     let disks = fixture.mounted.folder().join("disks");
     assert!(Command::new("umount").arg(&disks).status().unwrap().success());
-    let ended = tokio::time::timeout(Duration::from_secs(10), fixture.mounted.wait()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_mins(5), fixture.mounted.wait()).await.unwrap();
     assert_eq!(ended, Ended::Disks);
     fixture.stop().await;
 }

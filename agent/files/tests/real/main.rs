@@ -17,7 +17,7 @@ pub(crate) fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_mins(5);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

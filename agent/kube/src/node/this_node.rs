@@ -21,7 +21,7 @@ use crate::resources::{AgentNode, AgentNodeStatus, Capability, PolicyState};
 const RENEW: u32 = 3;
 
 /// How long an agent that stops tries to say so.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(15);
 
 pub(super) struct ThisNode<W> {
     nodes: Api<AgentNode>,

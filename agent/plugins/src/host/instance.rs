@@ -1,10 +1,11 @@
 //! Instances: a component with its settings, called within limits.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use remora_core::{Error, ErrorKind};
-use wasmtime::{Engine, Store, StoreLimits};
+use wasmtime::{Engine, Store, StoreLimits, UpdateDeadline};
 
 use super::engine::{HANDED_OVER, HANDLES, TICK, limits};
 use super::errors::{Refused, failed_call};
@@ -20,9 +21,39 @@ const CALLS_OF_AN_INSTANCE: u32 = 10_000;
 /// So many instances wait to be used again.
 const WAITING_INSTANCES: usize = 4;
 
+/// A call that gets no processor is ended all the same after so many times its deadline.
+pub(crate) const PATIENCE: u32 = 100;
+
 /// What the host keeps beside an instance.
 pub(crate) struct Guest {
     limits: StoreLimits,
+    ends: Ends,
+}
+
+/// When a call has had its time. A component waits for nothing, so its time is that of the processor: what a busy machine gives to
+/// others is not held against it.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    /// By what the thread of the call has had of a processor.
+    processor: Duration,
+    /// By the clock, whatever the machine is at.
+    clock: Instant,
+}
+
+impl Ends {
+    /// Those of a call that begins now, in this thread.
+    fn after(deadline: Duration) -> Self {
+        Self { processor: of_processor() + deadline, clock: Instant::now() + deadline * PATIENCE }
+    }
+
+    fn have_come(&self) -> bool {
+        of_processor() >= self.processor || Instant::now() >= self.clock
+    }
+}
+
+/// What this thread has had of a processor. Linux tells it always; did it not, the clock would end the call.
+fn of_processor() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// What a component told of itself, by name.
@@ -126,7 +157,7 @@ impl<I: Interface> Configured<I> {
                 }
             },
         };
-        running.store.set_epoch_deadline(ticks(self.deadline));
+        begin(&mut running.store, self.deadline);
         let answer = work(&running.world, &mut running.store).map_err(|e| failed_call(&e, doing, self.deadline))?;
         running.calls += 1;
         if reuse == Reuse::Ready {
@@ -151,12 +182,17 @@ impl<I: Interface> Configured<I> {
 
     /// A new instance that has its settings, and what it told of itself.
     fn start(&self) -> Result<(Running<I>, Facts), Refused> {
-        let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY) });
+        let deadline = self.deadline.max(STARTING);
+        let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY), ends: Ends::after(deadline) });
         store.limiter(|guest| &mut guest.limits);
+        store.epoch_deadline_callback(|context| {
+            let over = context.data().ends.have_come();
+            Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+        });
         store.set_hostcall_fuel(HANDED_OVER);
         store.set_max_component_handles(HANDLES);
-        store.set_epoch_deadline(ticks(self.deadline.max(STARTING)));
-        let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, self.deadline.max(STARTING));
+        begin(&mut store, deadline);
+        let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, deadline);
         // The types of its exports are looked at here.
         let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it").advise(BUILD_AGAIN))?;
         let configured = I::configure(&world, &mut store, &self.settings).map_err(|e| failed(e, "`configure`"))?;
@@ -168,7 +204,33 @@ impl<I: Interface> Configured<I> {
 /// How long an instance may take to start and to read its settings, though its calls be shorter.
 const STARTING: Duration = Duration::from_secs(1);
 
+/// From now on a call has so much time. Before that is over by the clock, nobody looks.
+fn begin(store: &mut Store<Guest>, deadline: Duration) {
+    store.data_mut().ends = Ends::after(deadline);
+    store.set_epoch_deadline(ticks(deadline));
+}
+
 /// A deadline in ticks of the engine's clock: the one that is running counts for nothing.
 fn ticks(deadline: Duration) -> u64 {
     u64::try_from(deadline.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_its_time_of_the_processor_and_not_of_the_clock() {
+        let (deadline, before) = (Duration::from_millis(200), of_processor());
+        let ends = Ends::after(deadline);
+        while !ends.have_come() {
+            std::hint::spin_loop();
+        }
+        assert!(of_processor() >= before + deadline);
+        // Another thread has had nothing of it.
+        let begun = Ends { processor: before + deadline, ..Ends::after(deadline) };
+        assert!(!std::thread::spawn(move || begun.have_come()).join().unwrap());
+        // One that gets none ends by the clock.
+        assert!(Ends { clock: Instant::now(), ..Ends::after(deadline) }.have_come());
+    }
 }

@@ -31,10 +31,10 @@ use subject::{Mover, Subject};
 const ENDPOINT: &str = "{endpoint}";
 
 /// What a call may take, unless a trial is about that.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(2);
 
-/// What one may take that is to wait for nothing.
-const SHORT: Duration = Duration::from_secs(2);
+/// What one may take whose server says nothing: half of it for the server, and half for what the mover makes of that.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// How a mover is tried.
 #[derive(Clone, Debug)]

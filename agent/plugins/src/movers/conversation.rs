@@ -24,8 +24,8 @@ const CALLS_OF_AN_INSTANCE: u32 = 1_000;
 /// Requests under way in one call.
 const PENDING: usize = 16;
 
-/// What a call may take beyond its deadline: the child ends it by then. A child that does not is hung.
-const GRACE: Duration = Duration::from_secs(5);
+/// What a call may take beyond its deadline: the child ends it by then, once it gets a processor. A child that does not is hung.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// After so many faults in a row the mover is shut out.
 const FAULTS: u32 = 10;
@@ -96,10 +96,10 @@ impl State {
     }
 }
 
-/// What of a call's time is not for requests, but for what the component makes of their answers: a tenth, and a second where
+/// What of a call's time is not for requests, but for what the component makes of their answers: a tenth, and five seconds where
 /// that leaves half, for a busy machine.
 fn spare(deadline: Duration) -> Duration {
-    (deadline / 10).max(Duration::from_secs(1).min(deadline / 2))
+    (deadline / 10).max(Duration::from_secs(5).min(deadline / 2))
 }
 
 /// So many calls are made at once.

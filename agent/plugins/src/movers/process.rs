@@ -26,10 +26,10 @@ use super::memory::Share;
 use super::wire::{self, Ask, Done, Down, Fault, LONGEST_DOWN, LONGEST_STARTED, LONGEST_UP, Unfit, Up, World};
 
 /// How long a child may take to give up its rights and compile the component.
-const STARTING: Duration = Duration::from_mins(1);
+const STARTING: Duration = Duration::from_mins(5);
 
 /// How long the kernel may take to tell how a child ended, once its socket did.
-const ENDING: Duration = Duration::from_secs(2);
+const ENDING: Duration = Duration::from_secs(20);
 
 /// What an instance says.
 #[derive(Debug)]

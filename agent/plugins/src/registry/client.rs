@@ -21,10 +21,10 @@ use crate::host::Digest;
 use crate::network::{CheckedNames, Forbidden, SystemNames, authorities, forbidden};
 
 /// How long a connection may take to be there.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(20);
 
 /// How long a server may be silent while an answer comes.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Registries send whoever wants a blob to where it lies; more often than this none needs to.
 const REDIRECTS: usize = 3;

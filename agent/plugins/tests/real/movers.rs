@@ -68,7 +68,7 @@ impl Folder {
     fn of(dir: TempDir, state: Option<&Path>) -> Self {
         let mut movers = Movers::new(dir.path(), state);
         movers.program = Some(host_program());
-        movers.patience = Patience { retries: 2, give_up: Duration::from_secs(20) };
+        movers.patience = Patience { retries: 2, give_up: Duration::from_mins(10) };
         Self { dir, movers }
     }
 

@@ -95,7 +95,7 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
         let detach = move || {
             drop(scratch);
             fs::remove_dir(&folder).unwrap();
-            let limit = std::time::Duration::from_secs(20);
+            let limit = std::time::Duration::from_mins(5);
             remora_tests::wait_until("the backup goes on without its scratch PVC", limit, || !cluster.has_backup());
         };
         let error = bench.fail(Asked::Reread, After::first_bytes(detach)).await;
@@ -115,7 +115,7 @@ fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() 
             fs::write(folder.join("vda.qcow2"), vec![1; 85 * MIB as usize]).unwrap();
             remora_tests::wait_until(
                 "the backup goes on though its scratch PVC is full",
-                std::time::Duration::from_secs(20),
+                std::time::Duration::from_mins(5),
                 || !cluster.has_backup(),
             );
         };

@@ -171,7 +171,7 @@ impl Lab {
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < Duration::from_mins(1), "waited in vain");
+        assert!(began.elapsed() < Duration::from_mins(5), "waited in vain");
         std::thread::yield_now();
     }
 }
@@ -215,10 +215,12 @@ async fn a_connection_that_breaks_anywhere_is_said_and_the_next_one_begins_again
     for limit in [0, 100, 3000, 100_000, 500_000] {
         let meter = Meter::default();
         let broken = lab.send_to(relay(lab.address, limit), &disk, &meter);
-        // One that ends in the handshake is tried for a minute.
-        let ended = tokio::time::timeout(Duration::from_secs(2), broken).await;
+        // One that ends in the handshake is tried for a minute, and not waited for here.
+        let handshake = limit < 100_000;
+        let patience = if handshake { Duration::from_secs(2) } else { Duration::from_mins(5) };
+        let ended = tokio::time::timeout(patience, broken).await;
         assert!(!matches!(ended, Ok(Ok(()))), "{limit}: {ended:?}");
-        if limit >= 100_000 {
+        if !handshake {
             assert!(matches!(ended, Ok(Err(SendError::Lost(..)))), "{limit}: {ended:?}");
         }
         lab.send(&disk).await.unwrap();

@@ -20,13 +20,16 @@ use crate::location::Location;
 use crate::testing::{Fault, FaultyStore};
 use crate::{Passphrase, Secret, Vault, VaultOptions};
 
-/// As long as the tests may wait, and as seldom as they need it.
-const SHORT: Patience = Patience {
-    connect: Duration::from_secs(5),
-    silence: Duration::from_millis(400),
+/// As seldom as the tests need it, and for as long as a busy machine does: a server that breaks off is not waited for.
+const PATIENT: Patience = Patience {
+    connect: Duration::from_mins(5),
+    silence: Duration::from_mins(5),
     retries: 2,
-    give_up: Duration::from_secs(20),
+    give_up: Duration::from_mins(10),
 };
+
+/// For a server that hangs, and that then answers to a test which may have no processor for a while.
+const HASTY: Patience = Patience { silence: Duration::from_secs(8), ..PATIENT };
 
 /// More than a segment, of which the parts are not one buffer.
 fn large(first: u8) -> PutPayload {
@@ -51,12 +54,12 @@ struct Meddled {
 }
 
 impl Meddled {
-    fn new() -> Self {
+    fn new(patience: Patience) -> Self {
         let s3 = S3::start();
         s3.bucket("meddled");
         let meddler = Meddler::before(s3.address());
         let location = location(&s3, &s3.url_at("meddled", meddler.address()));
-        let store = Store::open_with(&location, SHORT).unwrap();
+        let store = Store::open_with(&location, patience).unwrap();
         Self { s3, meddler, store }
     }
 
@@ -156,7 +159,7 @@ async fn what_was_stored_is_listed_and_what_was_not_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_whose_answer_is_lost_is_found_out_by_reading() {
-    let meddled = Meddled::new();
+    let meddled = Meddled::new(PATIENT);
     let Meddled { meddler, store, .. } = &meddled;
     let name = Path::from("ours");
     store.create(&Path::from("proven"), PutPayload::from_static(b"")).await.unwrap();
@@ -178,7 +181,7 @@ async fn a_put_whose_answer_is_lost_is_found_out_by_reading() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_an_answer_is_asked_for_again_and_never_taken_for_the_object() {
-    let meddled = Meddled::new();
+    let meddled = Meddled::new(PATIENT);
     let Meddled { meddler, store, .. } = &meddled;
     let name = Path::from("object");
     store.create(&name, large(7)).await.unwrap();
@@ -201,7 +204,7 @@ async fn half_an_answer_is_asked_for_again_and_never_taken_for_the_object() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_is_not_waited_for_without_end() {
-    let meddled = Meddled::new();
+    let meddled = Meddled::new(HASTY);
     let Meddled { meddler, store, .. } = &meddled;
     let name = Path::from("object");
     store.create(&name, PutPayload::from_static(b"x")).await.unwrap();

@@ -17,7 +17,7 @@ use crate::components::FOR_EVER;
 /// A folder whose movers are not tried again.
 pub(super) fn folder() -> Folder {
     let mut folder = Folder::new();
-    folder.movers.patience = Patience { retries: 0, give_up: Duration::from_secs(20) };
+    folder.movers.patience = Patience { retries: 0, give_up: Duration::from_mins(10) };
     fs::write(folder.path().join("canary"), CANARY).unwrap();
     folder
 }
@@ -25,7 +25,7 @@ pub(super) fn folder() -> Folder {
 pub(super) fn hostile(folder: &Folder, misbehave: &str) -> MoverStore {
     let component = fs::read(example("hostile")).unwrap();
     // Those that never answer are not waited for; the others have all the time that a busy machine needs.
-    let timeout = if ["loop", "lines"].iter().any(|endless| misbehave.starts_with(endless)) { "1s" } else { "25s" };
+    let timeout = if ["loop", "lines"].iter().any(|endless| misbehave.starts_with(endless)) { "1s" } else { "5m" };
     let lines = format!("settings: {{misbehave: '{misbehave}'}}\nsecrets: {{canary: canary}}\ntimeout: {timeout}\n");
     folder.mover("hostile", &component, &lines)
 }

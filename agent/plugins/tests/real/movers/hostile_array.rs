@@ -19,13 +19,13 @@ fn hostile(lab: &Lab, misbehave: &str) -> VolumeMover {
     let text = fs::read_to_string(folder.join("array.yaml")).unwrap().replace("array", "hostile");
     let settings = format!("', misbehave: '{misbehave}'}}\nsecrets");
     // Those that never answer are not waited for, and ask nobody before; the others have all the time that a busy machine needs.
-    let timeout = if ["loop", "lines"].iter().any(|endless| misbehave.starts_with(endless)) { "1s" } else { "25s" };
+    let timeout = if ["loop", "lines"].iter().any(|endless| misbehave.starts_with(endless)) { "1s" } else { "5m" };
     let text = format!("{}timeout: {timeout}\n", text.replace("'}\nsecrets", &settings));
     assert!(text.contains("misbehave"), "{text}");
     fs::write(folder.join("hostile.yaml"), text).unwrap();
     fs::copy(example("hostile-array"), folder.join("hostile.wasm")).unwrap();
     let mut movers = lab.folder.movers.clone();
-    movers.patience = Patience { retries: 0, give_up: Duration::from_secs(20) };
+    movers.patience = Patience { retries: 0, give_up: Duration::from_mins(10) };
     movers.open_points("hostile").unwrap_or_else(|e| panic!("{}", e.chain()))
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn run(lab: &Lab, first: u64, times: usize, before: Before) -> 
 /// An appliance behind a mover whose calls are made again as often as a run may lose them here.
 pub(super) fn patient_lab() -> Lab {
     let mut lab = Lab::new();
-    lab.folder.movers.patience = Patience { retries: 20, give_up: Duration::from_mins(5) };
+    lab.folder.movers.patience = Patience { retries: 20, give_up: Duration::from_mins(10) };
     lab.mover = lab.folder.movers.open_points("array").unwrap();
     lab
 }

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use object_store::ObjectStoreExt;
@@ -83,7 +82,7 @@ fn names(answers: &[&[&'static str]]) -> Arc<dyn Names> {
 /// A mover whose `head` fetches `url`; the loopback address 127.0.0.1 is granted.
 fn fetcher(folder: &Folder, url: &str, allow: &str, misbehave: &str) -> MoverStore {
     let lines = format!(
-        "settings: {{url: '{url}', misbehave: '{misbehave}'}}\nsecrets: {{canary: canary}}\ntimeout: 2s\n\
+        "settings: {{url: '{url}', misbehave: '{misbehave}'}}\nsecrets: {{canary: canary}}\ntimeout: 20s\n\
          network: {{allow: ['{allow}'], addresses: [127.0.0.1], plainHttp: true}}\n"
     );
     folder.mover("fetcher", &fs::read(example("hostile")).unwrap(), &lines)
@@ -248,6 +247,6 @@ async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_err
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_this_machines_unless_a_test_says_otherwise() {
     let found =
-        tokio::time::timeout(Duration::from_secs(30), SystemNames.addresses("localhost")).await.unwrap().unwrap();
+        tokio::time::timeout(crate::components::FOR_EVER, SystemNames.addresses("localhost")).await.unwrap().unwrap();
     assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
 }

@@ -124,7 +124,7 @@ async fn an_object_that_is_being_replaced_is_there_all_the_time() {
 async fn many_who_replace_an_object_all_succeed_and_one_of_theirs_is_there() {
     let mut collection = Collection::new(Transport::Http);
     // They are in each other's way, and the server says so.
-    collection.folder.movers.patience = Patience { retries: 100, give_up: Duration::from_mins(2) };
+    collection.folder.movers.patience = Patience { retries: 100, give_up: Duration::from_mins(10) };
     let path = Path::from("w/sign");
     let others = [collection.another(), collection.another(), collection.another()];
     let replacing = others.iter().zip(["1", "2", "3"]).map(|(other, text)| {
