@@ -2,6 +2,7 @@
 
 mod bindings;
 mod cache;
+mod compile;
 mod engine;
 mod errors;
 mod instance;
@@ -9,12 +10,14 @@ mod interface;
 mod module;
 mod private;
 
+pub use compile::CompileLimits;
 pub use engine::{Host, HostOptions};
 pub use errors::{FieldError, Refused};
 pub use interface::Kind;
 pub use module::Digest;
 
 pub(crate) use bindings::{authorize, retention, schedule, select};
+pub(crate) use compile::{COMPILE, COMPILED, FAILED, INVALID};
 pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_clock};
 pub(crate) use errors::failed_call;
 pub(crate) use instance::{Configured, Reuse};
