@@ -19,15 +19,15 @@ pub use select::SelectPolicy;
 /// How long a call may take that nobody waits for at a prompt.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long a decision on a file may take.
-const QUICK: Duration = Duration::from_millis(100);
+/// How long a decision on a file may take, of all policies together.
+pub(crate) const QUICK: Duration = Duration::from_millis(100);
 
 /// What a call may take beside its deadline until it is given up whatever the engine's clock does: to get a thread, to start
 /// an instance, to end.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// So many questions are asked in one call.
-const BATCH: usize = 1_000;
+pub(crate) const BATCH: usize = 1_000;
 
 /// A reason longer than this is cut off.
 const LONGEST_REASON: usize = 1_000;
