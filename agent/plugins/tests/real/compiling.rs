@@ -90,3 +90,24 @@ fn without_its_compiler_remora_says_what_is_missing_and_what_is_built_in_needs_n
     assert!(error.chain().contains("/nowhere/remora-plugin-host"), "{}", error.chain());
     assert!(error.advice().is_some_and(|advice| advice.contains("install all of them")), "{error:?}");
 }
+
+/// That it failed once says nothing of the component: it is loaded again though nothing in the folder has changed.
+#[test]
+fn what_failed_for_the_machine_s_sake_is_compiled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let compiler = elsewhere.path().join("compiler");
+    symlink("/bin/true", &compiler).unwrap();
+    let host = host(&compiler, CompileLimits::default());
+    fs::write(folder.path().join("mine.wasm"), labels()).unwrap();
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let broken = next(&Generation::default(), &host, folder.path(), now());
+    let told = errors(&broken).concat();
+    assert!(told.contains("line 3: select: file:mine.wasm: compiling the component: "), "{told}");
+    assert!(broken.is_due(&host));
+    fs::remove_file(&compiler).unwrap();
+    symlink(options().compiler.unwrap(), &compiler).unwrap();
+    let good = next(&broken, &host, folder.path(), now());
+    assert_eq!(errors(&good), [""; 0]);
+    assert!(!good.is_due(&host));
+}
