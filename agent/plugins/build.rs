@@ -11,8 +11,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// The built-in policies, by the names of their crates; `builtin:NAME` in documents.
 const POLICIES: [&str; 7] = ["adaptive", "cron", "four-eyes", "gfs", "labels", "owners", "paths"];
 
-/// The movers among the SDK's examples, by the names of their crates, and those that misbehave for tests.
-const MOVERS: [&str; 6] = ["appliance", "hostile", "hostile-array", "plain", "s3", "webdav"];
+/// The movers among the SDK's examples, by the names of their crates, and what misbehaves for tests: movers and a policy.
+const MOVERS: [&str; 7] = ["appliance", "hostile", "hostile-array", "hostile-policy", "plain", "s3", "webdav"];
 
 fn main() -> Result<()> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
@@ -21,6 +21,7 @@ fn main() -> Result<()> {
         "sdk/examples",
         "agent/plugins/tests/hostile",
         "agent/plugins/tests/hostile-array",
+        "agent/plugins/tests/hostile-policy",
         "wit",
         "agent/retention",
     ]

@@ -39,6 +39,18 @@ impl RemoraAgent {
     /// Likewise, with a mover; and with no repository, if none is given.
     #[track_caller]
     pub fn start_with(lab: &Lab, remora: Option<&Remora>, plugin: Option<&Plugin>) -> Self {
+        Self::start_as(lab, remora, plugin, "")
+    }
+
+    /// Starts one for the lab's libvirt and the repository of `remora`, which makes so many backups at once.
+    #[track_caller]
+    pub fn start_parallel(lab: &Lab, remora: &Remora, parallel: usize) -> Self {
+        Self::start_as(lab, Some(remora), None, &format!("parallel = {parallel}\n"))
+    }
+
+    /// `settings` are lines of its agent.toml.
+    #[track_caller]
+    fn start_as(lab: &Lab, remora: Option<&Remora>, plugin: Option<&Plugin>, settings: &str) -> Self {
         let folder = lab.scratch("agent");
         let [port] = free_ports();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -51,7 +63,7 @@ impl RemoraAgent {
             format!("[repositories.main]\nurl = '{}'\nkey_file = 'key'\n", remora.repository().display())
         };
         let config = format!(
-            "state = 'state'\nrun_dir = '{}'\nlisten = '{address}'\n{}",
+            "state = 'state'\nrun_dir = '{}'\nlisten = '{address}'\n{settings}{}",
             run_dir.display(),
             remora.map(main).unwrap_or_default(),
         );
@@ -78,6 +90,12 @@ impl RemoraAgent {
     #[track_caller]
     pub fn put(&self, documents: &[(&str, &str)]) {
         self.policies.put(documents);
+    }
+
+    /// Likewise, with modules beside the documents.
+    #[track_caller]
+    pub fn put_bytes(&self, files: &[(&str, &[u8])]) {
+        self.policies.put_bytes(files);
     }
 
     /// The value of a metric, by its name with its labels.

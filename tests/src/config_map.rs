@@ -31,11 +31,18 @@ impl MountedConfigMap {
     /// Puts files, by name, in place of all others.
     #[track_caller]
     pub fn put(&self, files: &[(&str, &str)]) {
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_bytes())).collect();
+        self.put_bytes(&files);
+    }
+
+    /// Likewise, of files that need not be text.
+    #[track_caller]
+    pub fn put_bytes(&self, files: &[(&str, &[u8])]) {
         let name = format!("..version-{}", self.versions.fetch_add(1, Ordering::SeqCst));
         let version = self.folder.join(&name);
         fs::create_dir(&version).must("make a version of the files");
-        for (file, text) in files {
-            fs::write(version.join(file), text).must("write a file");
+        for (file, bytes) in files {
+            fs::write(version.join(file), bytes).must("write a file");
         }
         symlink(&name, self.folder.join("..data_tmp")).must("link the version");
         fs::rename(self.folder.join("..data_tmp"), self.folder.join("..data")).must("swap the version");

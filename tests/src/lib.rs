@@ -60,7 +60,7 @@ pub use lab::Lab;
 pub use languages::Language;
 pub use layout::Layout;
 pub use meddler::{Fault, Meddler};
-pub use plugin::Plugin;
+pub use plugin::{Plugin, hostile_policy};
 pub use process::{Must, Ran, run, wait_until};
 pub use registry::{Registry, SigningKey};
 pub use relay::Relay;

@@ -83,6 +83,12 @@ impl Plugin {
     }
 }
 
+/// The policy of the tests that misbehaves as its settings say: `agent/plugins/tests/hostile-policy`.
+#[track_caller]
+pub fn hostile_policy() -> Vec<u8> {
+    fs::read(mover("hostile-policy")).must("read the policy that misbehaves")
+}
+
 /// The component of a mover that the build made beside the programs.
 fn mover(name: &str) -> PathBuf {
     program("remora-plugin-host").with_file_name("movers").join(format!("{name}.wasm"))

@@ -1,6 +1,8 @@
 //! `remora-agent` on the lab's libvirt: backups, retention and verification by policy.
 
+mod misbehaving;
 mod movers;
+mod parallel;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use remora_tests::Remora;
+use remora_tests::{DiskSpec, Lab, MIB, Remora};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -120,8 +120,58 @@ fn explain_tells_which_policy_says_what_and_why() {
     assert_eq!(access("alice", "/srv/hr/pay.ods"), (false, "path-denied".into()));
     assert_eq!(access("eve", "/etc/hosts"), (false, "nothing-allows".into()));
 
-    // Nobody can say what a broken one would.
+    // Of a broken one nobody can say what it would: it is named, and as it may have been meant to deny, nothing is allowed.
     place.write("access.yaml", &ACCESS.replace("denyPaths", "denypaths"));
     let policies = place.policies();
-    place.remora.fails(["policy", "explain", &policies, "--vm", "db"], 2, "remora policy lint");
+    let question =
+        ["policy", "explain", &policies, "--vm", "db", "--label", "backup=nightly", "--user", "alice", "--file", "/x"];
+    let ran = place.remora.fails(question.iter().chain(&["-o", "json"]), 2, "1 of 2 files are broken");
+    let explained = ran.json();
+    the_documented("remora policy explain PATH --vm NAME").assert_of(&explained);
+    let [broken] = &explained["broken"].as_array().unwrap()[..] else { panic!("{explained}") };
+    assert_eq!(broken["file"], "access.yaml");
+    assert!(broken["error"].as_str().unwrap().contains("access.yaml, line 5"), "{broken}");
+    assert_eq!(json!([explained["access"]["allowed"], explained["access"]["code"]]), json!([false, "broken-policy"]));
+    assert_eq!(json!([explained["backup"][0]["policy"], explained["backup"][0]["selected"]]), json!(["nightly", true]));
+    let ran = place.remora.fails(question, 2, "1 of 2 files are broken");
+    assert!(ran.text().contains("nightly") && ran.text().contains("access.yaml: "), "{ran:?}");
+}
+
+#[test]
+fn explain_tells_what_each_policy_keeps_of_the_points_and_drops_nothing() {
+    let (lab, place) = (Lab::shared(), Place::new());
+    let remora = Remora::init(lab);
+    let vm = lab.domain("explained").disk(DiskSpec::qcow2("vda", 16 * MIB)).paused();
+    for _ in 0..2 {
+        remora.json(["backup", vm.name(), "--quiesce", "never"]);
+    }
+    let select = "select: {module: builtin:labels, settings: {names: [explained]}}";
+    let named = NIGHTLY.replace("select: {module: builtin:labels, settings: {matchLabels: {backup: nightly}}}", select);
+    place.write("nightly.yaml", &named.replace("daily: 7", "last: 1"));
+    let (keeps, _) = named.rsplit_once("retention:").unwrap();
+    place.write("forever.yaml", &keeps.replace("name: nightly", "name: forever"));
+    place.write("others.yaml", &NIGHTLY.replace("name: nightly", "name: others"));
+    let policies = place.policies();
+    let question = ["policy", "explain", &policies, "--vm", vm.name()];
+    let explained = remora.json(question.iter().chain(&["--points"]));
+    the_documented("remora policy explain PATH --vm NAME").assert_of(&explained);
+    let said = |policy: usize| {
+        let explained = &explained["backup"][policy];
+        let points = explained["retention"].as_array().map(|points| {
+            let fates = points.iter().map(|point| point["fate"].as_str().unwrap().to_owned());
+            assert!(
+                points.iter().all(|point| point["reason"].as_str().is_some_and(|why| !why.is_empty())),
+                "{points:?}"
+            );
+            fates.collect::<Vec<_>>()
+        });
+        (explained["policy"].as_str().unwrap().to_owned(), points)
+    };
+    let fates = |fates: [&str; 2]| Some(fates.map(String::from).to_vec());
+    assert_eq!(said(0), ("forever".into(), fates(["keep", "keep"])));
+    assert_eq!(said(1), ("nightly".into(), fates(["drop", "keep"])));
+    assert_eq!(said(2), ("others".into(), None), "it does not select the machine");
+    // Nobody asked for points: the repository is not opened.
+    assert_eq!(remora.json(question)["backup"][1]["retention"], Value::Null);
+    assert_eq!(remora.json(["points"]).as_array().unwrap().len(), 2);
 }

@@ -90,7 +90,7 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let config = Config::read(&folder)?;
     let plugins = folder.join("plugins");
     let registries = Registries::new(&plugins, Some(&config.state));
-    let host = Host::new(&HostOptions { state: Some(config.state.clone()), registries })?;
+    let host = Host::new(&HostOptions { state: Some(config.state.clone()), registries, ..HostOptions::default() })?;
     let metrics = Arc::new(Metrics::new());
     let kept = Kept::new(config.state.join("policies"));
     let mut policies = Policies::new(folder.join("policies"), host, Some(kept), metrics.policies.clone());

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use remora_core::policy::{Access, Authorize, Decision, Effect};
+use remora_core::policy::{Access, Decision, Effect};
 use serde::Serialize;
 
 use crate::documents::Mode;
-use crate::host::Digest;
+use crate::host::{Digest, of_processor};
+use crate::policies::{BATCH, QUICK};
 use crate::set::{AccessBinding, AccessPolicy, Generation};
 
 /// What becomes of a request.
@@ -49,17 +50,14 @@ pub struct Said {
 const OBLIGATIONS: [&str; 1] = ["audit"];
 
 impl Generation {
-    /// Decides on requests, all by this generation. Blocks for as long as the policies take.
+    /// Decides on requests, all by this generation. Blocks for as long as the policies take: 100 ms, and some more at most, for
+    /// each 1,000 requests.
     pub fn authorize(&self, requests: &[Access], now: Timestamp) -> Vec<Outcome> {
-        let mut said: Vec<Vec<Said>> = vec![Vec::new(); requests.len()];
-        for (policy, stale_since) in self.accesses() {
-            for binding in &policy.bindings {
-                let answers = ask(policy, binding, stale_since, requests, now);
-                for (said, answer) in said.iter_mut().zip(answers) {
-                    said.push(answer);
-                }
-            }
-        }
+        requests.chunks(BATCH).flat_map(|batch| self.decide(batch, now)).collect()
+    }
+
+    fn decide(&self, requests: &[Access], now: Timestamp) -> Vec<Outcome> {
+        let said = self.ask_all(requests, now);
         // A file that was broken from the first may have been meant to deny.
         let unknown = self.files.iter().find(|file| file.active.is_none() && file.may_deny);
         let unknown = unknown.map(|file| file.file.as_str());
@@ -70,16 +68,38 @@ impl Generation {
         };
         requests.iter().zip(said).map(outcome).collect()
     }
+
+    /// What each policy says of each request, in the order of the documents. They have their time together, and those whose word
+    /// does not count what the others leave of it.
+    fn ask_all(&self, requests: &[Access], now: Timestamp) -> Vec<Vec<Said>> {
+        let until = of_processor() + QUICK;
+        let bindings = self.accesses().flat_map(|(policy, stale_since)| {
+            policy.bindings.iter().map(move |binding| Asked { policy, binding, stale_since })
+        });
+        let mut order: Vec<_> = bindings.enumerate().collect();
+        order.sort_by_key(|(_, asked)| asked.binding.mode == Mode::Shadow);
+        let mut answers: Vec<_> = order.into_iter().map(|(n, asked)| (n, ask(&asked, requests, now, until))).collect();
+        answers.sort_by_key(|(n, _)| *n);
+        let mut said: Vec<Vec<Said>> = vec![Vec::new(); requests.len()];
+        for (_, answers) in answers {
+            for (said, answer) in said.iter_mut().zip(answers) {
+                said.push(answer);
+            }
+        }
+        said
+    }
 }
 
-/// What a policy says of each request.
-fn ask(
-    policy: &AccessPolicy,
-    binding: &AccessBinding,
+/// A policy that is asked.
+struct Asked<'a> {
+    policy: &'a AccessPolicy,
+    binding: &'a AccessBinding,
     stale_since: Option<Timestamp>,
-    requests: &[Access],
-    now: Timestamp,
-) -> Vec<Said> {
+}
+
+/// What a policy says of each request, before this thread has had `until` of a processor.
+fn ask(asked: &Asked<'_>, requests: &[Access], now: Timestamp, until: Duration) -> Vec<Said> {
+    let Asked { policy, binding, stale_since } = *asked;
     let say = |effect, code: &str, reason: String| Said {
         policy: policy.name.clone(),
         module: binding.module.clone(),
@@ -97,8 +117,16 @@ fn ask(
             return all("stale-policy", &format!("its newer version has been broken since {since}"));
         }
     }
-    let started = Instant::now();
-    match binding.policy.authorize(requests) {
+    let (started, left) = (Instant::now(), until.saturating_sub(of_processor()));
+    if left.is_zero() {
+        tracing::error!(
+            policy = policy.name,
+            module = binding.module,
+            "a policy was not asked: the others took all the time"
+        );
+        return all("policy-failed", "it was not asked, for those before it took all of the 100 ms");
+    }
+    match binding.policy.decide(requests, left) {
         Ok(decisions) => decisions.into_iter().map(checked).map(|d| say(d.effect, &d.code, d.reason)).collect(),
         Err(error) => {
             let took = started.elapsed();

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod cache;
+mod compile;
 mod engine;
 mod errors;
 mod instance;
@@ -9,15 +10,17 @@ mod interface;
 mod module;
 mod private;
 
+pub use compile::CompileLimits;
 pub use engine::{Host, HostOptions};
 pub use errors::{FieldError, Refused};
 pub use interface::Kind;
 pub use module::Digest;
 
 pub(crate) use bindings::{authorize, retention, schedule, select};
+pub(crate) use compile::{COMPILE, COMPILED, FAILED, INVALID};
 pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_clock};
 pub(crate) use errors::failed_call;
-pub(crate) use instance::{Configured, PATIENCE, Reuse};
+pub(crate) use instance::{Configured, PATIENCE, Reuse, of_processor};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting};
 pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, check_form};
 pub(crate) use private::PrivateFolder;

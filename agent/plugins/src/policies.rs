@@ -19,15 +19,15 @@ pub use select::SelectPolicy;
 /// What a call may take of a processor that nobody waits for at a prompt.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a decision on a file may take of a processor.
-const QUICK: Duration = Duration::from_millis(100);
+/// What decisions on files may take of a processor, of all policies together.
+pub(crate) const QUICK: Duration = Duration::from_millis(100);
 
 /// What a call may take beside the longest that the engine's clock lets it take, until it is given up whatever that does: to get
 /// a thread, to start an instance, to end.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// So many questions are asked in one call.
-const BATCH: usize = 1_000;
+pub(crate) const BATCH: usize = 1_000;
 
 /// A reason longer than this is cut off.
 const LONGEST_REASON: usize = 1_000;

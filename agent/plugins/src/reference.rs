@@ -23,6 +23,11 @@ pub fn builtins() -> impl Iterator<Item = (&'static str, &'static [u8])> {
 static DIGESTS: LazyLock<Vec<Digest>> =
     LazyLock::new(|| BUILTINS.iter().map(|(_, component)| Digest::of(component)).collect());
 
+/// Whether a component is one of those.
+pub(crate) fn is_builtin(digest: &Digest) -> bool {
+    DIGESTS.contains(digest)
+}
+
 /// A module, as documents name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ModuleRef {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::point::Quiesce;
-use remora_core::{Error, Result};
+use remora_core::{Error, ErrorKind, Result};
 
 use crate::documents::{Mode, Target};
 use crate::host::{Digest, Host};
@@ -184,11 +184,15 @@ impl Generation {
         })
     }
 
-    /// Whether loading the same files again may come to something else: a registry may be there again, and another document of
-    /// registries may trust others.
+    /// Whether loading the same files again may come to something else: a registry may be there again, or what compiles, and
+    /// another document of registries may trust others.
     pub fn is_due(&self, host: &Host) -> bool {
         let trust = host.registries().trust();
-        self.files.iter().any(|file| file.remote && file.broken.is_some() || file.is_trusting() && file.trust != trust)
+        let again = |error: &Error| error.kind() == ErrorKind::Unavailable;
+        self.files.iter().any(|file| {
+            let failed = file.broken.as_deref().is_some_and(|error| file.remote || again(error));
+            failed || file.is_trusting() && file.trust != trust
+        })
     }
 
     /// Whether another generation stands for the same and fails alike: then nobody has to be told of it.

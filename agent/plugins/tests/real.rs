@@ -4,6 +4,8 @@
 
 #[path = "real/builtins.rs"]
 mod builtins;
+#[path = "real/compiling.rs"]
+mod compiling;
 #[path = "real/components.rs"]
 mod components;
 #[path = "real/conformance.rs"]

@@ -23,7 +23,7 @@ const AT_MOST: Duration = Duration::from_secs(1);
 /// The folder is looked at so often whatever is told of it: a mount that is replaced takes its watch with it.
 const POLL: Duration = Duration::from_secs(30);
 
-/// What was fetched is tidied up so often.
+/// What was fetched and what was compiled is tidied up so often.
 const TIDIED_EVERY: Duration = Duration::from_hours(24);
 
 /// The folder of policies and what is in force of it.
@@ -119,19 +119,22 @@ impl Policies {
         Ok(())
     }
 
-    /// Removes what was fetched for documents that are long gone.
+    /// Removes what was fetched for documents that are long gone, and what was compiled and is long unused.
     async fn tidy(&self, read: Snapshot) {
         let (host, kept) = (self.host.clone(), self.kept.clone());
-        let tidied = tokio::task::spawn_blocking(move || match kept.map(|kept| kept.texts()).transpose() {
-            Ok(kept) => {
-                let kept = kept.unwrap_or_default();
-                host.registries().tidy(read.documents.values().chain(&kept).map(String::as_str));
+        let tidied = tokio::task::spawn_blocking(move || {
+            host.tidy();
+            match kept.map(|kept| kept.texts()).transpose() {
+                Ok(kept) => {
+                    let kept = kept.unwrap_or_default();
+                    host.registries().tidy(read.documents.values().chain(&kept).map(String::as_str));
+                }
+                // What they name is not known.
+                Err(error) => tracing::warn!(%error, "good versions cannot be read: what was fetched is not tidied up"),
             }
-            // What they name is not known.
-            Err(error) => tracing::warn!(%error, "good versions cannot be read: what was fetched is not tidied up"),
         });
         if let Err(died) = tidied.await {
-            tracing::warn!(error = %died, "tidying up what was fetched died");
+            tracing::warn!(error = %died, "tidying up the state folder died");
         }
     }
 

@@ -1,9 +1,10 @@
 //! Which runs are due: from what policies say, what the ledger remembers, and the time. Policies that fail are as if they
-//! had said again what they said last.
+//! had said again what they said last. Nobody waits long for them: one look loses about a second to those that hang, however many
+//! they are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use remora_core::policy::{Due, Question, Schedule, Select, VmFacts};
@@ -34,6 +35,10 @@ pub enum Power {
 
 /// A policy that failed is not asked again for so long, unless it changes.
 const REST: Duration = Duration::from_mins(1);
+
+/// When a look has lost so much to policies that failed, nobody else is asked in it: who plans has other things to do, and who was
+/// not asked is in the next look. Those that fail at once, in a trap, are not what this is about.
+const LOST: Duration = Duration::from_millis(500);
 
 /// No two runs are closer by the answer that a policy gave before it failed: that may have been "at once".
 const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
@@ -77,6 +82,8 @@ pub struct Planner {
     answers: HashMap<Charge, Answer>,
     /// Of which generation and VMs the selection is.
     selected_from: Option<(u64, Vec<Vm>)>,
+    /// Policies that have not been asked yet which of these they select.
+    unasked: HashSet<String>,
     /// Whether anything of this is new since it was last told.
     news: bool,
 }
@@ -145,16 +152,18 @@ impl Planner {
         now: Timestamp,
     ) -> (Vec<Job>, Vec<Failure>) {
         let mut failures = self.select(generation, vms, now).await;
-        let mut jobs = Vec::new();
-        for (policy, _) in generation.backups() {
+        let (mut jobs, mut lost) = (Vec::new(), Duration::ZERO);
+        for policy in self.in_turn(generation, Kind::Schedule) {
             let Some(selected) = self.selected.get(&policy.name) else { continue };
             let chosen: Vec<_> = vms.iter().filter(|vm| selected.contains(&vm.facts.name)).collect();
             let charges: Vec<_> =
                 chosen.iter().map(|vm| Charge { policy: policy.name.clone(), vm: vm.facts.name.clone() }).collect();
             let entries: Vec<Entry> = charges.iter().map(|charge| ledger.entry(charge, now).clone()).collect();
             let facts: Vec<_> = chosen.iter().map(|vm| &vm.facts).collect();
-            if self.is_asked(&policy.name, Kind::Schedule, now) {
+            if lost < LOST && self.is_asked(&policy.name, Kind::Schedule, now) {
+                let started = Instant::now();
                 let asked = self.ask(generation.number, policy, &facts, &charges, &entries, now).await;
+                lost += lost_to(&asked, started);
                 self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
             }
             for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
@@ -172,12 +181,24 @@ impl Planner {
 
     /// Whether a policy selects a VM.
     pub fn selects(&self, charge: &Charge) -> Selects {
-        let answered = !self.failed.contains_key(&(charge.policy.clone(), Kind::Select));
+        let failed = self.failed.contains_key(&(charge.policy.clone(), Kind::Select));
+        let answered = !failed && !self.unasked.contains(&charge.policy);
         match self.selected.get(&charge.policy).filter(|_| answered) {
             Some(vms) if vms.contains(&charge.vm) => Selects::Yes,
             Some(_) => Selects::No,
             None => Selects::Unknown,
         }
+    }
+
+    /// The policies in the order in which they are asked: those that answer, those that never did yet, those that failed. So who
+    /// answers is not asked after one that hangs, but for the first time.
+    fn in_turn<'a>(&self, generation: &'a Generation, kind: Kind) -> Vec<&'a Arc<BackupPolicy>> {
+        let mut policies: Vec<_> = generation.backups().map(|(policy, _)| policy).collect();
+        policies.sort_by_cached_key(|policy| {
+            let failed = self.failed.contains_key(&(policy.name.clone(), kind));
+            (failed, !self.selected.contains_key(&policy.name))
+        });
+        policies
     }
 
     /// Whether a policy is asked now: one that failed rests, for it may take its whole second again, and others wait.
@@ -202,18 +223,24 @@ impl Planner {
         if known.is_none_or(|(number, _)| *number != generation.number) {
             self.failed.clear();
         }
-        let new = known.is_none_or(|(number, known)| *number != generation.number || known != vms);
-        if !new && self.failed.is_empty() {
+        if known.is_none_or(|(number, known)| *number != generation.number || known != vms) {
+            self.renew(generation, vms);
+        }
+        if self.unasked.is_empty() && self.failed.is_empty() {
             return Vec::new();
         }
-        let mut failures = Vec::new();
+        let (mut failures, mut lost) = (Vec::new(), Duration::ZERO);
         let facts: Vec<_> = vms.iter().map(|vm| vm.facts.clone()).collect();
-        for (policy, _) in generation.backups() {
+        for policy in self.in_turn(generation, Kind::Select) {
             let failed = self.failed.contains_key(&(policy.name.clone(), Kind::Select));
-            if !(new || failed) || !self.is_asked(&policy.name, Kind::Select, now) {
+            let open = failed || self.unasked.contains(&policy.name);
+            if lost >= LOST || !open || !self.is_asked(&policy.name, Kind::Select, now) {
                 continue;
             }
+            let started = Instant::now();
             let answered = policy.select.select(&facts).await;
+            lost += lost_to(&answered, started);
+            self.unasked.remove(&policy.name);
             if let Ok(answers) = &answered {
                 let chosen = facts.iter().zip(answers).filter(|(_, answer)| answer.selected);
                 let chosen: HashSet<_> = chosen.map(|(vm, _)| vm.name.clone()).collect();
@@ -222,14 +249,16 @@ impl Planner {
             }
             self.note(&policy.name, Kind::Select, answered.err(), now, &mut failures);
         }
-        if !new {
-            return failures;
-        }
+        failures
+    }
+
+    /// Everybody is to be asked which VMs are selected, for policies or VMs are others now.
+    fn renew(&mut self, generation: &Generation, vms: &[Vm]) {
         let there: HashSet<_> = generation.backups().map(|(policy, _)| policy.name.as_str()).collect();
         self.selected.retain(|name, _| there.contains(name.as_str()));
         self.answers.retain(|charge, _| there.contains(charge.policy.as_str()));
+        self.unasked = there.into_iter().map(str::to_owned).collect();
         self.selected_from = Some((generation.number, vms.to_vec()));
-        failures
     }
 
     /// Asks when the next runs are due, where that is not known, or may have changed: one that would start now is asked
@@ -275,6 +304,11 @@ impl Planner {
         }
         Ok(())
     }
+}
+
+/// What was lost to a policy: nothing, if it answered.
+fn lost_to<T>(answered: &Result<T, Error>, started: Instant) -> Duration {
+    if answered.is_err() { started.elapsed() } else { Duration::ZERO }
 }
 
 /// The same for a VM under a policy, on every host and in every version.

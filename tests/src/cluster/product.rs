@@ -119,7 +119,7 @@ impl Product {
         let secret = json!({"name": format!("{name}-credentials")});
         let url = store.url_at(&bucket, address);
         self.make_repository(name, serves, &json!({"url": url, "credentialsSecret": secret}));
-        store.owner(Remora::bare(folder, &store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE)
+        store.owner(Remora::bare(folder, store.url(&bucket))).with("REMORA_PASSPHRASE", PASSPHRASE)
     }
 
     /// Makes one in the store of a mover, `plugin:`, whose document the pods have.

@@ -40,6 +40,9 @@ pub(crate) struct Explain {
     /// As if it were this time; else now
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<Timestamp>,
+    /// Ask what is kept of the VM's points in the repository, too; nothing is dropped
+    #[arg(long)]
+    pub(crate) points: bool,
     /// Ask about this file too, by its path in the served tree
     #[arg(long, value_name = "PATH", requires = "user")]
     pub(crate) file: Option<String>,

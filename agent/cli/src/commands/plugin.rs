@@ -54,6 +54,7 @@ fn policy_trial(args: &Plugin) -> Result<PolicyTrial> {
         cases: args.cases.clone(),
         seed: args.seed,
         questions: args.questions,
+        program: None,
     })
 }
 

@@ -1,18 +1,23 @@
 //! `remora policy`: the host of the agent, and its folder of documents, without the agent.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use remora_core::policy::{Access, Action, Question, Schedule, Select, Subject, VmFacts};
-use remora_core::{Error, ErrorKind, Result, VmName};
+use remora_core::policy::{Access, Action, Question, Retention, Schedule, Select, Subject, VmFacts};
+use remora_core::retention::{Fate, Rules, Verdict};
+use remora_core::{Error, ErrorKind, PointId, Result, VmName};
+use remora_engine::or_cancelled;
 use remora_plugins::cases::{self, CaseResult};
 use remora_plugins::decide::Outcome;
+use remora_plugins::movers::Dropping;
 use remora_plugins::set::{Active, BackupPolicy, Generation, ModuleInForce, PolicyFile, Snapshot};
+use remora_vault::Mode;
 use serde::Serialize;
 
 use crate::args::{ActionArg, Explain, PolicyCommand};
-use crate::context::Context;
+use crate::context::{Context, Repository};
 use crate::output::{print, printable, table};
 
 pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<()> {
@@ -57,6 +62,11 @@ fn lint(context: &Context, path: &Path) -> Result<()> {
     };
     let linted = Linted { files: generation.files.iter().map(file).collect() };
     print(context.format(), &linted, lint_text)?;
+    all_good(&generation)
+}
+
+/// Fails if a file is broken.
+fn all_good(generation: &Generation) -> Result<()> {
     match generation.broken().count() {
         0 => Ok(()),
         broken => {
@@ -115,6 +125,14 @@ struct Explained {
     vm: VmName,
     backup: Vec<ExplainedBackup>,
     access: Option<Outcome>,
+    broken: Vec<BrokenFile>,
+}
+
+/// A file that nothing is explained of.
+#[derive(Serialize)]
+struct BrokenFile {
+    file: String,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -124,15 +142,20 @@ struct ExplainedBackup {
     reason: String,
     start: Option<Timestamp>,
     start_reason: Option<String>,
+    retention: Option<Vec<JudgedPoint>>,
+}
+
+/// What becomes of a point by one policy.
+#[derive(Serialize)]
+struct JudgedPoint {
+    point: PointId,
+    time: Timestamp,
+    fate: Fate,
+    reason: String,
 }
 
 async fn explain(context: &Context, args: Explain) -> Result<()> {
     let generation = load(context, &args.path)?;
-    if let Some((_, error)) = generation.broken().next() {
-        return Err(
-            Error::new(error.kind(), error.chain()).advise("`remora policy lint` tells what is wrong with each.")
-        );
-    }
     let now = args.at.unwrap_or_else(Timestamp::now);
     let vm = VmFacts {
         name: args.vm.clone(),
@@ -140,9 +163,14 @@ async fn explain(context: &Context, args: Explain) -> Result<()> {
         uid: String::new(),
         labels: args.labels.iter().cloned().collect(),
     };
+    let repository = if args.points { Some(context.points().await?) } else { None };
     let mut backup = Vec::new();
     for (policy, _) in generation.backups() {
-        backup.push(explain_backup(policy, &vm, now).await?);
+        let mut explained = explain_backup(policy, &vm, now).await?;
+        if let Some(repository) = repository.as_ref().filter(|_| explained.selected) {
+            explained.retention = Some(judged(context, repository, policy, &vm).await?);
+        }
+        backup.push(explained);
     }
     let access = args.file.zip(args.user).and_then(|(path, user)| {
         let action = match args.action {
@@ -155,14 +183,64 @@ async fn explain(context: &Context, args: Explain) -> Result<()> {
         let request = Access { subject, action, vm, point, point_time, path, now, approvals: Vec::new() };
         generation.authorize(&[request], now).pop()
     });
-    print(context.format(), &Explained { vm: args.vm, backup, access }, explain_text)
+    let file = |(file, error): (&PolicyFile, &Error)| BrokenFile { file: file.file.clone(), error: error.chain() };
+    let broken = generation.broken().map(file).collect();
+    print(context.format(), &Explained { vm: args.vm, backup, access, broken }, explain_text)?;
+    all_good(&generation)
+}
+
+/// What would become of each point of a VM, of which nothing is dropped.
+async fn pruned(repository: &Repository, vm: &VmName, rules: &dyn Retention) -> Result<Vec<Verdict>> {
+    Ok(match repository {
+        Repository::Vault(vault) => {
+            let pruned = vault.prune(Some(vm), rules, Mode::DryRun).await?;
+            pruned.into_iter().flat_map(|pruned| pruned.points).collect()
+        }
+        Repository::Volumes(volumes) => {
+            let pruned = volumes.prune(Some(vm), rules, Dropping::DryRun).await?;
+            pruned.into_iter().flat_map(|(_, points)| points).collect()
+        }
+    })
+}
+
+/// What a policy says of each point of the VM, by itself: what another one keeps stays. One without a retention keeps all.
+async fn judged(
+    context: &Context,
+    repository: &Repository,
+    policy: &BackupPolicy,
+    vm: &VmFacts,
+) -> Result<Vec<JudgedPoint>> {
+    let rules: Box<dyn Retention> = match &policy.retention {
+        Some(retention) => Box::new(retention.of_vm(vm.clone())),
+        None => Box::new(Rules { last: u32::MAX, ..Rules::default() }),
+    };
+    let pruned = or_cancelled(&context.cancel, pruned(repository, &vm.name, &*rules)).await;
+    let points = match pruned {
+        // It has no point yet.
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        pruned => pruned?,
+    };
+    let without = policy.retention.is_none();
+    let judged = |Verdict { point, time, fate, reason }: Verdict| JudgedPoint {
+        point,
+        time,
+        fate,
+        reason: if without { "the policy has no retention: it keeps everything".into() } else { reason },
+    };
+    Ok(points.into_iter().map(judged).collect())
 }
 
 async fn explain_backup(policy: &BackupPolicy, vm: &VmFacts, now: Timestamp) -> Result<ExplainedBackup> {
     let selection = policy.select.select(std::slice::from_ref(vm)).await?.into_iter().next();
     let (selected, reason) = selection.map_or((false, String::new()), |answer| (answer.selected, answer.reason));
-    let mut explained =
-        ExplainedBackup { policy: policy.name.clone(), selected, reason, start: None, start_reason: None };
+    let mut explained = ExplainedBackup {
+        policy: policy.name.clone(),
+        selected,
+        reason,
+        start: None,
+        start_reason: None,
+        retention: None,
+    };
     if selected {
         let question = Question { vm: vm.clone(), now, after: now, seed: 0, runs: Vec::new() };
         if let Some(due) = policy.schedule.next(&[question]).await?.pop() {
@@ -183,6 +261,7 @@ fn explain_text(explained: &Explained) -> String {
         ]
     }));
     let mut text = if explained.backup.is_empty() { String::new() } else { table(&rows) };
+    text.push_str(&points_text(&explained.backup));
     if let Some(access) = &explained.access {
         let mut rows = vec![["POLICY", "MODULE", "MODE", "SAYS", "WHY"].map(String::from)];
         rows.extend(access.said.iter().map(|said| {
@@ -197,5 +276,25 @@ fn explain_text(explained: &Explained) -> String {
         let verdict = if access.allowed { "It may be done" } else { "It may not be done" };
         text = format!("{text}\n{}\n{verdict}: {}.\n", table(&rows), printable(&access.code));
     }
+    for broken in &explained.broken {
+        writeln!(text, "{}: {}", broken.file, printable(&broken.error)).ok();
+    }
     text
+}
+
+/// A row for each point and policy; nothing if nobody asked for points.
+fn points_text(backup: &[ExplainedBackup]) -> String {
+    let mut rows = vec![["POLICY", "POINT", "TIME", "FATE", "WHY"].map(String::from)];
+    for explained in backup {
+        rows.extend(explained.retention.iter().flatten().map(|point| {
+            [
+                explained.policy.clone(),
+                point.point.to_string(),
+                format!("{:.0}", point.time),
+                if point.fate == Fate::Keep { "keep".into() } else { "drop".into() },
+                printable(&point.reason),
+            ]
+        }));
+    }
+    if rows.len() == 1 { String::new() } else { format!("\n{}", table(&rows)) }
 }

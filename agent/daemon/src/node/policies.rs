@@ -100,7 +100,7 @@ impl NodePolicies {
 /// The host of the policies. A folder for what was compiled that cannot be used costs their compiling at each start, and must
 /// not keep the agent from its backups.
 fn host(state: Option<PathBuf>, registries: Registries) -> Result<Host> {
-    let mut options = HostOptions { state, registries };
+    let mut options = HostOptions { state, registries, ..HostOptions::default() };
     Host::new(&options).or_else(|error| {
         tracing::warn!(error = error.chain(), "compiled components are not kept");
         options.state = None;
@@ -115,19 +115,20 @@ fn target(order: &Order, namespace: &str) -> Option<Target> {
     (of == namespace).then(|| Target::Repository(repository.name.clone()))
 }
 
-/// Who says what is kept of a machine's points in a Repository.
+/// Who says what is kept of a machine's points in a Repository. One policy that fails is enough for nothing to be dropped: the others
+/// are not asked then, for they may fail as slowly.
 async fn keepers(generation: &Generation, vm: &VmFacts, target: &Target, metrics: &PolicyMetrics) -> Keepers {
     let mut selects = HashMap::new();
     for (policy, _) in generation.backups() {
-        let answer = match policy.select.select(std::slice::from_ref(vm)).await {
-            Ok(answers) if answers.iter().any(|answer| answer.selected) => Selects::Yes,
-            Ok(_) => Selects::No,
+        let answers = match policy.select.select(std::slice::from_ref(vm)).await {
+            Ok(answers) => answers,
             Err(error) => {
                 metrics.failed(&(policy.name.clone(), Kind::Select, error));
-                Selects::Unknown
+                break;
             }
         };
-        selects.insert(policy.name.as_str(), answer);
+        let selected = answers.iter().any(|answer| answer.selected);
+        selects.insert(policy.name.as_str(), if selected { Selects::Yes } else { Selects::No });
     }
     let selects = |policy: &str| selects.get(policy).copied().unwrap_or(Selects::Unknown);
     Keepers::of(generation, vm, Some(target), meant, selects)

@@ -9,6 +9,7 @@ use remora_core::{Error, ErrorKind, Result};
 use wasmtime::{Config, Engine, PoolingAllocationConfig, StoreLimits, StoreLimitsBuilder};
 
 use super::cache::Cache;
+use super::compile::{CompileLimits, Compiler};
 use super::module::{Digest, Module, ModuleBytes};
 use crate::registry::Registries;
 use crate::state;
@@ -41,6 +42,10 @@ pub struct HostOptions {
     pub state: Option<PathBuf>,
     /// How modules of registries are had, and who must have signed modules.
     pub registries: Registries,
+    /// The program that compiles components, `remora-plugin-host`; else the one beside this program.
+    pub compiler: Option<PathBuf>,
+    /// What compiling one may take.
+    pub limits: CompileLimits,
 }
 
 /// Runs components. There is one in a process; it is cheap to clone.
@@ -50,6 +55,7 @@ pub struct Host(Arc<Inner>);
 struct Inner {
     engine: Engine,
     cache: Option<Cache>,
+    compiler: Compiler,
     registries: Registries,
     /// What somebody still uses is compiled once.
     modules: Mutex<HashMap<Digest, Weak<Module>>>,
@@ -64,8 +70,9 @@ impl Host {
         let engine = Engine::new(&config()).map_err(failed)?;
         start_clock(&engine).map_err(|e| Error::io("starting the clock of the WebAssembly engine", e))?;
         let cache = options.state.as_deref().map(|state| Cache::open(&state::compiled(state), &engine)).transpose()?;
+        let compiler = Compiler::new(options.compiler.clone(), options.limits);
         let registries = options.registries.clone();
-        Ok(Self(Arc::new(Inner { engine, cache, registries, modules: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { engine, cache, compiler, registries, modules: Mutex::default() })))
     }
 
     /// The engine.
@@ -83,11 +90,22 @@ impl Host {
         if let Some(known) = self.known(&component.digest) {
             return Ok(known);
         }
-        let module = Arc::new(Module::load(&self.0.engine, self.0.cache.as_ref(), component)?);
+        let Inner { engine, cache, compiler, .. } = &*self.0;
+        let module = Arc::new(Module::load(engine, compiler, cache.as_ref(), component)?);
         let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
         modules.retain(|_, module| module.strong_count() > 0);
         modules.insert(component.digest, Arc::downgrade(&module));
         Ok(module)
+    }
+
+    /// Removes compiled code that nobody has used for a month.
+    pub fn tidy(&self) {
+        let modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let used: Vec<_> = modules.iter().filter(|(_, module)| module.strong_count() > 0).map(|(of, _)| *of).collect();
+        drop(modules);
+        if let Some(cache) = &self.0.cache {
+            cache.tidy(&used);
+        }
     }
 
     fn known(&self, digest: &Digest) -> Option<Arc<Module>> {

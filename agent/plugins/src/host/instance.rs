@@ -52,7 +52,7 @@ impl Ends {
 }
 
 /// What this thread has had of a processor. Linux tells it always; did it not, the clock would end the call.
-fn of_processor() -> Duration {
+pub(crate) fn of_processor() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
@@ -111,7 +111,7 @@ impl<I: Interface> Configured<I> {
         let engine = engine.clone();
         let mut made = Self { engine, module, pre, settings, settings_hash, facts: Vec::new(), deadline, ready };
         // Not kept: most policies are asked in a new instance each time, and there is room for so many only.
-        (_, made.facts) = made.start()?;
+        (_, made.facts) = made.start(deadline.max(STARTING))?;
         Ok(made)
     }
 
@@ -140,16 +140,20 @@ impl<I: Interface> Configured<I> {
         self.deadline
     }
 
-    /// Calls it. The instance of a failed call is never used again.
+    /// Calls it, within `time`: a new instance starts in that, too. The instance of a failed call is never used again.
     pub(crate) fn call<T>(
         &self,
         reuse: Reuse,
+        time: Duration,
         doing: &str,
         work: impl FnOnce(&I::World, &mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> Result<T, Error> {
         let mut running = match self.take(reuse) {
-            Some(running) => running,
-            None => match self.start() {
+            Some(mut running) => {
+                begin(&mut running.store, time);
+                running
+            }
+            None => match self.start(time) {
                 Ok((running, _)) => running,
                 Err(Refused::Because(error)) => return Err(error),
                 Err(Refused::Settings(_)) => {
@@ -157,8 +161,7 @@ impl<I: Interface> Configured<I> {
                 }
             },
         };
-        begin(&mut running.store, self.deadline);
-        let answer = work(&running.world, &mut running.store).map_err(|e| failed_call(&e, doing, self.deadline))?;
+        let answer = work(&running.world, &mut running.store).map_err(|e| failed_call(&e, doing, time))?;
         running.calls += 1;
         if reuse == Reuse::Ready {
             self.give_back(running);
@@ -180,10 +183,9 @@ impl<I: Interface> Configured<I> {
         }
     }
 
-    /// A new instance that has its settings, and what it told of itself.
-    fn start(&self) -> Result<(Running<I>, Facts), Refused> {
-        let deadline = self.deadline.max(STARTING);
-        let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY), ends: Ends::after(deadline) });
+    /// A new instance that has its settings, and what it told of itself. What is left of `time` is for what it is asked.
+    fn start(&self, time: Duration) -> Result<(Running<I>, Facts), Refused> {
+        let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY), ends: Ends::after(time) });
         store.limiter(|guest| &mut guest.limits);
         store.epoch_deadline_callback(|context| {
             let over = context.data().ends.have_come();
@@ -191,8 +193,8 @@ impl<I: Interface> Configured<I> {
         });
         store.set_hostcall_fuel(HANDED_OVER);
         store.set_max_component_handles(HANDLES);
-        begin(&mut store, deadline);
-        let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, deadline);
+        begin(&mut store, time);
+        let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, time);
         // The types of its exports are looked at here.
         let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it").advise(BUILD_AGAIN))?;
         let configured = I::configure(&world, &mut store, &self.settings).map_err(|e| failed(e, "`configure`"))?;
@@ -201,7 +203,8 @@ impl<I: Interface> Configured<I> {
     }
 }
 
-/// How long an instance may take to start and to read its settings, though its calls be shorter.
+/// How long the first instance may take to start and to read its settings, though calls be shorter: nobody waits for it, and it
+/// finds nothing prepared.
 const STARTING: Duration = Duration::from_secs(1);
 
 /// From now on a call has so much time. Before that is over by the clock, nobody looks.

@@ -9,10 +9,12 @@ use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre, Linker};
 
-use super::cache::Cache;
+use super::cache::{self, Cache};
+use super::compile::Compiler;
 use super::engine::LARGEST_COMPONENT;
 use super::instance::Guest;
 use super::interface::Kind;
+use crate::reference;
 
 /// The SHA-256 of a component's file, or of settings.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,11 +91,16 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    pub(crate) fn load(engine: &Engine, cache: Option<&Cache>, component: &ModuleBytes<'_>) -> Result<Self> {
-        let (digest, bytes) = (component.digest, &*component.bytes);
-        check_form(bytes)?;
+    pub(super) fn load(
+        engine: &Engine,
+        compiler: &Compiler,
+        cache: Option<&Cache>,
+        component: &ModuleBytes<'_>,
+    ) -> Result<Self> {
+        let digest = component.digest;
+        check_form(&component.bytes)?;
         let known = cache.and_then(|cache| cache.get(engine, &digest));
-        let component = known.map_or_else(|| compile(engine, cache, &digest, bytes), Ok)?;
+        let component = known.map_or_else(|| compile(engine, compiler, cache, component), Ok)?;
         let kinds = check_world(engine, &component)?;
         let linked = Linker::new(engine).instantiate_pre(&component);
         let linked = linked.map_err(|e| {
@@ -117,14 +124,29 @@ impl Module {
     }
 }
 
-fn compile(engine: &Engine, cache: Option<&Cache>, digest: &Digest, bytes: &[u8]) -> Result<Component> {
-    let component = Component::from_binary(engine, bytes).map_err(|e| {
-        Error::new(ErrorKind::Invalid, "it is no valid component").because(format!("{e:#}")).advise(FETCH_AGAIN)
+/// What is built in has been read by those who made it, and is compiled here; all else where it can do no harm.
+fn compile(
+    engine: &Engine,
+    compiler: &Compiler,
+    cache: Option<&Cache>,
+    component: &ModuleBytes<'_>,
+) -> Result<Component> {
+    let code = if reference::is_builtin(&component.digest) {
+        let made = engine.precompile_component(&component.bytes);
+        made.map_err(|e| Error::new(ErrorKind::Failed, "compiling the component").because(format!("{e:#}")))?
+    } else {
+        compiler.compile(component)?
+    };
+    // More memories, or larger ones, than an instance may have.
+    let made = cache::made(engine, &code).map_err(|e| {
+        Error::new(ErrorKind::Invalid, "it wants more than an instance may have")
+            .because(format!("{e:#}"))
+            .advise("docs/plugins.md says what that is.")
     })?;
     if let Some(cache) = cache {
-        cache.put(digest, &component);
+        cache.put(&component.digest, &code);
     }
-    Ok(component)
+    Ok(made)
 }
 
 /// Whether the bytes are a component at all; a core module and compiled code are told apart, for those who mix them up.

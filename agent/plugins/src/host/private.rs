@@ -5,10 +5,12 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use remora_core::{Error, ErrorKind, Result};
 
 use super::module::Digest;
+use crate::state::{is_forgotten, is_wanted, remove};
 
 const DIGEST: usize = 32;
 
@@ -39,7 +41,32 @@ impl PrivateFolder {
             return None;
         }
         file.drain(..DIGEST);
+        self.is_used(name);
         Some(file)
+    }
+
+    /// Notes that somebody uses what is kept under a name, if it is there.
+    pub(crate) fn is_used(&self, name: &str) {
+        let path = self.0.join(name);
+        if path.exists() {
+            is_wanted(&path, SystemTime::now());
+        }
+    }
+
+    /// Removes what nobody has used for a month, and what a process that was killed left half-written.
+    pub(crate) fn tidy(&self) {
+        let now = SystemTime::now();
+        self.paths().filter(|path| is_forgotten(path, now)).for_each(|path| remove(&path));
+    }
+
+    /// Removes what is kept under names of which `unwanted` says so.
+    pub(crate) fn remove(&self, unwanted: impl Fn(&str) -> bool) {
+        let named = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(&unwanted);
+        self.paths().filter(named).for_each(|path| remove(&path));
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path())
     }
 
     /// Keeps something under a name. Failing to costs time only.

@@ -1,10 +1,12 @@
-//! The child: a process that gives up every right, then runs one component for the host that started it.
+//! The child: a process that gives up every right, then runs one component for the host that started it, or only compiles one
+//! (`compile.rs`).
 //!
 //! A thread reads what the host says; each instance has a thread of its own, which waits for the host whenever its component
 //! calls an import. So imports are plain synchronous calls here, and what an instance waits for holds up no other. When the
 //! socket ends, so does the process.
 
 mod bindings;
+mod compile;
 mod compiled;
 mod imports;
 mod instance;
@@ -22,11 +24,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::wire::{self, Down, Unfit, Up};
+use crate::host::COMPILE;
 use instance::Handle;
 use link::Link;
 use runtime::Runtime;
 
-/// The program `remora-plugin-host`. Its standard input is the socket, its argument the bytes of memory that it may take.
+/// The program `remora-plugin-host`. Its standard input is the socket, its first argument the bytes of memory that it may take. If
+/// the second is `compile`, the third has the seconds of processor time.
 pub fn main() -> ExitCode {
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
@@ -35,16 +39,24 @@ pub fn main() -> ExitCode {
         eprintln!("remora-plugin-host is started by remora itself, and does nothing else");
         return ExitCode::from(2);
     }
+    let mut args = std::env::args().skip(1);
+    let memory = args.next().and_then(|bytes| bytes.parse().ok());
+    let served = match args.next().as_deref() {
+        Some(COMPILE) => compile::serve(socket, memory, args.next().and_then(|seconds| seconds.parse().ok())),
+        _ => serve(socket, memory),
+    };
     // A host that went away says nothing more, and there is nobody to tell.
-    let memory = std::env::args().nth(1).and_then(|bytes| bytes.parse().ok());
-    match serve(socket, memory) {
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
+fn untold() -> std::io::Error {
+    std::io::Error::other("it was not told what it may take")
+}
+
 fn serve(socket: UnixStream, memory: Option<u64>) -> std::io::Result<()> {
-    let untold = || std::io::Error::other("it was not told how much memory it may take");
     let locked = memory.ok_or_else(untold).and_then(|memory| lockdown::lock_down(&socket, memory));
     let mut from = socket.try_clone()?;
     let link = Arc::new(Link::new(socket));

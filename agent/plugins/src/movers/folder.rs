@@ -19,12 +19,10 @@ use super::wire::World;
 use crate::documents::Settings;
 use crate::mounted::{secret_file, small_file, small_text, version};
 use crate::network::{Names, SystemNames};
+use crate::program::plugin_host;
 use crate::reference::ModuleRef;
 use crate::registry::{Fetch, Registries};
 use crate::state;
-
-/// The program that runs a component, beside those of remora.
-const PROGRAM: &str = "remora-plugin-host";
 
 /// The movers of a folder.
 #[derive(Clone)]
@@ -138,7 +136,7 @@ impl Movers {
             ear: None,
         })?;
         Ok(Component {
-            program: self.program.clone().map_or_else(beside_this_program, Ok)?,
+            program: self.program.clone().map_or_else(plugin_host, Ok)?,
             compiled: self.compiled.as_deref().and_then(|folder| Compiled::of(&bytes, folder)),
             bytes,
             world,
@@ -197,9 +195,4 @@ fn tell(file: String, settings: Settings) -> Tell {
         let what = each.collect::<Vec<_>>().join("; ");
         Error::new(ErrorKind::Invalid, what).advise("What the settings mean is told by who made the mover.")
     })
-}
-
-pub(super) fn beside_this_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().map_err(|e| Error::io("finding this program's folder", e))?;
-    Ok(own.with_file_name(PROGRAM))
 }

@@ -1,5 +1,7 @@
 //! Who may do what with the files of a point.
 
+use std::time::Duration;
+
 use bumpalo::Bump;
 use remora_core::Result;
 use remora_core::policy::{Access, Approval, Authorize, Decision, Effect, Obligation};
@@ -36,9 +38,18 @@ impl AuthorizePolicy {
     }
 
     pub(super) fn ask(&self, reuse: Reuse, requests: &[Access]) -> Result<Vec<Decision>> {
+        self.ask_within(reuse, self.0.deadline(), requests)
+    }
+
+    /// Decides on what one call may hold, within what is left of its time.
+    pub(crate) fn decide(&self, requests: &[Access], time: Duration) -> Result<Vec<Decision>> {
+        self.ask_within(Reuse::Ready, time, requests)
+    }
+
+    fn ask_within(&self, reuse: Reuse, time: Duration, requests: &[Access]) -> Result<Vec<Decision>> {
         let arena = Bump::new();
         let requests: Vec<_> = requests.iter().map(|access| request(access, &arena)).collect();
-        let decisions = self.0.call(reuse, "`authorize`", |world, store| {
+        let decisions = self.0.call(reuse, time, "`authorize`", |world, store| {
             world.remora_policy_authorize().call_authorize(store, &requests)
         })?;
         same_length(requests.len(), decisions.len())?;

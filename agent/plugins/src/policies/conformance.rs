@@ -30,11 +30,13 @@ pub struct PolicyTrial {
     pub seed: u64,
     /// How many random questions are asked.
     pub questions: usize,
+    /// The program that compiles it; else the one beside this program.
+    pub program: Option<PathBuf>,
 }
 
 /// Tries a policy.
 pub async fn policy(component: Vec<u8>, trial: PolicyTrial, depth: Depth) -> Result<Report> {
-    let host = Host::new(&HostOptions::default())?;
+    let host = Host::new(&HostOptions { compiler: trial.program.clone(), ..HostOptions::default() })?;
     let refusals = refusals(trial.refused.as_deref())?;
     let (seed, files) = (trial.seed, trial.cases.clone());
     let digest = Digest::of(&component);

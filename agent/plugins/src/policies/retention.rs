@@ -42,8 +42,9 @@ impl RetentionPolicy {
             points: arena.alloc_slice_fill_iter(points.iter().map(|candidate| point(candidate, &arena))),
             details: &[],
         };
-        let verdicts =
-            self.0.call(reuse, "`judge`", |world, store| world.remora_policy_retention().call_judge(store, request))?;
+        let verdicts = self.0.call(reuse, self.0.deadline(), "`judge`", |world, store| {
+            world.remora_policy_retention().call_judge(store, request)
+        })?;
         same_length(points.len(), verdicts.len())?;
         Ok(points.iter().zip(verdicts).map(|(candidate, verdict)| guarded(candidate, verdict, points, now)).collect())
     }

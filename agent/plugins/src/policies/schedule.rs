@@ -28,8 +28,9 @@ impl SchedulePolicy {
     pub(super) fn ask(&self, reuse: Reuse, questions: &[Question]) -> Result<Vec<Due>> {
         let arena = Bump::new();
         let requests: Vec<_> = questions.iter().map(|question| request(question, &arena)).collect();
-        let answers =
-            self.0.call(reuse, "`next`", |world, store| world.remora_policy_schedule().call_next(store, &requests))?;
+        let answers = self.0.call(reuse, self.0.deadline(), "`next`", |world, store| {
+            world.remora_policy_schedule().call_next(store, &requests)
+        })?;
         same_length(requests.len(), answers.len())?;
         answers.into_iter().map(due).collect()
     }

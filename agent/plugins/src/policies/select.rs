@@ -21,8 +21,9 @@ impl SelectPolicy {
     pub(super) fn ask(&self, reuse: Reuse, vms: &[VmFacts]) -> Result<Vec<Selection>> {
         let arena = Bump::new();
         let vms: Vec<_> = vms.iter().map(|vm| translate::select::vm(vm, &arena)).collect();
-        let verdicts =
-            self.0.call(reuse, "`select`", |world, store| world.remora_policy_select().call_select(store, &vms))?;
+        let verdicts = self.0.call(reuse, self.0.deadline(), "`select`", |world, store| {
+            world.remora_policy_select().call_select(store, &vms)
+        })?;
         same_length(vms.len(), verdicts.len())?;
         let selection = |v: crate::host::select::exports::remora::policy::select::Verdict| Selection {
             selected: v.selected,

@@ -8,23 +8,18 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::artifact::Artifact;
 use super::manifest::Manifest;
 use super::signature::Signature;
 use crate::host::{Digest, ModuleBytes};
+use crate::state::{is_forgotten, is_wanted, remove};
 
 /// What names of files end in.
 const MANIFEST: &str = ".manifest";
 const SIGNATURES: &str = ".signatures";
 const MODULE: &str = ".wasm";
-
-/// What nobody wanted for so long is removed.
-const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
-
-/// When a manifest was last wanted is the time of its file: noted no more often than this.
-const NOTED_EVERY: Duration = Duration::from_hours(24);
 
 /// A folder of it, made when something is kept.
 pub(super) struct Fetched<'a>(pub(super) &'a Path);
@@ -128,29 +123,4 @@ impl Fetched<'_> {
 /// The digest of the module that a manifest names.
 fn module_of(manifest: &[u8]) -> Option<Digest> {
     Manifest::parse(manifest).ok()?.module().ok()?.digest().ok()
-}
-
-/// How long nobody wanted it.
-fn unwanted(path: &Path, now: SystemTime) -> Duration {
-    let time = fs::metadata(path).and_then(|about| about.modified()).unwrap_or(now);
-    now.duration_since(time).unwrap_or_default()
-}
-
-fn is_wanted(path: &Path, now: SystemTime) {
-    if unwanted(path, now) > NOTED_EVERY
-        && let Err(error) = fs::File::open(path).and_then(|file| file.set_modified(now))
-    {
-        tracing::warn!(path = %path.display(), %error, "that it is wanted cannot be noted");
-    }
-}
-
-fn is_forgotten(path: &Path, now: SystemTime) -> bool {
-    unwanted(path, now) > FORGOTTEN_AFTER
-}
-
-fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Ok(()) => tracing::info!(path = %path.display(), "nothing names it any more, and it is removed"),
-        Err(error) => tracing::warn!(path = %path.display(), %error, "nothing names it any more, and it stays"),
-    }
 }

@@ -9,7 +9,12 @@ use wit_parser::{Resolve, WorldId};
 
 /// A host that keeps nothing.
 pub(crate) fn host() -> Host {
-    Host::new(&HostOptions::default()).unwrap()
+    Host::new(&options()).unwrap()
+}
+
+/// Its options: the program that compiles does not lie beside this one.
+pub(crate) fn options() -> HostOptions {
+    HostOptions { compiler: Some(env!("CARGO_BIN_EXE_remora-plugin-host").into()), ..HostOptions::default() }
 }
 
 /// The folder `wit` of the repository.

@@ -3,10 +3,11 @@
 use remora_plugins::builtins;
 use remora_plugins::conformance::{Depth, Outcome, PolicyTrial, Report, policy};
 
-use super::components::selector;
+use super::components::{options, selector};
 
 fn trial(settings: &str) -> PolicyTrial {
-    PolicyTrial { settings: settings.into(), seed: 7, questions: 300, ..PolicyTrial::default() }
+    let program = options().compiler;
+    PolicyTrial { settings: settings.into(), seed: 7, questions: 300, program, ..PolicyTrial::default() }
 }
 
 /// The checks that failed, each with why.

@@ -13,6 +13,7 @@ use remora_tests::{Registry, SigningKey, Transport};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::components::options;
 use super::folder::now;
 use super::movers::network::{Server, answer};
 use super::movers::objects::{create, get};
@@ -65,7 +66,7 @@ impl Scene {
     /// A host that knows nothing yet, as after a restart.
     pub(crate) fn host(&self) -> Host {
         let registries = Registries::new(self.at("plugins"), Some(self.dir.path()));
-        Host::new(&HostOptions { registries, ..HostOptions::default() }).unwrap()
+        Host::new(&HostOptions { registries, ..options() }).unwrap()
     }
 
     fn generation(&self, host: &Host) -> Generation {

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use remora_core::policy::{Ending, PastRun};
 use remora_plugins::set::Snapshot;
@@ -15,6 +15,11 @@ schedule:  {module: builtin:cron, settings: {cron: 0 2 * * *, blackout: [{from: 
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
+}
+
+/// What is built of `agent/plugins`: this program is `<profile>/deps/…`.
+fn built(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
 }
 
 fn generation(host: &Host, folder: &Path, before: &Generation, text: &str) -> Generation {
@@ -41,7 +46,8 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let host = Host::new(&HostOptions::default()).unwrap();
+        let options = HostOptions { compiler: Some(built("remora-plugin-host")), ..HostOptions::default() };
+        let host = Host::new(&options).unwrap();
         Self { folder, host, ledger: Ledger::default(), planner: Planner::default() }
     }
 
@@ -210,4 +216,60 @@ async fn a_fleet_is_planned_in_order() {
     assert!(jobs.is_sorted_by_key(|job| job.start));
     let spread = jobs[2_499].start.duration_since(jobs[0].start).as_mins();
     assert!((25..=30).contains(&spread), "{spread} min");
+}
+
+/// Puts a policy that misbehaves beside the others.
+fn misbehaves(lab: &Lab, name: &str, misbehave: &str) {
+    let folder = lab.folder.path();
+    std::fs::copy(built("movers/hostile-policy.wasm"), folder.join("hostile.wasm")).unwrap();
+    let module = format!("{{module: file:hostile.wasm, settings: {{misbehave: {misbehave}, names: [vm-0000]}}}}");
+    let text = format!("kind: BackupPolicy\nname: {name}\nselect: {module}\nschedule: {module}\n");
+    std::fs::write(folder.join(format!("{name}.yaml")), text).unwrap();
+}
+
+/// Who failed in a look, and in what.
+async fn failed(lab: &mut Lab, generation: &Generation, vms: &[Vm], now: &str) -> (Vec<Job>, Vec<(String, Kind)>) {
+    let (jobs, failures) = lab.planner.due(generation, vms, &mut lab.ledger, at(now)).await;
+    (jobs, failures.into_iter().map(|(policy, kind, _)| (policy, kind)).collect())
+}
+
+/// However many hang, a look waits for one of them where it asks who is selected, and for one where it asks when.
+#[tokio::test]
+async fn policies_that_hang_cost_a_look_one_call_and_the_others_are_planned() {
+    let mut lab = Lab::new();
+    for (name, misbehave) in [("a", "hang in select"), ("b", "hang in select"), ("c", "hang in schedule")] {
+        misbehaves(&lab, name, misbehave);
+    }
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    assert_eq!(generation.broken().count(), 0);
+    let vms = vms(1);
+    let nightly = Charge { policy: "nightly".into(), vm: vms[0].facts.name.clone() };
+    let noon = "2026-01-10T12:00:00Z";
+    let mut said = Vec::new();
+    for look in 0..4 {
+        let (jobs, failures) = failed(&mut lab, &generation, &vms, noon).await;
+        assert!(jobs.is_empty() && failures.len() <= 1, "look {look}: {failures:?}");
+        // Nobody is asked for the first time behind one who has just hung: until then it is not known whom they select.
+        let known = if look < 2 { Selects::Unknown } else { Selects::Yes };
+        assert_eq!(lab.planner.selects(&nightly), known, "look {look}");
+        said.extend(failures);
+    }
+    assert_eq!(said, [("a", Kind::Select), ("b", Kind::Select), ("c", Kind::Schedule)].map(|(p, k)| (p.to_owned(), k)));
+    // All of them are asked again by then; those who answer, first.
+    let (jobs, failures) = failed(&mut lab, &generation, &vms, "2026-01-11T02:00:00Z").await;
+    assert_eq!(failures, [("a", Kind::Select), ("c", Kind::Schedule)].map(|(p, k)| (p.to_owned(), k)));
+    assert_eq!(jobs.iter().map(|job| &job.charge).collect::<Vec<_>>(), [&nightly]);
+}
+
+#[tokio::test]
+async fn policies_that_trap_hold_up_nobody() {
+    let mut lab = Lab::new();
+    misbehaves(&lab, "a", "trap in select");
+    misbehaves(&lab, "b", "trap in schedule");
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    let (_, failures) = failed(&mut lab, &generation, &vms, "2026-01-10T12:00:00Z").await;
+    assert_eq!(failures, [("a", Kind::Select), ("b", Kind::Schedule)].map(|(p, k)| (p.to_owned(), k)));
+    let (jobs, _) = failed(&mut lab, &generation, &vms, "2026-01-11T02:00:00Z").await;
+    assert_eq!(jobs.iter().map(|job| job.charge.policy.as_str()).collect::<Vec<_>>(), ["nightly"]);
 }

@@ -13,12 +13,12 @@ use zeroize::Zeroizing;
 
 use super::super::broker::{Broker, BrokerOptions, Payload, Rules, Sink};
 use super::super::conversation::{Component, Failed, Luggage, State, places};
-use super::super::folder::beside_this_program;
 use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
 use super::{ENDPOINT, MoverTrial};
 use crate::network::{Grants, SystemNames};
+use crate::program::plugin_host;
 
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
@@ -55,7 +55,7 @@ impl Subject {
             settings: trial.settings.replace(ENDPOINT, &endpoint),
             component,
             world,
-            program: trial.program.map_or_else(beside_this_program, Ok)?,
+            program: trial.program.map_or_else(plugin_host, Ok)?,
             // Not from the seed: what an earlier run left must not be in the way.
             prefix: format!("remora-test-{:016x}", fastrand::u64(..)),
             secrets: trial.secrets,
