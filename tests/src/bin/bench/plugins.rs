@@ -17,8 +17,8 @@ const RUNS: usize = 5;
 const WHERE_TIME_GOES: &str = "the records are copied into the component's memory and its answer out of it; a fresh \
                                instance reads its settings first.";
 const WHERE_MEMORY_GOES: &str = "compiled code, and an instance that waits for each policy.";
-const WHERE_A_PUT_GOES: &str = "what a mover says that it stored is looked at: its size and 64 KiB of it, two small requests \
-                                beside each PUT, which the server on the same cores answers.";
+const WHERE_A_PUT_GOES: &str = "64 KiB of what a mover says that it stored are read back: a small request beside each PUT, \
+                                which the server on the same cores answers.";
 const WHERE_A_GET_GOES: &str = "each request is planned in another process, which takes some round trips to it.";
 
 /// What is allowed over the time without a plugin.
