@@ -37,6 +37,10 @@ pub mod volumes;
 pub use serde;
 pub use settings::{Invalid, configure};
 
+#[cfg(target_family = "wasm")]
+#[global_allocator]
+static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
+
 /// What an administrator may want to know of the component, by name; such as the version of a database that it brings.
 pub type Facts = Vec<(String, String)>;
 

@@ -4,7 +4,7 @@
 mod listing;
 mod upload;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ use super::wire::{Call, Done};
 use super::words::{Class, Object, Stored};
 use upload::Upload;
 
-/// How much of a stored object is read back.
+/// How much of a stored object is read back. One that is no longer is read back whole.
 const SAMPLE: u64 = 64 << 10;
 
 /// A key is at most so long.
@@ -48,8 +48,8 @@ struct Inner {
     name: String,
     component: Component,
     patience: Patience,
-    /// Keys that this process stored and did not remove.
-    stored: Mutex<BTreeSet<String>>,
+    /// Keys that this process stored and neither removed nor replaced, and how many bytes each has.
+    stored: Mutex<BTreeMap<String, u64>>,
 }
 
 impl fmt::Debug for MoverStore {
@@ -110,7 +110,7 @@ impl Inner {
         object_store::Error::Generic { store: "mover", source: Box::new(error) }
     }
 
-    fn stored(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn stored(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -143,7 +143,7 @@ impl Inner {
         match self.call("storing", key, make).await?.0 {
             Done::Stored(Stored::Created) => {
                 self.look_after(key, &data).await?;
-                self.remember(key);
+                self.remember(key, data.len());
                 Ok(())
             }
             Done::Stored(Stored::Exists) => Err(failure::exists(key)),
@@ -154,6 +154,7 @@ impl Inner {
     async fn replace(&self, key: &str, payload: PutPayload) -> Result<()> {
         let (call, data) = Self::sent(key, &payload, |key, len| Call::Replace { key, len });
         let make = || (call.clone(), Luggage { data: data.clone(), sink: Sink::new(0) });
+        self.stored().remove(key);
         self.call("storing", key, make).await.map(drop)
     }
 
@@ -162,13 +163,20 @@ impl Inner {
         (call(key.into(), data.len()), data)
     }
 
-    /// Whether what was "created" is there: its size, and a stretch of it somewhere.
+    /// Whether what was "created" is there. A large one is looked at in one place, by turns at its end, so that a request
+    /// tells that it is as long as it must be; whether it is longer the next listing tells.
     async fn look_after(&self, key: &str, data: &Payload) -> Result<()> {
         let len = data.len();
-        self.has_size(key, len).await?;
         let sample = len.min(SAMPLE);
-        let offset = fastrand::u64(0..=len - sample);
-        let there = self.get(key, offset..offset + sample).await?;
+        if len == sample {
+            self.has_size(key, len).await?;
+        }
+        let end = len - sample;
+        let offset = if fastrand::bool() { end } else { fastrand::u64(0..=end) };
+        let there = match self.get(key, offset..offset + sample).await {
+            Err(object_store::Error::NotFound { .. }) => return Err(self.gone(key)),
+            there => there?,
+        };
         let sent = data.slice(offset, sample).unwrap_or_default().concat();
         if there != sent {
             return Err(self.lie(&format!("it says that it stored {key}, and other bytes are there")));
@@ -182,26 +190,28 @@ impl Inner {
             Ok(object) => {
                 Err(self.lie(&format!("it says that it stored {len} bytes as {key}, and {} are there", object.size)))
             }
-            Err(object_store::Error::NotFound { .. }) => {
-                Err(self.lie(&format!("it says that it stored {key}, and does not find it")))
-            }
+            Err(object_store::Error::NotFound { .. }) => Err(self.gone(key)),
             Err(error) => Err(error),
         }
     }
 
+    fn gone(&self, key: &str) -> object_store::Error {
+        self.lie(&format!("it says that it stored {key}, and does not find it"))
+    }
+
     /// Listings must have it from now on.
-    fn remember(&self, key: &str) {
+    fn remember(&self, key: &str, len: u64) {
         let mut stored = self.stored();
         if stored.len() >= REMEMBERED {
             // Any: which ones are left is of no matter.
             stored.pop_first();
         }
-        stored.insert(key.to_owned());
+        stored.insert(key.to_owned(), len);
     }
 
     async fn delete(&self, keys: Vec<Path>) -> Vec<Result<Path>> {
         let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
-        self.stored().retain(|key| !names.contains(key));
+        self.stored().retain(|key, _| !names.contains(key));
         let first = names.first().cloned().unwrap_or_default();
         let outcome = match self.plain_call("removing", &first, Call::Delete { keys: names }).await {
             Ok(Done::Deleted(each)) if each.len() == keys.len() => each,

@@ -21,8 +21,8 @@ const WHERE_A_RELOAD_GOES: &str = "the new module is compiled, in a process of i
 const WHERE_THE_SWAP_GOES: &str = "an agent waits until the folder has rested for 300 ms, compiles the new module, and asks it a first \
                                    question.";
 const WHERE_MEMORY_GOES: &str = "compiled code, and an instance that waits for each policy.";
-const WHERE_A_PUT_GOES: &str = "what a mover says that it stored is looked at: its size and 64 KiB of it, two small requests \
-                                beside each PUT, which the server on the same cores answers.";
+const WHERE_A_PUT_GOES: &str = "64 KiB of what a mover says that it stored are read back: a small request beside each PUT, \
+                                which the server on the same cores answers.";
 const WHERE_A_GET_GOES: &str = "each request is planned in another process, which takes some round trips to it.";
 
 /// What is allowed over the time without a plugin.

@@ -1,6 +1,6 @@
 //! Listings: page by page, each looked at before it is believed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
@@ -10,7 +10,7 @@ use object_store::{Extensions, ListResult, ObjectMeta, Result};
 
 use super::super::wire::{Call, Done};
 use super::super::words::{Object, Page};
-use super::Inner;
+use super::{Inner, SAMPLE};
 
 /// Objects in a page.
 const PAGE: usize = 1_000;
@@ -86,16 +86,30 @@ impl Walk {
         Ok(())
     }
 
-    /// The keys below the prefix that this process knows to be there.
-    fn expected(&self) -> BTreeSet<String> {
-        self.inner.stored().iter().filter(|key| key.starts_with(&self.prefix)).cloned().collect()
+    /// The keys below the prefix that this process knows to be there, and their sizes.
+    fn expected(&self) -> BTreeMap<String, u64> {
+        let stored = self.inner.stored();
+        let below = stored.iter().filter(|(key, _)| key.starts_with(&self.prefix));
+        below.map(|(key, len)| (key.clone(), *len)).collect()
+    }
+
+    /// A large one is not longer than what was stored, which nobody looked at. A small one may have been replaced since by
+    /// another host, and any one emptied.
+    fn meets(&self, expected: &mut BTreeMap<String, u64>, object: &Object) -> Result<()> {
+        match expected.remove(&object.key) {
+            Some(len) if len > SAMPLE && object.size > len => {
+                let (key, size) = (&object.key, object.size);
+                Err(self.inner.lie(&format!("it says that it stored {len} bytes as {key}, and lists {size}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// None of what a listing left out may be there: another host may have removed it, of course.
-    async fn look_for(&self, left_out: BTreeSet<String>) -> Result<()> {
-        for key in left_out {
+    async fn look_for(&self, left_out: BTreeMap<String, u64>) -> Result<()> {
+        for (key, _) in left_out {
             // Removed by this process meanwhile.
-            if !self.inner.stored().contains(&key) {
+            if !self.inner.stored().contains_key(&key) {
                 continue;
             }
             match self.inner.head(&key).await {
@@ -123,7 +137,7 @@ pub(super) fn all(inner: Arc<Inner>, prefix: Option<&Path>) -> BoxStream<'static
         };
         let mut metas = VecDeque::with_capacity(objects.len());
         for object in objects {
-            expected.remove(&object.key);
+            walk.meets(&mut expected, &object)?;
             metas.push_back(walk.inner.meta(object)?);
         }
         Ok(Some((stream::iter(metas).map(Ok), (walk, expected))))
@@ -146,7 +160,7 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
                 folders.insert(folder);
             } else {
                 skipping = None;
-                expected.remove(&object.key);
+                walk.meets(&mut expected, &object)?;
                 objects.push(walk.inner.meta(object)?);
             }
         }
@@ -154,7 +168,7 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
             walk.skip(&folder);
         }
     }
-    expected.retain(|key| {
+    expected.retain(|key, _| {
         let folder = key[walk.prefix.len()..].split_once('/').map(|(folder, _)| format!("{}{folder}", walk.prefix));
         folder.is_none_or(|folder| !folders.contains(&folder))
     });

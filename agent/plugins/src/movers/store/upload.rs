@@ -71,7 +71,7 @@ impl MultipartUpload for Upload {
             _ => return inner.unexpected("completing", key),
         }
         inner.has_size(key, self.len).await?;
-        inner.remember(key);
+        inner.remember(key, self.len);
         Ok(PutResult { e_tag: None, version: None, extensions: Extensions::default() })
     }
 

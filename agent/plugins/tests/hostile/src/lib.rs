@@ -84,8 +84,11 @@ impl Mover for Hostile {
         if self.is("say created and store nothing") {
             return Ok(Stored::Created);
         }
-        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        self.objects.borrow_mut().insert(key.into(), data.read(0, len));
+        let mut bytes = whole(data);
+        if self.is("store half") {
+            bytes.truncate(bytes.len() / 2);
+        }
+        self.objects.borrow_mut().insert(key.into(), bytes);
         Ok(Stored::Created)
     }
 
@@ -100,7 +103,7 @@ impl Mover for Hostile {
         let object = objects.get(key).ok_or_else(|| none(key))?;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let mut bytes = object[offset..offset + len].to_vec();
+        let mut bytes = object.get(offset..offset + len).map_or_else(|| vec![0; len], <[u8]>::to_vec);
         match self.misbehave.as_str() {
             "give other bytes" => bytes.reverse(),
             "give nothing" => bytes.clear(),
@@ -140,6 +143,7 @@ impl Mover for Hostile {
             }
             "list strange names" => objects.push(object("t/../etc/passwd", 1)),
             "leave out" => objects.clear(),
+            "list what is longer" => objects.iter_mut().for_each(|object| object.size += 1),
             "list gigantically" => {
                 let gigantic = "x".repeat(100 << 20);
                 objects.push(object(&gigantic, 1));
@@ -178,5 +182,19 @@ impl Mover for Hostile {
     fn abort(&self, _: &str, _: &str) -> Result<(), Error> {
         misbehave(&self.misbehave, "abort");
         Ok(())
+    }
+}
+
+/// All of a buffer, in the pieces that the host gives.
+fn whole(data: &Buffer) -> Vec<u8> {
+    const PIECE: u32 = 64 << 10;
+    let mut bytes = Vec::new();
+    loop {
+        let at = bytes.len() as u64;
+        let piece = u32::try_from(data.len() - at).unwrap_or(PIECE).min(PIECE);
+        if piece == 0 {
+            return bytes;
+        }
+        bytes.extend(data.read(at, piece));
     }
 }

@@ -132,6 +132,30 @@ async fn a_mover_that_lies_is_found_out_before_it_is_believed() {
     }
 }
 
+/// Of a large object one stretch is looked at, by turns its end: what is missing is found after a few of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mover_that_lies_about_large_objects_is_found_out_too() {
+    let folder = folder();
+    let large = "large ".repeat(50_000);
+    for (how, said) in [("say created and store nothing", "does not find it"), ("store half", "other bytes are there")]
+    {
+        let store = hostile(&folder, how);
+        let mut lies = Vec::new();
+        for n in 0..40 {
+            lies.extend(create(&store, &format!("t/{n}"), large.clone()).await.err());
+        }
+        assert!(lies.len() >= 10, "{how}: {} of 40 were found", lies.len());
+        for lie in lies {
+            assert!(ours(&lie).chain().contains(said), "{how}: {}", ours(&lie).chain());
+        }
+    }
+    let store = hostile(&folder, "list what is longer");
+    create(&store, "t/x", large).await.unwrap();
+    let error = store.list(Some(&"t".into())).try_collect::<Vec<_>>().await.unwrap_err();
+    let said = ours(&error).chain();
+    assert!(said.contains("it says that it stored 300000 bytes as t/x, and lists 300001"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_fails_again_and_again_is_shut_out() {
     let store = hostile(&folder(), "trap in put");
