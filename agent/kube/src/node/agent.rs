@@ -89,7 +89,8 @@ impl<W: Worker> Duty for Backups<W> {
         let note = format!("the agent of node {} works on it", self.me.node);
         self.teller.claimed(&taken.object, &note).await;
         let (worker, teller, pace) = (Arc::clone(&self.worker), self.teller.clone(), self.pace);
-        Run { worker, teller, pace, object: taken.object, record: taken.record, desk, wishes }.drive().await
+        let run = Run { worker, teller, pace, object: taken.object, record: taken.record, desk, wishes };
+        Box::pin(run.drive()).await
     }
 }
 

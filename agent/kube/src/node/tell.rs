@@ -36,7 +36,7 @@ impl Teller {
     }
 
     pub(super) async fn verified(&self, run: &BackupRun, note: &str) {
-        self.ended(run, (EventType::Normal, "Verified", note)).await;
+        self.of_both(run, (EventType::Normal, "Verified", note)).await;
     }
 
     pub(super) async fn failed(&self, run: &BackupRun, reason: &str, note: &str) {
