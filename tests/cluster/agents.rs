@@ -125,7 +125,7 @@ fn virt_handler_is_killed(scene: &mut Scene) {
 /// the other one is begun again, and right.
 fn restores_lose_their_agent_and_one_its_worker(scene: &Scene, store: &Meddler) {
     const NAMES: [&str; 2] = ["kept", "lost"];
-    let (cluster, namespace, last) = (scene.vm.cluster(), scene.vm.namespace(), scene.last_run());
+    let (cluster, namespace, newest) = (scene.vm.cluster(), scene.vm.namespace(), scene.last_run());
     let wait = |name: &str, what: &str, ready: &dyn Fn(&Value) -> bool| {
         let ready = |run: Option<&Value>| run.is_some_and(ready);
         cluster.wait_for("restorerun", namespace, name, what, LIMIT, ready).unwrap()
@@ -155,7 +155,7 @@ fn restores_lose_their_agent_and_one_its_worker(scene: &Scene, store: &Meddler) 
     };
     let [kept, lost] = NAMES.map(|name| wait(name, "the restore does not end", &over)["status"].take());
     assert!(is_true(&kept, "Complete"), "{kept:#}\n{}", scene.product.logs());
-    assert_same(&cluster.volume(namespace, "kept-data").join("disk.img"), &scene.truth(last, "data"));
+    assert_same(&cluster.volume(namespace, "kept-data").join("disk.img"), &scene.truth(newest, "data"));
     let (reason, message) = why_failed(&lost);
     assert_eq!(reason, "WorkerLost", "{message}");
     cluster.wait_gone("pvc", namespace, "lost-data", LIMIT);

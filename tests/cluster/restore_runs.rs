@@ -49,7 +49,7 @@ impl Scene {
         });
         let increment = tries.find(|status| status["decision"] == "incremental");
         let increment = increment.expect("one of the runs to be an increment");
-        scene.point = increment["point"].as_str().unwrap().to_owned();
+        increment["point"].as_str().unwrap().clone_into(&mut scene.point);
         scene
     }
 

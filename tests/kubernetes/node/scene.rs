@@ -170,7 +170,8 @@ impl Scene {
         parallel: usize,
     ) -> AgentAtWork {
         let hour = Duration::from_hours(1);
-        let pace = Pace { heartbeat: hour, look_again: Duration::from_mins(1), capabilities: hour, parallel };
+        let pace =
+            Pace { heartbeat: hour, look_again: Duration::from_mins(1), rest: hour, capabilities: hour, parallel };
         self.start(Arc::new(Shim::default()), pod, uid, worker, pace)
     }
 
