@@ -137,7 +137,12 @@ fn an_increment_is_restored_to_new_claims_to_one_that_is_there_and_to_none_in_us
     let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
     // As strict as a namespace may be: its worker is allowed in it.
     cluster.kubectl(&["label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"]);
-    scene.restore("new", &disks(&[["data", "copy-data"], ["system", "copy-system"]]));
+    let mut new = disks(&[["data", "copy-data"], ["system", "copy-system"]]);
+    for disk in new["disks"].as_array_mut().unwrap() {
+        // It has no volume before there is a pod for it, which is the worker's.
+        disk["storageClassName"] = json!("local");
+    }
+    scene.restore("new", &new);
     let status = scene.complete("new");
     assert_eq!((&status["writtenBytes"], &status["percent"]), (&json!(2 * SIZE), &json!(100)), "{status:#}");
     for disk in DISKS {

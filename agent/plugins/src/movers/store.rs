@@ -31,6 +31,9 @@ use upload::Upload;
 /// How much of a stored object is read back. One that is no longer is read back whole.
 const SAMPLE: u64 = 64 << 10;
 
+/// So much more of a stored object is looked at once more.
+const LOOKED_AT_ONCE: u64 = 8 << 20;
+
 /// A key is at most so long.
 const LONGEST_KEY: usize = 512;
 
@@ -163,21 +166,32 @@ impl Inner {
         (call(key.into(), data.len()), data)
     }
 
-    /// Whether what was "created" is there. A large one is looked at in one place, by turns at its end, so that a request
-    /// tells that it is as long as it must be; whether it is longer the next listing tells.
+    /// Whether what was "created" is there. A small one is read back whole. A large one is looked at in a place for every 8 MiB of
+    /// it: at its end, so that it is as long as it must be (whether it is longer the next listing tells), and anywhere. Where there
+    /// is but one look, these two take turns.
     async fn look_after(&self, key: &str, data: &Payload) -> Result<()> {
         let len = data.len();
-        let sample = len.min(SAMPLE);
-        if len == sample {
+        if len <= SAMPLE {
             self.has_size(key, len).await?;
+            return self.is_there(key, data, 0..len).await;
         }
-        let end = len - sample;
-        let offset = if fastrand::bool() { end } else { fastrand::u64(0..=end) };
-        let there = match self.get(key, offset..offset + sample).await {
+        let (end, more) = (len - SAMPLE, len / LOOKED_AT_ONCE);
+        let first = if more == 0 && fastrand::bool() { fastrand::u64(0..=end) } else { end };
+        self.is_there(key, data, first..first + SAMPLE).await?;
+        for _ in 0..more {
+            let offset = fastrand::u64(0..=end);
+            self.is_there(key, data, offset..offset + SAMPLE).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a range of an object is what was sent.
+    async fn is_there(&self, key: &str, data: &Payload, range: Range<u64>) -> Result<()> {
+        let there = match self.get(key, range.clone()).await {
             Err(object_store::Error::NotFound { .. }) => return Err(self.gone(key)),
             there => there?,
         };
-        let sent = data.slice(offset, sample).unwrap_or_default().concat();
+        let sent = data.slice(range.start, range.end - range.start).unwrap_or_default().concat();
         if there != sent {
             return Err(self.lie(&format!("it says that it stored {key}, and other bytes are there")));
         }
