@@ -54,7 +54,12 @@ impl Policies {
         let (mut changes, mut watcher) = watched(&self.folder);
         let (mut fetching, mut wants, mut tidied) = (None, Wants::New, None);
         loop {
-            if let Err(error) = self.reload().await {
+            // A compiler may take minutes; it ends with this process.
+            let reloaded = tokio::select! {
+                () = cancel.cancelled() => return,
+                reloaded = self.reload() => reloaded,
+            };
+            if let Err(error) = reloaded {
                 self.lost(error);
             }
             if fetching.is_none() && self.host.registries().wants(wants) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use remora_core::policy::{Due, Question, Schedule, Select, VmFacts};
-use remora_core::{Error, VmName};
+use remora_core::{Error, ErrorKind, VmName};
 use remora_plugins::Kind;
 use remora_plugins::set::{BackupPolicy, Generation};
 
@@ -195,7 +195,8 @@ impl Planner {
     fn in_turn<'a>(&self, generation: &'a Generation, kind: Kind) -> Vec<&'a Arc<BackupPolicy>> {
         let mut policies: Vec<_> = generation.backups().map(|(policy, _)| policy).collect();
         policies.sort_by_cached_key(|policy| {
-            let failed = self.failed.contains_key(&(policy.name.clone(), kind));
+            // None comes first, then who failed longest ago.
+            let failed = self.failed.get(&(policy.name.clone(), kind)).copied();
             (failed, !self.selected.contains_key(&policy.name))
         });
         policies
@@ -306,9 +307,10 @@ impl Planner {
     }
 }
 
-/// What was lost to a policy: nothing, if it answered.
+/// What was lost to a policy that hung.
 fn lost_to<T>(answered: &Result<T, Error>, started: Instant) -> Duration {
-    if answered.is_err() { started.elapsed() } else { Duration::ZERO }
+    let hung = answered.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);
+    if hung { started.elapsed() } else { Duration::ZERO }
 }
 
 /// The same for a VM under a policy, on every host and in every version.

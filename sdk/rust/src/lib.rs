@@ -37,7 +37,7 @@ pub mod volumes;
 pub use serde;
 pub use settings::{Invalid, configure};
 
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "allocator"))]
 #[global_allocator]
 static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
 

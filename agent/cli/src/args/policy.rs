@@ -41,7 +41,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<Timestamp>,
     /// Ask what is kept of the VM's points in the repository, too; nothing is dropped
-    #[arg(long)]
+    #[arg(long, conflicts_with = "at")]
     pub(crate) points: bool,
     /// Ask about this file too, by its path in the served tree
     #[arg(long, value_name = "PATH", requires = "user")]

@@ -32,6 +32,12 @@ pub(crate) const FAILED: u8 = 3;
 /// it used of a processor.
 const GIVEN_UP: Duration = Duration::from_mins(5);
 
+/// One that was given up is left alone for so long: everything else in the folder waits meanwhile.
+const REST: Duration = Duration::from_hours(1);
+
+/// So a program of Rust's ends that panicked.
+const PANICKED: i32 = 101;
+
 /// What is compiled of a component may be at most so large: an interpreter with a program in it has some 50 MiB.
 const LARGEST_CODE: usize = 128 << 20;
 
@@ -56,7 +62,8 @@ pub(super) struct Compiler {
     program: Option<PathBuf>,
     limits: CompileLimits,
     /// Why components are not compiled again that took too much: whoever follows a folder would, at each change of anything in it.
-    too_much: Mutex<HashMap<Digest, String>>,
+    /// Some may be once that instant is past.
+    too_much: Mutex<HashMap<Digest, (String, Option<Instant>)>>,
 }
 
 impl Compiler {
@@ -67,19 +74,24 @@ impl Compiler {
     /// Native code of a component. Waits for it.
     pub(super) fn compile(&self, component: &ModuleBytes<'_>) -> Result<Vec<u8>> {
         let known = self.too_much.lock().unwrap_or_else(PoisonError::into_inner).get(&component.digest).cloned();
-        if let Some(why) = known {
-            return Err(took_too_much(why));
+        match known {
+            Some((why, None)) => return Err(took_too_much(why)),
+            Some((why, Some(until))) if Instant::now() < until => return Err(failed(why)),
+            Some(_) | None => {}
         }
         let program = self.program.clone().map_or_else(plugin_host, Ok)?;
         let (status, answer) = run(&program, self.limits, &component.bytes)?;
-        if let Some(why) = exceeded(status, self.limits) {
-            let mut all = self.too_much.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(component.digest, why.clone());
+        if let Some(why) = exceeded(status, &answer, self.limits) {
+            self.remember(component.digest, &why, None);
             return Err(took_too_much(why));
         }
-        // It lies at the machine: another time it may go well.
-        let failed = |why: String| Error::new(ErrorKind::Unavailable, "compiling the component").because(why);
-        let mut answer = answer.map_err(|error| failed(format!("{error} ({status})")))?;
+        let mut answer = answer.map_err(|error| {
+            let why = format!("{error} ({status})");
+            if error.kind() == io::ErrorKind::TimedOut {
+                self.remember(component.digest, &why, Some(Instant::now() + REST));
+            }
+            failed(why)
+        })?;
         match (answer.pop(), status.success()) {
             (Some(COMPILED), true) => Ok(answer),
             (Some(INVALID), true) => Err(Error::new(ErrorKind::Invalid, "it is no valid component")
@@ -89,6 +101,15 @@ impl Compiler {
             _ => Err(failed(format!("its process ended without an answer ({status})"))),
         }
     }
+
+    fn remember(&self, component: Digest, why: &str, until: Option<Instant>) {
+        self.too_much.lock().unwrap_or_else(PoisonError::into_inner).insert(component, (why.to_owned(), until));
+    }
+}
+
+/// It lies at the machine: another time it may go well.
+fn failed(why: String) -> Error {
+    Error::new(ErrorKind::Unavailable, "compiling the component").because(why)
 }
 
 fn took_too_much(why: String) -> Error {
@@ -97,9 +118,16 @@ fn took_too_much(why: String) -> Error {
         .advise("Ask who made it for a smaller one. This one is not compiled again before remora is restarted.")
 }
 
-/// Which limit was met, if one was.
-fn exceeded(status: ExitStatus, limits: CompileLimits) -> Option<String> {
+/// Which limit was met, if one was; or that the compiler itself broke, which it would do again.
+fn exceeded(status: ExitStatus, answer: &io::Result<Vec<u8>>, limits: CompileLimits) -> Option<String> {
+    if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
+        return Some(format!("what is made of it is larger than {} MiB", LARGEST_CODE >> 20));
+    }
+    if status.code() == Some(PANICKED) {
+        return Some("the compiler broke on it".into());
+    }
     match status.signal()? {
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => Some("the compiler broke on it".into()),
         libc::SIGXCPU => Some(format!("it took more than {} s of processor time", limits.seconds)),
         // So ends a program of Rust's that is given no memory, or whose stack is full.
         libc::SIGABRT => Some(format!("it took more than {} MiB of memory, or nests too deep", limits.memory >> 20)),
@@ -147,7 +175,7 @@ fn converse(mut socket: &UnixStream, component: &[u8]) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
         if answer.len() > LARGEST_CODE {
-            return Err(io::Error::other("what it made of the component is larger than 128 MiB"));
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
     }
 }

@@ -43,7 +43,9 @@ struct Ends {
 impl Ends {
     /// Those of a call that begins now, in this thread.
     fn after(deadline: Duration) -> Self {
-        Self { processor: of_processor() + deadline, clock: Instant::now() + deadline * PATIENCE }
+        // Little may be left of a decision's time: that is no reason to be impatient with the machine.
+        let clock = Instant::now() + deadline.max(Duration::from_millis(100)) * PATIENCE;
+        Self { processor: of_processor() + deadline, clock }
     }
 
     fn have_come(&self) -> bool {

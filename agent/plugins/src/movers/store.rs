@@ -7,6 +7,7 @@ mod upload;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -53,6 +54,8 @@ struct Inner {
     patience: Patience,
     /// Keys that this process stored and neither removed nor replaced, and how many bytes each has.
     stored: Mutex<BTreeMap<String, u64>>,
+    /// How many large objects were looked at in one place: the first one, and every other, at its end.
+    looked: AtomicUsize,
 }
 
 impl fmt::Debug for MoverStore {
@@ -69,7 +72,7 @@ impl fmt::Display for MoverStore {
 
 impl MoverStore {
     pub(super) fn new(name: String, component: Component, patience: Patience) -> Self {
-        Self(Arc::new(Inner { name, component, patience, stored: Mutex::default() }))
+        Self(Arc::new(Inner { name, component, patience, stored: Mutex::default(), looked: AtomicUsize::new(0) }))
     }
 
     /// Starts it and opens the store, as the first call would do: what is wrong with the component, its settings or the way to
@@ -176,7 +179,8 @@ impl Inner {
             return self.is_there(key, data, 0..len).await;
         }
         let (end, more) = (len - SAMPLE, len / LOOKED_AT_ONCE);
-        let first = if more == 0 && fastrand::bool() { fastrand::u64(0..=end) } else { end };
+        let at_end = more > 0 || self.looked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let first = if at_end { end } else { fastrand::u64(0..=end) };
         self.is_there(key, data, first..first + SAMPLE).await?;
         for _ in 0..more {
             let offset = fastrand::u64(0..=end);

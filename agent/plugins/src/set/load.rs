@@ -110,7 +110,7 @@ fn keep_or_revive(
             kept.put(&file, &snapshot.documents[&file], &snapshot.folder);
         }
     } else if settled.active.is_none()
-        && earlier.is_none()
+        && earlier.is_none_or(|earlier| earlier.active.is_none())
         && let Some(version) = kept.get(&file)
     {
         let loading = Loading { host, folder: &version.folder, file: &file, fetch };
@@ -119,7 +119,14 @@ fn keep_or_revive(
                 settled.active_text = Some(Digest::of(version.text.as_bytes()));
                 (settled.active, settled.since) = (Some(loaded.active), version.time);
             }
-            Err(error) => tracing::warn!(file, error = error.chain(), "its last good version is not good any more"),
+            Err(error) => {
+                tracing::warn!(file, error = error.chain(), "its last good version is not good any more");
+                // Another time it may be: whoever asks what is due looks at the kind.
+                if error.kind() == ErrorKind::Unavailable {
+                    let broken = settled.broken.as_ref().map(|broken| broken.chain()).unwrap_or_default();
+                    settled.broken = Some(Arc::new(error.within(format!("{broken}; its last good version"))));
+                }
+            }
         }
     }
 }

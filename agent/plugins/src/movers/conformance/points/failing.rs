@@ -147,10 +147,12 @@ pub(super) async fn lost(subject: &Subject, array: &Array, vm: &VmName) -> Resul
     let disks = small(subject);
     for place in places(subject, array, vm).await? {
         let at = format!("the answer to request {place} of a run is lost");
+        let before = subject.injector.seen();
         let made = {
             let _faulty = Faulty::once(&subject.injector, Fault::Swallow, place);
             array.run(vm, None, None, &disks).await
         };
+        ensure(subject.injector.seen() - before > place, format!("{at}: the run makes fewer requests"))?;
         let point = made.within(&at)?;
         has(array, vm, &[&point], &disks).await.map_err(|why| format!("{at}: {why}"))?;
         array.remove(Some(vm)).await;
