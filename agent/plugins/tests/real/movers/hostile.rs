@@ -132,7 +132,7 @@ async fn a_mover_that_lies_is_found_out_before_it_is_believed() {
     }
 }
 
-/// Of a large object one stretch is looked at, by turns its end: what is missing is found after a few of them.
+/// Of a large object one stretch is looked at, by turns its end: one that is cut off is found half of the time at least.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_lies_about_large_objects_is_found_out_too() {
     let folder = folder();
@@ -144,7 +144,7 @@ async fn a_mover_that_lies_about_large_objects_is_found_out_too() {
         for n in 0..40 {
             lies.extend(create(&store, &format!("t/{n}"), large.clone()).await.err());
         }
-        assert!(lies.len() >= 10, "{how}: {} of 40 were found", lies.len());
+        assert!(lies.len() >= 20, "{how}: {} of 40 were found", lies.len());
         for lie in lies {
             assert!(ours(&lie).chain().contains(said), "{how}: {}", ours(&lie).chain());
         }
