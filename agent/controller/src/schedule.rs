@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use remora_core::policy::{Ending, VmFacts};
 use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since, Verified};
-use remora_kube::resources::Verify;
+use remora_kube::resources::{ScratchSpec, Verify};
 use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
@@ -73,6 +73,7 @@ impl ByPolicy {
             start: job.start,
             repository: repository(&job.policy).ok()?.to_owned(),
             quiesce: job.policy.quiesce,
+            scratch: ScratchSpec { storage_class_name: job.policy.scratch_class.clone().unwrap_or_default() },
         })
     }
 

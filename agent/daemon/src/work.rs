@@ -7,7 +7,7 @@ use remora_core::plan::Asked;
 use remora_core::point::Point;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
-use remora_core::{Error, MemoryBudget, Result, VmName};
+use remora_core::{Error, ErrorKind, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
 use remora_plugins::movers::Dropping;
 use remora_plugins::set::Generation;
@@ -56,6 +56,7 @@ impl Tools {
     /// Makes a point, and does what is due after it. `keepers` says what is kept of the VM's points.
     pub(crate) async fn run(&self, job: &Job, keepers: Keepers, verify: Due) -> Result<Done> {
         let started = Instant::now();
+        has_no_scratch_class(job.policy.scratch_class.as_deref())?;
         let target = job.policy.target.as_ref();
         let opened = self.repositories.get(target).await?;
         let report = self.back_up(job, opened.port()).await;
@@ -132,6 +133,17 @@ impl Tools {
     }
 }
 
+/// A scratch is files on this host: whoever names a class means to have runs on Kubernetes.
+fn has_no_scratch_class(class: Option<&str>) -> Result<()> {
+    let Some(class) = class else { return Ok(()) };
+    let what = format!(
+        "the policy names StorageClass {class} in target.scratch.storageClassName, and on a libvirt host there is none"
+    );
+    Err(Error::new(ErrorKind::Invalid, what).advise(
+        "Leave target.scratch out of policies of libvirt hosts: `scratch` in agent.toml says where the scratch is.",
+    ))
+}
+
 fn past(report: &BackupReport, started: Instant) -> PastRun {
     let point = &report.point;
     let changed = point.disks.iter().map(|disk| disk.read).sum();
@@ -143,4 +155,17 @@ fn past(report: &BackupReport, started: Instant) -> PastRun {
 pub(crate) enum Due {
     Now,
     Later,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_names_a_storage_class_is_refused_with_its_field() {
+        has_no_scratch_class(None).unwrap();
+        let error = has_no_scratch_class(Some("fast")).unwrap_err();
+        assert!(error.to_string().contains("StorageClass fast in target.scratch.storageClassName"), "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("agent.toml")), "{:?}", error.advice());
+    }
 }

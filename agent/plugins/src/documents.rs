@@ -70,6 +70,8 @@ pub struct BackupDocument {
     pub retention: Option<Use>,
     /// What the points go to; the only repository that there is if none.
     pub target: Option<Target>,
+    /// The `StorageClass` of the scratch of runs, which Kubernetes alone has; the cluster's default if none.
+    pub scratch_class: Option<String>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
     /// How often the newest point of each VM is read and verified; never if none.

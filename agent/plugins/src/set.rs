@@ -101,6 +101,8 @@ pub struct BackupPolicy {
     pub retention: Option<RetentionPolicy>,
     /// What the points go to; the only repository that there is if none.
     pub target: Option<Target>,
+    /// The `StorageClass` of the scratch of runs, which Kubernetes alone has; the cluster's default if none.
+    pub scratch_class: Option<String>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
     /// How often the newest points are verified; never if none.

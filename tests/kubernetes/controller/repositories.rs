@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use remora_tests::s3::{KEY, SECRET};
 use remora_tests::{ApiServer, Plugin, S3, wait_until};
 use serde_json::{Value, json};
 
@@ -172,6 +173,43 @@ fn a_passphrase_that_is_another_s_is_said_with_the_secret_that_it_belongs_into()
     waits_for(&shop, "remora", &other, "Opened");
     let id = |name: &str| api.get(&super::cluster::repository_path("remora", name))["status"]["repositoryId"].clone();
     assert_eq!(id(&other), id(&sound));
+}
+
+#[test]
+fn credentials_that_the_store_rejects_are_said_and_nothing_is_begun_with_them() {
+    let shop = Shop::open();
+    let api = &shop.cluster.api;
+    let s3 = S3::start();
+    let name = format!("rejected-of-{}", shop.namespace);
+    let keys =
+        |key: &str| json!({"cloud": format!("[default]\naws_access_key_id={KEY}\naws_secret_access_key={key}\n")});
+    secret(api, "remora", &name, &keys("another-one"));
+    let spec = json!({
+        "url": s3.url(&s3.bucket("backups")), "credentialsSecret": {"name": name},
+        "passphraseSecret": {"name": "passphrase"}, "allowedNamespaces": [shop.namespace],
+    });
+    repository(api, "remora", &name, &spec);
+    let to_do = "The store does not accept the credentials: check them";
+    let message = waits_for(&shop, "remora", &name, "Unavailable");
+    assert!(message.contains("SignatureDoesNotMatch") && message.contains(to_do), "{message}");
+    assert!(!message.contains("another-one"), "{message}");
+    shop.cluster.tells("remora", "Repository", &name, "Unavailable");
+    let run = shop.run("run", &json!({"repository": {"name": name, "namespace": "remora"}}));
+    let message = run.waits_for("Assigned", "RepositoryNotReady");
+    assert!(message.contains(to_do), "{message}");
+    shop.tells("BackupRun", "run", "RepositoryNotReady");
+    let path = super::cluster::repository_path("remora", &name);
+    assert_eq!(api.get(&path)["status"]["repositoryId"], Value::Null);
+    assert_eq!(shop.made(), [""; 0]);
+    let folder = s3.files("backups").join("a/repository");
+    assert!(!folder.exists(), "a repository was begun");
+
+    // Put right, it is made, and what waited for it begins.
+    api.merge(&format!("/api/v1/namespaces/remora/secrets/{name}"), &json!({"stringData": keys(SECRET)})).ok();
+    api.merge(&path, &json!({"spec": {"allowedNamespaces": [shop.namespace, "elsewhere"]}})).ok();
+    waits_for(&shop, "remora", &name, "Opened");
+    assert!(folder.join("remora.json").is_file());
+    run.waits_for("Assigned", "Assigned");
 }
 
 /// A place of Velero's in a bucket of the server, and its credentials.

@@ -243,6 +243,38 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
 }
 
 #[test]
+fn a_claim_that_is_too_small_is_refused_with_what_to_do_and_stays_as_it_was() {
+    let scene = Scene::new();
+    let (shop, api) = (&scene.shop, &scene.shop.cluster.api);
+    let list = shop.core("persistentvolumeclaims");
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}});
+    let small =
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "small"}, "spec": spec});
+    api.create(&list, &small).ok();
+    let path = format!("{list}/small");
+    let has = |size: &str| {
+        let status = json!({"phase": "Bound", "capacity": {"storage": size}});
+        api.merge(&format!("{path}/status"), &json!({"status": status})).ok()
+    };
+    let before = has("1Ki");
+    let run = scene.restore("run", &to("small"));
+    let message = run.waits_for("Failed", "ClaimTooSmall");
+    let sizes = format!("PersistentVolumeClaim small has 1024 bytes, and disk root has {BLOCK_SIZE}.");
+    for words in [sizes.as_str(), "Expand it, or restore to a claim of another name", "create another RestoreRun"] {
+        assert!(message.contains(words), "wanted {words:?} in {message:?}");
+    }
+    shop.tells("RestoreRun", "run", "ClaimTooSmall");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    assert_eq!((claims(shop), shop.made()), (vec!["root".to_owned(), "small".to_owned()], vec![]));
+    assert_eq!(shop.names(&shop.core("pods")), [""; 0]);
+    assert_eq!(api.get(&path)["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+
+    // Expanded, it takes another run.
+    has("1Gi");
+    scene.restore("again", &to("small")).worker().runs();
+}
+
+#[test]
 pub(super) fn a_restore_that_fails_or_is_cancelled_takes_its_claim_with_it() {
     let scene = Scene::new();
     let shop = &scene.shop;

@@ -96,18 +96,30 @@ fn a_vm_goes_into_a_repository_and_to_a_mover_and_to_none_that_may_not_see_it() 
     let of_main = into("repository: main", "of-main", "both");
     let of_array = into("mover: array", "of-array", "both");
     let of_nobody = into("mover: nobody", "of-nobody", "both");
+    let of_class = into("repository: main, scratch: {storageClassName: fast}", "of-class", "both");
     let refused = into("mover: array", "refused", "ungranted");
     both.write_bytes("vda", MIB, &content::noise(4, MIB as usize));
-    let first: [(&str, &str); 4] =
-        [("main.yaml", &of_main), ("array.yaml", &of_array), ("nobody.yaml", &of_nobody), ("refused.yaml", &refused)];
+    let first: [(&str, &str); 5] = [
+        ("main.yaml", &of_main),
+        ("array.yaml", &of_array),
+        ("nobody.yaml", &of_nobody),
+        ("class.yaml", &of_class),
+        ("refused.yaml", &refused),
+    ];
     agent.put(&first);
-    for (name, outcome) in
-        [("of-main", "Succeeded"), ("of-array", "Succeeded"), ("of-nobody", "Failed"), ("refused", "Failed")]
-    {
+    for (name, outcome) in [
+        ("of-main", "Succeeded"),
+        ("of-array", "Succeeded"),
+        ("of-nobody", "Failed"),
+        ("of-class", "Failed"),
+        ("refused", "Failed"),
+    ] {
         wait_for(&agent, name, outcome, 1.0);
     }
     let log = agent.log_text();
-    for said in ["target.mover: nobody", "nobody.yaml", "may not see the disks", "volume.disksInTheClear"] {
+    let of_movers = ["target.mover: nobody", "nobody.yaml", "may not see the disks", "volume.disksInTheClear"];
+    let of_scratch = ["StorageClass fast in target.scratch.storageClassName", "`scratch` in agent.toml"];
+    for said in of_movers.into_iter().chain(of_scratch) {
         assert!(log.contains(said), "{said}: {log}");
     }
     assert_eq!(points(&array, ungranted.name()), [""; 0]);

@@ -73,6 +73,18 @@ async fn a_controller_that_follows_another_knows_since_when_a_machine_is_selecte
 }
 
 #[tokio::test]
+async fn a_run_has_the_scratch_of_its_policy_and_the_cluster_s_default_if_that_names_none() {
+    let runs = [run("2026-01-10T02:00:01Z", made("2026-01-10T02:00:02Z"))];
+    let scratch = "{repository: offsite, scratch: {storageClassName: fast}}";
+    for (target, class) in [("{repository: offsite}", ""), (scratch, "fast")] {
+        let (_keep, mut controller) = controller(&NIGHTLY.replace("{repository: offsite}", target));
+        let due = due(&mut controller, &runs, "2026-01-11T02:00:00Z").await;
+        let classes: Vec<_> = due.iter().map(|due| due.scratch.storage_class_name.as_str()).collect();
+        assert_eq!(classes, [class], "{target}");
+    }
+}
+
+#[tokio::test]
 async fn what_runs_tell_is_not_done_again_and_what_was_missed_is_made_up_for_once() {
     let (_keep, mut controller) = controller(NIGHTLY);
     let older = run("2026-01-10T02:00:01Z", made("2026-01-10T02:00:02Z"));

@@ -92,6 +92,7 @@ const GUIDE: &str = "docs/policies.md lists the fields of each kind of document.
 
 impl At<'_> {
     fn backup(&self, yaml: BackupYaml) -> Result<BackupDocument> {
+        let scratch_class = yaml.target.as_ref().map(|target| self.scratch_class(target)).transpose()?.flatten();
         let verify_every = yaml.verify.map(|verify| self.length("verify.every", &verify.every)).transpose()?;
         Ok(BackupDocument {
             name: self.name(yaml.name)?,
@@ -99,6 +100,7 @@ impl At<'_> {
             schedule: self.uses("schedule", &yaml.schedule.module, yaml.schedule.settings)?,
             retention: yaml.retention.map(|uses| self.uses("retention", &uses.module, uses.settings)).transpose()?,
             target: yaml.target.map(|target| self.target(target)).transpose()?.flatten(),
+            scratch_class,
             quiesce: yaml.quiesce,
             verify_every,
         })

@@ -289,6 +289,7 @@ impl Loading<'_> {
             retention: document.retention.as_ref().map(retention).transpose()?,
             name: document.name,
             target: document.target,
+            scratch_class: document.scratch_class,
             quiesce: document.quiesce,
             verify_every: document.verify_every,
         })

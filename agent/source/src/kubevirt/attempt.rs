@@ -138,8 +138,9 @@ fn not_attachable(seconds: u64, why: &str) -> Error {
     )
     .named(SCRATCH_NOT_ATTACHABLE)
     .advise(
-        "Name a StorageClass in spec.scratch.storageClassName of the next run whose volumes can be had on that node: one that \
-         all nodes reach, or one with volumeBindingMode: WaitForFirstConsumer.",
+        "Name a StorageClass in spec.scratch.storageClassName of the next run, or in target.scratch.storageClassName of the \
+         policy that asks for it, whose volumes can be had on that node: one that all nodes reach, or one with \
+         volumeBindingMode: WaitForFirstConsumer.",
     )
 }
 

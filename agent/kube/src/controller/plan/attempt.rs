@@ -192,7 +192,8 @@ fn class(observed: &Observed) -> Result<Option<String>, Says> {
     let names = if classes.names.is_empty() { "none".into() } else { classes.names.join(", ") };
     if wanted.is_empty() && classes.default.is_none() {
         let message = format!(
-            "The cluster has no default StorageClass for the scratch volume. Name one in spec.scratch.storageClassName ({names})."
+            "The cluster has no default StorageClass for the scratch volume. Name one in spec.scratch.storageClassName ({names}), \
+             or in target.scratch.storageClassName of the policy that asks for the run."
         );
         return Err(Says::no("NoStorageClass", message));
     }

@@ -6,7 +6,7 @@ use super::DueRun;
 use super::history::POLICY_LABEL;
 use crate::controller::objects::managed;
 use crate::kubevirt::hashed;
-use crate::resources::{BackupRun, BackupRunSpec, Mode, Quiesce, RepositoryReference, ScratchSpec};
+use crate::resources::{BackupRun, BackupRunSpec, Mode, Quiesce, RepositoryReference};
 
 /// When the run was to start.
 const DUE: &str = "remora.dev/due";
@@ -25,7 +25,7 @@ pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
             point::Quiesce::Required => Quiesce::Required,
             point::Quiesce::Never => Quiesce::Never,
         },
-        scratch: ScratchSpec::default(),
+        scratch: due.scratch.clone(),
         deadline: "4h".into(),
         verify: due.verify,
         cancel: false,
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::controller::testing::at;
-    use crate::resources::Verify;
+    use crate::resources::{ScratchSpec, Verify};
 
     fn due(policy: &str, machine: &str, after: i64) -> DueRun {
         let facts = VmFacts::named(VmName::new(format!("shop/{machine}")).expect("a name"));
@@ -77,6 +77,7 @@ mod tests {
             start: at(9000),
             repository: "offsite".into(),
             quiesce: point::Quiesce::Preferred,
+            scratch: ScratchSpec::default(),
             verify: Verify::All,
         }
     }
@@ -110,5 +111,14 @@ mod tests {
         assert_eq!(run.spec.repository.namespace.as_deref(), Some("remora"));
         assert_eq!((run.metadata.namespace.as_deref(), run.spec.verify), (Some("shop"), Verify::All));
         assert_eq!(crate::controller::schedule::history::policy(&run), Some("nightly"));
+    }
+
+    #[test]
+    fn a_run_has_the_scratch_that_is_asked_for() {
+        let fast = ScratchSpec { storage_class_name: "fast".into() };
+        for scratch in [ScratchSpec::default(), fast] {
+            let due = DueRun { scratch: scratch.clone(), ..due("nightly", "web", 1000) };
+            assert_eq!(run(&due, "remora").spec.scratch, scratch);
+        }
     }
 }

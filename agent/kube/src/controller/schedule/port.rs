@@ -9,7 +9,7 @@ use remora_core::VmName;
 use remora_core::point::Quiesce;
 use remora_core::policy::{Ending, VmFacts};
 
-use crate::resources::Verify;
+use crate::resources::{ScratchSpec, Verify};
 
 /// Since when machines are selected that have had no run yet: by policy, then by machine.
 pub type Since = BTreeMap<String, BTreeMap<VmName, Timestamp>>;
@@ -76,6 +76,8 @@ pub struct DueRun {
     pub repository: String,
     /// Whether the guest is frozen.
     pub quiesce: Quiesce,
+    /// The scratch volume.
+    pub scratch: ScratchSpec,
     /// What is read back of the point.
     pub verify: Verify,
 }
