@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,13 +19,15 @@ use nix::sys::stat::Mode;
 use remora_core::plan::Asked;
 use remora_core::ports::{Mover, NoProgress, Patience, Source};
 use remora_core::testing::FakeMover;
-use remora_core::{Error, ErrorKind, RepositoryId, Result, VmName};
+use remora_core::{Error, ErrorKind, PointId, RepositoryId, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, backup};
 use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
 use remora_tests::MIB;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, block_in_place};
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::Bench;
+use crate::bench::{After, Bench};
 use crate::cluster::{FakeCluster, Hypervisor, LEFT_OUT};
 use crate::launcher::Node;
 use crate::liar::{Lie, serve};
@@ -52,6 +55,9 @@ const ANSWERS: Duration = Duration::from_mins(5);
 /// How long one is waited for that never comes.
 const NEVER_ANSWERS: Duration = Duration::from_secs(2);
 
+/// How long one is waited for by a run that is to outlast others.
+const OUTLASTS: Duration = Duration::from_hours(1);
+
 impl Trap {
     fn new() -> Self {
         let node = Node::new();
@@ -61,14 +67,19 @@ impl Trap {
 
     /// With a server of our own in the pod.
     fn served(lie: Lie) -> Self {
+        Self::watched(lie).0
+    }
+
+    /// The same, and the connections on which it is waited for in vain.
+    fn watched(lie: Lie) -> (Self, mpsc::Receiver<UnixStream>) {
         let mut trap = Self::new();
         if matches!(lie, Lie::Mute | Lie::NoReads(_)) {
             trap.answer_within = NEVER_ANSWERS;
         }
-        serve(&trap.node.short_path(), lie);
+        let waits = serve(&trap.node.short_path(), lie);
         trap.node.adopt(std::process::id());
         trap.node.move_in();
-        trap
+        (trap, waits)
     }
 
     fn source(&self) -> KubevirtSource {
@@ -104,9 +115,13 @@ impl Trap {
     }
 
     async fn run(&self) -> Result<BackupReport> {
+        self.run_into(&self.mover).await
+    }
+
+    async fn run_into(&self, mover: &dyn Mover) -> Result<BackupReport> {
         let source = self.source();
         let request = BackupRequest {
-            vm: VmName::new("tenant/vm").unwrap(),
+            vm: self.cluster.state().facts.vm.clone(),
             disks: None,
             asked: Asked::Auto,
             quiesce: remora_core::point::Quiesce::Preferred,
@@ -114,7 +129,7 @@ impl Trap {
             spot_checks: 4,
             memory: remora_core::MemoryBudget::new(16 * MIB),
         };
-        let done = backup(&source, &self.mover, request, Arc::new(NoProgress), CancellationToken::new()).await;
+        let done = backup(&source, mover, request, Arc::new(NoProgress), CancellationToken::new()).await;
         assert!(!self.cluster.has_backup(), "a backup is left behind");
         done
     }
@@ -258,6 +273,62 @@ fn a_server_that_stalls_hangs_up_or_never_ends_costs_bounded_time_and_no_point()
     ] {
         Trap::served(lie).assert_refused(ErrorKind::Unavailable, word);
     }
+}
+
+/// A run into a bench's repository that waits in vain for its server.
+struct Stuck {
+    trap: Arc<Trap>,
+    run: JoinHandle<Result<PointId>>,
+    connection: UnixStream,
+}
+
+impl Stuck {
+    /// One that waits already.
+    fn new(bench: &Arc<Bench>, vm: &str, lie: Lie) -> Self {
+        let (mut trap, waits) = Trap::watched(lie);
+        trap.answer_within = OUTLASTS;
+        trap.cluster.state().facts.vm = VmName::new(vm).unwrap();
+        let (trap, bench) = (Arc::new(trap), Arc::clone(bench));
+        let running = Arc::clone(&trap);
+        let run = tokio::spawn(async move { running.run_into(&bench.vault).await.map(|report| report.point.id) });
+        let connection = block_in_place(|| waits.recv_timeout(ANSWERS)).expect("its server is not asked");
+        Self { trap, run, connection }
+    }
+
+    /// It waits still. Now its job ends, and its server hangs up.
+    async fn end(self) -> Error {
+        assert!(!self.run.is_finished());
+        self.trap.cluster.end_job("it is completed");
+        self.connection.shutdown(Shutdown::Both).unwrap();
+        self.run.await.unwrap().unwrap_err()
+    }
+}
+
+#[test]
+fn hostile_servers_hurt_no_run_beside_theirs() {
+    wait_for(async {
+        let bench = Arc::new(Bench::new().await);
+        let stuck = [("tenant/mute", Lie::Mute), ("tenant/unread", Lie::NoReads(MIB))]
+            .map(|(vm, lie)| Stuck::new(&bench, vm, lie));
+        // In the midst of an honest server's run that of another hostile one fails.
+        let (tell, failed) = mpsc::channel();
+        let fail = move || {
+            let done = Handle::current().block_on(Trap::served(Lie::EndlessExtents(MIB)).run());
+            tell.send(done.map(|report| report.point.id)).unwrap();
+        };
+        let done = bench.try_run(bench.request(), After::first_bytes(fail)).await;
+        let report = done.unwrap_or_else(|error| panic!("{}", error.chain()));
+        bench.assert_is_now(&report.point);
+        let failed = failed.try_recv().unwrap().unwrap_err();
+        assert!(failed.chain().contains("broke the protocol"), "{}", failed.chain());
+        for stuck in stuck {
+            let error = stuck.end().await;
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+            assert!(error.chain().contains("ended by somebody else"), "{}", error.chain());
+        }
+        let points: Vec<_> = bench.points().await.into_iter().map(|point| point.id).collect();
+        assert_eq!(points, [report.point.id]);
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 /// What it lies about.
@@ -43,26 +44,32 @@ impl Lie {
     }
 }
 
-/// Serves any export at `path` for as long as the test process lives.
-pub(crate) fn serve(path: &Path, lie: Lie) {
+/// Serves any export at `path` for as long as the test process lives. Tells of connections on which a client waits in
+/// vain, once it does.
+pub(crate) fn serve(path: &Path, lie: Lie) -> Receiver<UnixStream> {
     let listener = UnixListener::bind(path).unwrap();
+    let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         for connection in listener.incoming() {
+            let tell = tell.clone();
             // Its end is the client's to see.
-            thread::spawn(move || talk(connection.unwrap(), lie).ok());
+            thread::spawn(move || talk(connection.unwrap(), lie, &tell).ok());
         }
     });
+    told
 }
 
-fn talk(mut wire: UnixStream, lie: Lie) -> io::Result<()> {
+fn talk(mut wire: UnixStream, lie: Lie, waits: &Sender<UnixStream>) -> io::Result<()> {
     if lie == Lie::Mute {
+        // Most tests do not want to know.
+        waits.send(wire.try_clone()?).ok();
         return io::copy(&mut wire, &mut io::sink()).map(drop);
     }
     wire.write_all(b"NBDMAGICIHAVEOPT\0\x03")?;
     read::<4>(&mut wire)?;
     while !option(&mut wire, lie)? {}
     loop {
-        request(&mut wire, lie)?;
+        request(&mut wire, lie, waits)?;
     }
 }
 
@@ -101,7 +108,7 @@ fn reply(wire: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::Resu
     wire.write_all(&bytes)
 }
 
-fn request(wire: &mut UnixStream, lie: Lie) -> io::Result<()> {
+fn request(wire: &mut UnixStream, lie: Lie, waits: &Sender<UnixStream>) -> io::Result<()> {
     let head = read::<28>(wire)?;
     let (handle, offset, len) = (&head[8..16], &head[16..24], number(&head[24..28]));
     // Whatever the export is said to take, nobody asks for more than reads and maps, without further wishes.
@@ -109,7 +116,10 @@ fn request(wire: &mut UnixStream, lie: Lie) -> io::Result<()> {
         return wire.shutdown(std::net::Shutdown::Both);
     }
     match u16::from_be_bytes([head[6], head[7]]) {
-        0 if matches!(lie, Lie::NoReads(_)) => Ok(()),
+        0 if matches!(lie, Lie::NoReads(_)) => {
+            waits.send(wire.try_clone()?).ok();
+            Ok(())
+        }
         0 if matches!(lie, Lie::HangsUp(_)) => wire.shutdown(std::net::Shutdown::Both),
         0 => chunk(wire, handle, 1, &[offset, &vec![0x5a; len as usize]].concat()),
         7 => {

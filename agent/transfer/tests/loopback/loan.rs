@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -10,6 +10,8 @@ use remora_core::ports::DiskView;
 use remora_core::{ByteRange, DiskName, ErrorKind, ExtentState, PIECE_SIZE};
 use remora_transfer::{BorrowedDisk, Credentials, Loan, Server, Task, Worker};
 use tempfile::TempDir;
+
+use crate::device::Loop;
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +23,11 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let claim = tempfile::tempdir().unwrap();
-        let disks = vec![claim.path().to_owned()];
+        let path = claim.path().to_owned();
+        Self::with(claim, vec![path])
+    }
+
+    fn with(claim: TempDir, disks: Vec<PathBuf>) -> Self {
         let credentials = Credentials::new().unwrap();
         let server = Server::bind(Task::Lend, "127.0.0.1:0".parse().unwrap(), &credentials.worker, disks).unwrap();
         let address = server.address().unwrap();
@@ -79,6 +85,22 @@ async fn a_borrowed_disk_is_what_lies_there_and_its_holes_are_not_read() {
     let (bytes, read) = all(&disk).await;
     assert!(bytes == fs::read(lab.claim.path().join("disk.img")).unwrap());
     assert!(read < 12 * MIB, "{read}");
+    assert!(disk.is_unchanged().await.unwrap());
+}
+
+/// A device does not tell where it has no data, nor that somebody wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_borrowed_device_is_read_to_its_last_byte() {
+    let mut held = vec![0; 5 * MIB as usize + 512];
+    fastrand::Rng::with_seed(2).fill(&mut held[..MIB as usize]);
+    fastrand::Rng::with_seed(3).fill(&mut held[4 * MIB as usize..]);
+    let device = Loop::new(&held);
+    let lab = Lab::with(tempfile::tempdir().unwrap(), vec![device.path.clone()]);
+    let disk = lab.borrow().await;
+    let (bytes, read) = all(&disk).await;
+    assert!(bytes == held);
+    assert_eq!(read, held.len() as u64);
+    assert!(disk.read(ByteRange::at(read - 10, 20)).await.is_err(), "beyond its end");
     assert!(disk.is_unchanged().await.unwrap());
 }
 

@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod device;
 mod loan;
 mod restore;

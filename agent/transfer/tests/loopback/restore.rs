@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use nix::fcntl::OFlag;
 use remora_core::point::{Decision, DiskIdentity, Point, PointDisk, Quiesced};
 use remora_core::ports::{DiskIndex, Piece, PointReader, Progress};
 use remora_core::{
@@ -19,6 +21,8 @@ use remora_core::{
 use remora_transfer::{Credentials, Parcel, SendError, Server, Task, Worker, send};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::device::Loop;
 
 const SIZE: usize = 40 * BLOCK_SIZE as usize + 512;
 
@@ -139,6 +143,11 @@ impl Lab {
         let claim = tempfile::tempdir().unwrap();
         let path = claim.path().to_owned();
         Self::with(claim, vec![path])
+    }
+
+    /// The claim is a device, or whatever is there.
+    fn of(path: &Path) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), vec![path.to_owned()])
     }
 
     fn with(claim: TempDir, disks: Vec<PathBuf>) -> Self {
@@ -353,6 +362,49 @@ async fn what_cannot_be_written_is_said_in_the_worker_s_words() {
     assert!(refused.to_string().contains("has room for"), "{refused}");
     let image = Path::new(&lab.image()).metadata().map(|file| file.len());
     assert!(image.map_or(true, |length| length == 0), "it was written to all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_gets_the_disk_and_keeps_what_is_beyond_it() {
+    for beyond in [0, 9 * BLOCK_SIZE as usize + 512] {
+        let device = Loop::new(&vec![0xee; SIZE + beyond]);
+        let lab = Lab::of(&device.path);
+        // Half of one, then all of it over that, then one of zeros over its data.
+        let broken = lab.send_to(relay(lab.address, 500_000), &Disk::usual(), &Meter::default()).await;
+        assert!(matches!(broken, Err(SendError::Lost(..))), "{broken:?}");
+        for disk in [Disk::usual(), Disk::new(vec![0; SIZE])] {
+            lab.send(&disk).await.unwrap();
+            let bytes = device.bytes();
+            assert!(bytes[..SIZE] == disk.bytes[..], "{beyond}");
+            assert!(bytes[SIZE..] == vec![0xee_u8; beyond], "{beyond}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_will_not_do_is_refused_and_nothing_is_written_to_it() {
+    let old = vec![0xee; SIZE - 512];
+    let small = Loop::new(&old);
+    let refused = Lab::of(&small.path).send(&Disk::usual()).await.unwrap_err();
+    assert!(matches!(&refused, SendError::Refused { no_space: true, .. }), "{refused:?}");
+    let told = format!("the device has {} bytes, and the disk {SIZE}", old.len());
+    assert!(refused.to_string().contains(&told), "{refused}");
+    assert!(small.bytes() == old);
+
+    // One that somebody has for himself, as a filesystem that is mounted does.
+    let old = vec![0xee; SIZE];
+    let device = Loop::new(&old);
+    let lab = Lab::of(&device.path);
+    let had = std::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device.path).unwrap();
+    let refused = lab.send(&Disk::usual()).await.unwrap_err();
+    assert!(matches!(&refused, SendError::Refused { no_space: false, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("resource busy"), "{refused}");
+    assert!(device.bytes() == old);
+    drop(had);
+    lab.send(&Disk::usual()).await.unwrap();
+
+    let refused = Lab::of(Path::new("/dev/null")).send(&Disk::usual()).await.unwrap_err();
+    assert!(refused.to_string().contains("is neither a folder nor a block device"), "{refused}");
 }
 
 /// Says that it has more data than any volume has room for.
