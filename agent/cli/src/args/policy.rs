@@ -52,8 +52,8 @@ pub(crate) struct Explain {
     /// A group of the user; may be repeated
     #[arg(long = "group", value_name = "NAME", requires = "user")]
     pub(crate) groups: Vec<String>,
-    /// What the cluster lets the user do with the VM, such as "get virtualmachines"; may be repeated
-    #[arg(long = "grant", value_name = "VERB RESOURCE", requires = "user", value_parser = grant)]
+    /// What the cluster lets the user do with the VM, such as `get virtualmachines`; may be repeated
+    #[arg(long = "grant", value_name = "GRANT", requires = "user", value_parser = grant)]
     pub(crate) grants: Vec<String>,
     /// Who has consented to the request, just now and for an hour; may be repeated
     #[arg(long, value_name = "USER", requires = "user")]
