@@ -5,7 +5,7 @@ use std::fs;
 use remora_tests::appliance::{Lie, TOKEN};
 use remora_tests::truth::assert_same;
 use remora_tests::{Appliance, DiskSpec, Lab, MIB, Plugin, Remora};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::documented::the_documented;
 
@@ -77,6 +77,42 @@ fn a_component_that_fails_a_check_is_exit_code_1_and_what_is_none_is_2() {
     bare.fails(["plugin", "check", folder.join("none.wasm").to_str().unwrap()], 3, "none.wasm");
     bare.fails(["plugin", "test", &hostile, "--upstream", "https://127.0.0.1:1"], 2, "--upstream");
     bare.fails(["plugin", "test", &hostile, "--cases", "x.yaml"], 2, "it is a mover");
+}
+
+/// The policy spends more than 5 µs on each decision, and does nothing else wrong.
+#[test]
+fn what_is_over_its_budget_is_told_and_fails_who_is_strict() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let settings = Lab::shared().scratch("plugin").join("settings.yaml");
+    fs::write(&settings, "misbehave: dawdle in authorize\n").unwrap();
+    let (component, settings) = (Plugin::component("hostile-policy"), settings.display().to_string());
+    let component = component.display().to_string();
+    let told = |command| ["plugin", command, &component, "--settings", &settings, "--questions", "50"];
+    let assert_over = |report: &Value| {
+        the_documented("remora plugin check FILE").assert_of(report);
+        let warm = report["figures"].as_array().unwrap().iter().find(|figure| figure["name"] == WARM).unwrap();
+        assert_eq!((&report["failed"], &warm["budget"], &warm["over"]), (&json!(0), &json!(5.0), &json!(true)));
+    };
+    assert_over(&bare.json(told("test")));
+    let strict = ["--strict", "-o", "json"];
+    assert_over(&bare.fails(told("test").iter().chain(&strict), 1, "figures are over their budgets").json());
+    let ran = bare.fails(told("bench").iter().chain(&["--strict"]), 1, "figures are over their budgets");
+    assert!(ran.text().contains(&format!("{WARM}: ")) && ran.text().contains(", OVER its budget of 5"), "{ran:?}");
+    // Without a budget nothing is measured against one.
+    bare.ok(told("check").iter().chain(&["--strict"]));
+}
+
+const WARM: &str = "authorize: a question, warm, p50";
+
+#[test]
+fn a_movers_memory_has_a_budget_which_the_plain_one_keeps() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let (_, mut args) = plain("test");
+    args.push("--strict".into());
+    let report = bare.json(&args);
+    let budgets = report["figures"].as_array().unwrap().iter().filter(|figure| !figure["budget"].is_null());
+    let budgets: Vec<_> = budgets.map(|figure| json!([figure["name"], figure["budget"], figure["over"]])).collect();
+    assert_eq!(budgets, [json!(["memory of its process, at most", 256.0, false])]);
 }
 
 #[test]

@@ -137,6 +137,80 @@ fn explain_tells_which_policy_says_what_and_why() {
     assert!(ran.text().contains("nightly") && ran.text().contains("access.yaml: "), "{ran:?}");
 }
 
+const OWNED: &str = "\
+kind: AccessPolicy
+name: files
+authorize:
+- module: builtin:owners
+  settings: {grants: [get virtualmachines], namespaces: {shop: {users: [alice], groups: [shop-admins]}}}
+- {module: builtin:four-eyes, settings: {paths: [/srv/hr/**], approvers: [hr-leads]}}
+";
+
+#[test]
+fn explain_tells_what_grants_namespaces_and_consent_make_of_a_request() {
+    let place = Place::new();
+    place.write("access.yaml", OWNED);
+    let asked = |user: &str, path: &str, more: &[&str]| {
+        let question = [&["--user", user, "--file", path][..], more].concat();
+        let access = place.explain("backup=nightly", &question)["access"].take();
+        (access["allowed"].as_bool().unwrap(), access["code"].as_str().unwrap().to_owned())
+    };
+    let (owner, stranger) = ((true, "owner".to_owned()), (false, "nothing-allows".to_owned()));
+    let grant = |grant| asked("eve", "/etc/hosts", &["--grant", "list pods", "--grant", grant]);
+    assert_eq!(asked("eve", "/etc/hosts", &[]), stranger);
+    assert_eq!(grant("get virtualmachines"), owner);
+    assert_eq!(grant("update virtualmachines"), stranger, "the settings name another one");
+    let namespace = |user, more: &[&str]| asked(user, "/etc/hosts", &[&["--namespace", "shop"][..], more].concat());
+    assert_eq!(namespace("alice", &[]), owner);
+    assert_eq!(namespace("eve", &["--group", "shop-admins"]), owner);
+    assert_eq!(namespace("eve", &[]), stranger);
+    assert_eq!(asked("alice", "/etc/hosts", &["--namespace", "lab"]), stranger);
+
+    let pay = |more: &[&str]| asked("alice", "/srv/hr/pay.ods", &[&["--namespace", "shop"][..], more].concat());
+    let needed = (false, "approval-needed".to_owned());
+    assert_eq!(pay(&[]), needed);
+    assert_eq!(pay(&["--approved-by", "bob"]), needed, "who consents is of no group that may");
+    assert_eq!(pay(&["--approved-by", "alice", "--approver-group", "hr-leads"]), needed, "it is somebody else's to do");
+    assert_eq!(pay(&["--approved-by", "bob", "--approver-group", "hr", "--approver-group", "hr-leads"]), owner);
+    assert_eq!(pay(&["--approved-by", "alice", "--approved-by", "bob", "--approver-group", "hr-leads"]), owner);
+
+    let policies = place.policies();
+    let mistyped = ["--user", "eve", "--file", "/x", "--grant", "get"];
+    let question = ["policy", "explain", &policies, "--vm", "db"];
+    place.remora.fails(question.iter().chain(&mistyped), 2, "a verb and a resource are wanted");
+}
+
+/// The same by golden cases, which tell of everybody who consents for himself.
+#[test]
+fn golden_cases_have_namespaces_grants_and_consent() {
+    let place = Place::new();
+    place.write("access.yaml", OWNED);
+    let case = |name: &str, subject: &str, more: &str, expect: &str| {
+        format!(
+            "- name: {name}\n  authorize: {{subject: {{{subject}}}, action: read, now: 2026-01-03T00:00:00Z, {more}, expect: {{{expect}}}}}\n"
+        )
+    };
+    let shop = "vm: {name: shop/db, namespace: shop}";
+    let consent =
+        "approvals: [{user: bob, groups: [hr-leads], granted: 2026-01-02T23:00:00Z, expires: 2026-01-03T01:00:00Z}]";
+    let cases = [
+        case("namespace", "user: alice", &format!("{shop}, path: /x"), "allowed: true, code: owner"),
+        case("another", "user: alice", "vm: {name: lab/db, namespace: lab}, path: /x", "allowed: false"),
+        case("grant", "user: eve, grants: [get virtualmachines]", &format!("{shop}, path: /x"), "allowed: true"),
+        case("alone", "user: alice", &format!("{shop}, path: /srv/hr/x"), "allowed: false, code: approval-needed"),
+        case("two", "user: alice", &format!("{shop}, path: /srv/hr/x, {consent}"), "allowed: true, code: owner"),
+        case("wrong", "user: eve", &format!("{shop}, path: /x"), "allowed: true"),
+    ];
+    place.write("cases.txt", &format!("kind: PolicyTest\npolicies: [access.yaml]\ncases:\n{}", cases.concat()));
+    let file = format!("{}/cases.txt", place.policies());
+    let ran = place.remora.fails(["policy", "test", &file, "-o", "json"], 1, "1 of 6 cases failed");
+    let tested = ran.json();
+    the_documented("remora policy test FILE").assert_of(&tested);
+    let failed = |case: &&Value| !case["failed"].is_null();
+    let names: Vec<_> = tested["cases"].as_array().unwrap().iter().filter(failed).map(|case| &case["name"]).collect();
+    assert_eq!(names, ["wrong"]);
+}
+
 #[test]
 fn explain_tells_what_each_policy_keeps_of_the_points_and_drops_nothing() {
     let (lab, place) = (Lab::shared(), Place::new());

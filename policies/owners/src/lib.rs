@@ -1,8 +1,10 @@
 //! `builtin:owners`: lets at the files of a VM whoever owns it: by a label of the VM, by what the cluster lets them do with
-//! it, or because the settings name them. Of everybody else it says nothing.
+//! it, or because the settings name them, as owners of its namespace or of every VM. Of everybody else it says nothing.
+
+use std::collections::BTreeMap;
 
 use remora_sdk::Invalid;
-use remora_sdk::authorize::{Decision, Effect, Policy, Request};
+use remora_sdk::authorize::{Decision, Effect, Policy, Request, Subject};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -14,9 +16,21 @@ struct Settings {
     group_label: String,
     /// What the cluster lets owners do with a VM, as `verb resource`; one of them is enough.
     grants: Vec<String>,
+    /// Who owns every VM of a namespace, by its name.
+    namespaces: BTreeMap<String, Named>,
     /// Users who own every VM.
     users: Vec<String>,
     /// Groups whose members own every VM.
+    groups: Vec<String>,
+}
+
+/// Some owners.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    #[serde(default)]
+    users: Vec<String>,
+    #[serde(default)]
     groups: Vec<String>,
 }
 
@@ -26,6 +40,7 @@ impl Default for Settings {
             user_label: "remora.dev/owner".into(),
             group_label: "remora.dev/owner-group".into(),
             grants: vec!["update virtualmachines".into()],
+            namespaces: BTreeMap::new(),
             users: Vec::new(),
             groups: Vec::new(),
         }
@@ -38,7 +53,17 @@ impl Policy for Owners {
     type Settings = Settings;
 
     fn new(settings: Settings) -> Result<Self, Invalid> {
-        Ok(Self(settings))
+        let mut invalid = Invalid::default();
+        for (namespace, named) in &settings.namespaces {
+            let path = format!("/namespaces/{}", namespace.replace('~', "~0").replace('/', "~1"));
+            // VMs of a plain host are in none, and must not be given away by a name that was left out.
+            if !is_namespace(namespace) {
+                invalid.add(path, "no namespace has this name: give it in full, without patterns");
+            } else if named.users.is_empty() && named.groups.is_empty() {
+                invalid.add(path, "it names nobody: give users, groups or both");
+            }
+        }
+        invalid.or(Self(settings))
     }
 
     fn authorize(&self, request: &Request) -> Decision {
@@ -78,10 +103,23 @@ impl Owners {
         if let Some(grant) = subject.grants.iter().find(|grant| settings.grants.contains(grant)) {
             return Some(format!("the cluster lets the user {grant}"));
         }
-        let named =
-            settings.users.contains(&subject.user) || subject.groups.iter().any(|g| settings.groups.contains(g));
-        named.then(|| "the settings name the user or a group".into())
+        let namespace = &request.vm.namespace;
+        if settings.namespaces.get(namespace).is_some_and(|named| is_among(subject, &named.users, &named.groups)) {
+            return Some(format!("the settings name the user or a group as owner of the namespace {namespace}"));
+        }
+        is_among(subject, &settings.users, &settings.groups).then(|| "the settings name the user or a group".into())
     }
+}
+
+/// Whether the user, or a group of the user, is listed.
+fn is_among(subject: &Subject, users: &[String], groups: &[String]) -> bool {
+    users.contains(&subject.user) || subject.groups.iter().any(|group| groups.contains(group))
+}
+
+/// Whether Kubernetes takes this for a namespace's name (RFC 1123).
+fn is_namespace(name: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(fine) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 remora_sdk::authorize!(Owners);

@@ -43,6 +43,9 @@ pub(crate) struct Plugin {
     /// How many random questions a policy is asked
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     pub(crate) questions: usize,
+    /// Fail if a figure is over its budget, too; on a machine with nothing else to do
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Write the report as JSON into this file too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

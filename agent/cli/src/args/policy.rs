@@ -20,7 +20,7 @@ pub(crate) enum PolicyCommand {
         file: PathBuf,
     },
     /// Tell which policy says what of a VM, and of a request for a file, and why
-    Explain(Explain),
+    Explain(Box<Explain>),
 }
 
 /// What to ask policies.
@@ -52,6 +52,15 @@ pub(crate) struct Explain {
     /// A group of the user; may be repeated
     #[arg(long = "group", value_name = "NAME", requires = "user")]
     pub(crate) groups: Vec<String>,
+    /// What the cluster lets the user do with the VM, such as `get virtualmachines`; may be repeated
+    #[arg(long = "grant", value_name = "GRANT", requires = "user", value_parser = grant)]
+    pub(crate) grants: Vec<String>,
+    /// Who has consented to the request, just now and for an hour; may be repeated
+    #[arg(long, value_name = "USER", requires = "user")]
+    pub(crate) approved_by: Vec<String>,
+    /// A group of those who have consented; may be repeated
+    #[arg(long = "approver-group", value_name = "NAME", requires = "approved_by")]
+    pub(crate) approver_groups: Vec<String>,
     /// What is wanted of the file
     #[arg(long, value_enum, default_value_t = ActionArg::Read, value_name = "ACTION")]
     pub(crate) action: ActionArg,
@@ -71,4 +80,54 @@ pub(crate) enum ActionArg {
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE is wanted")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A policy compares grants as they are: one that is written otherwise would be none.
+fn grant(text: &str) -> Result<String, String> {
+    let words: Vec<_> = text.split(' ').collect();
+    match words[..] {
+        [verb, resource] if !verb.is_empty() && !resource.is_empty() => Ok(text.to_owned()),
+        _ => Err("a verb and a resource are wanted, such as \"get virtualmachines\"".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Command;
+    use crate::args::tests::parse;
+
+    const ASKED: &[&str] = &["policy", "explain", "/etc", "--vm", "db", "--user", "alice", "--file", "/x"];
+
+    #[test]
+    fn a_grant_is_a_verb_and_a_resource() {
+        for fine in ["get virtualmachines", "update virtualmachines/status"] {
+            assert_eq!(grant(fine), Ok(fine.to_owned()));
+        }
+        for wrong in ["", "get", "get  virtualmachines", " get virtualmachines", "get virtualmachines "] {
+            assert!(grant(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn grants_and_approvals_are_repeated_and_belong_to_a_request() {
+        let more = ["--grant", "get vms", "--grant", "list vms", "--approved-by", "bob", "--approver-group", "leads"];
+        let Ok(Command::Policy { command: PolicyCommand::Explain(asked) }) =
+            parse(&[ASKED, &more].concat()).map(|cli| cli.command)
+        else {
+            panic!("it is not taken");
+        };
+        assert_eq!(asked.grants, ["get vms", "list vms"]);
+        assert_eq!(asked.approved_by, ["bob"]);
+        assert_eq!(asked.approver_groups, ["leads"]);
+        let (alone, asked) = (&ASKED[..5], ASKED);
+        for (before, flag, value) in [
+            (alone, "--grant", "get vms"),
+            (alone, "--approved-by", "bob"),
+            (asked, "--approver-group", "leads"),
+            (asked, "--grant", "get"),
+        ] {
+            assert!(parse(&[before, &[flag, value]].concat()).is_err(), "{flag}");
+        }
+    }
 }

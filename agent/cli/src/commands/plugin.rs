@@ -37,9 +37,16 @@ pub(super) async fn run(context: &Context, command: PluginCommand) -> Result<()>
         std::fs::write(path, json).map_err(|e| Error::io(format!("writing the report {}", path.display()), e))?;
     }
     print(context.format(), &report, text)?;
-    match report.failed {
-        0 => Ok(()),
-        failed => Err(Error::new(ErrorKind::Failed, format!("{failed} of {} checks failed", report.checks.len()))
+    match (report.failed, report.over()) {
+        (0, over) if over > 0 && args.strict => {
+            let what = format!("{over} of {} figures are over their budgets", report.figures.len());
+            Err(Error::new(ErrorKind::Failed, what).advise(
+                "Make the component quicker or smaller. A busy machine may be why: try again when it has nothing else to do, \
+                 or without --strict.",
+            ))
+        }
+        (0, _) => Ok(()),
+        (failed, _) => Err(Error::new(ErrorKind::Failed, format!("{failed} of {} checks failed", report.checks.len()))
             .advise("docs/plugins.md says what each of them wants.")),
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use remora_core::policy::{Access, Action, Question, Retention, Schedule, Select, Subject, VmFacts};
+use jiff::{SignedDuration, Timestamp};
+use remora_core::policy::{Access, Action, Approval, Question, Retention, Schedule, Select, Subject, VmFacts};
 use remora_core::retention::{Fate, Rules, Verdict};
 use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use remora_engine::or_cancelled;
@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<()>
     match command {
         PolicyCommand::Lint { path } => lint(context, &path),
         PolicyCommand::Test { file } => test(context, &file).await,
-        PolicyCommand::Explain(args) => explain(context, args).await,
+        PolicyCommand::Explain(args) => explain(context, &args).await,
     }
 }
 
@@ -154,7 +154,7 @@ struct JudgedPoint {
     reason: String,
 }
 
-async fn explain(context: &Context, args: Explain) -> Result<()> {
+async fn explain(context: &Context, args: &Explain) -> Result<()> {
     let generation = load(context, &args.path)?;
     let now = args.at.unwrap_or_else(Timestamp::now);
     let vm = VmFacts {
@@ -172,21 +172,34 @@ async fn explain(context: &Context, args: Explain) -> Result<()> {
         }
         backup.push(explained);
     }
-    let access = args.file.zip(args.user).and_then(|(path, user)| {
-        let action = match args.action {
-            ActionArg::List => Action::List,
-            ActionArg::Stat => Action::Stat,
-            ActionArg::Read => Action::Read,
-        };
-        let subject = Subject { user, groups: args.groups, grants: Vec::new() };
-        let (point, point_time, path) = (String::new(), now, path.into_bytes());
-        let request = Access { subject, action, vm, point, point_time, path, now, approvals: Vec::new() };
-        generation.authorize(&[request], now).pop()
-    });
+    let access = request(args, vm, now).and_then(|request| generation.authorize(&[request], now).pop());
     let file = |(file, error): (&PolicyFile, &Error)| BrokenFile { file: file.file.clone(), error: error.chain() };
     let broken = generation.broken().map(file).collect();
-    print(context.format(), &Explained { vm: args.vm, backup, access, broken }, explain_text)?;
+    print(context.format(), &Explained { vm: args.vm.clone(), backup, access, broken }, explain_text)?;
     all_good(&generation)
+}
+
+/// The request for a file, if one is asked about. Who consents to it does so now, and for an hour.
+fn request(args: &Explain, vm: VmFacts, now: Timestamp) -> Option<Access> {
+    let (path, user) = (args.file.clone()?, args.user.clone()?);
+    let expires = now.checked_add(SignedDuration::from_hours(1)).unwrap_or(Timestamp::MAX);
+    let approval =
+        |user: &String| Approval { user: user.clone(), groups: args.approver_groups.clone(), granted: now, expires };
+    let action = match args.action {
+        ActionArg::List => Action::List,
+        ActionArg::Stat => Action::Stat,
+        ActionArg::Read => Action::Read,
+    };
+    Some(Access {
+        subject: Subject { user, groups: args.groups.clone(), grants: args.grants.clone() },
+        action,
+        vm,
+        point: String::new(),
+        point_time: now,
+        path: path.into_bytes(),
+        now,
+        approvals: args.approved_by.iter().map(approval).collect(),
+    })
 }
 
 /// What would become of each point of a VM, of which nothing is dropped.

@@ -27,6 +27,13 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
+impl Report {
+    /// How many figures are beyond their budgets.
+    pub fn over(&self) -> usize {
+        self.figures.iter().filter(|figure| figure.over).count()
+    }
+}
+
 /// Something that must hold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
@@ -50,7 +57,8 @@ pub enum Outcome {
     Skipped,
 }
 
-/// A number. One beyond its budget is a finding to look at; a busy machine may be why, so it fails nothing.
+/// A number. One beyond its budget is a finding to look at; a busy machine may be why, so it fails no check. Whoever is strict
+/// looks at [`Report::over`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
     /// Of what.

@@ -278,6 +278,64 @@ fn owners_are_those_whom_labels_grants_or_settings_name() {
 }
 
 #[test]
+fn owners_of_a_namespace_own_its_vms_and_no_others() {
+    let host = host();
+    let load = |settings| AuthorizePolicy::load(&host, builtin("owners"), settings);
+    let of_shop = r#"{"namespaces": {"shop": {"users": ["alice"], "groups": ["shop-admins"]}, "lab": {"users": ["bob"]}},
+        "users": ["root"]}"#;
+    let policy = load(of_shop).unwrap();
+    let within = |namespace: &str| VmFacts { namespace: namespace.into(), ..vm("db", &[]) };
+    for (user, groups, namespace, allowed) in [
+        ("alice", &[][..], "shop", true),
+        ("carol", &["web", "shop-admins"], "shop", true),
+        ("root", &[], "shop", true),
+        ("bob", &[], "lab", true),
+        ("bob", &[], "shop", false),
+        ("alice", &[], "lab", false),
+        ("carol", &["shop-admins"], "lab", false),
+        ("carol", &["alice"], "shop", false),
+        ("", &["shop-admins"], "shop", false),
+        ("alice", &[], "shopping", false),
+        ("alice", &[], "", false),
+    ] {
+        let expected = if allowed { Effect::Allow } else { Effect::Abstain };
+        let decided = decide(&policy, &access(user, groups, "/x", within(namespace)));
+        assert_eq!(decided.0, expected, "{user:?} {groups:?} in {namespace:?}");
+    }
+    // A plain host's VM whose name looks like one of the namespace's is not.
+    assert_eq!(decide(&policy, &access("alice", &[], "/x", vm("shop/db", &[]))).0, Effect::Abstain);
+
+    for (settings, field) in [
+        (r#"{"namespaces": {"": {"users": ["alice"]}}}"#, "/namespaces/"),
+        (r#"{"namespaces": {"shop-*": {"users": ["alice"]}}}"#, "/namespaces/shop-*"),
+        (r#"{"namespaces": {"shop/~db": {"users": ["alice"]}}}"#, "/namespaces/shop~1~0db"),
+        (r#"{"namespaces": {"shop": {}}}"#, "/namespaces/shop"),
+        (r#"{"namespaces": {"shop": {"users": [], "groups": []}}}"#, "/namespaces/shop"),
+        (r#"{"namespaces": {"shop": {"user": ["alice"]}}}"#, "/namespaces/shop/user"),
+    ] {
+        assert_eq!(fields(load(settings)), [field], "{settings}");
+    }
+}
+
+/// Rights of Kubernetes alone can make an owner: those that the settings name in the place of `update virtualmachines`.
+#[test]
+fn owners_by_what_the_cluster_lets_them_do_are_those_with_a_grant_of_the_settings() {
+    let policy = AuthorizePolicy::load(&host(), builtin("owners"), r#"{"grants": ["get virtualmachines"]}"#).unwrap();
+    for (grants, allowed) in [
+        (&["get virtualmachines"][..], true),
+        (&["list pods", "get virtualmachines"], true),
+        (&["update virtualmachines"], false),
+        (&["get virtualmachines/status"], false),
+        (&[], false),
+    ] {
+        let mut request = access("alice", &[], "/x", VmFacts { namespace: "shop".into(), ..vm("db", &[]) });
+        request.subject.grants = grants.iter().map(|grant| (*grant).to_owned()).collect();
+        let expected = if allowed { Effect::Allow } else { Effect::Abstain };
+        assert_eq!(decide(&policy, &request).0, expected, "{grants:?}");
+    }
+}
+
+#[test]
 fn denied_paths_are_denied_wherever_they_are_served() {
     let settings = r#"{"denyPaths": ["/srv/hr/**", "/**/*.key"],
         "rules": [{"groups": ["web"], "allowPaths": ["/root/var/www/**"]}, {"users": ["eve"], "denyPaths": ["/**"]}]}"#;

@@ -40,7 +40,7 @@ async fn the_built_in_policies_hold_all_that_is_tried() {
             }
             "adaptive" => r#"{"min": "1h", "max": "24h", "target": "1GiB"}"#,
             "gfs" => r#"{"daily": 7, "weekly": 4, "minAge": "36h"}"#,
-            "owners" => r#"{"groups": ["backup-admins"]}"#,
+            "owners" => r#"{"groups": ["backup-admins"], "namespaces": {"shop": {"users": ["alice"]}}}"#,
             "paths" => {
                 r#"{"denyPaths": ["/srv/hr/**"], "rules": [{"groups": ["web"], "allowPaths": ["/root/var/www/**"]}]}"#
             }

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::super::words::{Class, Object, Stored};
-use super::subject::{Mover, Subject, Within, class, ensure, peak, told};
+use super::subject::{Mover, Subject, Within, class, ensure, note_memory, told};
 use crate::conformance::Findings;
 
 pub(super) use failing::try_all as try_failing;
@@ -37,9 +37,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, mover: &
     trial!("another process finds what one stored", elsewhere);
     trial!("more objects than a page has are listed, each once and in order", many);
     trial!("64 MiB go through it in bounded memory", large);
-    if let Some(peak) = peak(&mover.0) {
-        findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
-    }
+    note_memory(findings, &mover.0);
 }
 
 /// Whether all of an object is what was stored.

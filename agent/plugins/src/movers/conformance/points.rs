@@ -9,7 +9,7 @@ use remora_core::ports::DiskIndex;
 use remora_core::retention::Rules;
 use remora_core::{BLOCK_SIZE, ErrorKind, PIECE_SIZE, PointId, VmName};
 
-use super::subject::{Subject, Within, ensure, peak, ready};
+use super::subject::{Subject, Within, ensure, note_memory, ready};
 use super::{DEADLINE, faults};
 use crate::conformance::Findings;
 use crate::movers::Dropping;
@@ -48,9 +48,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, array: &
     trial!("a process that dies in the middle of a run is replaced, and what a run that died left goes", killed);
     trial!("more points than a page has are listed, each once and oldest first", pages);
     trial!("a point of 64 MiB goes through it in bounded memory", large);
-    if let Some(peak) = peak(array.component()) {
-        findings.figure("memory of its process, at most", peak / f64::from(1 << 20), "MiB", None);
-    }
+    note_memory(findings, array.component());
     faults::try_all(findings, subject, array).await;
     trial!("a run that loses any one answer makes one point", lost);
     trial!("a server that fails at any request of a run leaves nothing wrong", outage);

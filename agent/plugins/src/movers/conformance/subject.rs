@@ -17,11 +17,16 @@ use super::super::wire::{Call, Done, World};
 use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
 use super::{ENDPOINT, MoverTrial};
+use crate::conformance::Findings;
 use crate::network::{Grants, SystemNames};
 use crate::program::plugin_host;
 
 /// Keys that one call deletes.
 const DELETED_AT_ONCE: usize = 1_000;
+
+/// What a process with all its instances should have at most, in MiB: as much as the host lets one instance have
+/// (`child/instance.rs`). A pod's movers share half of its memory.
+const MEMORY: f64 = 256.0;
 
 /// As often a process is waited for.
 const PROCESSES: u32 = 5;
@@ -123,11 +128,18 @@ pub(super) fn ready(component: &Component) {
     component.faults.store(0, Ordering::Relaxed);
 }
 
-/// The most memory that its process had so far, in bytes.
-pub(super) fn peak(component: &Component) -> Option<f64> {
+/// Notes the most memory that its process had so far.
+pub(super) fn note_memory(findings: &mut Findings, component: &Component) {
+    if let Some(peak) = peak(component) {
+        findings.figure("memory of its process, at most", peak, "MiB", Some(MEMORY));
+    }
+}
+
+/// In MiB.
+fn peak(component: &Component) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", component.pid()?)).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib * 1024.0)
+    line.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 
 pub(super) fn strange<T>(done: &Done) -> Result<T, Failed> {

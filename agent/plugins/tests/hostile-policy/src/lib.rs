@@ -1,14 +1,14 @@
 //! A policy that misbehaves as its settings say, once it has answered the first, harmless question of a load. Else it selects the
-//! machines that are named, has them backed up once a day, and keeps nothing.
+//! machines that are named, has them backed up once a day, keeps nothing, and says nothing of files.
 
 use std::hint::black_box;
 
-use remora_sdk::{Invalid, retention, schedule, select, serde};
+use remora_sdk::{Invalid, authorize, retention, schedule, select, serde};
 
 #[derive(serde::Deserialize)]
 #[serde(crate = "serde", deny_unknown_fields)]
 struct Settings {
-    /// `hang` or `trap`, and where, such as `hang in select`.
+    /// `hang`, `trap` or `dawdle`, and where, such as `hang in select`.
     #[serde(default)]
     misbehave: String,
     /// The machines that it selects.
@@ -21,11 +21,15 @@ struct Hostile(Settings);
 remora_sdk::select!(Hostile);
 remora_sdk::schedule!(Hostile);
 remora_sdk::retention!(Hostile);
+remora_sdk::authorize!(Hostile);
 
 /// The machine of the first question.
 const HARMLESS: &str = "canary";
 
 const DAY: i64 = 86_400;
+
+/// At a cycle each, more than 5 µs of any processor, which a decision on a file should take; and far less than a deadline.
+const DAWDLING: u32 = 50_000;
 
 impl Hostile {
     fn asked(&self, function: &str, machine: &str) {
@@ -37,6 +41,11 @@ impl Hostile {
             Some(("hang", wanted)) if wanted == function => loop {
                 black_box(());
             },
+            Some(("dawdle", wanted)) if wanted == function => {
+                for step in 0..DAWDLING {
+                    black_box(step);
+                }
+            }
             _ => {}
         }
     }
@@ -80,5 +89,18 @@ impl retention::Policy for Hostile {
         self.asked("retention", &request.vm.name);
         let drop = |_| retention::Verdict { fate: retention::Fate::Drop, reason: "nothing is kept".into() };
         request.points.iter().map(drop).collect()
+    }
+}
+
+impl authorize::Policy for Hostile {
+    type Settings = Settings;
+
+    fn new(settings: Settings) -> Result<Self, Invalid> {
+        Ok(Self(settings))
+    }
+
+    fn authorize(&self, request: &authorize::Request) -> authorize::Decision {
+        self.asked("authorize", &request.vm.name);
+        authorize::Decision::new(authorize::Effect::Abstain, "no-word", "it says nothing of files")
     }
 }

@@ -38,6 +38,7 @@ async fn the_plain_example_holds_all_that_is_tried_before_the_kits_own_server() 
     let memory = report.figures.iter().find(|figure| figure.name.contains("memory")).unwrap();
     // 64 MiB went through it, and its process never had them.
     assert!(memory.value > 1.0 && memory.value < 64.0, "{memory:?}");
+    assert_eq!((memory.budget, memory.over, report.over()), (Some(256.0), false, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +85,7 @@ async fn the_appliance_example_holds_all_that_is_tried_before_an_array() {
     assert_eq!(report.exports, ["remora:mover/volume@0.1.0"]);
     let memory = report.figures.iter().find(|figure| figure.name.contains("memory")).unwrap();
     assert!(memory.value > 1.0 && memory.value < 64.0, "{memory:?}");
+    assert_eq!((memory.budget, memory.over, report.over()), (Some(256.0), false, 0));
     // Nothing of the trials stays but notes that were begun when the server failed, and never committed: nobody lists them.
     let left = array.points();
     assert!(left.iter().all(|name| name.ends_with("-begun")), "{left:?}");
