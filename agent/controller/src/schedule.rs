@@ -71,6 +71,7 @@ impl ByPolicy {
             vm: job.vm,
             after: job.after,
             start: job.start,
+            word: job.word,
             repository: repository(&job.policy).ok()?.to_owned(),
             quiesce: job.policy.quiesce,
         })
