@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::components::{host, options, selector};
 use super::lines::Lines;
 
-const NIGHTLY: &str = "\
+pub(crate) const NIGHTLY: &str = "\
 kind: BackupPolicy
 name: nightly
 select:    {module: builtin:labels, settings: {names: ['db-*']}}
@@ -23,7 +23,7 @@ schedule:  {module: builtin:cron, settings: {cron: 15 2 * * *}}
 retention: {module: builtin:gfs, settings: {daily: 7}}
 ";
 
-const ACCESS: &str = "\
+pub(crate) const ACCESS: &str = "\
 kind: AccessPolicy
 name: files
 maxStaleness: 1h
