@@ -71,6 +71,7 @@ impl ByPolicy {
             vm: job.vm,
             after: job.after,
             start: job.start,
+            word: job.word,
             repository: repository(&job.policy).ok()?.to_owned(),
             quiesce: job.policy.quiesce,
             scratch: ScratchSpec { storage_class_name: job.policy.scratch_class.clone().unwrap_or_default() },

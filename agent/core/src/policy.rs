@@ -118,6 +118,17 @@ pub struct Due {
     pub reason: String,
 }
 
+/// Whose word something follows, and why: what a log has to tell to hold a policy to account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// The SHA-256 of the module, in hexadecimal digits; empty if it is not known any more.
+    pub digest: String,
+    /// The SHA-256 of its settings, as well.
+    pub settings: String,
+    /// What it gave as the reason.
+    pub reason: String,
+}
+
 /// Which points of a VM are kept.
 #[async_trait]
 pub trait Retention: Send + Sync {

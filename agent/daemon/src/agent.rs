@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use remora_core::policy::Ending;
+use remora_core::policy::{Ending, Word};
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
 use remora_schedule::{Charge, Job, Planner, Power, Vm};
@@ -169,7 +169,8 @@ impl Agent {
         let verified = self.ledger.ledger.entry(&job.charge, now).verified;
         let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
         let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
-        tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), "a run begins");
+        let Word { digest, settings, reason } = &job.word;
+        tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), digest, settings, reason, "a run begins");
         let (tools, charge) = (Arc::clone(&self.tools), job.charge.clone());
         self.begin(charge, now, async move { tools.run(&job, keepers, verify).await });
     }

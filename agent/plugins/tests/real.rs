@@ -22,6 +22,8 @@ mod fleet;
 mod folder;
 #[path = "real/frozen.rs"]
 mod frozen;
+#[path = "real/lines.rs"]
+mod lines;
 #[path = "real/movers.rs"]
 mod movers;
 #[path = "real/refused.rs"]

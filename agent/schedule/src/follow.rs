@@ -34,13 +34,15 @@ pub struct Policies {
     metrics: PolicyMetrics,
     current: watch::Sender<Arc<Generation>>,
     read: Option<Snapshot>,
+    /// How often the folder is looked at whatever is told of it.
+    poll: Duration,
 }
 
 impl Policies {
     /// That of a folder, of which nothing is in force yet. Good versions are `kept`, if there is a place for them.
     pub fn new(folder: PathBuf, host: Host, kept: Option<Kept>, metrics: PolicyMetrics) -> Self {
         let (current, _) = watch::channel(Arc::new(Generation::default()));
-        Self { folder, host, kept, metrics, current, read: None }
+        Self { folder, host, kept, metrics, current, read: None, poll: POLL }
     }
 
     /// What is in force, now and from then on.
@@ -76,7 +78,7 @@ impl Policies {
                 () = cancel.cancelled() => return,
                 () = settled(&mut changes) => {}
                 () = over(&mut fetching) => fetching = None,
-                () = tokio::time::sleep(POLL) => {
+                () = tokio::time::sleep(self.poll) => {
                     // What could not be had may be there now.
                     wants = Wants::All;
                     // Watched anew: the folder may be another one under the same name.

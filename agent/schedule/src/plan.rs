@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use remora_core::policy::{Due, Question, Schedule, Select, VmFacts};
+use remora_core::policy::{Due, Question, Schedule, Select, Selection, VmFacts, Word};
 use remora_core::{Error, ErrorKind, VmName};
-use remora_plugins::Kind;
 use remora_plugins::set::{BackupPolicy, Generation};
+use remora_plugins::{Digest, Kind};
 
 use crate::answers::{Answered, LastAnswers, LastDue};
 use crate::ledger::{Charge, Entry, Ledger};
@@ -43,6 +43,12 @@ const LOST: Duration = Duration::from_millis(500);
 /// No two runs are closer by the answer that a policy gave before it failed: that may have been "at once".
 const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
 
+/// The reason of an answer that was given before this program started: only the time of it was kept.
+const REMEMBERED: &str = "it said so before a restart";
+
+/// What stands before the reason of an answer that is taken to be meant again.
+const GUESSED: &str = "it has not answered anew, and a run comes as long after the last one as it said then";
+
 /// Whether a policy selects a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selects {
@@ -67,6 +73,8 @@ pub struct Job {
     pub after: Timestamp,
     /// When it was to start: those that have waited longest go first.
     pub start: Timestamp,
+    /// Who said so, and why.
+    pub word: Word,
 }
 
 /// A policy that failed, in what, and why.
@@ -93,6 +101,8 @@ struct Answer {
     generation: u64,
     after: Timestamp,
     due: Due,
+    /// The module that gave it and its settings; none if it was given to somebody before.
+    by: Option<[Digest; 2]>,
 }
 
 impl Answer {
@@ -105,6 +115,14 @@ impl Answer {
         }
         settled.checked_add(start.duration_since(self.after).max(SHORTEST)).ok()
     }
+
+    /// Who says that the run after what is settled starts then, and why.
+    fn word(&self, settled: Timestamp) -> Word {
+        let [digest, settings] = self.by.map(|by| by.map(|digest| digest.to_string())).unwrap_or_default();
+        let said = self.due.reason.as_str();
+        let reason = if self.after == settled { said.into() } else { format!("{GUESSED}: {said}") };
+        Word { digest, settings, reason }
+    }
 }
 
 impl Planner {
@@ -115,7 +133,7 @@ impl Planner {
             for (vm, LastDue { after, start }) in last.due {
                 let charge = Charge { policy: policy.clone(), vm };
                 // Of no generation that there is: who can answer is asked.
-                let answer = Answer { generation: 0, after, due: Due { start, reason: String::new() } };
+                let answer = Answer { generation: 0, after, due: Due { start, reason: REMEMBERED.into() }, by: None };
                 planner.answers.insert(charge, answer);
             }
             planner.selected.insert(policy, last.selected.into_iter().collect());
@@ -167,11 +185,11 @@ impl Planner {
                 self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
             }
             for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
-                let answered = self.answers.get(&charge).and_then(|answer| answer.start(entry.after()));
-                let start = answered.map(|start| entry.rested(start));
+                let Some(answer) = self.answers.get(&charge) else { continue };
+                let start = answer.start(entry.after()).map(|start| entry.rested(start));
                 if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
-                    let after = entry.settled;
-                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start });
+                    let (after, word) = (entry.settled, answer.word(entry.after()));
+                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start, word });
                 }
             }
         }
@@ -245,8 +263,9 @@ impl Planner {
             if let Ok(answers) = &answered {
                 let chosen = facts.iter().zip(answers).filter(|(_, answer)| answer.selected);
                 let chosen: HashSet<_> = chosen.map(|(vm, _)| vm.name.clone()).collect();
-                self.news |= self.selected.get(&policy.name) != Some(&chosen);
-                self.selected.insert(policy.name.clone(), chosen);
+                let before = self.selected.insert(policy.name.clone(), chosen);
+                self.news |= before.as_ref() != self.selected.get(&policy.name);
+                tell(policy, &before.unwrap_or_default(), &facts, answers);
             }
             self.note(&policy.name, Kind::Select, answered.err(), now, &mut failures);
         }
@@ -301,9 +320,31 @@ impl Planner {
             let at = |due: &Due| due.start.map(|start| start.max(now));
             let known = self.answers.get(charge).map(|known| (known.after, at(&known.due)));
             self.news |= known != Some((after, at(&due)));
-            self.answers.insert(charge.clone(), Answer { generation, after, due });
+            let by = Some([policy.schedule.digest(), policy.schedule.settings_hash()]);
+            self.answers.insert(charge.clone(), Answer { generation, after, due, by });
         }
         Ok(())
+    }
+}
+
+/// Says of each VM whose selection has changed what the policy said of it.
+fn tell(policy: &BackupPolicy, before: &HashSet<VmName>, vms: &[VmFacts], answers: &[Selection]) {
+    let (digest, settings) = (policy.select.digest(), policy.select.settings_hash());
+    for (vm, answer) in vms.iter().zip(answers) {
+        let what = match (before.contains(&vm.name), answer.selected) {
+            (false, true) => "a VM is selected",
+            (true, false) => "a VM is not selected any more",
+            (false, false) | (true, true) => continue,
+        };
+        tracing::info!(
+            target: "remora::decision",
+            policy = policy.name,
+            vm = vm.name.as_str(),
+            %digest,
+            %settings,
+            reason = answer.reason,
+            "{what}"
+        );
     }
 }
 

@@ -70,6 +70,25 @@ impl Scheduled {
         runs
     }
 
+    /// Waits until the controller's log tells of a run that was made, who wanted it and why.
+    #[track_caller]
+    fn waits_for_word(&self, policy: &str, machine: &str) {
+        let (policy, vm) = (format!("policy=\"{policy}\""), format!("vm=\"{}/{machine}\"", self.shop.namespace));
+        let digest = |line: &str, name: &str| {
+            let told = line.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
+            told.is_some_and(|(digest, _)| digest.len() == 64)
+        };
+        let tells = |line: &str| {
+            ["a run is due", policy.as_str(), vm.as_str(), "reason=\"the occasion "]
+                .iter()
+                .all(|words| line.contains(words))
+                && ["digest", "settings"].iter().all(|name| digest(line, name))
+        };
+        wait_until(format_args!("nobody says why the run of {vm} is due"), SOON, || {
+            std::fs::read_to_string(self.shop.cluster.controller.log()).unwrap().lines().any(tells)
+        });
+    }
+
     fn metric(&self, name: &str) -> Option<f64> {
         self.shop.cluster.controller.metric(&format!("remora_controller_{name}"))
     }
@@ -120,6 +139,9 @@ fn each_machine_that_a_policy_selects_has_one_run_whoever_acts() {
     lab.put(&[("nightly.yaml", &nightly)]);
     let runs = lab.waits_for("nightly", 2);
     assert_eq!(machines_of(&runs), ["one", "two"].map(str::to_owned).into());
+    for machine in ["one", "two"] {
+        lab.waits_for_word("nightly", machine);
+    }
     for run in &runs {
         assert_eq!(run["spec"]["repository"], json!({"namespace": "remora", "name": "offsite"}));
         let due: Timestamp = text(&run["metadata"]["annotations"]["remora.dev/due"]).parse().unwrap();

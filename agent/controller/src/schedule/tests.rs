@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use remora_core::VmName;
-use remora_core::policy::{Ending, PastRun};
+use remora_core::policy::{Ending, PastRun, Word};
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
 
@@ -70,6 +70,11 @@ async fn a_controller_that_follows_another_knows_since_when_a_machine_is_selecte
     assert_eq!(due.len(), 1);
     assert_eq!((due[0].vm.name.as_str(), due[0].after), ("shop/web", at("2026-01-10T12:00:00Z")));
     assert_eq!((due[0].start, due[0].repository.as_str()), (at("2026-01-11T02:00:00Z"), "offsite"));
+    let policy = Arc::clone(second.policies.borrow().backups().next().unwrap().0);
+    let Word { digest, settings, reason } = &due[0].word;
+    assert_eq!(*digest, policy.schedule.digest().to_string());
+    assert_eq!(*settings, policy.schedule.settings_hash().to_string());
+    assert!(reason.starts_with("the occasion "), "{reason}");
 }
 
 #[tokio::test]

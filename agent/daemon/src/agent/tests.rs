@@ -1,11 +1,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 
+use jiff::SignedDuration;
 use remora_core::policy::{PastRun, VmFacts};
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
+use remora_schedule::Entry;
 use remora_source::{Found, LibvirtOptions, LibvirtSource};
+use serde_json::Value;
 
 use super::*;
 use crate::metrics::Step;
@@ -25,14 +29,18 @@ fn agent(state: &Path) -> Agent {
 
 /// One with the policy [`NIGHTLY`], which sees the VMs `db` and `web`.
 fn nightly(state: &Path) -> Agent {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
-    let host = Host::new(&HostOptions::default()).unwrap();
-    let snapshot = Snapshot::read(folder.path()).unwrap();
-    let mut agent = agent_by(state, Generation::default().next(&host, &snapshot, Timestamp::now()));
+    let mut agent = agent_by(state, after(&Generation::default(), NIGHTLY));
     let vm = |name| Vm { facts: VmFacts::named(VmName::new(name).unwrap()), power: Power::On };
     (agent.vms, agent.looked) = (["db", "web"].map(vm).into(), Some(tokio::time::Instant::now()));
     agent
+}
+
+/// The generation after one, of one policy.
+fn after(before: &Generation, text: &str) -> Generation {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nightly.yaml"), text).unwrap();
+    let host = Host::new(&HostOptions::default()).unwrap();
+    before.next(&host, &Snapshot::read(folder.path()).unwrap(), Timestamp::now())
 }
 
 fn agent_by(state: &Path, generation: Generation) -> Agent {
@@ -138,4 +146,74 @@ async fn what_fails_after_a_point_was_made_is_counted_and_the_run_has_succeeded(
     let counted = |step| agent.metrics.problems.get_or_create(&OfStep { policy: "nightly".into(), step }).get();
     assert_eq!([Step::Lock, Step::Prune, Step::Verify].map(counted), [0, 0, 1]);
     assert_eq!(agent.ledger.ledger.get(&charge("db")).unwrap().failures, 0);
+}
+
+/// Lines of a log, kept.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// What was said with a message, of each the VM, who decided by which settings, and why.
+    fn said(&self, message: &str) -> Vec<[String; 4]> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].take());
+        let field =
+            |line: &Value, name: &str| line[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
+        lines
+            .filter(|line| line["message"] == message)
+            .inspect(|line| assert_eq!(line["policy"], "nightly", "{line}"))
+            .map(|line| ["vm", "digest", "settings", "reason"].map(|name| field(&line, name)))
+            .collect()
+    }
+}
+
+/// On one thread, so that the log of this test is this test's.
+#[tokio::test]
+async fn the_log_tells_who_selected_a_vm_and_who_wants_its_run_and_why() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = nightly(state.path());
+    let policy = |agent: &Agent| Arc::clone(agent.policies.borrow().backups().next().unwrap().0);
+    let selects = |agent: &Agent| {
+        let policy = policy(agent);
+        [policy.select.digest().to_string(), policy.select.settings_hash().to_string()]
+    };
+    agent.ledger.ledger.put(charge("db"), Entry::new(Timestamp::now() - SignedDuration::from_hours(48)));
+    agent.start_what_is_due().await;
+    let [digest, settings] = selects(&agent);
+    let chosen = ["db".to_owned(), digest, settings, "everything that is asked for holds".into()];
+    assert_eq!(lines.said("a VM is selected"), [chosen.clone()]);
+    let schedule = policy(&agent).schedule.clone();
+    let begun = lines.said("a run begins");
+    let [[vm, digest, settings, reason]] = begun.as_slice() else { panic!("{begun:?}") };
+    let wanted = [schedule.digest().to_string(), schedule.settings_hash().to_string()];
+    assert_eq!((vm.as_str(), [digest.clone(), settings.clone()]), ("db", wanted));
+    assert!(reason.starts_with("the occasion "), "{reason}");
+
+    // What is as before is not told again, and what the policy says now in its place is. What the run does is another test's.
+    agent.running.abort_all();
+    let generation = after(&agent.policies.borrow(), &NIGHTLY.replace("[db]", "[web]"));
+    agent.policies = watch::channel(Arc::new(generation)).1;
+    agent.start_what_is_due().await;
+    agent.start_what_is_due().await;
+    let vms = |message| lines.said(message).into_iter().map(|[vm, ..]| vm).collect::<Vec<_>>();
+    assert_eq!(vms("a VM is selected"), ["db", "web"]);
+    let gone = lines.said("a VM is not selected any more");
+    let [[vm, digest, settings, reason]] = gone.as_slice() else { panic!("{gone:?}") };
+    assert_eq!((vm.as_str(), [digest.clone(), settings.clone()]), ("db", selects(&agent)));
+    assert_ne!((settings, reason), (&chosen[2], &chosen[3]));
 }

@@ -20,7 +20,7 @@ use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use remora_core::VmName;
-use remora_core::policy::Ending;
+use remora_core::policy::{Ending, Word};
 use tokio_util::sync::CancellationToken;
 
 use self::machines::Machines;
@@ -180,7 +180,8 @@ impl Scheduling {
         let params = PostParams { field_manager: Some(OWNER.into()), ..PostParams::default() };
         let made = match api.create(&params, &run).await {
             Ok(made) => {
-                tracing::info!(policy = due.policy, vm = due.vm.name.as_str(), run = name, start = %due.start, "a run is due");
+                let (vm, start, Word { digest, settings, reason }) = (due.vm.name.as_str(), due.start, &due.word);
+                tracing::info!(policy = due.policy, vm, run = name, %start, digest, settings, reason, "a run is due");
                 self.context.metrics.scheduled(&due.policy);
                 made
             }

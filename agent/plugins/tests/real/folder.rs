@@ -10,10 +10,12 @@ use remora_core::policy::{Access, Action, Select, Subject, VmFacts};
 use remora_core::{Error, ErrorKind, VmName};
 use remora_plugins::set::{Generation, Kept, Snapshot};
 use remora_plugins::{Host, HostOptions, builtins, cases};
+use serde_json::{Value, json};
 
 use super::components::{host, options, selector};
+use super::lines::Lines;
 
-const NIGHTLY: &str = "\
+pub(crate) const NIGHTLY: &str = "\
 kind: BackupPolicy
 name: nightly
 select:    {module: builtin:labels, settings: {names: ['db-*']}}
@@ -21,7 +23,7 @@ schedule:  {module: builtin:cron, settings: {cron: 15 2 * * *}}
 retention: {module: builtin:gfs, settings: {daily: 7}}
 ";
 
-const ACCESS: &str = "\
+pub(crate) const ACCESS: &str = "\
 kind: AccessPolicy
 name: files
 maxStaleness: 1h
@@ -78,6 +80,48 @@ fn deny_overrides_shadow_is_not_enforced_and_silence_denies() {
     let modes: Vec<_> = outcome.said.iter().map(|said| (said.module.as_str(), said.code.as_str())).collect();
     assert_eq!(modes, [("builtin:owners", "owner"), ("builtin:paths", "no-rule"), ("builtin:paths", "path-denied")]);
     assert_eq!(outcome.generation, 2);
+}
+
+/// Whoever has to say later why somebody read a file, or did not, has this line.
+#[test]
+fn a_decision_is_logged_with_what_each_policy_said_by_which_module_and_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
+    let generation = next(&Generation::default(), &host(), folder.path(), now());
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+    let outcomes = tracing::subscriber::with_default(subscriber, || {
+        let requests = ["/root/etc/passwd", "/root/srv/hr/pay"].map(|path| request("root", path));
+        generation.authorize(&requests, now())
+    });
+    let text = lines.text();
+    let logged: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(logged.len(), 2, "{text}");
+    let (policy, _) = generation.accesses().next().unwrap();
+    let wanted = [
+        (outcomes[0].clone(), true, "owner", "/root/etc/passwd", ["allow", "abstain", "deny"]),
+        (outcomes[1].clone(), false, "path-denied", "/root/srv/hr/pay", ["allow", "deny", "deny"]),
+    ];
+    for (line, (outcome, allowed, code, path, effects)) in logged.iter().zip(wanted) {
+        let (fields, target) = (&line["fields"], &line["target"]);
+        assert_eq!((target, &fields["message"]), (&json!("remora::decision"), &json!("decision")));
+        let told = ["allowed", "code", "generation", "user", "action", "vm", "point", "path"].map(|name| &fields[name]);
+        let request = [json!("root"), json!("read"), json!("vm"), json!("0123456789abcdef-1"), json!(path)];
+        let wanted: Vec<_> = [json!(allowed), json!(code), json!(1)].into_iter().chain(request).collect();
+        assert_eq!(told.map(Clone::clone).to_vec(), wanted, "{line}");
+        let said: Vec<Value> = serde_json::from_str(fields["said"].as_str().unwrap()).unwrap();
+        assert_eq!(said.len(), 3, "{line}");
+        for (n, said) in said.iter().enumerate() {
+            let binding = &policy.bindings[n];
+            let digests = [binding.policy.digest(), binding.policy.settings_hash()].map(|digest| digest.to_string());
+            assert_eq!([&said["digest"], &said["settings"]], digests.each_ref().map(String::as_str), "{said}");
+            assert_eq!((&said["policy"], &said["module"]), (&json!("files"), &json!(binding.module)), "{said}");
+            assert_eq!((&said["effect"], &said["code"]), (&json!(effects[n]), &json!(outcome.said[n].code)), "{said}");
+            assert_eq!(said["mode"], if n == 2 { "shadow" } else { "enforce" }, "{said}");
+            let reason = said["reason"].as_str().unwrap();
+            assert!(!reason.is_empty() && reason == outcome.said[n].reason, "{said}");
+        }
+    }
 }
 
 #[tokio::test]

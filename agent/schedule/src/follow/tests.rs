@@ -1,11 +1,15 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::future::poll_fn;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
-use remora_plugins::{HostOptions, Registries};
+use remora_plugins::{Digest, HostOptions, Registries};
 
 use super::*;
 
@@ -152,4 +156,75 @@ async fn an_agent_that_starts_without_the_folder_has_the_last_good_versions() {
     fs::rename(&away, &folder).unwrap();
     second.reload().await.unwrap();
     assert_eq!(stale(&second), [false]);
+}
+
+/// Longer than anything takes, on a machine that is busy with other things.
+const FOR_EVER: Duration = Duration::from_mins(10);
+
+/// A policy that differs by its time.
+fn at(cron: &str) -> String {
+    POLICY.replace("MODULE", "builtin:labels").replace("15 2 * * *", cron)
+}
+
+/// One that looks at a folder often, whatever is told of it.
+fn polling(folder: &Path) -> Policies {
+    let host = Host::new(&HostOptions::default()).unwrap();
+    let followed = Policies::new(folder.into(), host, None, PolicyMetrics::default());
+    Policies { poll: Duration::from_millis(50), ..followed }
+}
+
+/// Waits until a document is in force.
+async fn in_force(current: &mut watch::Receiver<Arc<Generation>>, document: &str) {
+    let text = Some(Digest::of(document.as_bytes()));
+    let there = current.wait_for(|generation| generation.files.iter().any(|file| file.active_text == text));
+    let there = tokio::time::timeout(FOR_EVER, there).await;
+    there.unwrap_or_else(|_| panic!("it is never in force: {document}")).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_watched_is_read_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, away) = (dir.path().join("policies"), dir.path().join("away"));
+    fs::create_dir(&away).unwrap();
+    fs::write(away.join("nightly.yaml"), at("1 2 * * *")).unwrap();
+    let followed = polling(&folder);
+    let mut current = followed.subscribe();
+    let mut following = pin!(followed.keep(CancellationToken::new()));
+    // Once, and it has tried to watch a folder that is not there yet: nothing will be told of that.
+    let begun = poll_fn(|context| Poll::Ready(following.as_mut().poll(context))).await;
+    assert!(begun.is_pending());
+    let changes = async {
+        fs::rename(&away, &folder).unwrap();
+        in_force(&mut current, &at("1 2 * * *")).await;
+        fs::write(folder.join("nightly.yaml"), at("2 2 * * *")).unwrap();
+        in_force(&mut current, &at("2 2 * * *")).await;
+    };
+    tokio::select! {
+        () = following => panic!("it is followed until somebody says otherwise"),
+        () = changes => {}
+    }
+}
+
+/// As by a mount: what is watched stays as it was, and has another name or none.
+#[tokio::test]
+async fn a_folder_that_gives_way_to_another_of_its_name_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("policies");
+    for (name, cron) in [("first", "1 2 * * *"), ("second", "2 2 * * *")] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("nightly.yaml"), at(cron)).unwrap();
+    }
+    symlink(dir.path().join("first"), &folder).unwrap();
+    let followed = polling(&folder);
+    let (mut current, cancel) = (followed.subscribe(), CancellationToken::new());
+    let following = tokio::spawn(followed.keep(cancel.clone()));
+    in_force(&mut current, &at("1 2 * * *")).await;
+    symlink(dir.path().join("second"), dir.path().join("new")).unwrap();
+    fs::rename(dir.path().join("new"), &folder).unwrap();
+    in_force(&mut current, &at("2 2 * * *")).await;
+    // Nor is it followed once only.
+    fs::write(folder.join("nightly.yaml"), at("3 2 * * *")).unwrap();
+    in_force(&mut current, &at("3 2 * * *")).await;
+    cancel.cancel();
+    following.await.unwrap();
 }

@@ -76,6 +76,11 @@ async fn a_run_is_due_once_and_what_was_missed_is_made_up_for_once() {
     assert!(lab.due(&generation, &vms, "2026-01-11T01:59:59Z").await.is_empty());
     let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
     assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0000", "vm-0002"]);
+    let (policy, _) = generation.backups().next().unwrap();
+    let (digest, settings) = (policy.schedule.digest().to_string(), policy.schedule.settings_hash().to_string());
+    let said = &jobs[0].word;
+    assert_eq!((&said.digest, &said.settings), (&digest, &settings));
+    assert!(said.reason.contains("2026-01-11"), "which occasion it is: {}", said.reason);
     lab.made(&jobs[0], "2026-01-11T02:00:05Z", "2026-01-11T02:00:06Z");
     // Three days without the agent: one run each, and then none until the next night.
     let jobs = lab.due(&generation, &vms, "2026-01-14T07:00:00Z").await;
@@ -166,11 +171,14 @@ fn a_schedule_that_fails_keeps_its_pace() {
     let answer = |after: &str, start: Option<&str>| Answer {
         generation: 1,
         after: at(after),
-        due: Due { start: start.map(at), reason: String::new() },
+        due: Due { start: start.map(at), reason: "every night".into() },
+        by: None,
     };
     let nightly = answer("2026-01-10T02:00:00Z", Some("2026-01-11T02:00:00Z"));
     assert_eq!(nightly.start(at("2026-01-10T02:00:00Z")), Some(at("2026-01-11T02:00:00Z")));
+    assert_eq!(nightly.word(at("2026-01-10T02:00:00Z")).reason, "every night");
     assert_eq!(nightly.start(at("2026-01-11T02:00:03Z")), Some(at("2026-01-12T02:00:03Z")));
+    assert_eq!(nightly.word(at("2026-01-11T02:00:03Z")).reason, format!("{GUESSED}: every night"));
     let at_once = answer("2026-01-10T02:00:00Z", Some("2026-01-10T02:00:00Z"));
     assert_eq!(at_once.start(at("2026-01-10T02:00:07Z")), Some(at("2026-01-10T03:00:07Z")));
     assert_eq!(answer("2026-01-10T02:00:00Z", None).start(at("2026-01-11T02:00:00Z")), None);
@@ -199,6 +207,7 @@ async fn what_a_policy_answered_last_outlives_the_planner() {
     assert!(lab.due(&generation, &vms, "2026-01-11T01:59:59Z").await.is_empty());
     let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
     assert_eq!(jobs.iter().map(|job| job.vm.name.as_str()).collect::<Vec<_>>(), ["vm-0000"]);
+    assert_eq!(jobs[0].word, Word { reason: REMEMBERED.into(), ..Word::default() });
     assert_eq!(lab.planner.selects(&jobs[0].charge), Selects::Unknown, "nothing is dropped by what it said once");
     lab.planner = failing(Planner::default());
     assert!(lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await.is_empty());

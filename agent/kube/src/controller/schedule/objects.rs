@@ -62,7 +62,7 @@ fn cut(text: &str, most: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use remora_core::VmName;
-    use remora_core::policy::VmFacts;
+    use remora_core::policy::{VmFacts, Word};
 
     use super::*;
     use crate::controller::testing::at;
@@ -75,6 +75,7 @@ mod tests {
             vm: VmFacts { namespace: "shop".into(), ..facts },
             after: at(after),
             start: at(9000),
+            word: Word::default(),
             repository: "offsite".into(),
             quiesce: point::Quiesce::Preferred,
             scratch: ScratchSpec::default(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use remora_core::VmName;
 use remora_core::point::Quiesce;
-use remora_core::policy::{Ending, VmFacts};
+use remora_core::policy::{Ending, VmFacts, Word};
 
 use crate::resources::{ScratchSpec, Verify};
 
@@ -72,6 +72,8 @@ pub struct DueRun {
     pub after: Timestamp,
     /// When it was to start.
     pub start: Timestamp,
+    /// Who said so, and why.
+    pub word: Word,
     /// The Repository, one of remora's namespace.
     pub repository: String,
     /// Whether the guest is frozen.

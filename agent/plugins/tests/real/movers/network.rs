@@ -13,10 +13,10 @@ use remora_core::{Error, ErrorKind};
 use remora_plugins::movers::{MoverStore, Names, SystemNames};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::hostile::folder;
 use super::{Folder, example};
+use crate::lines::Lines;
 
 /// The secret that must be seen nowhere.
 pub(super) const CANARY: &str = "canary-7f3a9c";
@@ -203,29 +203,6 @@ async fn a_request_that_is_under_way_when_its_caller_goes_is_given_up() {
     closed.expect("the connection stays open").unwrap();
 }
 
-/// Lines of a log, kept.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 /// On one thread, so that the log of this test is this test's.
 #[tokio::test]
 async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_error() {
@@ -236,7 +213,7 @@ async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_err
     let server = Server::start("127.0.0.1:0", |request| answer("200 OK", request)).await;
     let store = fetcher(&folder(), &format!("http://{}/", server.address), &server.address.to_string(), "");
     let error = fetch(&store).await.to_string();
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let log = lines.text();
     for text in [&error, &log] {
         assert!(text.to_lowercase().contains("authorization: bearer [secret]"), "{text}");
         assert!(!text.contains(CANARY), "{text}");

@@ -164,6 +164,7 @@ fn namespaces_take_turns_and_of_one_those_go_first_that_have_waited_longest() {
             vm: remora_core::policy::VmFacts { namespace: namespace.into(), ..facts },
             after: at(0),
             start: at(start),
+            word: remora_core::policy::Word::default(),
             repository: "offsite".into(),
             quiesce: remora_core::point::Quiesce::Never,
             scratch: crate::resources::ScratchSpec::default(),
