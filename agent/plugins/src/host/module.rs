@@ -91,18 +91,27 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    pub(super) fn load(
+    /// From what was compiled of the component before and is kept. None if nothing is.
+    pub(super) fn kept(engine: &Engine, cache: Option<&Cache>, component: &ModuleBytes<'_>) -> Result<Option<Self>> {
+        check_form(&component.bytes)?;
+        let kept = cache.and_then(|cache| cache.get(engine, &component.digest));
+        kept.map(|kept| Self::new(engine, component.digest, &kept)).transpose()
+    }
+
+    /// Compiles the component, of which nothing is kept, and keeps what came of that. Takes the time that it takes.
+    pub(super) fn compiled(
         engine: &Engine,
         compiler: &Compiler,
         cache: Option<&Cache>,
         component: &ModuleBytes<'_>,
     ) -> Result<Self> {
-        let digest = component.digest;
-        check_form(&component.bytes)?;
-        let known = cache.and_then(|cache| cache.get(engine, &digest));
-        let component = known.map_or_else(|| compile(engine, compiler, cache, component), Ok)?;
-        let kinds = check_world(engine, &component)?;
-        let linked = Linker::new(engine).instantiate_pre(&component);
+        let made = compile(engine, compiler, cache, component)?;
+        Self::new(engine, component.digest, &made)
+    }
+
+    fn new(engine: &Engine, digest: Digest, component: &Component) -> Result<Self> {
+        let kinds = check_world(engine, component)?;
+        let linked = Linker::new(engine).instantiate_pre(component);
         let linked = linked.map_err(|e| {
             Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
