@@ -157,7 +157,8 @@ async fn a_module_that_takes_long_to_compile_holds_up_no_other_policy() {
         assert!(waiting.len() == 1 && waiting[0].file == "a-slow.yaml", "{:?}", generation.files);
     }
     // Opened once the compiler has begun. What came of it is told without any change of the folder.
-    tokio::task::spawn_blocking(move || fs::write(dir.path().join("gate"), "\n").unwrap()).await.unwrap();
+    let gate = dir.path().join("gate");
+    tokio::task::spawn_blocking(move || fs::write(gate, "\n").unwrap()).await.unwrap();
     let ended =
         current.wait_for(|generation| generation.files.iter().all(|file| !file.is_waiting())).await.unwrap().clone();
     let told = ended.broken().next().unwrap().1.chain();
