@@ -147,7 +147,7 @@ impl Generation {
     }
 
     /// Likewise, from what is at hand: what has to be fetched is left to [`Registries::fetch_wanted`], where what is fetched is
-    /// kept, and large modules that have to be compiled to [`Host::compile_wanted`]. The documents that want them are broken until
+    /// kept, and modules that take long to compile to [`Host::compile_wanted`]. The documents that want them are broken until
     /// they are there.
     ///
     /// [`Registries::fetch_wanted`]: crate::Registries::fetch_wanted

@@ -1,4 +1,4 @@
-//! Large components are compiled beside the loading of policies: an interpreter with a program in it takes 12 s, a hostile
+//! Components that take long are compiled beside the loading of policies: an interpreter with a program in it takes 12 s, a hostile
 //! component a minute, and no other policy is to wait for that. Whoever loads one is told that it is being compiled, and loads it
 //! again when it is.
 
@@ -46,6 +46,12 @@ impl Aside {
         let mut state = self.state();
         state.before = std::mem::take(&mut state.now);
         state.turn = None;
+    }
+
+    /// Whether somebody wanted a component the last time, or wants it already.
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        let state = self.state();
+        state.now.contains_key(digest) || state.before.contains_key(digest)
     }
 
     /// The component, once it is compiled; why it is not before. Of those that may come to something, the one that was

@@ -11,7 +11,7 @@ use wasmtime::{Config, Engine, OptLevel, PoolingAllocationConfig, StoreLimits, S
 use super::aside::Aside;
 use super::cache::Cache;
 use super::compile::{CompileLimits, Compiler};
-use super::module::{Digest, Module, ModuleBytes};
+use super::module::{self, Digest, Module, ModuleBytes};
 use crate::registry::{Registries, Wants};
 use crate::{reference, state};
 
@@ -36,7 +36,7 @@ const WASM_STACK: usize = 512 << 10;
 /// A component's file may be at most so large: an interpreter with a program in it has some 20 MiB.
 pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
 
-/// A component that is not larger is compiled as soon as it is met: one of Rust has some 100 kB, and takes 0.1 s.
+/// A component that is larger is not even tried to be compiled while others wait: one of Rust has some 100 kB.
 const COMPILED_AT_ONCE: usize = 512 << 10;
 
 /// Where a host may put its files, and where it has modules from.
@@ -96,15 +96,21 @@ impl Host {
         self.compiled_before(component)?.map_or_else(|| self.compiled_now(component), Ok)
     }
 
-    /// Likewise; but a large one that is not compiled yet is left to [`Self::compile_wanted`], and cannot be had before.
+    /// Likewise; but one that is not compiled yet and takes long is left to [`Self::compile_wanted`], and cannot be had before.
     pub(crate) fn module_at_hand(&self, component: ModuleBytes<'static>) -> Result<Arc<Module>> {
+        if self.0.aside.knows(&component.digest) {
+            return self.0.aside.want(component);
+        }
         if let Some(module) = self.compiled_before(&component)? {
             return Ok(module);
         }
-        if component.bytes.len() <= COMPILED_AT_ONCE || reference::is_builtin(&component.digest) {
+        if reference::is_builtin(&component.digest) {
             return self.compiled_now(&component);
         }
-        self.0.aside.want(component)
+        match self.compiled_at_once(&component)? {
+            Some(module) => Ok(module),
+            None => self.0.aside.want(component),
+        }
     }
 
     /// All policies are about to be looked at.
@@ -134,8 +140,21 @@ impl Host {
     }
 
     fn compiled_now(&self, component: &ModuleBytes<'_>) -> Result<Arc<Module>> {
-        let Inner { engine, cache, compiler, .. } = &*self.0;
-        Ok(self.noted(Module::compiled(engine, compiler, cache.as_ref(), component)?))
+        let code = module::code(&self.0.engine, &self.0.compiler, component)?;
+        self.made(component, &code)
+    }
+
+    /// None if it is large, or takes long though it is not.
+    fn compiled_at_once(&self, component: &ModuleBytes<'_>) -> Result<Option<Arc<Module>>> {
+        if component.bytes.len() > COMPILED_AT_ONCE {
+            return Ok(None);
+        }
+        let code = self.0.compiler.compile_at_once(component)?;
+        code.map(|code| self.made(component, &code)).transpose()
+    }
+
+    fn made(&self, component: &ModuleBytes<'_>, code: &[u8]) -> Result<Arc<Module>> {
+        Ok(self.noted(Module::of_code(&self.0.engine, self.0.cache.as_ref(), component, code)?))
     }
 
     fn noted(&self, module: Module) -> Arc<Module> {

@@ -98,14 +98,22 @@ impl Module {
         kept.map(|kept| Self::new(engine, component.digest, &kept)).transpose()
     }
 
-    /// Compiles the component, of which nothing is kept, and keeps what came of that. Takes the time that it takes.
-    pub(super) fn compiled(
+    /// From native code of the component, which is kept.
+    pub(super) fn of_code(
         engine: &Engine,
-        compiler: &Compiler,
         cache: Option<&Cache>,
         component: &ModuleBytes<'_>,
+        code: &[u8],
     ) -> Result<Self> {
-        let made = compile(engine, compiler, cache, component)?;
+        // More memories, or larger ones, than an instance may have.
+        let made = cache::made(engine, code).map_err(|e| {
+            Error::new(ErrorKind::Invalid, "it wants more than an instance may have")
+                .because(format!("{e:#}"))
+                .advise("docs/plugins.md says what that is.")
+        })?;
+        if let Some(cache) = cache {
+            cache.put(&component.digest, code);
+        }
         Self::new(engine, component.digest, &made)
     }
 
@@ -133,29 +141,14 @@ impl Module {
     }
 }
 
-/// What is built in has been read by those who made it, and is compiled here; all else where it can do no harm.
-fn compile(
-    engine: &Engine,
-    compiler: &Compiler,
-    cache: Option<&Cache>,
-    component: &ModuleBytes<'_>,
-) -> Result<Component> {
-    let code = if reference::is_builtin(&component.digest) {
-        let made = engine.precompile_component(&component.bytes);
-        made.map_err(|e| Error::new(ErrorKind::Failed, "compiling the component").because(format!("{e:#}")))?
-    } else {
-        compiler.compile(component)?
-    };
-    // More memories, or larger ones, than an instance may have.
-    let made = cache::made(engine, &code).map_err(|e| {
-        Error::new(ErrorKind::Invalid, "it wants more than an instance may have")
-            .because(format!("{e:#}"))
-            .advise("docs/plugins.md says what that is.")
-    })?;
-    if let Some(cache) = cache {
-        cache.put(&component.digest, &code);
+/// Native code of a component. What is built in has been read by those who made it, and is compiled here; all else where it can do
+/// no harm. Takes the time that compiling takes.
+pub(super) fn code(engine: &Engine, compiler: &Compiler, component: &ModuleBytes<'_>) -> Result<Vec<u8>> {
+    if !reference::is_builtin(&component.digest) {
+        return compiler.compile(component);
     }
-    Ok(made)
+    let made = engine.precompile_component(&component.bytes);
+    made.map_err(|e| Error::new(ErrorKind::Failed, "compiling the component").because(format!("{e:#}")))
 }
 
 /// Whether the bytes are a component at all; a core module and compiled code are told apart, for those who mix them up.

@@ -15,22 +15,31 @@ use super::components::{self, options};
 use super::folder::{errors, next, now};
 
 /// Makes a compiler that says when it begins, and goes on when it is told to.
-const COMPILER: &str = r#"mkfifo "$1/begun" "$1/gate" &&
+const GATED: &str = r#"mkfifo "$1/begun" "$1/gate" &&
 printf '#!/bin/sh\necho > %s/begun\nread -r line < %s/gate\nexec %s "$@"\n' "$1" "$1" "$2" > "$1/compiler" &&
 chmod 700 "$1/compiler""#;
+
+/// Makes a compiler that a second of a processor is not enough for.
+const SLOW: &str = r#"printf '#!/bin/sh\n[ "$3" = 1 ] && kill -XCPU $$\nexec %s "$@"\n' "$2" > "$1/compiler" &&
+chmod 700 "$1/compiler""#;
+
+/// Has a compiler made in a folder, around the real one.
+fn make(script: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    // By a process of its own: one that another test starts meanwhile would have the file open too, and what somebody has open
+    // for writing cannot be run.
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script, "sh"]).arg(dir.path()).arg(options().compiler.unwrap());
+    assert!(shell.status().unwrap().success());
+    dir
+}
 
 /// A compiler that compiles when it is let.
 struct Gate(TempDir);
 
 impl Gate {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // Written by a process of its own: one that another test starts meanwhile would have it open too, and what somebody
-        // has open for writing cannot be run.
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", COMPILER, "sh"]).arg(dir.path()).arg(options().compiler.unwrap());
-        assert!(shell.status().unwrap().success());
-        Self(dir)
+        Self(make(GATED))
     }
 
     fn compiler(&self) -> PathBuf {
@@ -80,10 +89,10 @@ fn beside(host: &Host) -> JoinHandle<()> {
     thread::spawn(move || host.compile_wanted())
 }
 
-/// A folder with a policy whose module is large, and with another one.
-fn two() -> TempDir {
+/// A folder with a policy of a module, and with another one.
+fn two(module: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("mine.wasm"), large()).unwrap();
+    fs::write(folder.path().join("mine.wasm"), module).unwrap();
     fs::write(folder.path().join("a-slow.yaml"), NIGHTLY).unwrap();
     fs::write(folder.path().join("weekly.yaml"), weekly("1 1 * * 0")).unwrap();
     folder
@@ -91,7 +100,7 @@ fn two() -> TempDir {
 
 #[test]
 fn a_change_is_in_force_before_a_large_module_is_compiled_which_is_in_force_later() {
-    let (folder, gate) = (two(), Gate::new());
+    let (folder, gate) = (two(&large()), Gate::new());
     let host = host(&gate.compiler(), CompileLimits::default());
     let first = at_hand(&Generation::default(), &host, folder.path());
     let told = errors(&first).concat();
@@ -150,7 +159,7 @@ fn a_large_module_that_is_refused_is_told_and_not_tried_again_until_it_changes()
 
 #[test]
 fn a_document_that_is_removed_while_its_module_is_compiled_leaves_nothing() {
-    let (folder, gate) = (two(), Gate::new());
+    let (folder, gate) = (two(&large()), Gate::new());
     let host = host(&gate.compiler(), CompileLimits::default());
     let first = at_hand(&Generation::default(), &host, folder.path());
     let compiling = beside(&host);
@@ -172,7 +181,7 @@ fn a_document_that_is_removed_while_its_module_is_compiled_leaves_nothing() {
 
 #[test]
 fn a_large_module_that_failed_for_the_machines_sake_is_compiled_again_but_not_at_once() {
-    let (folder, elsewhere) = (two(), tempfile::tempdir().unwrap());
+    let (folder, elsewhere) = (two(&large()), tempfile::tempdir().unwrap());
     let compiler = elsewhere.path().join("compiler");
     symlink("/bin/true", &compiler).unwrap();
     let host = host(&compiler, CompileLimits::default());
@@ -190,8 +199,19 @@ fn a_large_module_that_failed_for_the_machines_sake_is_compiled_again_but_not_at
 }
 
 #[test]
+fn a_small_module_that_takes_long_to_compile_is_left_to_later_too() {
+    let (folder, compiler) = (two(&labels()), make(SLOW));
+    let host = host(&compiler.path().join("compiler"), CompileLimits::default());
+    let first = at_hand(&Generation::default(), &host, folder.path());
+    assert_eq!((waiting(&first), policies(&first).len()), (vec!["a-slow.yaml"], 1), "{:?}", errors(&first));
+    host.compile_wanted();
+    let second = at_hand(&first, &host, folder.path());
+    assert_eq!((errors(&second).concat(), policies(&second).len()), (String::new(), 2));
+}
+
+#[test]
 fn what_was_compiled_once_is_at_hand() {
-    let (folder, state) = (two(), tempfile::tempdir().unwrap());
+    let (folder, state) = (two(&large()), tempfile::tempdir().unwrap());
     let with = |compiler: Option<PathBuf>| {
         Host::new(&HostOptions { state: Some(state.path().into()), compiler, ..HostOptions::default() }).unwrap()
     };
