@@ -1,5 +1,6 @@
 //! The host: one engine, the modules that it has compiled, and instances of them with limits.
 
+mod aside;
 mod bindings;
 mod cache;
 mod compile;

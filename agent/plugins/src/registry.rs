@@ -55,7 +55,12 @@ pub enum Fetch {
     Later,
 }
 
-/// What [`Registries::fetch_wanted`] tries.
+/// The name of the error of what is not there yet, and is being seen to.
+pub(crate) const WAITING: &str = "Waiting";
+
+/// What [`Registries::fetch_wanted`] and [`Host::compile_wanted`] try.
+///
+/// [`Host::compile_wanted`]: crate::Host::compile_wanted
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// What was never tried.

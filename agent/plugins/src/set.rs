@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_core::point::Quiesce;
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, Result};
 
 use crate::documents::{Mode, Target};
 use crate::host::{Digest, Host};
-use crate::registry::Fetch;
+use crate::registry::WAITING;
 use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
+
+use load::Having;
 
 pub use kept::Kept;
 pub use snapshot::Snapshot;
@@ -65,6 +67,8 @@ pub struct PolicyFile {
     pub active_text: Option<Digest>,
     /// Why the version on disk is not the active one.
     pub broken: Option<Arc<Error>>,
+    /// Whether it, or its last good version, may be loaded later though nothing of it changes.
+    pub(crate) again: bool,
     /// Since when it has been so: active, or broken.
     pub since: Timestamp,
 }
@@ -135,22 +139,23 @@ impl Generation {
     /// The generation that follows, from what lies in the folder now. Takes the time of compiling what is new.
     #[must_use]
     pub fn next(&self, host: &Host, snapshot: &Snapshot, now: Timestamp) -> Self {
-        load::next(self, host, snapshot, None, Fetch::Now, now)
+        load::next(self, host, snapshot, None, Having::NOW, now)
     }
 
     /// Likewise; good versions are kept on disk, and taken from there for a document that is broken from the start.
     #[must_use]
     pub fn next_kept(&self, host: &Host, snapshot: &Snapshot, kept: &Kept, now: Timestamp) -> Self {
-        load::next(self, host, snapshot, Some(kept), Fetch::Now, now)
+        load::next(self, host, snapshot, Some(kept), Having::NOW, now)
     }
 
-    /// Likewise, from what is at hand: what has to be fetched is left to [`Registries::fetch_wanted`], and the documents that want it
-    /// are broken until it is there. Only where what is fetched is kept; else as the others.
+    /// Likewise, from what is at hand: what has to be fetched is left to [`Registries::fetch_wanted`], where what is fetched is
+    /// kept, and modules that take long to compile to [`Host::compile_wanted`]. The documents that want them are broken until
+    /// they are there.
     ///
     /// [`Registries::fetch_wanted`]: crate::Registries::fetch_wanted
     #[must_use]
     pub fn next_at_hand(&self, host: &Host, snapshot: &Snapshot, kept: Option<&Kept>, now: Timestamp) -> Self {
-        load::next(self, host, snapshot, kept, host.registries().fetching(), now)
+        load::next(self, host, snapshot, kept, Having::later(host), now)
     }
 
     /// The first generation when the folder cannot be read: what was kept of it, stale since it was kept. The error again if
@@ -186,22 +191,18 @@ impl Generation {
         })
     }
 
-    /// Whether loading the same files again may come to something else: a registry may be there again, or what compiles, and
-    /// another document of registries may trust others.
+    /// Whether loading the same files again may come to something else: a registry may be there again, or what compiles, a module
+    /// may be fetched or compiled by now, and another document of registries may trust others.
     pub fn is_due(&self, host: &Host) -> bool {
         let trust = host.registries().trust();
-        let again = |error: &Error| error.kind() == ErrorKind::Unavailable;
-        self.files.iter().any(|file| {
-            let failed = file.broken.as_deref().is_some_and(|error| file.remote || again(error));
-            failed || file.is_trusting() && file.trust != trust
-        })
+        self.files.iter().any(|file| file.again || file.is_trusting() && file.trust != trust)
     }
 
     /// Whether another generation stands for the same and fails alike: then nobody has to be told of it.
     pub fn is_same(&self, other: &Self) -> bool {
         let standing = |file: &PolicyFile| {
             let broken = file.broken.as_ref().map(|error| error.chain());
-            (file.file.clone(), file.text, file.trust, file.active_text, broken)
+            (file.file.clone(), file.text, file.trust, file.active_text, file.again, broken)
         };
         self.files.iter().map(|file| standing(file)).eq(other.files.iter().map(|file| standing(file)))
     }
@@ -216,6 +217,11 @@ impl PolicyFile {
     /// Whether anything that it has needs trust: all but what is built in. Of one that is broken nobody knows.
     fn is_trusting(&self) -> bool {
         self.remote || !self.modules.is_empty() || self.broken.is_some()
+    }
+
+    /// Whether the version on disk is not in force for no other reason than that a module of it is being fetched or compiled.
+    pub fn is_waiting(&self) -> bool {
+        self.broken.as_ref().is_some_and(|error| error.name() == Some(WAITING))
     }
 
     /// Since when a version is in force that is not the one on disk.

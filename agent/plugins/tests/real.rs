@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+#[path = "real/aside.rs"]
+mod aside;
 #[path = "real/builtins.rs"]
 mod builtins;
 #[path = "real/compiling.rs"]

@@ -54,7 +54,7 @@ impl Policies {
     pub async fn keep(mut self, cancel: CancellationToken) {
         // Watched before it is read: nothing can slip through between.
         let (mut changes, mut watcher) = watched(&self.folder);
-        let (mut fetching, mut wants, mut tidied) = (None, Wants::New, None);
+        let (mut fetching, mut compiling, mut wants, mut tidied) = (None, None, Wants::New, None);
         loop {
             // A compiler may take minutes; it ends with this process.
             let reloaded = tokio::select! {
@@ -65,7 +65,12 @@ impl Policies {
                 self.lost(error);
             }
             if fetching.is_none() && self.host.registries().wants(wants) {
-                fetching = fetch(self.host.clone(), wants);
+                let host = self.host.clone();
+                fetching = beside("fetching", move || host.registries().fetch_wanted(wants));
+            }
+            if compiling.is_none() && self.host.wants_compiling(wants) {
+                let host = self.host.clone();
+                compiling = beside("compiling", move || host.compile_wanted());
             }
             wants = Wants::New;
             if let Some(read) = &self.read
@@ -78,6 +83,7 @@ impl Policies {
                 () = cancel.cancelled() => return,
                 () = settled(&mut changes) => {}
                 () = over(&mut fetching) => fetching = None,
+                () = over(&mut compiling) => compiling = None,
                 () = tokio::time::sleep(self.poll) => {
                     // What could not be had may be there now.
                     wants = Wants::All;
@@ -101,7 +107,8 @@ impl Policies {
         Ok(())
     }
 
-    /// Reads the folder, and puts the next generation in place if anything in it is new, or may be had now from a registry.
+    /// Reads the folder, and puts the next generation in place if anything in it is new, or may be had now from a registry or a
+    /// compiler.
     pub async fn reload(&mut self) -> Result<()> {
         let (folder, host, kept) = (self.folder.clone(), self.host.clone(), self.kept.clone());
         let (read, before) = (self.read.clone(), Arc::clone(&self.current.borrow()));
@@ -161,22 +168,22 @@ impl Policies {
     }
 }
 
-/// Fetches, in a thread that holds up nothing, not even the end of the process; then the receiver is told. None if there is no
-/// thread to be had.
-fn fetch(host: Host, wants: Wants) -> Option<oneshot::Receiver<()>> {
+/// Works in a thread that holds up nothing, not even the end of the process; then the receiver is told. None if there is no thread to
+/// be had.
+fn beside(name: &str, work: impl FnOnce() + Send + 'static) -> Option<oneshot::Receiver<()>> {
     let (done, over) = oneshot::channel();
     let work = move || {
-        host.registries().fetch_wanted(wants);
+        work();
         done.send(()).ok();
     };
-    let started = std::thread::Builder::new().name("fetching".into()).spawn(work);
-    started.inspect_err(|error| tracing::warn!(%error, "no thread to fetch modules in")).ok().map(|_| over)
+    let started = std::thread::Builder::new().name(name.into()).spawn(work);
+    started.inspect_err(|error| tracing::warn!(%error, "no thread for {name} modules")).ok().map(|_| over)
 }
 
-/// Waits for what is fetched, if something is.
-async fn over(fetching: &mut Option<oneshot::Receiver<()>>) {
-    match fetching {
-        Some(fetching) => drop(fetching.await),
+/// Waits for what is at work beside, if something is.
+async fn over(beside: &mut Option<oneshot::Receiver<()>>) {
+    match beside {
+        Some(beside) => drop(beside.await),
         None => std::future::pending().await,
     }
 }
@@ -186,6 +193,10 @@ fn tell(generation: &Generation) {
     for (file, error) in generation.broken() {
         let advice = error.advice().unwrap_or_default();
         let kept = if file.active.is_some() { "its last good version stays" } else { "it has no good version" };
+        if file.is_waiting() {
+            tracing::info!(file = file.file, why = error.chain(), "a policy waits for a module; {kept}");
+            continue;
+        }
         tracing::error!(file = file.file, error = error.chain(), advice, "a policy is broken; {kept}");
     }
     let good = generation.files.len() - generation.broken().count();

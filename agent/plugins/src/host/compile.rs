@@ -41,6 +41,9 @@ const PANICKED: i32 = 101;
 /// What is compiled of a component may be at most so large: an interpreter with a program in it has some 50 MiB.
 const LARGEST_CODE: usize = 128 << 20;
 
+/// What a component may take of a processor while other policies wait for it: one of Rust takes 0.1 s.
+const SECONDS_AT_ONCE: u64 = 1;
+
 /// What compiling one component may take.
 #[derive(Clone, Copy, Debug)]
 pub struct CompileLimits {
@@ -73,6 +76,25 @@ impl Compiler {
 
     /// Native code of a component. Waits for it.
     pub(super) fn compile(&self, component: &ModuleBytes<'_>) -> Result<Vec<u8>> {
+        match self.attempt(component, self.limits)? {
+            Attempt::Done(code) => Ok(code),
+            Attempt::TooMuch(why) => {
+                self.remember(component.digest, &why, None);
+                Err(took_too_much(why))
+            }
+        }
+    }
+
+    /// Likewise; none if it takes more than a second of a processor.
+    pub(super) fn compile_at_once(&self, component: &ModuleBytes<'_>) -> Result<Option<Vec<u8>>> {
+        let limits = CompileLimits { seconds: self.limits.seconds.min(SECONDS_AT_ONCE), ..self.limits };
+        Ok(match self.attempt(component, limits)? {
+            Attempt::Done(code) => Some(code),
+            Attempt::TooMuch(_) => None,
+        })
+    }
+
+    fn attempt(&self, component: &ModuleBytes<'_>, limits: CompileLimits) -> Result<Attempt> {
         let known = self.too_much.lock().unwrap_or_else(PoisonError::into_inner).get(&component.digest).cloned();
         match known {
             Some((why, None)) => return Err(took_too_much(why)),
@@ -80,10 +102,9 @@ impl Compiler {
             Some(_) | None => {}
         }
         let program = self.program.clone().map_or_else(plugin_host, Ok)?;
-        let (status, answer) = run(&program, self.limits, &component.bytes)?;
-        if let Some(why) = exceeded(status, &answer, self.limits) {
-            self.remember(component.digest, &why, None);
-            return Err(took_too_much(why));
+        let (status, answer) = run(&program, limits, &component.bytes)?;
+        if let Some(why) = exceeded(status, &answer, limits) {
+            return Ok(Attempt::TooMuch(why));
         }
         let mut answer = answer.map_err(|error| {
             let why = format!("{error} ({status})");
@@ -93,7 +114,7 @@ impl Compiler {
             failed(why)
         })?;
         match (answer.pop(), status.success()) {
-            (Some(COMPILED), true) => Ok(answer),
+            (Some(COMPILED), true) => Ok(Attempt::Done(answer)),
             (Some(INVALID), true) => Err(Error::new(ErrorKind::Invalid, "it is no valid component")
                 .because(String::from_utf8_lossy(&answer).into_owned())
                 .advise(FETCH_AGAIN)),
@@ -110,6 +131,13 @@ impl Compiler {
 /// It lies at the machine: another time it may go well.
 fn failed(why: String) -> Error {
     Error::new(ErrorKind::Unavailable, "compiling the component").because(why)
+}
+
+/// What came of a component within limits.
+enum Attempt {
+    Done(Vec<u8>),
+    /// Which of them it met.
+    TooMuch(String),
 }
 
 fn took_too_much(why: String) -> Error {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use remora_core::{Error, ErrorKind, Result};
 use wasmtime::{Config, Engine, OptLevel, PoolingAllocationConfig, StoreLimits, StoreLimitsBuilder};
 
+use super::aside::Aside;
 use super::cache::Cache;
 use super::compile::{CompileLimits, Compiler};
-use super::module::{Digest, Module, ModuleBytes};
-use crate::registry::Registries;
-use crate::state;
+use super::module::{self, Digest, Module, ModuleBytes};
+use crate::registry::{Registries, Wants};
+use crate::{reference, state};
 
 /// The engine's clock ticks so often; deadlines are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -35,6 +36,9 @@ const WASM_STACK: usize = 512 << 10;
 /// A component's file may be at most so large: an interpreter with a program in it has some 20 MiB.
 pub(crate) const LARGEST_COMPONENT: usize = 64 << 20;
 
+/// A component that is larger is not even tried to be compiled while others wait: one of Rust has some 100 kB.
+const COMPILED_AT_ONCE: usize = 512 << 10;
+
 /// Where a host may put its files, and where it has modules from.
 #[derive(Clone, Debug, Default)]
 pub struct HostOptions {
@@ -56,6 +60,7 @@ struct Inner {
     engine: Engine,
     cache: Option<Cache>,
     compiler: Compiler,
+    aside: Aside,
     registries: Registries,
     /// What somebody still uses is compiled once.
     modules: Mutex<HashMap<Digest, Weak<Module>>>,
@@ -72,7 +77,8 @@ impl Host {
         let cache = options.state.as_deref().map(|state| Cache::open(&state::compiled(state), &engine)).transpose()?;
         let compiler = Compiler::new(options.compiler.clone(), options.limits);
         let registries = options.registries.clone();
-        Ok(Self(Arc::new(Inner { engine, cache, compiler, registries, modules: Mutex::default() })))
+        let (aside, modules) = (Aside::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { engine, cache, compiler, aside, registries, modules })))
     }
 
     /// The engine.
@@ -87,15 +93,76 @@ impl Host {
 
     /// Checks and compiles a component, or takes what is compiled of it already. Takes the time that compiling takes.
     pub(crate) fn module(&self, component: &ModuleBytes<'_>) -> Result<Arc<Module>> {
-        if let Some(known) = self.known(&component.digest) {
-            return Ok(known);
+        self.compiled_before(component)?.map_or_else(|| self.compiled_now(component), Ok)
+    }
+
+    /// Likewise; but one that is not compiled yet and takes long is left to [`Self::compile_wanted`], and cannot be had before.
+    pub(crate) fn module_at_hand(&self, component: ModuleBytes<'static>) -> Result<Arc<Module>> {
+        if self.0.aside.knows(&component.digest) {
+            return self.0.aside.want(component);
         }
-        let Inner { engine, cache, compiler, .. } = &*self.0;
-        let module = Arc::new(Module::load(engine, compiler, cache.as_ref(), component)?);
+        if let Some(module) = self.compiled_before(&component)? {
+            return Ok(module);
+        }
+        if reference::is_builtin(&component.digest) {
+            return self.compiled_now(&component);
+        }
+        match self.compiled_at_once(&component)? {
+            Some(module) => Ok(module),
+            None => self.0.aside.want(component),
+        }
+    }
+
+    /// All policies are about to be looked at.
+    pub(crate) fn begin(&self) {
+        self.0.aside.begin();
+    }
+
+    /// Whether a component waits to be compiled: one that was never tried, or also one that failed for the machine's sake.
+    pub fn wants_compiling(&self, what: Wants) -> bool {
+        self.0.aside.wants(what)
+    }
+
+    /// Compiles the component whose turn it is, if there is one; then all policies should be looked at again. Takes the time
+    /// that compiling takes.
+    pub fn compile_wanted(&self) {
+        if let Some(component) = self.0.aside.take() {
+            self.0.aside.done(&component.digest, self.module(&component));
+        }
+    }
+
+    fn compiled_before(&self, component: &ModuleBytes<'_>) -> Result<Option<Arc<Module>>> {
+        if let Some(known) = self.known(&component.digest) {
+            return Ok(Some(known));
+        }
+        let kept = Module::kept(&self.0.engine, self.0.cache.as_ref(), component)?;
+        Ok(kept.map(|module| self.noted(module)))
+    }
+
+    fn compiled_now(&self, component: &ModuleBytes<'_>) -> Result<Arc<Module>> {
+        let code = module::code(&self.0.engine, &self.0.compiler, component)?;
+        self.made(component, &code)
+    }
+
+    /// None if it is large, or takes long though it is not.
+    fn compiled_at_once(&self, component: &ModuleBytes<'_>) -> Result<Option<Arc<Module>>> {
+        if component.bytes.len() > COMPILED_AT_ONCE {
+            return Ok(None);
+        }
+        let code = self.0.compiler.compile_at_once(component)?;
+        code.map(|code| self.made(component, &code)).transpose()
+    }
+
+    fn made(&self, component: &ModuleBytes<'_>, code: &[u8]) -> Result<Arc<Module>> {
+        Ok(self.noted(Module::of_code(&self.0.engine, self.0.cache.as_ref(), component, code)?))
+    }
+
+    fn noted(&self, module: Module) -> Arc<Module> {
+        let module = Arc::new(module);
         let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
         modules.retain(|_, module| module.strong_count() > 0);
-        modules.insert(component.digest, Arc::downgrade(&module));
-        Ok(module)
+        modules.insert(module.digest(), Arc::downgrade(&module));
+        module
     }
 
     /// Removes compiled code that nobody has used for a month.

@@ -91,18 +91,35 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    pub(super) fn load(
+    /// From what was compiled of the component before and is kept. None if nothing is.
+    pub(super) fn kept(engine: &Engine, cache: Option<&Cache>, component: &ModuleBytes<'_>) -> Result<Option<Self>> {
+        check_form(&component.bytes)?;
+        let kept = cache.and_then(|cache| cache.get(engine, &component.digest));
+        kept.map(|kept| Self::new(engine, component.digest, &kept)).transpose()
+    }
+
+    /// From native code of the component, which is kept.
+    pub(super) fn of_code(
         engine: &Engine,
-        compiler: &Compiler,
         cache: Option<&Cache>,
         component: &ModuleBytes<'_>,
+        code: &[u8],
     ) -> Result<Self> {
-        let digest = component.digest;
-        check_form(&component.bytes)?;
-        let known = cache.and_then(|cache| cache.get(engine, &digest));
-        let component = known.map_or_else(|| compile(engine, compiler, cache, component), Ok)?;
-        let kinds = check_world(engine, &component)?;
-        let linked = Linker::new(engine).instantiate_pre(&component);
+        // More memories, or larger ones, than an instance may have.
+        let made = cache::made(engine, code).map_err(|e| {
+            Error::new(ErrorKind::Invalid, "it wants more than an instance may have")
+                .because(format!("{e:#}"))
+                .advise("docs/plugins.md says what that is.")
+        })?;
+        if let Some(cache) = cache {
+            cache.put(&component.digest, code);
+        }
+        Self::new(engine, component.digest, &made)
+    }
+
+    fn new(engine: &Engine, digest: Digest, component: &Component) -> Result<Self> {
+        let kinds = check_world(engine, component)?;
+        let linked = Linker::new(engine).instantiate_pre(component);
         let linked = linked.map_err(|e| {
             Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
@@ -124,29 +141,14 @@ impl Module {
     }
 }
 
-/// What is built in has been read by those who made it, and is compiled here; all else where it can do no harm.
-fn compile(
-    engine: &Engine,
-    compiler: &Compiler,
-    cache: Option<&Cache>,
-    component: &ModuleBytes<'_>,
-) -> Result<Component> {
-    let code = if reference::is_builtin(&component.digest) {
-        let made = engine.precompile_component(&component.bytes);
-        made.map_err(|e| Error::new(ErrorKind::Failed, "compiling the component").because(format!("{e:#}")))?
-    } else {
-        compiler.compile(component)?
-    };
-    // More memories, or larger ones, than an instance may have.
-    let made = cache::made(engine, &code).map_err(|e| {
-        Error::new(ErrorKind::Invalid, "it wants more than an instance may have")
-            .because(format!("{e:#}"))
-            .advise("docs/plugins.md says what that is.")
-    })?;
-    if let Some(cache) = cache {
-        cache.put(&component.digest, &code);
+/// Native code of a component. What is built in has been read by those who made it, and is compiled here; all else where it can do
+/// no harm. Takes the time that compiling takes.
+pub(super) fn code(engine: &Engine, compiler: &Compiler, component: &ModuleBytes<'_>) -> Result<Vec<u8>> {
+    if !reference::is_builtin(&component.digest) {
+        return compiler.compile(component);
     }
-    Ok(made)
+    let made = engine.precompile_component(&component.bytes);
+    made.map_err(|e| Error::new(ErrorKind::Failed, "compiling the component").because(format!("{e:#}")))
 }
 
 /// Whether the bytes are a component at all; a core module and compiled code are told apart, for those who mix them up.

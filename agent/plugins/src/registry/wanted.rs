@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_core::{Error, ErrorKind};
 
+use super::WAITING;
 use super::artifact::Artifact;
 
 /// What is wanted, and why it could not be had when that was last tried. Cheap to clone.
@@ -46,6 +47,7 @@ impl Wanted {
                 failure.advice.iter().fold(error, |error, advice| error.advise(advice.clone()))
             }
             None => Error::new(ErrorKind::Unavailable, "it is being fetched")
+                .named(WAITING)
                 .advise("It is in force as soon as it is here. What was fetched once needs no registry."),
         }
     }

@@ -16,30 +16,64 @@ use crate::reference::ModuleRef;
 use crate::registry::Fetch;
 use crate::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 
+/// When that is compiled which takes long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compile {
+    /// At once: whoever loads it waits.
+    Now,
+    /// By [`Host::compile_wanted`]; meanwhile it cannot be loaded.
+    Later,
+}
+
+/// When that is seen to which is not at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Having {
+    fetch: Fetch,
+    compile: Compile,
+}
+
+impl Having {
+    /// Whoever loads waits for all of it.
+    pub(super) const NOW: Self = Self { fetch: Fetch::Now, compile: Compile::Now };
+
+    /// Nobody waits for more than has to be.
+    pub(super) fn later(host: &Host) -> Self {
+        Self { fetch: host.registries().fetching(), compile: Compile::Later }
+    }
+
+    /// All policies are about to be looked at.
+    fn begin(self, host: &Host) {
+        if self.fetch == Fetch::Later {
+            host.registries().begin();
+        }
+        if self.compile == Compile::Later {
+            host.begin();
+        }
+    }
+}
+
 pub(super) fn next(
     before: &Generation,
     host: &Host,
     snapshot: &Snapshot,
     kept: Option<&Kept>,
-    fetch: Fetch,
+    having: Having,
     now: Timestamp,
 ) -> Generation {
     let trust = host.registries().trust();
-    if fetch == Fetch::Later {
-        host.registries().begin();
-    }
+    having.begin(host);
     let mut names = Names::new();
     let mut files = Vec::new();
     for (file, text) in &snapshot.documents {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
         let same = earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust));
-        let loading = Loading { host, folder: &snapshot.folder, file, fetch };
+        let loading = Loading { host, folder: &snapshot.folder, file, having };
         let anew = || load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()));
         let loaded = same.map_or_else(anew, Ok);
         let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
         let mut settled = PolicyFile { trust, ..settle(file, text, loaded, earlier, now) };
         if let Some(kept) = kept {
-            keep_or_revive(host, kept, snapshot, fetch, &mut settled, earlier);
+            keep_or_revive(host, kept, snapshot, having, &mut settled, earlier);
         }
         files.push(settled);
     }
@@ -58,13 +92,13 @@ pub(super) fn last_good(host: &Host, kept: &Kept, error: Error) -> Result<Genera
     if versions.is_empty() {
         return Err(error);
     }
-    let (trust, fetch) = (host.registries().trust(), host.registries().fetching());
-    if fetch == Fetch::Later {
-        host.registries().begin();
-    }
+    // Nothing else is loaded that could be held up, nor is it loaded again while the folder cannot be read.
+    let having = Having { compile: Compile::Now, ..Having::later(host) };
+    let trust = host.registries().trust();
+    having.begin(host);
     let error = Arc::new(error);
     let revived = |(version, file): (KeptVersion, String)| {
-        let loading = Loading { host, folder: &version.folder, file: &file, fetch };
+        let loading = Loading { host, folder: &version.folder, file: &file, having };
         let loaded = load(&loading, &version.text, None);
         let settled = settle(&file, &version.text, loaded, None, version.time);
         let broken = settled.broken.clone().unwrap_or_else(|| Arc::clone(&error));
@@ -100,7 +134,7 @@ fn keep_or_revive(
     host: &Host,
     kept: &Kept,
     snapshot: &Snapshot,
-    fetch: Fetch,
+    having: Having,
     settled: &mut PolicyFile,
     earlier: Option<&Arc<PolicyFile>>,
 ) {
@@ -110,23 +144,18 @@ fn keep_or_revive(
             kept.put(&file, &snapshot.documents[&file], &snapshot.folder);
         }
     } else if settled.active.is_none()
-        && earlier.is_none_or(|earlier| earlier.active.is_none())
+        && earlier.is_none_or(|earlier| earlier.again)
         && let Some(version) = kept.get(&file)
     {
-        let loading = Loading { host, folder: &version.folder, file: &file, fetch };
+        let loading = Loading { host, folder: &version.folder, file: &file, having };
         match load(&loading, &version.text, None) {
             Ok(loaded) => {
                 settled.active_text = Some(Digest::of(version.text.as_bytes()));
                 (settled.active, settled.since) = (Some(loaded.active), version.time);
             }
-            Err(error) => {
-                tracing::warn!(file, error = error.chain(), "its last good version is not good any more");
-                // Another time it may be: whoever asks what is due looks at the kind.
-                if error.kind() == ErrorKind::Unavailable {
-                    let broken = settled.broken.as_ref().map(|broken| broken.chain()).unwrap_or_default();
-                    settled.broken = Some(Arc::new(error.within(format!("{broken}; its last good version"))));
-                }
-            }
+            // It may be good once it is compiled, or fetched.
+            Err(error) if error.kind() == ErrorKind::Unavailable => settled.again = true,
+            Err(error) => tracing::warn!(file, error = error.chain(), "its last good version is not good any more"),
         }
     }
 }
@@ -155,6 +184,7 @@ fn settle(
         Ok(Loaded { active, modules }) => (Some(active), modules, None),
         Err(error) => (earlier.and_then(|earlier| earlier.active.clone()), Vec::new(), Some(Arc::new(error))),
     };
+    let again = broken.as_ref().is_some_and(|error| remote || error.kind() == ErrorKind::Unavailable);
     let active_text = if broken.is_none() { Some(text) } else { earlier.and_then(|earlier| earlier.active_text) };
     // A version that is as broken as the one before it makes nothing younger.
     let same = earlier.filter(|earlier| earlier.broken.is_some() == broken.is_some());
@@ -163,7 +193,7 @@ fn settle(
         _ => now,
     };
     let trust = Digest::of(&[]);
-    PolicyFile { file: file.into(), text, modules, trust, may_deny, remote, active, active_text, broken, since }
+    PolicyFile { file: file.into(), text, modules, trust, may_deny, remote, active, active_text, broken, again, since }
 }
 
 /// Whether a document, broken as it may be, says readably that it is a backup policy. Of any other one nobody knows whom it was
@@ -253,7 +283,7 @@ struct Loading<'a> {
     host: &'a Host,
     folder: &'a Path,
     file: &'a str,
-    fetch: Fetch,
+    having: Having,
 }
 
 /// A policy that need not be made anew if its component and its settings are the same.
@@ -310,13 +340,17 @@ impl Loading<'_> {
         let settings = uses.settings.json();
         let component = uses
             .module
-            .read(self.folder, self.host.registries(), self.fetch)
+            .read(self.folder, self.host.registries(), self.having.fetch)
             .map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
         let hash = Digest::of(settings.as_bytes());
         if let Some(earlier) = earlier.filter(|earlier| earlier.is(component.digest, hash)) {
             return Ok(earlier.clone());
         }
-        let module = self.host.module(&component).map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
+        let module = match self.having.compile {
+            Compile::Now => self.host.module(&component),
+            Compile::Later => self.host.module_at_hand(component),
+        };
+        let module = module.map_err(|error| self.placed(uses.line, P::FIELD, uses, error))?;
         P::make(self.host, module, &settings).map_err(|refused| match refused {
             Refused::Because(error) => self.placed(uses.line, P::FIELD, uses, error),
             Refused::Settings(errors) => self.refused_settings::<P>(uses, &errors),

@@ -16,7 +16,7 @@ use super::folder::{errors, next, now};
 const FUNCTIONS: usize = 40_000;
 
 /// A component that is small, and takes much to compile.
-fn bomb() -> Vec<u8> {
+pub(crate) fn bomb() -> Vec<u8> {
     let steps = "local.get 0 local.get 0 i32.rem_s local.set 0 ".repeat(10);
     let mut functions = String::from("(func $f0 (param i32) (result i32) (local.get 0))");
     for n in 1..FUNCTIONS {
@@ -28,12 +28,12 @@ fn bomb() -> Vec<u8> {
 }
 
 /// A component that is not built in: the same as one that is, with a section that nothing reads.
-fn labels() -> Vec<u8> {
+pub(crate) fn labels() -> Vec<u8> {
     let (_, labels) = builtins().find(|(name, _)| *name == "labels").unwrap();
     [labels, &[0, 2, 1, b'x']].concat()
 }
 
-fn host(compiler: &Path, limits: CompileLimits) -> Host {
+pub(crate) fn host(compiler: &Path, limits: CompileLimits) -> Host {
     Host::new(&HostOptions { compiler: Some(compiler.into()), limits, ..HostOptions::default() }).unwrap()
 }
 
@@ -44,7 +44,7 @@ fn refused(host: &Host, component: &[u8]) -> Error {
     }
 }
 
-const NIGHTLY: &str = "\
+pub(crate) const NIGHTLY: &str = "\
 kind: BackupPolicy
 name: nightly
 select:    {module: 'file:mine.wasm', settings: {all: true}}

@@ -127,6 +127,50 @@ async fn a_registry_that_says_nothing_holds_up_no_other_policy() {
     following.await.unwrap();
 }
 
+/// Makes a compiler that ends without an answer, once it is told to.
+const COMPILER: &str = r#"mkfifo "$1/gate" &&
+printf '#!/bin/sh\nread -r line < %s/gate\n' "$1" > "$1/compiler" &&
+chmod 700 "$1/compiler""#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_takes_long_to_compile_holds_up_no_other_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = dir.path().join("policies");
+    fs::create_dir(&policies).unwrap();
+    let made = std::process::Command::new("/bin/sh").args(["-c", COMPILER, "sh"]).arg(dir.path()).status();
+    assert!(made.unwrap().success());
+    // So begins a component.
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    component.resize(1 << 20, 0);
+    fs::write(policies.join("slow.wasm"), component).unwrap();
+    let slow = POLICY.replace("MODULE", "file:slow.wasm").replace("nightly", "slow");
+    fs::write(policies.join("a-slow.yaml"), slow).unwrap();
+    let local = |cron: &str| POLICY.replace("MODULE", "builtin:labels").replace("15 2 * * *", cron);
+    fs::write(policies.join("local.yaml"), local("15 2 * * *")).unwrap();
+    let compiler = Some(dir.path().join("compiler"));
+    let host = Host::new(&HostOptions { compiler, ..HostOptions::default() }).unwrap();
+    let followed = Policies::new(policies.clone(), host, None, PolicyMetrics::default());
+    let (mut current, cancel) = (followed.subscribe(), CancellationToken::new());
+    let following = tokio::spawn(followed.keep(cancel.clone()));
+    let text = |generation: &Generation| generation.files.iter().find(|file| file.file == "local.yaml").unwrap().text;
+    let first = current.wait_for(|generation| generation.backups().count() == 1).await.unwrap().clone();
+    fs::write(policies.join("local.yaml"), local("30 3 * * *")).unwrap();
+    let second = current.wait_for(|generation| text(generation) != text(&first)).await.unwrap().clone();
+    for generation in [first, second] {
+        let waiting: Vec<_> = generation.files.iter().filter(|file| file.is_waiting()).collect();
+        assert!(waiting.len() == 1 && waiting[0].file == "a-slow.yaml", "{:?}", generation.files);
+    }
+    // Opened once the compiler has begun. What came of it is told without any change of the folder.
+    let gate = dir.path().join("gate");
+    tokio::task::spawn_blocking(move || fs::write(gate, "\n").unwrap()).await.unwrap();
+    let ended =
+        current.wait_for(|generation| generation.files.iter().all(|file| !file.is_waiting())).await.unwrap().clone();
+    let told = ended.broken().next().unwrap().1.chain();
+    assert!(told.contains("file:slow.wasm: compiling the component: "), "{told}");
+    cancel.cancel();
+    following.await.unwrap();
+}
+
 #[tokio::test]
 async fn an_agent_that_starts_without_the_folder_has_the_last_good_versions() {
     let dir = tempfile::tempdir().unwrap();
