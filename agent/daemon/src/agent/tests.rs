@@ -196,7 +196,7 @@ async fn the_log_tells_who_selected_a_vm_and_who_wants_its_run_and_why() {
     agent.start_what_is_due().await;
     let [digest, settings] = selects(&agent);
     let chosen = ["db".to_owned(), digest, settings, "everything that is asked for holds".into()];
-    assert_eq!(lines.said("a VM is selected"), [chosen.clone()]);
+    assert_eq!(lines.said("a VM is selected"), std::slice::from_ref(&chosen));
     let schedule = policy(&agent).schedule.clone();
     let begun = lines.said("a run begins");
     let [[vm, digest, settings, reason]] = begun.as_slice() else { panic!("{begun:?}") };

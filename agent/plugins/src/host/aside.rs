@@ -109,7 +109,7 @@ fn told_again(error: &Error) -> Error {
         _ => ErrorKind::Unavailable,
     };
     let told = Error::new(kind, error.chain());
-    error.advice().into_iter().fold(told, |told, advice| told.advise(advice))
+    error.advice().into_iter().fold(told, Error::advise)
 }
 
 #[cfg(test)]

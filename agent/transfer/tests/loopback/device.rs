@@ -32,6 +32,6 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         let detached = Command::new("losetup").arg("--detach").arg(&self.path).status();
-        assert!(std::thread::panicking() || detached.is_ok_and(|status| status.success()), "{:?}", self.path);
+        assert!(std::thread::panicking() || detached.is_ok_and(|status| status.success()), "{}", self.path.display());
     }
 }

@@ -10,11 +10,11 @@ use super::super::wire::LARGEST_COMPILED;
 
 /// The component that was compiled before; none if it was with another compiler, or other settings.
 pub(super) fn known(engine: &Engine, code: &[u8]) -> Option<Component> {
+    let code = code.strip_prefix(&stamp(engine))?;
     // SAFETY: the bytes come from the host, which keeps them in a folder of its own, by the digest of this very component. They are
     // what a child like this one made of it before it ran any of it: so they are as good as what compiling it here would
     // give, and this process has no right that better ones could cost it. wasmtime refuses code of another version or other
     // settings.
-    let code = code.strip_prefix(&stamp(engine))?;
     unsafe { Component::deserialize(engine, code) }.ok()
 }
 
