@@ -61,7 +61,7 @@ pub struct Counts {
     pub failed: AtomicU64,
     /// Runs given back for the next agent.
     pub given_back: AtomicU64,
-    /// Runs that were taken away: deleted, or ended by the controller.
+    /// Runs that were taken away: deleted, or ended by the controller; and verifications that were cancelled.
     pub lost: AtomicU64,
     /// Runs at work.
     pub running: AtomicU64,

@@ -112,6 +112,11 @@ impl<W: VerifyWorker> Duty for Verifying<W> {
         if !tended.write_all().await {
             return Outcome::Lost;
         }
+        // Its owner did not want it any more: nothing has failed.
+        if early == Some(Early::Cancelled) && says.truth == Truth::Unknown {
+            tracing::info!(run = name, "its verification was cancelled");
+            return Outcome::Lost;
+        }
         let (reason, words) = (&*says.reason, says.message.as_str());
         match says.truth {
             Truth::True => {
