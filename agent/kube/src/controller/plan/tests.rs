@@ -10,7 +10,7 @@ use crate::controller::observed::*;
 use crate::controller::testing::{at, run};
 use crate::controller::worker::{Image, PodState, Worker, WorkerFacts};
 use crate::kubevirt::tracking;
-use crate::resources::{Attempt, BackupRun, BackupRunStatus};
+use crate::resources::{Attempt, BackupRun, BackupRunStatus, Verify};
 
 const REPOSITORY: [u8; 16] = [7; 16];
 
@@ -228,6 +228,34 @@ fn one_run_of_a_machine_is_first_and_the_others_say_whom_they_wait_for() {
     status(&mut observed).node = Some("one".into());
     observed.others = vec![other("newer", 1001, true)];
     assert_eq!(assigned(&observed).truth, Truth::True);
+}
+
+#[test]
+fn keys_are_given_after_the_end_while_a_point_waits_for_its_verification() {
+    let ended = |verify, said: Option<(&str, &str)>| {
+        let mut run = run("web");
+        run.spec.verify = verify;
+        let verified =
+            said.map(|(status, reason)| Condition { reason: reason.into(), ..condition("Verified", status) });
+        let conditions = [condition("Complete", "True")].into_iter().chain(verified).collect();
+        run.status = Some(BackupRunStatus { conditions, ..BackupRunStatus::default() });
+        run
+    };
+    let verifying = Some(("Unknown", "Verifying"));
+    // Its own deadline, and 72 hours for the others of its node.
+    let last = 1000 + 76 * 3600 - 1;
+    for (run, time, over) in [
+        (ended(Verify::All, None), last, false),
+        (ended(Verify::All, None), last + 1, true),
+        (ended(Verify::All, verifying), last, false),
+        (ended(Verify::Structure, verifying), last + 1, true),
+        (ended(Verify::All, Some(("True", "Sound"))), 2000, true),
+        (ended(Verify::All, Some(("False", "Damaged"))), 2000, true),
+        (ended(Verify::All, Some(("Unknown", "Unavailable"))), 2000, true),
+        (ended(Verify::None, None), 2000, true),
+    ] {
+        assert_eq!(is_over(&run, at(time)), over, "{run:?} at {time}");
+    }
 }
 
 #[test]
