@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Me;
-use super::choose::{Candidate, Machine, Room, choose};
+use super::choose::{Candidate, Machine, Room, Turns, choose};
 use super::claim::{Claim, claim};
 use super::record::Record;
 use super::run::Outcome;
@@ -133,6 +133,7 @@ pub(super) struct Rounds<D: Duty> {
     active: BTreeMap<String, Active<D::Run>>,
     /// Runs that could not be claimed, and until when they are left alone unless they change.
     postponed: BTreeMap<String, Instant>,
+    turns: Turns,
     /// How each ended; none if it was not ours to do.
     tasks: JoinSet<Option<Outcome>>,
 }
@@ -155,6 +156,7 @@ impl<D: Duty> Rounds<D> {
             runs: Runs::default(),
             active: BTreeMap::new(),
             postponed: BTreeMap::new(),
+            turns: Turns::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -221,7 +223,7 @@ impl<D: Duty> Rounds<D> {
             .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
             .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
         let rested = Timestamp::now() - self.pace.rest;
-        let room = Room { me: &self.me.uid, busy: &busy, free, rested };
+        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, rested };
         let (chosen, left) = choose(idle, D::machine, &room);
         for candidate in chosen {
             self.begin(candidate, stop);
@@ -233,6 +235,7 @@ impl<D: Duty> Rounds<D> {
     fn begin(&mut self, candidate: Candidate<D::Run>, stop: &CancellationToken) {
         let uid = candidate.run.uid().unwrap_or_default();
         let machine = D::machine(&candidate.run);
+        self.turns.had(&machine.0);
         let span = span::<D>(&candidate.run);
         let (sender, seen) = watch::channel(Some(Arc::clone(&candidate.run)));
         let (client, me, duty) = (self.client.clone(), Arc::clone(&self.me), Arc::clone(&self.duty));
