@@ -102,8 +102,13 @@ pub(super) fn a_point_is_read_after_the_end_and_its_run_says_how_far_and_that_it
     stored(&scene, "run", "All", "gone");
     let before = end(&scene, "run");
     let pod = scene.pod("agent");
-    let _agent = scene.verifications("agent", pod.clone(), worker.clone());
+    let agent = scene.verifications("agent", pod.clone(), worker.clone());
     scene.becomes("run", "Verified", "Unknown", "Verifying");
+    let asked: Vec<_> = agent.shim.requests().into_iter().filter(|one| one.contains("/backupruns?")).collect();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|one| one.contains("spec.verify")),
+        "it is told of others: {asked:?}"
+    );
     soon("it does not say how far it is", || scene.status("run")["verifiedPercent"] == 50);
     let at_work = scene.status("run");
     assert_eq!(at_work["agent"], json!(pod));

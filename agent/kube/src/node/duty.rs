@@ -95,6 +95,9 @@ pub(super) trait Duty: Send + Sync + 'static {
     /// What it says in their status.
     type Said: Words<Run = Self::Run> + Send;
 
+    /// Which of the node's runs it is told of, if not of all: more terms of the selector of fields, each after a comma.
+    const SELECTS: &'static str = "";
+
     /// What it takes to be one thing: of each it has one run done at a time.
     fn machine(run: &Self::Run) -> Machine;
 
@@ -163,7 +166,7 @@ impl<D: Duty> Rounds<D> {
 
     /// Works until it is told to stop; then gives back what is not done.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut events = runs_of::<D::Run>(&self.client, &self.me.node);
+        let mut events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
         let mut again = tokio::time::interval(self.pace.look_again);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
@@ -174,7 +177,7 @@ impl<D: Duty> Rounds<D> {
                     Err(error) => {
                         tracing::warn!(kind = kind::<D>(), %error, "the runs of this node are not followed; it is tried again");
                         if is_too_old(&error) {
-                            events = runs_of::<D::Run>(&self.client, &self.me.node);
+                            events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
                         }
                         continue;
                     }

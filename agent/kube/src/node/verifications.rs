@@ -73,6 +73,8 @@ impl<W: VerifyWorker> Duty for Verifying<W> {
     type Run = BackupRun;
     type Said = VerifySaid;
 
+    const SELECTS: &'static str = ",spec.verify!=None";
+
     /// Nobody is in the way of one who reads a point.
     fn machine(run: &BackupRun) -> Machine {
         (run.namespace().unwrap_or_default(), run.name_any())
