@@ -11,8 +11,8 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::resources::Run;
 
-/// Follows the runs of a node, and of these the ones that `more` selects. A watch that breaks off, or whose version is too old, is begun again with a list; between
-/// tries it waits longer and longer.
+/// Follows the runs of a node, and of these the ones that `more` selects. A watch that breaks off, or whose version is too
+/// old, is begun again with a list; between tries it waits longer and longer.
 pub(super) fn runs_of<R: Run>(
     client: &Client,
     node: &str,

@@ -166,6 +166,11 @@ fn what_speaks_against_a_run_is_said_with_what_to_do() {
             "WaitingForBackup",
             "VirtualMachineBackup theirs of the same machine is in flight (ExportReady). The run begins when",
         ),
+        (
+            |o| instance(o).job = Some("vmb-9".into()),
+            "WaitingForBackup",
+            "still works on backup vmb-9. The run begins when",
+        ),
         (|o| o.repository = RepositoryFacts::Missing, "RepositoryMissing", "no Repository offsite in namespace shop"),
         (|o| o.repository = RepositoryFacts::NotAllowed, "RepositoryNotAllowed", "allowedNamespaces"),
         (|o| o.repository = RepositoryFacts::NotReady("It is full.".into()), "RepositoryNotReady", "It is full."),
@@ -228,6 +233,18 @@ fn one_run_of_a_machine_is_first_and_the_others_say_whom_they_wait_for() {
     status(&mut observed).node = Some("one".into());
     observed.others = vec![other("newer", 1001, true)];
     assert_eq!(assigned(&observed).truth, Truth::True);
+}
+
+#[test]
+fn the_job_of_a_run_s_own_attempt_keeps_it_from_no_agent() {
+    let mut given_back = claimed();
+    status(&mut given_back).agent = None;
+    let own = status(&mut given_back).attempt.as_mut().unwrap();
+    own.state = AttemptState::Ended;
+    let own = own.backup.clone();
+    given_back.made.backups = vec![thing(&own)];
+    instance(&mut given_back).job = Some(own);
+    assert_eq!((assigned(&given_back).truth, steps(&given_back)), (Truth::True, vec!["remove backup"]));
 }
 
 #[test]
