@@ -359,7 +359,7 @@ fn freeze(scene: &Scene) {
 /// Lets it go on.
 #[track_caller]
 fn thaw(scene: &Scene) {
-    assert!(signal_agent(scene, "CONT"), "the agent is gone");
+    wait_until("no agent goes on", LIMIT, || signal_agent(scene, "CONT"));
 }
 
 /// Sends a signal to the agent's process; false if there is none.

@@ -108,6 +108,20 @@ fn a_cancelled_run_stays_cancelled() {
 }
 
 #[test]
+fn the_runs_that_ask_for_a_verification_are_found() {
+    let runs = runs();
+    runs.create("says-nothing", &spec()).ok();
+    for verify in ["None", "Structure", "All"] {
+        runs.create(&verify.to_lowercase(), &with(spec(), &json!({"verify": verify}))).ok();
+    }
+    let found = runs.api.get(&format!("{}?fieldSelector=spec.verify!=None", runs.list));
+    let mut names: Vec<_> =
+        found["items"].as_array().unwrap().iter().map(|run| run["metadata"]["name"].clone()).collect();
+    names.sort_by_key(ToString::to_string);
+    assert_eq!(names, ["all", "structure"]);
+}
+
+#[test]
 fn the_runs_of_one_machine_are_found_by_its_name() {
     let runs = runs();
     for (name, machine) in [("one", "web"), ("two", "db"), ("three", "web")] {

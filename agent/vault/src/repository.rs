@@ -99,13 +99,20 @@ impl Repository {
         Ok(Number::Taken(Box::new(Stored { manifest, hash })))
     }
 
-    /// The point of that id.
+    /// The point of that id. One whose entry the store has lost is `Damaged`, and not `NotFound`.
     pub(crate) async fn point(&self, id: &PointId) -> Result<(PointEntry, String)> {
         let vm = Folder::parse(id.vm()).ok_or_else(|| self.unknown(id))?;
-        if !self.sequence(vm).await?.counts(id.sequence()) {
+        let sequence = self.sequence(vm).await?;
+        if !sequence.counts(id.sequence()) {
             return Err(self.unknown(id).within("it was dropped"));
         }
-        self.counting_point(id).await
+        match self.counting_point(id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && sequence.lacks(id.sequence()) => {
+                Err(self.gap(vm, &sequence, id.sequence()).within(format!("point {id}")))
+            }
+            // Also of one that the listing does not have yet.
+            read => read,
+        }
     }
 
     /// The point of that id, which is known to count: of a long sequence the listing is most of what that costs to learn.

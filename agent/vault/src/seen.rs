@@ -68,16 +68,16 @@ mod tests {
 
     use object_store::{ObjectStore, ObjectStoreExt};
     use remora_core::point::Decision;
-    use remora_core::ports::Mover;
-    use remora_core::{ErrorKind, VmName};
+    use remora_core::ports::{Mover, NoProgress};
+    use remora_core::{ErrorKind, PointId, VmName};
 
     use super::Seen;
-    use crate::Vault;
     use crate::collect::Mode;
     use crate::names;
     use crate::repository::Repository;
     use crate::testing::{FaultyStore, back_up, image, new_vault, over};
     use crate::vault::GAPS_TOLD;
+    use crate::{Depth, Vault};
 
     fn vm() -> VmName {
         VmName::new("a VM").unwrap()
@@ -127,6 +127,37 @@ mod tests {
         back_up_seed(&back, 50).await;
         assert_eq!(wrong(&back).await, []);
         assert!(back.collect(None, Mode::Run, &[]).await.unwrap().1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_point_whose_entry_is_lost_is_damaged_and_one_that_never_was_is_unknown() {
+        let ((vault, store), state) = (new_vault().await, tempfile::tempdir().unwrap());
+        let host = on_host(&vault, &store, &state);
+        for seed in [10, 20, 30] {
+            back_up_seed(&host, seed).await;
+        }
+        let folder = host.0.folder(&vm());
+        let point = |number| PointId::new(folder.hex(), number).unwrap();
+        let error = async |vault: &Vault, number| {
+            let verified = vault.verifier(Depth::All).point(&point(number), &NoProgress).await;
+            let (read, verified) = (vault.open(&point(number)).await.err().unwrap(), verified.unwrap_err());
+            assert_eq!(read.chain(), verified.chain());
+            verified
+        };
+        assert_eq!(error(&host, 4).await.kind(), ErrorKind::NotFound);
+
+        for number in [2, 3] {
+            let name = names::manifest(host.0.tenant, folder, number);
+            (&store as &dyn ObjectStore).delete(&name).await.unwrap();
+            let lost = error(&host, number).await;
+            assert_eq!(lost.kind(), ErrorKind::Damaged);
+            assert!(lost.chain().contains(name.as_ref()), "{}", lost.chain());
+            if number == 2 {
+                // Without a memory, what comes after it tells.
+                assert_eq!(error(&over(&vault, &store), number).await.kind(), ErrorKind::Damaged);
+            }
+        }
+        assert_eq!(error(&over(&vault, &store), 3).await.kind(), ErrorKind::NotFound);
     }
 
     #[tokio::test]

@@ -67,7 +67,12 @@ impl Sequence {
     /// The numbers that an entry is missing of; none without damage. They may be very many: a hostile store can list an
     /// entry of any number.
     pub(crate) fn gaps(&self) -> impl Iterator<Item = u64> {
-        (1..=self.seen).filter(|number| !self.listed.contains_key(number))
+        (1..=self.seen).filter(|number| self.lacks(*number))
+    }
+
+    /// Whether a number is such a gap.
+    pub(crate) fn lacks(&self, number: u64) -> bool {
+        (1..=self.seen).contains(&number) && !self.listed.contains_key(&number)
     }
 
     /// An error unless it is known which tombstone is the newest.

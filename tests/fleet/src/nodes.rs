@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use remora_kube::node::{Agent, Counts, KeyService, Me, Pace, Restores};
+use remora_kube::node::{Agent, Counts, KeyService, Me, Pace, Restores, Verifications};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, REMORA, node};
-use crate::worker::{NoRestores, Played};
+use crate::worker::{NoRestores, NoVerifications, Played};
 use crate::{Args, Result};
 
 /// Starts one for each node.
@@ -34,6 +34,9 @@ pub(crate) async fn start(args: &Args, cluster: &Cluster, held: &Arc<Semaphore>)
         let pace = Pace::default();
         let restores = Restores::new(client.clone(), me.clone(), NoRestores, pace, Arc::clone(&counts));
         tasks.push(tokio::spawn(restores.run(CancellationToken::new())));
+        let one = Pace { parallel: 1, ..pace };
+        let verifications = Verifications::new(client.clone(), me.clone(), NoVerifications, one, Arc::clone(&counts));
+        tasks.push(tokio::spawn(verifications.run(CancellationToken::new())));
         tasks.push(tokio::spawn(Agent::new(client, me, worker, pace, counts).run(CancellationToken::new())));
     }
     Ok(tasks)

@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use kube::Client;
 use remora_core::point::{Decision, Point, Quiesced};
-use remora_core::ports::Outcome;
+use remora_core::ports::{Outcome, VerifyReport};
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, RepositoryId, VmName};
-use remora_kube::node::{Desk, Done, Failure, KeyService, Meter, Order, RestoreOrder, RestoreWorker, Worker, clock};
+use remora_kube::node::{
+    Desk, Done, Failure, KeyService, Meter, Order, RestoreOrder, RestoreWorker, VerifyWorker, Worker, clock,
+};
 use remora_kube::resources::Capability;
 use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze};
 use serde_json::json;
@@ -88,6 +90,22 @@ impl Played {
             definition: "{}".into(),
             tool: "fleet".into(),
         })
+    }
+}
+
+/// Nobody asks for a verification.
+pub(crate) struct NoVerifications;
+
+#[async_trait]
+impl VerifyWorker for NoVerifications {
+    async fn verify(
+        &self,
+        _: &Order,
+        _: &PointId,
+        _: Arc<Meter>,
+        _: CancellationToken,
+    ) -> Result<VerifyReport, Failure> {
+        Err(Error::new(ErrorKind::Unsupported, "nothing is verified here").into())
     }
 }
 

@@ -39,6 +39,7 @@ struct Joined {
 pub(super) struct AgentAtWork {
     pub(super) me: Me,
     pub(super) shim: Arc<Shim>,
+    pub(super) counts: Arc<Counts>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -182,9 +183,9 @@ impl Scene {
         };
         let me = self.me(pod, uid);
         let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
-        let agent = Agent::new(client, me.clone(), worker, pace, counts);
+        let agent = Agent::new(client, me.clone(), worker, pace, Arc::clone(&counts));
         let task = Some(self.runtime.spawn(agent.run(stop.clone())));
-        AgentAtWork { me, shim, stop, task }
+        AgentAtWork { me, shim, counts, stop, task }
     }
 
     /// What does restores, with a pod of its own.
@@ -195,13 +196,13 @@ impl Scene {
             shim.client(self.api())
         };
         let me = self.me(pod, self.pod(pod));
-        let stop = CancellationToken::new();
-        let restores = Restores::new(client, me.clone(), worker, pace(usize::MAX), Arc::default());
+        let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
+        let restores = Restores::new(client, me.clone(), worker, pace(usize::MAX), Arc::clone(&counts));
         let task = Some(self.runtime.spawn(restores.run(stop.clone())));
-        AgentAtWork { me, shim, stop, task }
+        AgentAtWork { me, shim, counts, stop, task }
     }
 
-    /// What does verifications, in a pod that is there already.
+    /// What does verifications, in a pod that is there already: one at a time, as the program does.
     pub(super) fn verifications<W: VerifyWorker>(&self, pod: &str, uid: String, worker: W) -> AgentAtWork {
         let shim = Arc::new(Shim::default());
         let client = {
@@ -209,10 +210,10 @@ impl Scene {
             shim.client(self.api())
         };
         let me = self.me(pod, uid);
-        let stop = CancellationToken::new();
-        let verifications = Verifications::new(client, me.clone(), worker, pace(usize::MAX), Arc::default());
+        let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
+        let verifications = Verifications::new(client, me.clone(), worker, pace(1), Arc::clone(&counts));
         let task = Some(self.runtime.spawn(verifications.run(stop.clone())));
-        AgentAtWork { me, shim, stop, task }
+        AgentAtWork { me, shim, counts, stop, task }
     }
 
     /// The node joins the cluster: agents that are started from now on have a token that tells its UID, which this is.

@@ -1,5 +1,6 @@
 //! Verifications of a node: the controller, and what reads points, are played.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -101,8 +102,13 @@ pub(super) fn a_point_is_read_after_the_end_and_its_run_says_how_far_and_that_it
     stored(&scene, "run", "All", "gone");
     let before = end(&scene, "run");
     let pod = scene.pod("agent");
-    let _agent = scene.verifications("agent", pod.clone(), worker.clone());
+    let agent = scene.verifications("agent", pod.clone(), worker.clone());
     scene.becomes("run", "Verified", "Unknown", "Verifying");
+    let asked: Vec<_> = agent.shim.requests().into_iter().filter(|one| one.contains("/backupruns?")).collect();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|one| one.contains("spec.verify")),
+        "it is told of others: {asked:?}"
+    );
     soon("it does not say how far it is", || scene.status("run")["verifiedPercent"] == 50);
     let at_work = scene.status("run");
     assert_eq!(at_work["agent"], json!(pod));
@@ -188,10 +194,39 @@ fn the_next_agent_begins_it_again_once_the_pod_of_the_one_before_is_gone() {
 #[test]
 fn who_cancels_a_run_that_has_a_point_ends_its_verification_alone() {
     let (scene, worker) = (Scene::new(), Reads::new(0, Found::Sound));
-    let _agent = scene.verifications("agent", scene.pod("agent"), worker);
+    let mut agent = scene.verifications("agent", scene.pod("agent"), worker);
     stored(&scene, "run", "All", "gone");
     scene.becomes("run", "Verified", "Unknown", "Verifying");
     scene.runs.change("run", &json!({"cancel": true})).ok();
     scene.becomes("run", "Verified", "Unknown", "Cancelled");
     assert_eq!(scene.condition("run", "Complete"), Some(("True".into(), "Stored".into())));
+    // Nothing has failed that anybody wanted.
+    scene.stop(&mut agent);
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    assert_eq!((count(&agent.counts.failed), count(&agent.counts.lost)), (0, 1));
+    assert!(!scene.events("BackupRun", "run").contains(&"NotVerified".into()));
+}
+
+#[test]
+fn points_are_read_one_at_a_time() {
+    let (scene, worker) = (Scene::new(), Reads::new(0, Found::Sound));
+    for name in ["one", "other"] {
+        stored(&scene, name, "All", "gone");
+    }
+    let mut agent = scene.verifications("agent", scene.pod("agent"), worker.clone());
+    soon("one begins", || !worker.begun().is_empty());
+    let first = worker.begun()[0].clone();
+    // Its loop has had its turn since, and more than once.
+    let beat = scene.status(&first)["heartbeat"].clone();
+    soon("its heart does not beat", || scene.status(&first)["heartbeat"] != beat);
+    assert_eq!(worker.begun(), [first.as_str()]);
+    worker.0.told.add_permits(1);
+    soon("the other one begins", || worker.begun().len() == 2);
+    assert_eq!(scene.condition(&first, "Verified"), Some(("True".into(), "Sound".into())));
+    worker.0.told.add_permits(1);
+    for name in ["one", "other"] {
+        scene.becomes(name, "Verified", "True", "Sound");
+    }
+    scene.stop(&mut agent);
+    assert_eq!(worker.begun().len(), 2);
 }

@@ -37,12 +37,43 @@ pub(super) struct Candidate<R> {
     pub(super) claimed: Claimed,
 }
 
+/// So many namespaces are remembered.
+const REMEMBERED: usize = 1024;
+
+/// Which namespaces had their turn, and in which order.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    last: u64,
+    of: BTreeMap<String, u64>,
+}
+
+impl Turns {
+    /// That one had its turn just now.
+    pub(super) fn had(&mut self, namespace: &str) {
+        self.last += 1;
+        self.of.insert(namespace.to_owned(), self.last);
+        // Who had none for longest is as good as who never had one.
+        if self.of.len() > REMEMBERED
+            && let Some(first) = self.of.iter().min_by_key(|(_, turn)| **turn).map(|(namespace, _)| namespace.clone())
+        {
+            self.of.remove(&first);
+        }
+    }
+
+    /// The number of its last turn; 0 if it had none.
+    fn of(&self, namespace: &str) -> u64 {
+        self.of.get(namespace).copied().unwrap_or_default()
+    }
+}
+
 /// Who begins runs, and what it has already.
 pub(super) struct Room<'a> {
     /// The UID that this agent claims runs with.
     pub(super) me: &'a str,
     /// What its runs at work are of, each of which has a place.
     pub(super) busy: &'a BTreeSet<Machine>,
+    /// Of the runs that were begun before.
+    pub(super) turns: &'a Turns,
     /// Places that nobody has.
     pub(super) free: usize,
     /// What was given back later than this waits still.
@@ -50,8 +81,8 @@ pub(super) struct Room<'a> {
 }
 
 /// Which of `runs` get the free places, one of what `of` says they are of, such as a VM, and none of one that is busy. With
-/// them, how many more there are. A place goes to the namespace that has the fewest, so that none keeps the others out, and
-/// there to the oldest run.
+/// them, how many more there are. A place goes to the namespace that has the fewest, and of those to the one whose turn was
+/// longest ago, so that none keeps the others out; there to the oldest run.
 pub(super) fn choose<'a, R: Run>(
     runs: impl Iterator<Item = &'a Arc<R>>,
     of: fn(&R) -> Machine,
@@ -67,7 +98,9 @@ pub(super) fn choose<'a, R: Run>(
     while chosen.len() < room.free {
         let free = waiting.iter().enumerate().filter(|(_, (machine, _))| !taken.contains(machine));
         // The first of those that are equal: the oldest.
-        let next = free.min_by_key(|(_, ((namespace, _), _))| places.get(namespace).copied().unwrap_or_default());
+        let next = free.min_by_key(|(_, ((namespace, _), _))| {
+            (places.get(namespace).copied().unwrap_or_default(), room.turns.of(namespace))
+        });
         let Some((at, _)) = next else { break };
         let (machine, one) = waiting.remove(at);
         *places.entry(machine.0.clone()).or_default() += 1;
@@ -132,8 +165,12 @@ mod tests {
 
     /// What is chosen of runs beside machines of the namespace `shop` that are busy.
     fn names(runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
+        names_after(&Turns::default(), runs, busy, free)
+    }
+
+    fn names_after(turns: &Turns, runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
         let busy = busy.iter().map(|vm| ("shop".to_owned(), (*vm).to_owned())).collect();
-        let room = Room { me: "me", busy: &busy, free, rested: "2026-01-01T00:00:10Z".parse().unwrap() };
+        let room = Room { me: "me", busy: &busy, turns, free, rested: "2026-01-01T00:00:10Z".parse().unwrap() };
         let (chosen, left) = choose(runs.iter(), machine, &room);
         (chosen.iter().map(|one| one.run.name_any()).collect(), left)
     }
@@ -170,6 +207,30 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_take_turns_where_there_is_one_place() {
+        let none = json!({});
+        let mut waiting: Vec<_> = (1..5).map(|n| run(&format!("web{n}-1"), n, &none, false)).collect();
+        waiting.push(in_namespace(&run("late-1", 9, &none, false), "other"));
+        waiting.push(in_namespace(&run("later-1", 10, &none, false), "third"));
+        let (mut turns, mut begun) = (Turns::default(), Vec::new());
+        while let Some(next) = names_after(&turns, &waiting, &[], 1).0.pop() {
+            let at = waiting.iter().position(|run| run.name_any() == next).unwrap();
+            turns.had(&waiting.remove(at).namespace().unwrap());
+            begun.push(next);
+        }
+        assert_eq!(begun, ["web1-1", "late-1", "later-1", "web2-1", "web3-1", "web4-1"]);
+    }
+
+    #[test]
+    fn of_very_many_namespaces_those_are_remembered_that_had_their_turn_last() {
+        let mut turns = Turns::default();
+        for n in 0..=REMEMBERED {
+            turns.had(&n.to_string());
+        }
+        assert_eq!((turns.of("0"), turns.of("1"), turns.of.len()), (0, 2, REMEMBERED));
+    }
+
+    #[test]
     fn what_was_given_back_because_it_waits_rests_for_a_moment() {
         let given_back = |second: u32, reason: &str| {
             let mut claimed = condition("Claimed", "False");
@@ -195,7 +256,8 @@ mod tests {
             (json!({"agent": "other"}), true, Some(Claimed::By("other".into()))),
         ] {
             let runs = [run("web", 1, &status, cancel)];
-            let room = Room { me: "me", busy: &BTreeSet::new(), free: 1, rested: Timestamp::UNIX_EPOCH };
+            let (busy, turns) = (BTreeSet::new(), Turns::default());
+            let room = Room { me: "me", busy: &busy, turns: &turns, free: 1, rested: Timestamp::UNIX_EPOCH };
             let (chosen, _) = choose(runs.iter(), machine, &room);
             assert_eq!(chosen.first().map(|one| one.claimed.clone()), wanted, "{status} {cancel}");
         }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Me;
-use super::choose::{Candidate, Machine, Room, choose};
+use super::choose::{Candidate, Machine, Room, Turns, choose};
 use super::claim::{Claim, claim};
 use super::record::Record;
 use super::run::Outcome;
@@ -61,7 +61,7 @@ pub struct Counts {
     pub failed: AtomicU64,
     /// Runs given back for the next agent.
     pub given_back: AtomicU64,
-    /// Runs that were taken away: deleted, or ended by the controller.
+    /// Runs that were taken away: deleted, or ended by the controller; and verifications that were cancelled.
     pub lost: AtomicU64,
     /// Runs at work.
     pub running: AtomicU64,
@@ -94,6 +94,9 @@ pub(super) trait Duty: Send + Sync + 'static {
     type Run: Run;
     /// What it says in their status.
     type Said: Words<Run = Self::Run> + Send;
+
+    /// Which of the node's runs it is told of, if not of all: more terms of the selector of fields, each after a comma.
+    const SELECTS: &'static str = "";
 
     /// What it takes to be one thing: of each it has one run done at a time.
     fn machine(run: &Self::Run) -> Machine;
@@ -133,6 +136,7 @@ pub(super) struct Rounds<D: Duty> {
     active: BTreeMap<String, Active<D::Run>>,
     /// Runs that could not be claimed, and until when they are left alone unless they change.
     postponed: BTreeMap<String, Instant>,
+    turns: Turns,
     /// How each ended; none if it was not ours to do.
     tasks: JoinSet<Option<Outcome>>,
 }
@@ -155,13 +159,14 @@ impl<D: Duty> Rounds<D> {
             runs: Runs::default(),
             active: BTreeMap::new(),
             postponed: BTreeMap::new(),
+            turns: Turns::default(),
             tasks: JoinSet::new(),
         }
     }
 
     /// Works until it is told to stop; then gives back what is not done.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut events = runs_of::<D::Run>(&self.client, &self.me.node);
+        let mut events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
         let mut again = tokio::time::interval(self.pace.look_again);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
@@ -172,7 +177,7 @@ impl<D: Duty> Rounds<D> {
                     Err(error) => {
                         tracing::warn!(kind = kind::<D>(), %error, "the runs of this node are not followed; it is tried again");
                         if is_too_old(&error) {
-                            events = runs_of::<D::Run>(&self.client, &self.me.node);
+                            events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
                         }
                         continue;
                     }
@@ -221,7 +226,7 @@ impl<D: Duty> Rounds<D> {
             .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
             .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
         let rested = Timestamp::now() - self.pace.rest;
-        let room = Room { me: &self.me.uid, busy: &busy, free, rested };
+        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, rested };
         let (chosen, left) = choose(idle, D::machine, &room);
         for candidate in chosen {
             self.begin(candidate, stop);
@@ -233,6 +238,7 @@ impl<D: Duty> Rounds<D> {
     fn begin(&mut self, candidate: Candidate<D::Run>, stop: &CancellationToken) {
         let uid = candidate.run.uid().unwrap_or_default();
         let machine = D::machine(&candidate.run);
+        self.turns.had(&machine.0);
         let span = span::<D>(&candidate.run);
         let (sender, seen) = watch::channel(Some(Arc::clone(&candidate.run)));
         let (client, me, duty) = (self.client.clone(), Arc::clone(&self.me), Arc::clone(&self.duty));

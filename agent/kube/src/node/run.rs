@@ -46,7 +46,7 @@ pub(super) enum Outcome {
     Failed,
     /// The next agent of this node begins it again, or this one later.
     GivenBack,
-    /// It is no longer this agent's.
+    /// It is no longer this agent's, or nobody wants it any more.
     Lost,
 }
 

@@ -25,6 +25,9 @@ use crate::conditions::Truth;
 use crate::resources::BackupRun;
 use crate::verification;
 
+/// One point has so long: a store that drips must not keep the node's only place.
+const ONE: Duration = Duration::from_hours(24);
+
 /// Verifies points.
 #[async_trait]
 pub trait VerifyWorker: Send + Sync + 'static {
@@ -70,6 +73,8 @@ impl<W: VerifyWorker> Duty for Verifying<W> {
     type Run = BackupRun;
     type Said = VerifySaid;
 
+    const SELECTS: &'static str = ",spec.verify!=None";
+
     /// Nobody is in the way of one who reads a point.
     fn machine(run: &BackupRun) -> Machine {
         (run.namespace().unwrap_or_default(), run.name_any())
@@ -112,6 +117,11 @@ impl<W: VerifyWorker> Duty for Verifying<W> {
         if !tended.write_all().await {
             return Outcome::Lost;
         }
+        // Its owner did not want it any more: nothing has failed.
+        if early == Some(Early::Cancelled) && says.truth == Truth::Unknown {
+            tracing::info!(run = name, "its verification was cancelled");
+            return Outcome::Lost;
+        }
         let (reason, words) = (&*says.reason, says.message.as_str());
         match says.truth {
             Truth::True => {
@@ -143,11 +153,67 @@ async fn found<W: VerifyWorker>(
     let left = verification::until(&run).map(|until| until.duration_since(Timestamp::now()));
     let left = left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
     let order = order(&run);
-    timeout(left, worker.verify(&order, &point, meter, cancel)).await.unwrap_or_else(|_| Err(late()))
+    let verified = worker.verify(&order, &point, meter, cancel);
+    timeout(left.min(ONE), verified).await.unwrap_or_else(|_| Err(late(left)))
 }
 
-fn late() -> Failure {
-    let error = Error::new(ErrorKind::Cancelled, "there was no time for it within 72h of the run's deadline");
-    let advice = "See what the other verifications of its node take, in their BackupRuns.";
-    Failure::because("DeadlineExceeded", error.advise(advice))
+/// `left` is what was left until the last instant for it.
+fn late(left: Duration) -> Failure {
+    let (what, advice) = if left > ONE {
+        ("it was not read within 24h", "See how fast its store is read, or read it with `remora verify`.")
+    } else {
+        (
+            "there was no time for it within 72h of the run's deadline",
+            "See what the other verifications of its node take, in their BackupRuns.",
+        )
+    };
+    Failure::because("DeadlineExceeded", Error::new(ErrorKind::Cancelled, what).advise(advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Its store drips.
+    struct Drips;
+
+    #[async_trait]
+    impl VerifyWorker for Drips {
+        async fn verify(
+            &self,
+            _: &Order,
+            _: &PointId,
+            _: Arc<Meter>,
+            _: CancellationToken,
+        ) -> Result<VerifyReport, Failure> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_point_keeps_the_place_for_longer_than_a_day_or_than_there_is_time_for_it() {
+        for (hours_ago, at_most, what) in [(0, 24, "within 24h"), (75, 1, "within 72h of the run's deadline")] {
+            let created = Timestamp::now() - SignedDuration::from_hours(hours_ago);
+            let run: BackupRun = serde_json::from_value(json!({
+                "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun",
+                "metadata": {"name": "run", "namespace": "shop", "creationTimestamp": created.to_string()},
+                "spec": {"virtualMachine": "web", "repository": {"name": "r"}, "verify": "All"},
+                "status": {"point": "0011223344556677-1"},
+            }))
+            .unwrap();
+            let begun = tokio::time::Instant::now();
+            let late = found(Arc::new(Drips), Arc::new(run), Arc::default(), CancellationToken::new()).await;
+            let late = late.unwrap_err();
+            assert!(begun.elapsed() <= Duration::from_hours(at_most) + Duration::from_secs(1));
+            assert_eq!(
+                (late.reason(), late.message().contains(what)),
+                ("DeadlineExceeded", true),
+                "{}",
+                late.message()
+            );
+        }
+    }
 }

@@ -11,11 +11,15 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::resources::Run;
 
-/// Follows the runs of a node. A watch that breaks off, or whose version is too old, is begun again with a list; between
-/// tries it waits longer and longer.
-pub(super) fn runs_of<R: Run>(client: &Client, node: &str) -> BoxStream<'static, watcher::Result<Event<R>>> {
+/// Follows the runs of a node, and of these the ones that `more` selects. A watch that breaks off, or whose version is too
+/// old, is begun again with a list; between tries it waits longer and longer.
+pub(super) fn runs_of<R: Run>(
+    client: &Client,
+    node: &str,
+    more: &str,
+) -> BoxStream<'static, watcher::Result<Event<R>>> {
     let runs: Api<R> = Api::all(client.clone());
-    let config = Config::default().fields(&format!("status.node={node}"));
+    let config = Config::default().fields(&format!("status.node={node}{more}"));
     watcher(runs, config).default_backoff().boxed()
 }
 

@@ -21,6 +21,7 @@ use super::RepositoryReference;
     doc = "One backup of one virtual machine.",
     selectable = ".spec.virtualMachine",
     selectable = ".status.node",
+    selectable = ".spec.verify",
     printcolumn(name = "VM", type_ = "string", json_path = ".spec.virtualMachine"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].reason"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".status.decision"),

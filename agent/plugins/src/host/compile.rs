@@ -155,10 +155,12 @@ fn exceeded(status: ExitStatus, answer: &io::Result<Vec<u8>>, limits: CompileLim
         return Some("the compiler broke on it".into());
     }
     match status.signal()? {
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => Some("the compiler broke on it".into()),
+        libc::SIGBUS | libc::SIGILL | libc::SIGFPE => Some("the compiler broke on it".into()),
         libc::SIGXCPU => Some(format!("it took more than {} s of processor time", limits.seconds)),
-        // So ends a program of Rust's that is given no memory, or whose stack is full.
-        libc::SIGABRT => Some(format!("it took more than {} MiB of memory, or nests too deep", limits.memory >> 20)),
+        // So ends a program of Rust's that is given no memory, or whose stack cannot grow.
+        libc::SIGABRT | libc::SIGSEGV => {
+            Some(format!("it took more than {} MiB of memory, or nests too deep", limits.memory >> 20))
+        }
         _ => None,
     }
 }

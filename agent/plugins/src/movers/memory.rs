@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn half_of_what_there_is_stays_with_the_host() {
-        assert_eq!(half(Some("805306368\n"), Some(MACHINE)), 384 << 20);
+        assert_eq!(half(Some("1610612736\n"), Some(MACHINE)), 768 << 20);
         for none in [None, Some("max\n"), Some(""), Some("68719476736\n")] {
             assert_eq!(half(none, Some(MACHINE)), 16_384_000 * 512, "{none:?}");
         }
@@ -127,6 +127,15 @@ mod tests {
         let again = ledger.take().unwrap();
         drop((shares, again));
         assert_eq!(*ledger.free.lock().unwrap(), 384 << 20);
+    }
+
+    /// Two backups, two restores and a verification, each of its own repository.
+    #[test]
+    fn in_an_agent_s_pod_as_it_is_deployed_there_is_room_for_all_that_it_does_at_once() {
+        let ledger = Ledger::new(768 << 20);
+        let shares: Vec<_> = (0..6).map(|_| ledger.take()).collect();
+        assert!(shares.iter().all(Result::is_ok), "{shares:?}");
+        assert!(ledger.take().is_err());
     }
 
     #[test]

@@ -116,9 +116,12 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
 /// Why a job has not begun in time.
 async fn not_started(vm: &Vm, wish: &BackupWish, known: &str) -> Error {
     let seconds = vm.options.start_within.as_secs();
-    // Who cannot say it is not asked twice: the backup is over either way.
-    if let Some(why) = vm.cluster.why_unattached(&wish.backup).await.unwrap_or_default() {
-        return not_attachable(seconds, &why);
+    match vm.cluster.why_unattached(&wish.backup).await {
+        Ok(Some(why)) => return not_attachable(seconds, &why),
+        // Of `Damaged` the engine would make a reread that nobody wants any more.
+        Err(error) if error.kind() == ErrorKind::Cancelled => return error,
+        // Who cannot say it is not asked twice: the backup is over either way.
+        Ok(None) | Err(_) => {}
     }
     let started = |what: &str| format!("KubeVirt has not started the {what} within {seconds} s{}", after_colon(known));
     match wish.depth {

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use prometheus_client::encoding::EncodeLabelValue;
 
 use crate::conditions;
-use crate::resources::BackupRun;
+use crate::resources::{BackupRun, Verify};
 use crate::verification::{self, Found};
 
 /// How far a run is.
@@ -43,15 +43,25 @@ impl RunState {
     }
 }
 
-/// Of each machine that runs have a verified point of, what was found of the newest: 1 if it is damaged.
+/// Of each machine that runs have a verified point of, what was found of the newest one in each repository: 1 if any of these
+/// is damaged.
 pub(super) fn damaged_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
-    let mut newest: BTreeMap<String, (Option<Timestamp>, i64)> = BTreeMap::new();
+    let mut newest: BTreeMap<(String, String), (Option<Timestamp>, i64)> = BTreeMap::new();
     for run in runs {
         let Some(found) = verification::found(run) else { continue };
-        let at = newest.entry(vm(run)).or_insert((None, 0));
+        // Who has not read the data cannot say that they are sound.
+        if found == Found::Sound && run.spec.verify != Verify::All {
+            continue;
+        }
+        let at = newest.entry((vm(run), repository(run))).or_insert((None, 0));
         *at = (*at).max((run.creation_timestamp().map(|time| time.0), i64::from(found == Found::Damaged)));
     }
-    newest.into_iter().map(|(vm, (_, damaged))| (vm, damaged)).collect()
+    let mut all = BTreeMap::new();
+    for ((vm, _), (_, damaged)) in newest {
+        let any = all.entry(vm).or_insert(0);
+        *any = damaged.max(*any);
+    }
+    all
 }
 
 /// Of each machine that runs have a point of, when the newest was begun, in seconds since 1970.
@@ -64,6 +74,13 @@ pub(super) fn newest_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
         *at = (*at).max(begun.0.as_second());
     }
     newest
+}
+
+/// Where its point is, as `NAMESPACE/NAME`.
+fn repository(run: &BackupRun) -> String {
+    let reference = &run.spec.repository;
+    let namespace = reference.namespace.clone().or_else(|| run.namespace()).unwrap_or_default();
+    format!("{namespace}/{}", reference.name)
 }
 
 /// The machine, as `NAMESPACE/NAME`.

@@ -7,6 +7,7 @@ use kube::runtime::{reflector, watcher};
 use serde_json::json;
 
 use super::*;
+use crate::resources::Verify;
 
 fn run(name: &str, vm: &str, status: &serde_json::Value) -> BackupRun {
     serde_json::from_value(json!({
@@ -37,6 +38,7 @@ fn stored(name: &str, vm: &str, begun: &str) -> BackupRun {
 fn verified(name: &str, vm: &str, made: &str, status: &str) -> BackupRun {
     let mut run = run(name, vm, &json!({"conditions": [condition("Complete", "True"), condition("Verified", status)]}));
     run.metadata.creation_timestamp = Some(Time(made.parse().unwrap()));
+    run.spec.verify = Verify::All;
     run
 }
 
@@ -119,6 +121,34 @@ fn what_there_is_is_counted_when_it_is_asked_for() {
         "remora_controller_repositories{state=\"Unknown\"} 1",
     ] {
         assert!(text.lines().any(|one| one == line), "wanted {line} in\n{text}");
+    }
+}
+
+#[test]
+fn damage_is_told_of_until_the_data_were_read_again_where_it_is() {
+    let of_day = |day: u8, status| verified(&format!("day-{day}"), "web", &format!("2026-01-0{day}T00:00:00Z"), status);
+    let changed = |mut run: BackupRun, change: fn(&mut BackupRun)| {
+        change(&mut run);
+        run
+    };
+    let elsewhere = |run| changed(run, |run| run.spec.repository.name = "elsewhere".into());
+    let namespaced = |run| changed(run, |run| run.spec.repository.namespace = Some("remora".into()));
+    let structure = |run| changed(run, |run| run.spec.verify = Verify::Structure);
+    let damaged = || of_day(1, "False");
+    for (runs, wanted) in [
+        (vec![damaged()], Some(1)),
+        (vec![damaged(), of_day(2, "True")], Some(0)),
+        (vec![of_day(2, "True"), damaged()], Some(0)),
+        (vec![damaged(), elsewhere(of_day(2, "True"))], Some(1)),
+        (vec![damaged(), namespaced(of_day(2, "True"))], Some(1)),
+        (vec![damaged(), elsewhere(of_day(2, "True")), of_day(3, "True")], Some(0)),
+        (vec![damaged(), structure(of_day(2, "True"))], Some(1)),
+        (vec![structure(damaged())], Some(1)),
+        (vec![structure(of_day(2, "True"))], None),
+    ] {
+        let names: Vec<_> = runs.iter().map(|run| (run.spec.clone(), run.status.clone())).collect();
+        let runs: Vec<_> = runs.into_iter().map(Arc::new).collect();
+        assert_eq!(super::run::damaged_points(&runs).get("shop/web").copied(), wanted, "{names:#?}");
     }
 }
 

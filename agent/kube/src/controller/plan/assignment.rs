@@ -38,7 +38,7 @@ pub(super) fn decide(observed: &Observed) -> Result<Place<'_>, Says> {
         return Err(Says::no("Migrating", "The machine is being migrated to another node. The run begins after that."));
     }
     first(observed)?;
-    nothing_in_flight(observed)?;
+    nothing_in_flight(observed, instance)?;
     let node = instance.node.clone().filter(|node| !node.is_empty());
     let node =
         node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
@@ -221,14 +221,21 @@ fn first(observed: &Observed) -> Result<(), Says> {
 }
 
 /// KubeVirt takes one backup of a machine at a time, and an agent does few runs at once: one that has to wait holds up others.
-fn nothing_in_flight(observed: &Observed) -> Result<(), Says> {
-    match observed.foreign.first() {
-        None => Ok(()),
-        Some((name, at)) => {
-            let message = format!(
+fn nothing_in_flight(observed: &Observed, instance: &Instance) -> Result<(), Says> {
+    let attempt = observed.run.status.as_ref().and_then(|status| status.attempt.as_ref());
+    // What an attempt of this run left is removed, with an agent or without.
+    let job = instance.job.as_ref().filter(|job| attempt.is_none_or(|attempt| attempt.backup != **job));
+    let message = match (observed.foreign.first(), job) {
+        (None, None) => return Ok(()),
+        (Some((name, at)), _) => {
+            format!(
                 "VirtualMachineBackup {name} of the same machine is in flight ({at}). The run begins when that has ended."
-            );
-            Err(Says::no(WAITING_FOR_BACKUP, message))
+            )
         }
-    }
+        // Such as of a run before, whose backup KubeVirt has not let go of.
+        (None, Some(job)) => {
+            format!("The machine still works on backup {job}. The run begins when that has ended.")
+        }
+    };
+    Err(Says::no(WAITING_FOR_BACKUP, message))
 }

@@ -10,7 +10,7 @@ use crate::controller::observed::*;
 use crate::controller::testing::{at, run};
 use crate::controller::worker::{Image, PodState, Worker, WorkerFacts};
 use crate::kubevirt::tracking;
-use crate::resources::{Attempt, BackupRun, BackupRunStatus};
+use crate::resources::{Attempt, BackupRun, BackupRunStatus, Verify};
 
 const REPOSITORY: [u8; 16] = [7; 16];
 
@@ -166,6 +166,11 @@ fn what_speaks_against_a_run_is_said_with_what_to_do() {
             "WaitingForBackup",
             "VirtualMachineBackup theirs of the same machine is in flight (ExportReady). The run begins when",
         ),
+        (
+            |o| instance(o).job = Some("vmb-9".into()),
+            "WaitingForBackup",
+            "still works on backup vmb-9. The run begins when",
+        ),
         (|o| o.repository = RepositoryFacts::Missing, "RepositoryMissing", "no Repository offsite in namespace shop"),
         (|o| o.repository = RepositoryFacts::NotAllowed, "RepositoryNotAllowed", "allowedNamespaces"),
         (|o| o.repository = RepositoryFacts::NotReady("It is full.".into()), "RepositoryNotReady", "It is full."),
@@ -228,6 +233,46 @@ fn one_run_of_a_machine_is_first_and_the_others_say_whom_they_wait_for() {
     status(&mut observed).node = Some("one".into());
     observed.others = vec![other("newer", 1001, true)];
     assert_eq!(assigned(&observed).truth, Truth::True);
+}
+
+#[test]
+fn the_job_of_a_run_s_own_attempt_keeps_it_from_no_agent() {
+    let mut given_back = claimed();
+    status(&mut given_back).agent = None;
+    let own = status(&mut given_back).attempt.as_mut().unwrap();
+    own.state = AttemptState::Ended;
+    let own = own.backup.clone();
+    given_back.made.backups = vec![thing(&own)];
+    instance(&mut given_back).job = Some(own);
+    assert_eq!((assigned(&given_back).truth, steps(&given_back)), (Truth::True, vec!["remove backup"]));
+}
+
+#[test]
+fn keys_are_given_after_the_end_while_a_point_waits_for_its_verification() {
+    let ended = |verify, said: Option<(&str, &str)>| {
+        let mut run = run("web");
+        run.spec.verify = verify;
+        let verified =
+            said.map(|(status, reason)| Condition { reason: reason.into(), ..condition("Verified", status) });
+        let conditions = [condition("Complete", "True")].into_iter().chain(verified).collect();
+        run.status = Some(BackupRunStatus { conditions, ..BackupRunStatus::default() });
+        run
+    };
+    let verifying = Some(("Unknown", "Verifying"));
+    // Its own deadline, and 72 hours for the others of its node.
+    let last = 1000 + 76 * 3600 - 1;
+    for (run, time, over) in [
+        (ended(Verify::All, None), last, false),
+        (ended(Verify::All, None), last + 1, true),
+        (ended(Verify::All, verifying), last, false),
+        (ended(Verify::Structure, verifying), last + 1, true),
+        (ended(Verify::All, Some(("True", "Sound"))), 2000, true),
+        (ended(Verify::All, Some(("False", "Damaged"))), 2000, true),
+        (ended(Verify::All, Some(("Unknown", "Unavailable"))), 2000, true),
+        (ended(Verify::None, None), 2000, true),
+    ] {
+        assert_eq!(is_over(&run, at(time)), over, "{run:?} at {time}");
+    }
 }
 
 #[test]

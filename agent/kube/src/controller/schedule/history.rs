@@ -12,7 +12,7 @@ use super::{DueRun, ScheduledRun, Verified};
 use crate::conditions;
 use crate::controller::plan::has_finalizer;
 use crate::resources::{BackupRun, Run, Verify};
-use crate::verification;
+use crate::verification::{self, Found};
 
 /// The label of a run that a policy asked for: the policy's name. Only the controller puts it.
 pub(super) const POLICY_LABEL: &str = "remora.dev/policy";
@@ -75,9 +75,11 @@ fn ending(run: &BackupRun) -> Ending {
     }
 }
 
-/// What waits for its verification will not be asked for again; what could not be verified will, by the next run.
+/// What waits for its verification will not be asked for again; what could not be verified will, by the next run. So will what
+/// is damaged: it is to be known soon whether the points after it are sound.
 fn verified(run: &BackupRun, now: Timestamp) -> Verified {
-    let counts = !run.has_ended() || verification::is_pending(run, now) || verification::found(run).is_some();
+    let is_sound = verification::found(run) == Some(Found::Sound);
+    let counts = !run.has_ended() || verification::is_pending(run, now) || is_sound;
     if run.spec.verify != Verify::None && counts { Verified::Yes } else { Verified::No }
 }
 

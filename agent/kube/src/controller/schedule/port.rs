@@ -52,12 +52,12 @@ pub struct ScheduledRun {
     pub verified: Verified,
 }
 
-/// Whether a run's point is known to be sound or damaged, or will be.
+/// Whether a run's point is known to be sound, or it soon will be known what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verified {
     /// It is, or will be.
     Yes,
-    /// Nobody asked, or it could not be done.
+    /// Nobody asked, it could not be done, or the point is damaged.
     No,
 }
 

@@ -18,10 +18,10 @@ use crate::kubevirt::options::KubevirtOptions;
 const START: Duration = Duration::from_mins(3);
 
 /// KubeVirt takes the backup, and from then on nothing is heard but what is asked for: after so long each, that.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Deaf {
     answers: Mutex<Vec<(Duration, BackupProgress)>>,
-    unattached: Option<&'static str>,
+    unattached: fn() -> Result<Option<String>>,
 }
 
 #[async_trait]
@@ -49,7 +49,7 @@ impl Cluster for Deaf {
     }
 
     async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
-        Ok(self.unattached.map(Into::into))
+        (self.unattached)()
     }
 
     async fn job(&self) -> Result<JobFacts> {
@@ -81,7 +81,7 @@ fn running() -> BackupProgress {
 
 /// What becomes of a wish whose live answers are these, in this order, and how long that takes.
 async fn waited(depth: Depth, answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
-    waited_for(Deaf { answers: Mutex::new(answers), unattached: None }, depth).await
+    waited_for(Deaf { answers: Mutex::new(answers), unattached: || Ok(None) }, depth).await
 }
 
 async fn waited_for(cluster: Deaf, depth: Depth) -> (Result<Begun>, Duration) {
@@ -145,7 +145,7 @@ async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_t
 #[tokio::test(start_paused = true)]
 async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
     for depth in [Depth::SinceLatest, Depth::Full] {
-        let cluster = Deaf { answers: Mutex::default(), unattached: Some("no node has it") };
+        let cluster = Deaf { answers: Mutex::default(), unattached: || Ok(Some("no node has it".into())) };
         let (begun, took) = waited_for(cluster, depth).await;
         let error = begun.err().unwrap();
         // Of `Damaged` the engine would make a reread.
@@ -153,5 +153,17 @@ async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
         assert!(error.chain().ends_with("within 180 s: no node has it"), "{}", error.chain());
         assert!(error.advice().unwrap().contains("spec.scratch.storageClassName"));
         assert!((START..START + Duration::from_secs(1)).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_while_it_is_asked_why_is_no_reason_for_a_reread() {
+    let cases: [(fn() -> Result<Option<String>>, ErrorKind); 2] = [
+        (|| Err(Error::new(ErrorKind::Cancelled, "the run is to end")), ErrorKind::Cancelled),
+        (|| Err(Error::new(ErrorKind::Unavailable, "the API server does not answer")), ErrorKind::Damaged),
+    ];
+    for (unattached, kind) in cases {
+        let (begun, _) = waited_for(Deaf { answers: Mutex::default(), unattached }, Depth::SinceLatest).await;
+        assert_eq!(begun.err().unwrap().kind(), kind);
     }
 }

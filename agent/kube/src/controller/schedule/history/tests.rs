@@ -124,7 +124,7 @@ fn verifies(run: &Arc<BackupRun>, said: Option<(&str, &str)>) -> Arc<BackupRun> 
 }
 
 #[test]
-fn what_could_not_be_verified_is_verified_after_the_next_run_and_what_waits_is_not() {
+fn what_is_not_known_to_be_sound_is_verified_after_the_next_run_and_what_waits_is_not() {
     let stored = |said| verifies(&run("stored", "web", 10, Some("Stored")), said);
     let of = |run: Arc<BackupRun>, now: i64| scheduled(&[run], at(now))[0].verified;
     for (run, now, verified) in [
@@ -137,7 +137,7 @@ fn what_could_not_be_verified_is_verified_after_the_next_run_and_what_waits_is_n
         (stored(Some(("Unknown", "Verifying"))), 10 + 76 * 3600, Verified::No),
         (stored(Some(("Unknown", "Unavailable"))), 100, Verified::No),
         (stored(Some(("True", "Sound"))), 10 + 76 * 3600, Verified::Yes),
-        (stored(Some(("False", "Damaged"))), 100, Verified::Yes),
+        (stored(Some(("False", "Damaged"))), 100, Verified::No),
     ] {
         let what = run.status.clone();
         assert_eq!(of(run, now), verified, "{what:#?}");
