@@ -52,10 +52,10 @@ impl Product {
         cluster.import_image(&image(folder.path()));
         run(Command::new("cp").arg("-r").arg(deploy().join("base")).arg(folder.path().join("base"))).ok();
         // Tests stop the agent's process for as long as they need: the kubelet is not to take it for dead.
-        let patch = json!([{"op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe"}]).to_string();
+        let unprobed = json!([{"op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe"}]).to_string();
         let overlay = json!({
             "resources": ["base"], "images": [{"name": "remora", "newTag": TAG}],
-            "patches": [{"target": {"kind": "DaemonSet", "name": "remora-agent"}, "patch": patch}],
+            "patches": [{"target": {"kind": "DaemonSet", "name": "remora-agent"}, "patch": unprobed}],
         });
         fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
         let path = folder.path().to_string_lossy().into_owned();

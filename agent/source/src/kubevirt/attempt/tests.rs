@@ -17,11 +17,14 @@ use crate::kubevirt::options::KubevirtOptions;
 
 const START: Duration = Duration::from_mins(3);
 
+/// What it says of a scratch that is not attached.
+type Unattached = fn() -> Result<Option<String>>;
+
 /// KubeVirt takes the backup, and from then on nothing is heard but what is asked for: after so long each, that.
 #[derive(Debug)]
 struct Deaf {
     answers: Mutex<Vec<(Duration, BackupProgress)>>,
-    unattached: fn() -> Result<Option<String>>,
+    unattached: Unattached,
 }
 
 #[async_trait]
@@ -158,7 +161,7 @@ async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_while_it_is_asked_why_is_no_reason_for_a_reread() {
-    let cases: [(fn() -> Result<Option<String>>, ErrorKind); 2] = [
+    let cases: [(Unattached, ErrorKind); 2] = [
         (|| Err(Error::new(ErrorKind::Cancelled, "the run is to end")), ErrorKind::Cancelled),
         (|| Err(Error::new(ErrorKind::Unavailable, "the API server does not answer")), ErrorKind::Damaged),
     ];
