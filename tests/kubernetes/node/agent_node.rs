@@ -1,12 +1,9 @@
 //! The `AgentNode` of a node.
 
-use std::sync::atomic::Ordering;
-
 use remora_kube::resources::PolicyState;
 use serde_json::{Value, json};
 
 use super::scene::{Scene, soon};
-use super::shim::Shim;
 use super::worker::Played;
 
 #[test]
@@ -31,24 +28,31 @@ fn a_node_tells_what_its_agent_can_do_and_when_it_has_stopped() {
 fn the_agent_node_is_its_node_s() {
     let scene = Scene::new();
     let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
+    let uid = scene.join();
+    let _agent = scene.agent("agent", Played::default());
+    soon("it is written", || scene.api().look(&path).body["status"]["conditions"][0]["status"] == "True");
+    // Kubernetes removes it with that very node.
+    let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": scene.node, "uid": uid}]);
+    assert_eq!(scene.api().get(&path)["metadata"]["ownerReferences"], owners);
+}
+
+/// The API server has the plugin `OwnerReferencesPermissionEnforcement`: of an object that is there, only who may delete it says whose
+/// it is.
+#[test]
+fn an_agent_node_whose_owner_cannot_be_said_is_written_all_the_same() {
+    let scene = Scene::new();
+    let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
     let is_ready = |wanted: &str| scene.api().look(&path).body["status"]["conditions"][0]["status"] == wanted;
-    let owners = || scene.api().get(&path)["metadata"]["ownerReferences"].clone();
-    // Whose it is may be unknown, or not be said by whoever may not delete it: it is written all the same.
     let mut first = scene.agent("first", Played::default());
     soon("it is written", || is_ready("True"));
     scene.stop(&mut first);
-    let uid = scene.join();
-    let shim = Shim::default();
-    shim.no_owners.store(true, Ordering::SeqCst);
-    let mut second = scene.agent_through(shim, "second", Played::default());
+    assert!(is_ready("False"));
+    scene.join();
+    let second = scene.agent("second", Played::default());
     soon("it is written by the second", || is_ready("True"));
-    assert_eq!(owners(), Value::Null);
-    scene.stop(&mut second);
-
-    let _third = scene.agent("third", Played::default());
-    soon("it is written by the third", || is_ready("True"));
-    // Kubernetes removes it with that very node.
-    assert_eq!(owners(), json!([{"apiVersion": "v1", "kind": "Node", "name": scene.node, "uid": uid}]));
+    assert_eq!(scene.api().get(&path)["metadata"]["ownerReferences"], Value::Null);
+    let made = format!("agentnodes/{}?", scene.node);
+    assert!(second.shim.count(&made) >= 2, "the second has tried to say it: {:?}", second.shim.requests());
 }
 
 #[test]

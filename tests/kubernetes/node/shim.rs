@@ -24,8 +24,6 @@ pub(super) struct Shim {
     pub(super) short_watches: AtomicBool,
     /// So many watches are told that what they know is too old.
     pub(super) too_old: AtomicUsize,
-    /// Nobody may say whose an object is, as where the plugin `OwnerReferencesPermissionEnforcement` is on, of one that is there.
-    pub(super) no_owners: AtomicBool,
     /// So many answers to writes are lost, though the writes are done.
     pub(super) lost_answers: AtomicUsize,
 }
@@ -62,17 +60,6 @@ impl Shim {
         }
         if watch && self.short_watches.load(Ordering::SeqCst) {
             *request.uri_mut() = uri.replace("timeoutSeconds=290", "timeoutSeconds=1").parse::<Uri>()?;
-        }
-        if self.no_owners.load(Ordering::SeqCst) && request.method() == http::Method::PATCH {
-            let (parts, body) = request.into_parts();
-            let body = body.collect_bytes().await?.to_vec();
-            if String::from_utf8_lossy(&body).contains("ownerReferences") {
-                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden",
-                    "message": "cannot set an ownerRef on a resource you can't delete", "code": 403});
-                let answer = Response::builder().status(StatusCode::FORBIDDEN);
-                return answer.body(status.to_string().into_bytes().into()).map_err(Into::into);
-            }
-            request = Request::from_parts(parts, body.into());
         }
         let answer = inner.send(request).await?;
         if write && answer.status().is_success() && take_one(&self.lost_answers) {
