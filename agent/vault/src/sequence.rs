@@ -96,11 +96,14 @@ impl Sequence {
 impl Repository {
     /// A VM's sequence.
     pub(crate) async fn sequence(&self, vm: Folder) -> Result<Sequence> {
+        // Before the listing: what another process stores meanwhile, and remembers, is not missing in it.
+        let before = self.seen.highest(vm, 0).await;
         let objects = self.store.listed(&names::manifests(self.tenant, vm)).await?;
         let numbered = objects.into_iter().filter_map(|object| Some((names::sequence(&object.name)?, object)));
         let listed: BTreeMap<u64, Listed> = numbered.collect();
         let last = listed.last_key_value().map_or(0, |(last, _)| *last);
-        let seen = self.seen.highest(vm, last).await;
+        self.seen.highest(vm, last).await;
+        let seen = before.max(last);
         let mut sequence =
             Sequence { listed, tombstone_number: 0, tombstone: Tombstone::default(), settings: 0, seen, doubt: None };
         let mut below = u64::MAX;

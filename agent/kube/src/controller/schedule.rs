@@ -180,12 +180,10 @@ impl Scheduling {
         let params = PostParams { field_manager: Some(OWNER.into()), ..PostParams::default() };
         let made = match api.create(&params, &run).await {
             Ok(made) => {
-                let (vm, start, Word { digest, settings, reason }) = (due.vm.name.as_str(), due.start, &due.word);
-                tracing::info!(policy = due.policy, vm, run = name, %start, digest, settings, reason, "a run is due");
                 self.context.metrics.scheduled(&due.policy);
                 made
             }
-            // A controller before made it, and it is not seen yet.
+            // A controller before made it, or this one whose answer was lost, and it is not seen yet.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let there = api.get(&name).await?;
                 if history::policy(&there) != Some(&due.policy) {
@@ -195,6 +193,8 @@ impl Scheduling {
             }
             Err(error) => return Err(error),
         };
+        let (vm, start, Word { digest, settings, reason }) = (due.vm.name.as_str(), due.start, &due.word);
+        tracing::info!(policy = due.policy, vm, run = name, %start, digest, settings, reason, "a run is due");
         let begun = made.metadata.creation_timestamp.as_ref().map_or(due.start, |time| time.0);
         let verified = if due.verify == Verify::None { Verified::No } else { Verified::Yes };
         let (policy, vm, ending) = (due.policy.clone(), due.vm.name.clone(), Ending::Settled);

@@ -13,7 +13,7 @@ use remora_plugins::{Host, HostOptions, builtins, cases};
 use serde_json::{Value, json};
 
 use super::components::{host, options, selector};
-use super::lines::Lines;
+use super::lines::{Lines, another};
 
 pub(crate) const NIGHTLY: &str = "\
 kind: BackupPolicy
@@ -89,6 +89,7 @@ fn a_decision_is_logged_with_what_each_policy_said_by_which_module_and_settings(
     fs::write(folder.path().join("access.yaml"), ACCESS).unwrap();
     let generation = next(&Generation::default(), &host(), folder.path(), now());
     let lines = Lines::default();
+    let _another = another();
     let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
     let outcomes = tracing::subscriber::with_default(subscriber, || {
         let requests = ["/root/etc/passwd", "/root/srv/hr/pay"].map(|path| request("root", path));

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use super::hostile::folder;
 use super::{Folder, example};
-use crate::lines::Lines;
+use crate::lines::{Lines, another};
 
 /// The secret that must be seen nowhere.
 pub(super) const CANARY: &str = "canary-7f3a9c";
@@ -207,6 +207,7 @@ async fn a_request_that_is_under_way_when_its_caller_goes_is_given_up() {
 #[tokio::test]
 async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_error() {
     let lines = Lines::default();
+    let _another = another();
     let subscriber =
         tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).with_max_level(tracing::Level::DEBUG);
     let _guard = tracing::subscriber::set_default(subscriber.finish());
