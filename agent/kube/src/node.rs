@@ -20,6 +20,7 @@ mod identity;
 mod key_service;
 mod lives;
 mod meter;
+mod others;
 mod record;
 mod restores;
 mod run;

@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use self::work::{Work, panicked};
+use self::work::Work;
 use super::desk::{Change, Desk, Wish};
 use super::duty::{Pace, Seen};
+use super::others::{Others, ended_by_others, panicked};
 use super::record::{Lost, Record, Unwritten};
 use super::status::Said;
 use super::tell::Teller;
@@ -37,6 +38,15 @@ enum Early {
     DeadlineExceeded,
     Stopping,
     Lost(Lost),
+}
+
+impl From<Others> for Early {
+    fn from(others: Others) -> Self {
+        match others {
+            Others::Cancelled => Self::Cancelled,
+            Others::Lost(lost) => Self::Lost(lost),
+        }
+    }
 }
 
 /// How a run ended.
@@ -238,36 +248,7 @@ async fn early_end(
     };
     tokio::select! {
         () = stopping.cancelled() => Early::Stopping,
-        early = ended_by_others(seen, record) => early,
+        others = ended_by_others(seen, record) => others.into(),
         () = passes => Early::DeadlineExceeded,
-    }
-}
-
-async fn ended_by_others(seen: &mut watch::Receiver<Seen<BackupRun>>, record: &mut Record<Said>) -> Early {
-    loop {
-        let now = seen.borrow_and_update().clone();
-        match now {
-            Some(run) => {
-                if let Err(lost) = record.saw(&run) {
-                    return Early::Lost(lost);
-                }
-                if run.is_cancelled() {
-                    return Early::Cancelled;
-                }
-            }
-            // A watch may lose it for other reasons: only the API server knows.
-            None => match record.look().await {
-                Ok(_) => {}
-                Err(Unwritten::Lost(lost)) => return Early::Lost(lost),
-                Err(Unwritten::Later(_)) => {
-                    tokio::time::sleep(BACKOFF.1).await;
-                    continue;
-                }
-            },
-        }
-        if seen.changed().await.is_err() {
-            // Who watched has ended, and stops the runs too.
-            return std::future::pending().await;
-        }
     }
 }

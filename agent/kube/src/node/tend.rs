@@ -7,18 +7,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_core::{Error, ErrorKind};
 use tokio::sync::watch;
-use tokio::task::JoinError;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::duty::{Pace, Seen, Taken};
+use super::others::{Others, ended_by_others, panicked};
 use super::record::{Lost, Record, Unwritten};
 use super::status::Words;
 use super::{Failure, Meter};
-use crate::resources::Run;
 
 /// Between tries to write, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
@@ -32,6 +30,15 @@ pub(super) enum Early {
     Cancelled,
     Stopping,
     Lost(Lost),
+}
+
+impl From<Others> for Early {
+    fn from(others: Others) -> Self {
+        match others {
+            Others::Cancelled => Self::Cancelled,
+            Others::Lost(lost) => Self::Lost(lost),
+        }
+    }
 }
 
 /// What an agent says of such work while it goes on.
@@ -72,7 +79,7 @@ impl<S: Beats> Tended<S> {
             let watched = early.is_none();
             tokio::select! {
                 done = &mut work => break done.unwrap_or_else(|died| Err(panicked(died))),
-                ends = ended_by_others(&mut self.seen, &mut self.record, &self.stopping), if watched => {
+                ends = early_end(&mut self.seen, &mut self.record, &self.stopping), if watched => {
                     tracing::info!(run = self.name, early = ?ends, "the work is ended early");
                     early = Some(ends);
                     cancel.cancel();
@@ -124,42 +131,15 @@ fn later(backoff: Duration) -> (Instant, Duration) {
 }
 
 /// Waits for what ends the work before the worker does. May be dropped and called again.
-async fn ended_by_others<S: Words>(
+async fn early_end<S: Words>(
     seen: &mut watch::Receiver<Seen<S::Run>>,
     record: &mut Record<S>,
     stopping: &CancellationToken,
 ) -> Early {
-    loop {
-        let now = seen.borrow_and_update().clone();
-        match now {
-            Some(run) => {
-                if let Err(lost) = record.saw(&run) {
-                    return Early::Lost(lost);
-                }
-                if run.is_cancelled() {
-                    return Early::Cancelled;
-                }
-            }
-            // A watch may lose it for other reasons: only the API server knows.
-            None => match record.look().await {
-                Ok(_) => {}
-                Err(Unwritten::Lost(lost)) => return Early::Lost(lost),
-                Err(Unwritten::Later(_)) => {
-                    sleep(BACKOFF.1).await;
-                    continue;
-                }
-            },
-        }
-        tokio::select! {
-            () = stopping.cancelled() => return Early::Stopping,
-            changed = seen.changed() => if changed.is_err() {
-                return std::future::pending().await;
-            },
-        }
+    tokio::select! {
+        // Who is told to stop says that a run was cancelled, if it was.
+        biased;
+        others = ended_by_others(seen, record) => others.into(),
+        () = stopping.cancelled() => Early::Stopping,
     }
-}
-
-/// The worker's task has died.
-fn panicked(died: JoinError) -> Failure {
-    Error::new(ErrorKind::Failed, "the run died of a bug of remora").because(died).into()
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora_core::{BackupName, Error, ErrorKind};
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{Desk, Done, Failure, Worker};
@@ -44,9 +43,4 @@ impl<W: Worker> Work<W> {
         }
         self.worker.work(&self.desk.order, &self.desk, self.cancel).await
     }
-}
-
-/// The worker's task has died.
-pub(super) fn panicked(died: JoinError) -> Failure {
-    Error::new(ErrorKind::Failed, "the run died of a bug of remora").because(died).into()
 }
