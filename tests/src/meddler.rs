@@ -4,7 +4,7 @@ mod fetches;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct Meddler {
 struct Shared {
     /// Whether it is as if there were no server.
     down: AtomicBool,
+    /// How many connections were ended at once meanwhile.
+    turned_away: AtomicUsize,
     rule: Mutex<Option<Rule>>,
     /// The head lines of all requests that passed.
     seen: Mutex<Vec<String>>,
@@ -72,6 +74,7 @@ impl Meddler {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if shared.down.load(Ordering::Relaxed) {
+                    shared.turned_away.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
@@ -101,6 +104,16 @@ impl Meddler {
     /// Whether a request made it go down.
     pub fn is_down(&self) -> bool {
         self.shared.down.load(Ordering::Relaxed)
+    }
+
+    /// How many connections it has ended at once because it was down.
+    pub fn turned_away(&self) -> usize {
+        self.shared.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Ends connections at once from now on, until [`Meddler::come_back`].
+    pub fn go_down(&self) {
+        self.shared.down.store(true, Ordering::Relaxed);
     }
 
     /// How often it still would.

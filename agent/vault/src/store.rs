@@ -9,6 +9,7 @@ pub(crate) mod lenient;
 mod limits;
 mod lock;
 mod open;
+mod outage;
 mod reach;
 mod staging;
 mod tending;

@@ -1,7 +1,7 @@
 //! A server that goes down, sends half an answer, none, or is slow, in the middle of a command: what was committed stays,
 //! the message says what was tried and what to do, and the next command is right.
 
-use remora_tests::{Fault, Ran};
+use remora_tests::{Fault, Ran, wait_until};
 
 use super::*;
 
@@ -72,33 +72,62 @@ impl Meddled {
 }
 
 #[test]
-fn a_server_that_goes_down_in_mid_backup_costs_no_committed_point() {
-    let bench = Meddled::new("on s3 gone");
+fn a_server_that_is_gone_before_the_first_segment_is_stored_costs_no_committed_point() {
+    goes_for_good("on s3 gone", "/s/", Fault::GoDown);
+}
+
+#[test]
+fn a_server_that_is_gone_before_the_commit_costs_no_committed_point() {
+    goes_for_good("on s3 uncommitted", "/m/", Fault::GoDown);
+}
+
+#[test]
+fn a_server_that_is_gone_just_after_the_commit_costs_no_committed_point() {
+    goes_for_good("on s3 committed", "/m/", Fault::LoseAnswerAndGoDown);
+}
+
+/// A backup fails, for the server goes down when it is asked to store this, and stays away for longer than it is waited for.
+fn goes_for_good(name: &str, path: &str, fault: Fault) {
+    let bench = Meddled::new(name);
     bench.change("at first");
     let mut kept = vec![bench.back_up()];
-    for (path, fault) in [
-        // Before the first segment is stored, and just before and after the commit.
-        ("/s/", Fault::GoDown),
-        ("/m/", Fault::GoDown),
-        ("/m/", Fault::LoseAnswerAndGoDown),
-    ] {
-        bench.change(&format!("{path} {fault:?}"));
-        let truth = bench.vm.domain.truth("vda");
-        bench.meddler.meddle("PUT", path, fault, 1);
-        let ran = bench.backup();
-        assert!(bench.meddler.is_down(), "it never came to {path}");
-        bench.assert_unavailable(&ran);
-        bench.meddler.come_back();
-        // The backup could not know that it was committed; the point counts all the same.
-        let points = bench.vm.remora.json(["points"]);
-        if fault == Fault::LoseAnswerAndGoDown {
-            kept.push(Kept { report: points[kept.len()].clone(), truth });
-        }
-        bench.assert_kept(&kept);
-        bench.vm.domain.write("vda", 0x5a, 100 * MIB, MIB);
-        kept.push(bench.back_up());
-        bench.assert_kept(&kept);
+    bench.change("then");
+    let truth = bench.vm.domain.truth("vda");
+    bench.meddler.meddle("PUT", path, fault, 1);
+    let ran = bench.backup();
+    assert!(bench.meddler.is_down(), "it never came to {path}");
+    bench.assert_unavailable(&ran);
+    bench.meddler.come_back();
+    // The backup could not know that it was committed; the point counts all the same.
+    let points = bench.vm.remora.json(["points"]);
+    if fault == Fault::LoseAnswerAndGoDown {
+        kept.push(Kept { report: points[kept.len()].clone(), truth });
     }
+    bench.assert_kept(&kept);
+    bench.vm.domain.write("vda", 0x5a, 100 * MIB, MIB);
+    kept.push(bench.back_up());
+    bench.assert_kept(&kept);
+}
+
+#[test]
+fn a_server_that_is_away_for_a_while_costs_a_backup_nothing_but_time() {
+    let bench = Meddled::new("on s3 away");
+    bench.change("at first");
+    let mut kept = vec![bench.back_up()];
+    for (path, fault) in [("/s/", Fault::GoDown), ("/m/", Fault::GoDown), ("/m/", Fault::LoseAnswerAndGoDown)] {
+        bench.change(&format!("{path} {fault:?}"));
+        let before = bench.meddler.turned_away();
+        bench.meddler.meddle("PUT", path, fault, 1);
+        kept.push(std::thread::scope(|scope| {
+            let backup = scope.spawn(|| bench.back_up());
+            // More often than the store's client repeats a request.
+            let waits = || bench.meddler.turned_away() > before + 20 || backup.is_finished();
+            wait_until(format_args!("nobody waits for {path}"), Duration::from_mins(5), waits);
+            bench.meddler.come_back();
+            backup.join().unwrap()
+        }));
+    }
+    bench.assert_kept(&kept);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::store::access::{Access, Reach};
 use crate::store::credentials::Variables;
 use crate::store::limits::{Limited, Paces};
 use crate::store::lock::{Locks, S3Locks};
+use crate::store::outage::Waiting;
 use crate::store::reach::{Connector, ToInternet};
 
 /// The client's own, where none is named.
@@ -35,6 +36,8 @@ pub(super) struct Patience {
     pub(super) retries: usize,
     /// After this time a request is not repeated again.
     pub(super) give_up: Duration,
+    /// For a store that has answered before, and is away.
+    pub(super) outage: Duration,
 }
 
 /// What S3 checks the body of a PUT against: it is in a header, which is signed, and Object Lock asks for it. Were the body
@@ -47,6 +50,7 @@ impl Patience {
         silence: Duration::from_mins(2),
         retries: 8,
         give_up: Duration::from_mins(2),
+        outage: Duration::from_mins(2),
     };
 
     fn retry(self) -> RetryConfig {
@@ -190,15 +194,16 @@ fn client(
 struct How {
     options: ClientOptions,
     patience: Patience,
-    connector: Connector,
+    connector: Waiting<Connector>,
 }
 
 /// What makes the HTTP clients.
-fn connector(access: &Access, patience: Patience) -> Result<Connector> {
-    Ok(match access.reach {
+fn connector(access: &Access, patience: Patience) -> Result<Waiting<Connector>> {
+    let connector = match access.reach {
         Reach::Anywhere => Connector::Anywhere(ReqwestConnector::default()),
         Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(access)? }),
-    })
+    };
+    Ok(Waiting { connector, outage: patience.outage })
 }
 
 /// The PEM certificates that are trusted beside the system's.

@@ -81,13 +81,18 @@ impl HttpService for InternetOnly {
             Some(Host::Domain(_)) => None,
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            None => return Err(HttpError::new(HttpErrorKind::Request, Inside("a URL without a host".into()))),
+            None => return Err(never(Inside("a URL without a host".into()))),
         };
         if let Some(address) = address.filter(|address| !is_internet(*address)) {
-            return Err(HttpError::new(HttpErrorKind::Request, Inside(address.to_string())));
+            return Err(never(Inside(address.to_string())));
         }
         self.0.call(request).await
     }
+}
+
+/// What another try does not change.
+fn never(inside: Inside) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, inside)
 }
 
 /// Resolves names to addresses of the internet.

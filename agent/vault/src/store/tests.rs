@@ -26,6 +26,7 @@ const PATIENT: Patience = Patience {
     silence: Duration::from_mins(5),
     retries: 2,
     give_up: Duration::from_mins(10),
+    outage: Duration::ZERO,
 };
 
 /// For a server that hangs, and that then answers to a test which may have no processor for a while.
@@ -218,6 +219,31 @@ async fn a_server_that_hangs_is_not_waited_for_without_end() {
     let name = Path::from("put");
     meddler.meddle("PUT", "put", Meddling::Hang, 1);
     assert_eq!(store.create(&name, PutPayload::from_static(b"x")).await.unwrap(), Created::Yes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_there_is_waited_for_and_one_that_never_answered_is_not() {
+    let Meddled { meddler, store, s3: _s3 } = Meddled::new(Patience { outage: Duration::from_mins(10), ..PATIENT });
+    meddler.go_down();
+    let name = Path::from("object");
+    let error = store.create(&name, PutPayload::from_static(b"x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+    let tried = meddler.turned_away();
+    // As often as the client repeats a request of its own, and once more to look whether it took effect.
+    assert!(tried <= 2 * (1 + PATIENT.retries), "{tried}");
+    meddler.come_back();
+    store.create(&Path::from("proven"), PutPayload::from_static(b"")).await.unwrap();
+    meddler.meddle("PUT", "object", Meddling::LoseAnswerAndGoDown, 1);
+    let creating = tokio::spawn({
+        let (store, name) = (store.clone(), name.clone());
+        async move { store.create(&name, PutPayload::from_static(b"x")).await }
+    });
+    let longer = tried + 2 * (2 + PATIENT.retries);
+    let waits = || meddler.turned_away() > longer || creating.is_finished();
+    tokio::task::block_in_place(|| remora_tests::wait_until("nobody waits for it", Duration::from_mins(5), waits));
+    meddler.come_back();
+    assert_eq!(creating.await.unwrap().unwrap(), Created::Yes);
+    assert_eq!(store.get(&name, 10).await.unwrap().unwrap(), "x");
 }
 
 #[tokio::test]
