@@ -43,21 +43,28 @@ pub fn configure<S: DeserializeOwned, P>(settings: &str, new: impl Fn(S) -> Resu
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {
-    let part = |segment: &Segment| match segment {
-        Segment::Seq { index } => format!("/{index}"),
-        Segment::Map { key } | Segment::Enum { variant: key } => {
-            format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                pointer.push('/');
+                key.chars().for_each(|c| match c {
+                    '~' => pointer.push_str("~0"),
+                    '/' => pointer.push_str("~1"),
+                    c => pointer.push(c),
+                });
+            }
+            Segment::Unknown => {}
         }
-        Segment::Unknown => String::new(),
-    };
-    path.iter().map(part).collect()
+    }
+    pointer
 }
 
 /// The message without serde's "at line 1 column 7": there are no lines for the one who wrote YAML.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    // Whole, for a search in the text would be a twentieth of a component's code.
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&position).map_or_else(|| text.clone(), str::to_owned)
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use remora_core::VmName;
 use remora_core::policy::{Access, Action, Authorize, Subject, VmFacts};
 use remora_plugins::set::{Generation, Snapshot};
@@ -133,13 +135,11 @@ fn cpu() -> u64 {
     stat.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// The CPU time of the processes that this one started and that have ended, in nanoseconds: what compiled. The kernel counts it in
-/// hundredths of a second.
+/// The CPU time of the processes that this one started and that have ended, in nanoseconds: what compiled.
 fn cpu_of_children() -> u64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    // Behind the name, which may have anything in it: the 16th and 17th field of proc(5), the first one here being the third.
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[13..15].iter().map(|ticks| ticks.parse::<u64>().unwrap() * 10_000_000).sum()
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let nanoseconds = |time: TimeVal| u64::try_from(time.num_nanoseconds()).unwrap();
+    nanoseconds(usage.user_time()) + nanoseconds(usage.system_time())
 }
 
 /// The resident memory of this process with so many components loaded, and none at work.
