@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use remora_tests::cluster::{NAMESPACE, Product, is_true};
+use remora_tests::cluster::{Product, is_true};
 use remora_tests::{MIB, run};
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
 }
 
 #[track_caller]
-fn assert_reread(status: &Value, why: &str) {
+pub(crate) fn assert_reread(status: &Value, why: &str) {
     assert_reread_for_any(status, &[why]);
 }
 
@@ -70,7 +70,7 @@ fn launcher_is_killed(scene: &mut Scene) {
 }
 
 /// Its disks are read where they lie.
-fn is_halted(scene: &mut Scene) {
+pub(crate) fn is_halted(scene: &mut Scene) {
     let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace().to_owned());
     scene.change();
     scene.patch_machine(&json!({"spec": {"runStrategy": "Halted"}}));
@@ -110,26 +110,14 @@ fn waits_in_vain(scene: &mut Scene, reason: &str, advice: &str) {
     assert_eq!(why_failed(&status).0, "Cancelled");
 }
 
-/// Nothing but remora knows of that: KubeVirt has the same checkpoints as before.
-fn is_restored_in_place(scene: &mut Scene) {
+/// A disk is what it was at the first run. Nothing but remora knows of that: KubeVirt has the same checkpoints as before.
+pub(crate) fn is_restored_in_place(scene: &mut Scene) {
     let (cluster, namespace) = (scene.vm.cluster(), scene.vm.namespace());
-    let first = scene.status("run-0")["point"].clone();
     // KubeVirt's overlay knows now that all of it reads as zeros.
     scene.vm.guest().sh("blkdiscard /dev/vdb; sync");
     scene.patch_machine(&json!({"spec": {"runStrategy": "Halted"}}));
     cluster.wait_gone("vmi", namespace, "web", LIMIT);
-    cluster.apply(&json!({
-        "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": {"name": "back", "namespace": namespace},
-        "spec": {
-            "point": first, "repository": {"name": scene.repository, "namespace": NAMESPACE},
-            "disks": [{"disk": "data", "claim": scene.vm.claim("data")}],
-        },
-    }));
-    let ended = |run: Option<&Value>| {
-        run.is_some_and(|run| is_true(&run["status"], "Complete") || is_true(&run["status"], "Failed"))
-    };
-    let restore = cluster.wait_for("restorerun", namespace, "back", "the restore does not end", LIMIT, ended).unwrap();
-    assert!(is_true(&restore["status"], "Complete"), "{restore:#}");
+    scene.restore("back", "run-0", "data", &scene.vm.claim("data"));
     scene.patch_machine(&json!({"spec": {"runStrategy": "Always"}}));
     scene.vm.wait(true);
     let sum = |text: String| text.split_whitespace().next().unwrap().to_owned();

@@ -4,6 +4,7 @@
 
 mod agents;
 mod backup_runs;
+mod devices;
 mod increments;
 mod lab_works;
 mod machines;

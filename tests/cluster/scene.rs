@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use remora_tests::cluster::{Product, Vm, VmBuilder, condition, is_true};
+use remora_tests::cluster::{NAMESPACE, Product, Vm, VmBuilder, condition, is_true};
 use remora_tests::truth::first_difference;
 use remora_tests::{MIB, Meddler, Must, Remora, S3, run};
 use serde_json::{Value, json};
@@ -126,14 +126,8 @@ impl Scene {
     /// Waits until a run has ended and nothing is left of it; gives its status.
     #[track_caller]
     fn ended(&self, run: &str) -> Value {
-        let ended = |object: Option<&Value>| {
-            object.is_some_and(|one| {
-                let status = &one["status"];
-                (is_true(status, "Complete") || is_true(status, "Failed")) && one["metadata"]["finalizers"].is_null()
-            })
-        };
         let (cluster, namespace) = (self.vm.cluster(), self.vm.namespace());
-        let found = cluster.wait_for("backuprun", namespace, run, "the run does not end", RUN, ended);
+        let found = cluster.wait_for("backuprun", namespace, run, "the run does not end", RUN, has_ended);
         let status = found.unwrap()["status"].take();
         if let Some(failed) = condition(&json!({"status": status}), "Failed").filter(|one| one["status"] == "True") {
             let text = |field: &str| failed[field].as_str().unwrap_or_default().len();
@@ -141,6 +135,22 @@ impl Scene {
         }
         self.assert_nothing_is_left();
         status
+    }
+
+    /// Restores a disk of a run's point to a claim.
+    #[track_caller]
+    pub(crate) fn restore(&self, name: &str, run: &str, disk: &str, claim: &str) {
+        let (cluster, namespace) = (self.vm.cluster(), self.vm.namespace());
+        cluster.apply(&json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "point": self.status(run)["point"], "repository": {"name": self.repository, "namespace": NAMESPACE},
+                "disks": [{"disk": disk, "claim": claim}],
+            },
+        }));
+        let found = cluster.wait_for("restorerun", namespace, name, "the restore does not end", RUN, has_ended);
+        let restore = found.unwrap();
+        assert!(is_true(&restore["status"], "Complete"), "{restore:#}\n{}", self.product.logs());
     }
 
     /// That nothing is there of what runs have had made, nor anything that belongs to it.
@@ -311,6 +321,14 @@ impl Scene {
         let status = self.wait_for(run, &format!("it does not say {reason}"), waits);
         condition(&json!({"status": status}), kind).unwrap()["message"].as_str().unwrap().to_owned()
     }
+}
+
+/// Whether a run or a restore has ended, and what was made for it is gone.
+fn has_ended(object: Option<&Value>) -> bool {
+    object.is_some_and(|one| {
+        let status = &one["status"];
+        (is_true(status, "Complete") || is_true(status, "Failed")) && one["metadata"]["finalizers"].is_null()
+    })
 }
 
 /// Whether a condition of a status has that status.

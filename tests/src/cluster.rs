@@ -4,6 +4,7 @@
 //! [`Pull`] a backup of one, [`Worker`] a further node, for tests that need one. What it consists of is built by
 //! `make setup-cluster`: also the state that it begins with, in which KubeVirt has been deployed.
 
+mod devices;
 mod disks;
 mod image;
 mod migration;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use crate::explain::explained;
 use crate::frame::Fault;
 use crate::holes::{data_from, hole_from};
 use crate::question::{Look, Question, Reply, STRETCHES, Stretch};
@@ -38,7 +39,7 @@ fn reply(disks: &[PathBuf], open: &mut BTreeMap<u32, Disk>, question: Question) 
     let (Question::Look { disk: number } | Question::Map { disk: number, .. } | Question::Read { disk: number, .. }) =
         question;
     let path = disks.get(number as usize).ok_or_else(|| format!("there is no disk number {number} here"))?;
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let failed = |error: io::Error| explained(path, &error);
     if let Question::Look { .. } = question {
         let (disk, look) = look(path).map_err(failed)?;
         tracing::info!(number, ?look, "a disk is looked at");

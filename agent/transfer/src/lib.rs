@@ -11,6 +11,7 @@ mod borrow;
 mod connect;
 mod credentials;
 mod digest;
+mod explain;
 mod frame;
 mod holes;
 mod lend;

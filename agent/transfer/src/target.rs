@@ -11,6 +11,7 @@ use remora_core::ByteRange;
 use remora_engine::write_zeros;
 
 use crate::digest::Digest;
+use crate::explain::explained;
 use crate::frame::Fault;
 use crate::holes::data_from;
 
@@ -133,5 +134,5 @@ impl Target {
 fn refusal(path: &Path, error: &io::Error) -> Refusal {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let fault = if full { Fault::NoSpace } else { Fault::Failed };
-    Refusal(fault, format!("{}: {error}", path.display()))
+    Refusal(fault, explained(path, error))
 }

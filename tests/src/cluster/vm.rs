@@ -38,6 +38,7 @@ struct Disk {
     name: String,
     size: u64,
     content: Content,
+    is_device: bool,
 }
 
 #[derive(PartialEq)]
@@ -95,6 +96,15 @@ impl<'cluster> VmBuilder<'cluster> {
         self
     }
 
+    /// With that disk of it in block mode: a device, which is on the first node.
+    #[must_use]
+    #[track_caller]
+    pub fn in_block_mode(mut self, disk: &str) -> Self {
+        let found = self.disks.iter_mut().find(|one| one.name == disk);
+        found.must(format_args!("find the disk {disk}")).is_device = true;
+        self
+    }
+
     /// On that node, if it can be; it may be a worker, and the machine may go to any other.
     #[must_use]
     pub fn on(mut self, node: &str) -> Self {
@@ -103,7 +113,7 @@ impl<'cluster> VmBuilder<'cluster> {
     }
 
     fn with(mut self, name: &str, size: u64, content: Content) -> Self {
-        self.disks.push(Disk { name: name.to_owned(), size, content });
+        self.disks.push(Disk { name: name.to_owned(), size, content, is_device: false });
         self
     }
 
@@ -166,17 +176,27 @@ fn placement(node: &str) -> Value {
 }
 
 impl Disk {
-    /// Makes its claim, and in the volume its image.
+    /// Makes its claim, and what is in it.
     #[track_caller]
     fn make(&self, vm: &Vm, class: &str) {
+        if self.is_device {
+            vm.cluster.make_device_claim(&vm.namespace, &vm.claim(&self.name), self.size);
+        } else {
+            self.make_image(vm, class);
+        }
+        if self.content == Content::Ext4 {
+            let mut mkfs = Command::new("mkfs.ext4");
+            mkfs.args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
+            run(mkfs.arg(vm.image(&self.name))).ok();
+        }
+    }
+
+    #[track_caller]
+    fn make_image(&self, vm: &Vm, class: &str) {
         vm.cluster.make_claim_of(class, &vm.namespace, &vm.claim(&self.name), self.size);
         let image = vm.image(&self.name);
         let file = std::fs::File::create(&image).must(format_args!("make {}", image.display()));
         file.set_len(self.size).must("make a disk's image");
-        if self.content == Content::Ext4 {
-            run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))
-                .ok();
-        }
         run(Command::new("chown").arg(format!("{QEMU}:{QEMU}")).arg(&image)).ok();
     }
 }
@@ -191,13 +211,19 @@ impl Cluster {
     #[track_caller]
     fn make_claim_of(&self, class: &str, namespace: &str, name: &str, size: u64) {
         let mode = if class == SHARED { "ReadWriteMany" } else { "ReadWriteOnce" };
+        let spec = json!({
+            "storageClassName": class, "accessModes": [mode],
+            "resources": {"requests": {"storage": size.to_string()}},
+        });
+        self.apply_claim(namespace, name, &spec);
+    }
+
+    /// Makes a claim, and waits until it has its volume.
+    #[track_caller]
+    pub(super) fn apply_claim(&self, namespace: &str, name: &str, spec: &Value) {
         self.apply(&json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "storageClassName": class, "accessModes": [mode],
-                "resources": {"requests": {"storage": size.to_string()}},
-            },
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
         }));
         let bound = |claim: Option<&Value>| claim.is_some_and(|claim| claim["status"]["phase"] == "Bound");
         self.wait_for("pvc", namespace, name, "it has no volume", VOLUME, bound);
@@ -206,8 +232,25 @@ impl Cluster {
     /// The folder of this host that is the volume of a claim.
     #[track_caller]
     pub fn volume(&self, namespace: &str, claim: &str) -> PathBuf {
+        self.folder_of(&self.volume_of(namespace, claim))
+    }
+
+    /// The disk that lies in a claim, on this host: an image in the folder that is its volume, or the device that is.
+    #[track_caller]
+    pub fn image(&self, namespace: &str, claim: &str) -> PathBuf {
+        let volume = self.volume_of(namespace, claim);
+        let device = volume["spec"]["local"]["path"].as_str();
+        device.map_or_else(|| self.folder_of(&volume).join("disk.img"), PathBuf::from)
+    }
+
+    #[track_caller]
+    fn volume_of(&self, namespace: &str, claim: &str) -> Value {
         let claim = self.get("pvc", namespace, claim);
-        let volume = self.get("pv", "", claim["spec"]["volumeName"].as_str().must("find the volume of a claim"));
+        self.get("pv", "", claim["spec"]["volumeName"].as_str().must("find the volume of a claim"))
+    }
+
+    #[track_caller]
+    fn folder_of(&self, volume: &Value) -> PathBuf {
         let path = volume["spec"]["hostPath"]["path"].as_str().and_then(|path| path.strip_prefix("/var/lib/"));
         let terms = &volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"];
         let node = terms[0]["matchExpressions"][0]["values"][0].as_str().unwrap_or(self.node_name());
@@ -282,10 +325,10 @@ impl<'cluster> Vm<'cluster> {
         self.cluster.wait_for("vmi", &self.namespace, &self.name, "the virtual machine does not run", START, ready);
     }
 
-    /// The raw image that is a disk, on this host.
+    /// The raw image or the device that is a disk, on this host.
     #[track_caller]
     pub fn image(&self, disk: &str) -> PathBuf {
-        self.cluster.volume(&self.namespace, &self.claim(disk)).join("disk.img")
+        self.cluster.image(&self.namespace, &self.claim(disk))
     }
 
     /// Copies what a disk holds now to a file. That is the truth only while nothing writes: see [`Vm::still`].

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
+use nix::unistd::{Uid, setfsuid};
 use remora_core::ports::DiskView;
 use remora_core::{ByteRange, DiskName, ErrorKind, ExtentState, PIECE_SIZE};
 use remora_transfer::{BorrowedDisk, Credentials, Loan, Server, Task, Worker};
@@ -28,10 +29,19 @@ impl Lab {
     }
 
     fn with(claim: TempDir, disks: Vec<PathBuf>) -> Self {
+        Self::by(Uid::current(), claim, disks)
+    }
+
+    /// The worker has the rights of that user to files.
+    fn by(user: Uid, claim: TempDir, disks: Vec<PathBuf>) -> Self {
         let credentials = Credentials::new().unwrap();
         let server = Server::bind(Task::Lend, "127.0.0.1:0".parse().unwrap(), &credentials.worker, disks).unwrap();
         let address = server.address().unwrap();
-        std::thread::spawn(move || server.serve());
+        std::thread::spawn(move || {
+            // Of this thread, and of those that it starts.
+            setfsuid(user);
+            server.serve()
+        });
         Self { claim, worker: Worker { address, identity: credentials.agent } }
     }
 
@@ -102,6 +112,15 @@ async fn a_borrowed_device_is_read_to_its_last_byte() {
     assert_eq!(read, held.len() as u64);
     assert!(disk.read(ByteRange::at(read - 10, 20)).await.is_err(), "beyond its end");
     assert!(disk.is_unchanged().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_needs_that_is_not_root_is_said_of_a_device() {
+    let device = Loop::new(&[0xee; 512]);
+    let lab = Lab::by(Uid::from_raw(107), tempfile::tempdir().unwrap(), vec![device.path.clone()]);
+    let refused = Loan::connect(&lab.worker).await.unwrap().open(name(), 0).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{}", refused.chain());
+    assert!(refused.chain().contains("device_ownership_from_security_context = true"), "{}", refused.chain());
 }
 
 /// More stretches than one reply has.

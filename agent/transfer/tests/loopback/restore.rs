@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use nix::fcntl::OFlag;
+use nix::unistd::{Uid, setfsuid};
 use remora_core::point::{Decision, DiskIdentity, Point, PointDisk, Quiesced};
 use remora_core::ports::{DiskIndex, Piece, PointReader, Progress};
 use remora_core::{
@@ -151,10 +152,19 @@ impl Lab {
     }
 
     fn with(claim: TempDir, disks: Vec<PathBuf>) -> Self {
+        Self::by(Uid::current(), claim, disks)
+    }
+
+    /// The worker has the rights of that user to files.
+    fn by(user: Uid, claim: TempDir, disks: Vec<PathBuf>) -> Self {
         let credentials = Credentials::new().unwrap();
         let receiver = Server::bind(Task::Receive, "127.0.0.1:0".parse().unwrap(), &credentials.worker, disks).unwrap();
         let address = receiver.address().unwrap();
-        std::thread::spawn(move || receiver.serve());
+        std::thread::spawn(move || {
+            // Of this thread, and of those that it starts.
+            setfsuid(user);
+            receiver.serve()
+        });
         Self { claim, credentials, address, cancel: CancellationToken::new() }
     }
 
@@ -405,6 +415,16 @@ async fn a_device_that_will_not_do_is_refused_and_nothing_is_written_to_it() {
 
     let refused = Lab::of(Path::new("/dev/null")).send(&Disk::usual()).await.unwrap_err();
     assert!(refused.to_string().contains("is neither a folder nor a block device"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_needs_that_is_not_root_is_said_of_a_device_and_nothing_is_written_to_it() {
+    let old = vec![0xee; SIZE];
+    let device = Loop::new(&old);
+    let lab = Lab::by(Uid::from_raw(107), tempfile::tempdir().unwrap(), vec![device.path.clone()]);
+    let refused = lab.send(&Disk::usual()).await.unwrap_err();
+    assert!(refused.to_string().contains("device_ownership_from_security_context = true"), "{refused}");
+    assert!(device.bytes() == old);
 }
 
 /// Says that it has more data than any volume has room for.
