@@ -175,6 +175,8 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
         assert_eq!(disk["decision"], "reread", "{status:#}");
     }
     scene.increment();
+    // The checkpoint that one disk had no bitmap of any more is gone, and so are its others.
+    assert_eq!((scene.checkpoints().len(), scene.bitmaps()), (1, vec![1, 1, 1]));
 
     scene.vm.unplug("more");
     scene.disks.pop();
