@@ -77,7 +77,7 @@ const SURE: [Phase; 6] = [Unclaimed, Claimed, Storing, Committing, Committed, Ov
 const RUNS: usize = 15;
 
 #[test]
-fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_virt_handler_in_the_middle() {
+fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_replaced_or_virt_handler_in_the_middle() {
     let _alone = Product::alone();
     let (mut scene, store) = Scene::meddled("kills");
     let mut killer = Killer::new(store);
@@ -107,9 +107,33 @@ fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_virt_handler_in_th
     killer.assert_fell_everywhere();
     scene.product.wait_for_pods();
     scene.back_up();
+    is_rolled_out(&mut scene, &killer.store);
     virt_handler_is_killed(&mut scene);
     restores_lose_their_agent_and_one_its_worker(&scene, &killer.store);
     scene.assert_points_are_right();
+}
+
+/// The agent is told to stop, gives its run back in its middle, and the one that comes in its place does the same run.
+fn is_rolled_out(scene: &mut Scene, store: &Meddler) {
+    let cluster = scene.vm.cluster();
+    let before = cluster.pod(NAMESPACE, AGENT).uid().to_owned();
+    // Without an answer to this one it cannot commit; all else that it asks for when it is to stop is answered.
+    store.meddle("PUT", "/s/", Fault::Hang, 1);
+    let status = scene.disturbed(&json!({}), |scene, run| {
+        wait_until("it stores nothing", LIMIT, || store.left() == 0);
+        assert_eq!(scene.status(run)["agent"], before.as_str());
+        cluster.kubectl(&["rollout", "restart", "daemonset/remora-agent", "--namespace", NAMESPACE]);
+        let given_back = scene.wait_for(run, "it is not given back", |status| has(status, "Claimed", "False"));
+        assert!(reasons(&given_back).contains("Claimed=False:GivenBack"), "{given_back:#}");
+        assert_eq!(given_back["attempt"]["state"], "Ended", "{given_back:#}");
+    });
+    store.come_back();
+    assert!(is_true(&status, "Complete"), "{status:#}\n{}", scene.product.logs());
+    let pod = cluster.pod(NAMESPACE, AGENT);
+    assert!(pod.uid() != before && status["agent"] == pod.uid(), "{before}, {}: {status:#}", pod.uid());
+    assert!(status["attempt"]["number"].as_u64() > Some(1), "{status:#}");
+    scene.product.wait_for_pods();
+    scene.increment();
 }
 
 /// It neither serves the disks nor holds the job: the run goes on, and so does the next one.

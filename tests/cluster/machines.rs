@@ -1,6 +1,8 @@
 //! What may happen to a machine between its runs, and in the middle of one: it is killed, restarted, deleted, tracked no
 //! more, written over; disks come, go and grow.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -154,6 +156,16 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
     assert_reread_but(&status, "more");
     scene.increment();
 
+    is_plugged_in_again(&scene, "more");
+    let status = scene.back_up();
+    assert_eq!(names(&status), ["data", "more", "system"], "{status:#}");
+    for disk in status["disks"].as_array().unwrap() {
+        assert_eq!(disk["decision"], "reread", "{status:#}");
+    }
+    scene.increment();
+    // The checkpoint that one disk had no bitmap of any more is gone, and so are its others.
+    assert_eq!((scene.checkpoints().len(), scene.bitmaps()), (1, vec![1, 1, 1]));
+
     scene.vm.unplug("more");
     scene.disks.pop();
     let status = scene.back_up();
@@ -166,6 +178,17 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
     scene.increment();
     scene.disks.push("more");
     scene.assert_points_are_right();
+}
+
+/// Nobody tracks what is written to it in between, and KubeVirt's tracker says all the same that it has the disk.
+fn is_plugged_in_again(scene: &Scene, disk: &str) {
+    let image = scene.vm.image(disk);
+    scene.vm.unplug(disk);
+    let mut bytes = vec![0; MIB as usize];
+    fastrand::fill(&mut bytes);
+    let file = File::options().write(true).open(image).unwrap();
+    file.write_all_at(&bytes, 3 * MIB).unwrap();
+    scene.vm.plug_in(disk);
 }
 
 /// That a disk is new, and all others were read again because of it.

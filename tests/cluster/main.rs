@@ -14,3 +14,4 @@ mod policies;
 mod privileges;
 mod restore_runs;
 mod scene;
+mod scratch;

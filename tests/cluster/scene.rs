@@ -303,6 +303,16 @@ impl Scene {
         listed.text().split_whitespace().map(str::to_owned).collect()
     }
 
+    /// How many bitmaps each of the machine's disks has that has any.
+    #[track_caller]
+    pub(crate) fn bitmaps(&self) -> Vec<usize> {
+        let command = json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}).to_string();
+        let nodes = self.vm.try_virsh("qemu-monitor-command", &[&command]).ok().json();
+        let nodes = nodes["return"].as_array().unwrap();
+        let with = nodes.iter().filter_map(|node| node["dirty-bitmaps"].as_array());
+        with.map(Vec::len).filter(|&number| number > 0).collect()
+    }
+
     /// Merges a patch into the machine.
     #[track_caller]
     pub(crate) fn patch_machine(&self, patch: &Value) {

@@ -26,7 +26,7 @@ pub use attempt::{QUEUED, SCRATCH_NOT_ATTACHABLE};
 pub use checkpoints::retire_main;
 pub use cluster::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
-    LatestCheckpoint, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
+    LatestCheckpoint, QuiesceFacts, RunningBackup, Unattached, VmFacts, VolumeFacts, VolumeMode,
 };
 pub use halted::{ClaimReader, HaltedSource};
 pub use options::KubevirtOptions;

@@ -101,7 +101,11 @@ fn a_scratch_that_cannot_be_attached_ends_the_run_with_that_reason_and_what_to_d
     scene.becomes("run", "Failed", "True", "ScratchNotAttachable");
     assert_eq!(scene.condition("run", "Complete"), Some(("False".into(), "ScratchNotAttachable".into())));
     let message = scene.message("run", "Failed");
-    let told = ["PersistentVolumeClaim scratch of StorageClass elsewhere is Pending", UNSCHEDULABLE];
+    let told = [
+        "the scratch PVC cannot be attached on the VM's node",
+        "PersistentVolumeClaim scratch of StorageClass elsewhere is Pending",
+        UNSCHEDULABLE,
+    ];
     let to_do = ["spec.scratch.storageClassName", "WaitForFirstConsumer"];
     assert!(told.into_iter().chain(to_do).all(|words| message.contains(words)), "{message}");
     for (kind, name) in [("BackupRun", "run"), ("VirtualMachine", "web")] {

@@ -20,6 +20,12 @@ impl Vm<'_> {
     #[track_caller]
     pub fn plug(&self, disk: &str, size: u64) {
         self.make_image(disk, size);
+        self.plug_in(disk);
+    }
+
+    /// Gives it a disk back that was taken away, as it is by now, and waits until it has it.
+    #[track_caller]
+    pub fn plug_in(&self, disk: &str) {
         self.patch(&json!([
             {"op": "add", "path": "/spec/template/spec/volumes/-", "value": {
                 "name": disk, "persistentVolumeClaim": {"claimName": self.claim(disk), "hotpluggable": true},

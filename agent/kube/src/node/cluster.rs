@@ -20,7 +20,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use remora_core::ports::Outcome;
 use remora_core::{BackupName, Error, ErrorKind, RepositoryId, Result};
-use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze, JobFacts, VmFacts};
+use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze, JobFacts, Unattached, VmFacts};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -236,7 +236,7 @@ impl Cluster for RunCluster {
         }
     }
 
-    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<String>> {
+    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<Unattached>> {
         let name = backup.to_string();
         tokio::select! {
             () = self.desk.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "the run is to end")),

@@ -6,7 +6,7 @@ use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout};
 
-use super::cluster::{BackupKind, BackupProgress, BackupWish, Depth, QuiesceFacts, RunningBackup};
+use super::cluster::{BackupKind, BackupProgress, BackupWish, Depth, QuiesceFacts, RunningBackup, Unattached};
 use super::source::Vm;
 
 /// The name of an error that the VM's turn has not come: nothing was begun, and it can be tried later.
@@ -81,6 +81,7 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
         let told = timeout(look, vm.cluster.progress(&wish.backup, seen.as_ref())).await;
         // Nobody is blamed for the time in which the API server does not answer, which follows.
         left = left.saturating_sub(waits.elapsed());
+        let heard = told.is_ok();
         let (next, as_of) = if let Ok(next) = told {
             (next, Timestamp::now())
         } else {
@@ -106,6 +107,7 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
             }
             BackupProgress::Waiting(text) if left.is_zero() => return Err(not_started(vm, wish, &text).await),
             BackupProgress::Queued(text) if left.is_zero() => return Err(not_possible(&text, asked)),
+            BackupProgress::Waiting(_) if !heard => check_outlook(vm, wish).await?,
             BackupProgress::Waiting(_) | BackupProgress::Queued(_) => {}
         }
         time = as_of;
@@ -113,11 +115,21 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
     }
 }
 
+/// An error if the scratch PVC never gets to the VM's node, however long it is waited for.
+async fn check_outlook(vm: &Vm, wish: &BackupWish) -> Result<()> {
+    match vm.cluster.why_unattached(&wish.backup).await {
+        Ok(Some(never @ Unattached::ForGood(_))) => Err(not_attachable(vm, &never)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+        // It may be yet; and who cannot say it is asked again when the time is up.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Why a job has not begun in time.
 async fn not_started(vm: &Vm, wish: &BackupWish, known: &str) -> Error {
     let seconds = vm.options.start_within.as_secs();
     match vm.cluster.why_unattached(&wish.backup).await {
-        Ok(Some(why)) => return not_attachable(seconds, &why),
+        Ok(Some(unattached)) => return not_attachable(vm, &unattached),
         // Of `Damaged` the engine would make a reread that nobody wants any more.
         Err(error) if error.kind() == ErrorKind::Cancelled => return error,
         // Who cannot say it is not asked twice: the backup is over either way.
@@ -134,13 +146,15 @@ async fn not_started(vm: &Vm, wish: &BackupWish, known: &str) -> Error {
 }
 
 /// Not to be repeated at once: a reread would need the same PVC.
-fn not_attachable(seconds: u64, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("the scratch PVC was not attached on the VM's node within {seconds} s: {why}"),
-    )
-    .named(SCRATCH_NOT_ATTACHABLE)
-    .advise(
+fn not_attachable(vm: &Vm, unattached: &Unattached) -> Error {
+    let what = match unattached {
+        Unattached::SoFar(why) => {
+            let seconds = vm.options.start_within.as_secs();
+            format!("the scratch PVC was not attached on the VM's node within {seconds} s: {why}")
+        }
+        Unattached::ForGood(why) => format!("the scratch PVC cannot be attached on the VM's node: {why}"),
+    };
+    Error::new(ErrorKind::Unavailable, what).named(SCRATCH_NOT_ATTACHABLE).advise(
         "Name a StorageClass in spec.scratch.storageClassName of the next run, or in target.scratch.storageClassName of the \
          policy that asks for it, whose volumes can be had on that node: one that all nodes reach, or one with \
          volumeBindingMode: WaitForFirstConsumer.",

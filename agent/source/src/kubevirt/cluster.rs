@@ -32,9 +32,9 @@ pub trait Cluster: fmt::Debug + Send + Sync {
     /// The same, read now and not from a watch. Asks on as long as the API server does not answer; `Cancelled` as above.
     async fn progress_now(&self, backup: &BackupName) -> Result<BackupProgress>;
 
-    /// In what way the scratch PVC of a backup whose job does not run is not attached on the VM's node, as sentences without
-    /// their last full stop; none if it is, or if nothing was done for it yet.
-    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<String>>;
+    /// In what way the scratch PVC of a backup whose job does not run is not attached on the VM's node; none if it is, or if
+    /// nothing was done for it yet.
+    async fn why_unattached(&self, backup: &BackupName) -> Result<Option<Unattached>>;
 
     /// The job that the VMI says is running or has run last (`status.changedBlockTracking.backupStatus`), read now and
     /// not from a cache; with the VMI's UID, for another VMI of the same name is another VM to us.
@@ -192,6 +192,15 @@ pub struct RunningBackup {
     /// The entry of the VMI's `spec.utilityVolumes` that is the scratch PVC: a folder of that name in the launcher's
     /// `hotplug-disks`.
     pub scratch: Option<String>,
+}
+
+/// Why a scratch PVC is not attached on the VM's node, in sentences without their last full stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unattached {
+    /// It may be yet.
+    SoFar(String),
+    /// It never will be: its volume cannot be had on that node.
+    ForGood(String),
 }
 
 /// `status.type` of a backup.

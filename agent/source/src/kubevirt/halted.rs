@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::kubevirt::{
-        BackupProgress, BackupWish, ChangedBlockTracking, InstanceFacts, JobFacts, VolumeFacts, VolumeMode,
+        BackupProgress, BackupWish, ChangedBlockTracking, InstanceFacts, JobFacts, Unattached, VolumeFacts, VolumeMode,
     };
 
     #[derive(Debug)]
@@ -180,7 +180,7 @@ mod tests {
             unreachable!("nothing is asked of KubeVirt")
         }
 
-        async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+        async fn why_unattached(&self, _: &BackupName) -> Result<Option<Unattached>> {
             unreachable!("nothing is asked of KubeVirt")
         }
 

@@ -8,7 +8,7 @@ use remora_core::ports::Outcome;
 use remora_core::{BackupName, CheckpointName, RepositoryId, Result, VmName};
 use remora_source::kubevirt::{
     BackupKind, BackupProgress, BackupWish, ChangedBlockTracking, Cluster, Depth, Freeze, InstanceFacts, JobFacts,
-    LatestCheckpoint, QuiesceFacts, RunningBackup, VmFacts, VolumeFacts, VolumeMode,
+    LatestCheckpoint, QuiesceFacts, RunningBackup, Unattached, VmFacts, VolumeFacts, VolumeMode,
 };
 use tokio::sync::Notify;
 
@@ -270,9 +270,9 @@ impl Cluster for FakeCluster {
         Ok(self.told(backup))
     }
 
-    async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+    async fn why_unattached(&self, _: &BackupName) -> Result<Option<Unattached>> {
         match self.state().start {
-            Start::Unattached(why) => Ok(Some(why.into())),
+            Start::Unattached(why) => Ok(Some(Unattached::SoFar(why.into()))),
             _ => Ok(None),
         }
     }

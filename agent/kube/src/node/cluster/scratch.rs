@@ -5,12 +5,16 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use remora_core::Result;
+use remora_source::kubevirt::Unattached;
 
 use super::RunCluster;
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineInstance, VolumeStatus};
 
+/// What the scheduler says of a node that a bound claim's volume cannot be on, as Kubernetes 1.34 has it and as earlier ones.
+const ELSEWHERE: [&str; 2] = ["didn't match PersistentVolume's node affinity", "had volume node affinity conflict"];
+
 impl RunCluster {
-    pub(super) async fn unattached(&self, backup: &str) -> Result<Option<String>> {
+    pub(super) async fn unattached(&self, backup: &str) -> Result<Option<Unattached>> {
         let (Some(backup), Some(instance)) = (self.backup(backup).await?, self.instance().await?) else {
             return Ok(None);
         };
@@ -21,7 +25,9 @@ impl RunCluster {
             Some(name) => self.pod(name).await?,
             None => None,
         };
-        Ok(Some(words(claim, of_claim.as_ref(), volume, pod.as_ref())))
+        let words = words(claim, of_claim.as_ref(), volume, pod.as_ref());
+        let never = pod.as_ref().and_then(unscheduled).is_some_and(is_elsewhere);
+        Ok(Some(if never { Unattached::ForGood(words) } else { Unattached::SoFar(words) }))
     }
 
     async fn pod(&self, name: &str) -> Result<Option<Pod>> {
@@ -56,16 +62,26 @@ fn words(name: &str, claim: Option<&PersistentVolumeClaim>, volume: &VolumeStatu
 
 fn of_pod(pod: &Pod) -> String {
     let name = pod.name_any();
-    let status = pod.status.clone().unwrap_or_default();
-    let unscheduled =
-        status.conditions.iter().flatten().find(|one| one.type_ == "PodScheduled" && one.status == "False");
-    if let Some(why) = unscheduled.and_then(|one| one.message.as_deref()) {
+    if let Some(why) = unscheduled(pod) {
         return format!("pod {name}, which attaches it there, cannot be scheduled: {why}");
     }
+    let status = pod.status.clone().unwrap_or_default();
     let state = status.container_statuses.as_ref().and_then(|all| all.first()?.state.as_ref());
     let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
     let phase = status.phase.as_deref().unwrap_or("Pending");
     format!("pod {name}, which attaches it there, is {}", waiting.unwrap_or(phase))
+}
+
+/// Why the scheduler has no node for a pod.
+fn unscheduled(pod: &Pod) -> Option<&str> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False")?.message.as_deref()
+}
+
+/// Whether a pod that may be on one node only will never be there, by the scheduler's words. It says of each node the first
+/// thing that speaks against it, and of all others that the pod is not for them: so this is said of that one node.
+fn is_elsewhere(unscheduled: &str) -> bool {
+    ELSEWHERE.iter().any(|words| unscheduled.contains(words))
 }
 
 #[cfg(test)]
@@ -141,5 +157,22 @@ mod tests {
         assert!(
             words("scratch", None, &VolumeStatus::default(), None).contains("is not there; KubeVirt has made no pod")
         );
+    }
+
+    #[test]
+    fn the_scheduler_s_words_tell_a_volume_of_another_node_from_what_may_pass() {
+        for (message, for_good) in [
+            (
+                "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) didn't match \
+                 PersistentVolume's node affinity. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+                true,
+            ),
+            ("0/1 nodes are available: 1 node(s) had volume node affinity conflict.", true),
+            ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.", false),
+            ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", false),
+            ("0/1 nodes are available: 1 Insufficient memory.", false),
+        ] {
+            assert_eq!(is_elsewhere(message), for_good, "{message}");
+        }
     }
 }

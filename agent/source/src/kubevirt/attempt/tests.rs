@@ -18,13 +18,13 @@ use crate::kubevirt::options::KubevirtOptions;
 const START: Duration = Duration::from_mins(3);
 
 /// What it says of a scratch that is not attached.
-type Unattached = fn() -> Result<Option<String>>;
+type Told = fn() -> Result<Option<Unattached>>;
 
 /// KubeVirt takes the backup, and from then on nothing is heard but what is asked for: after so long each, that.
 #[derive(Debug)]
 struct Deaf {
     answers: Mutex<Vec<(Duration, BackupProgress)>>,
-    unattached: Unattached,
+    unattached: Told,
 }
 
 #[async_trait]
@@ -51,7 +51,7 @@ impl Cluster for Deaf {
         Ok(answer)
     }
 
-    async fn why_unattached(&self, _: &BackupName) -> Result<Option<String>> {
+    async fn why_unattached(&self, _: &BackupName) -> Result<Option<Unattached>> {
         (self.unattached)()
     }
 
@@ -148,7 +148,8 @@ async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_t
 #[tokio::test(start_paused = true)]
 async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
     for depth in [Depth::SinceLatest, Depth::Full] {
-        let cluster = Deaf { answers: Mutex::default(), unattached: || Ok(Some("no node has it".into())) };
+        let unattached: Told = || Ok(Some(Unattached::SoFar("no node has it".into())));
+        let cluster = Deaf { answers: Mutex::default(), unattached };
         let (begun, took) = waited_for(cluster, depth).await;
         let error = begun.err().unwrap();
         // Of `Damaged` the engine would make a reread.
@@ -160,8 +161,25 @@ async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_scratch_pvc_that_never_gets_to_the_node_is_not_waited_for() {
+    for depth in [Depth::SinceLatest, Depth::Full] {
+        let unattached: Told = || Ok(Some(Unattached::ForGood("it is of another node".into())));
+        let (begun, took) = waited_for(Deaf { answers: Mutex::default(), unattached }, depth).await;
+        let error = begun.err().unwrap();
+        assert_eq!((error.kind(), error.name()), (ErrorKind::Unavailable, Some(SCRATCH_NOT_ATTACHABLE)), "{depth:?}");
+        assert!(
+            error.chain().ends_with("cannot be attached on the VM's node: it is of another node"),
+            "{}",
+            error.chain()
+        );
+        // At the first look.
+        assert!(took < START / LOOKS + Duration::from_secs(1), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancel_while_it_is_asked_why_is_no_reason_for_a_reread() {
-    let cases: [(Unattached, ErrorKind); 2] = [
+    let cases: [(Told, ErrorKind); 2] = [
         (|| Err(Error::new(ErrorKind::Cancelled, "the run is to end")), ErrorKind::Cancelled),
         (|| Err(Error::new(ErrorKind::Unavailable, "the API server does not answer")), ErrorKind::Damaged),
     ];
