@@ -102,14 +102,15 @@ impl<I: Interface> Configured<I> {
         settings: String,
         deadline: Duration,
     ) -> Result<Self, Refused> {
-        if !module.kinds().contains(&I::KIND) {
-            let exported: Vec<_> = module.kinds().iter().map(|kind| kind.export()).collect();
-            let error = Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.export()))
-                .because(format!("it exports {}", exported.join(", ")))
-                .advise(format!("Name a module that decides on {}.", I::KIND));
+        let Some(export) = module.exports().get(&I::KIND) else {
+            let exported: Vec<_> = module.exports().values().copied().collect();
+            let error =
+                Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.exports().join(" or ")))
+                    .because(format!("it exports {}", exported.join(", ")))
+                    .advise(format!("Name a module that decides on {}.", I::KIND));
             return Err(error.into());
-        }
-        let pre = I::find(module.linked().clone());
+        };
+        let pre = I::find(module.linked().clone(), export);
         let pre = pre.map_err(|e| {
             Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
