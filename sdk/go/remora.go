@@ -1,5 +1,5 @@
 // Package remora is for authors of remora's policies: each of its packages authorize, selection, schedule and retention is an
-// interface of `wit/policy`, where what each call means, its units and its limits are told.
+// interface of `wit/policy/0.1.0`, where what each call means, its units and its limits are told.
 //
 // A policy has no clock, no random numbers, no files and no network, and starts no goroutine that outlives a call.
 package remora

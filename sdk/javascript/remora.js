@@ -1,4 +1,4 @@
-// For authors of remora's policies in JavaScript. What each call means, its units and limits stand in `wit/policy`; records
+// For authors of remora's policies in JavaScript. What each call means, its units and limits stand in `wit/policy/0.1.0`; records
 // have the fields that are told there, in camelCase, 64-bit numbers are BigInt, bytes are a Uint8Array.
 //
 //     import * as remora from "./remora/remora.js";

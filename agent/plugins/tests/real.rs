@@ -32,5 +32,7 @@ mod movers;
 mod refused;
 #[path = "real/registry.rs"]
 mod registry;
+#[path = "real/versions.rs"]
+mod versions;
 #[path = "real/zoo.rs"]
 mod zoo;

@@ -3,7 +3,7 @@
 
 use globs::Glob;
 use remora_sdk::Invalid;
-use remora_sdk::authorize::{Decision, Effect, Policy, Request};
+use remora_sdk::authorize::{Access, Approval, Context, Decision, Effect, Policy};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -45,27 +45,36 @@ impl Policy for FourEyes {
         invalid.or(Self { paths, approvers, actions })
     }
 
-    fn authorize(&self, request: &Request) -> Decision {
-        let known = matches!(request.action.as_str(), "list" | "stat" | "read");
-        let sensitive = self.paths.iter().any(|glob| glob.covers_anywhere(&request.path));
-        // An action that is not known could be a way to read.
-        if !sensitive || (known && !self.actions.contains(&request.action)) {
-            return Decision::new(Effect::Abstain, "not-sensitive", "it needs no consent");
+    fn authorize(&self, context: &Context) -> impl Fn(&Access) -> Decision {
+        let consent = self.consent(context);
+        move |access| {
+            let known = matches!(access.action.as_str(), "list" | "stat" | "read");
+            let sensitive = self.paths.iter().any(|glob| glob.covers_anywhere(&access.path));
+            // An action that is not known could be a way to read.
+            if !sensitive || (known && !self.actions.contains(&access.action)) {
+                return Decision::new(Effect::Abstain, "not-sensitive", "it needs no consent");
+            }
+            match consent {
+                Some(by) => Decision::new(Effect::Abstain, "approved", format!("{} has consented", by.user)),
+                None => Decision::new(
+                    Effect::Deny,
+                    "approval-needed",
+                    format!("somebody else of {} must consent", self.approvers.join(", ")),
+                ),
+            }
         }
-        let valid = |approval: &&remora_sdk::authorize::Approval| {
-            approval.granted <= request.now
-                && request.now < approval.expires
-                && approval.user != request.subject.user
+    }
+}
+
+impl FourEyes {
+    /// The consent of somebody else who may give it.
+    fn consent<'a>(&self, context: &'a Context) -> Option<&'a Approval> {
+        context.approvals.iter().find(|approval| {
+            approval.granted <= context.now
+                && context.now < approval.expires
+                && approval.user != context.subject.user
                 && approval.groups.iter().any(|group| self.approvers.contains(group))
-        };
-        match request.approvals.iter().find(valid) {
-            Some(approval) => Decision::new(Effect::Abstain, "approved", format!("{} has consented", approval.user)),
-            None => Decision::new(
-                Effect::Deny,
-                "approval-needed",
-                format!("somebody else of {} must consent", self.approvers.join(", ")),
-            ),
-        }
+        })
     }
 }
 

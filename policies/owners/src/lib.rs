@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use remora_sdk::Invalid;
-use remora_sdk::authorize::{Decision, Effect, Policy, Request, Subject};
+use remora_sdk::authorize::{Access, Context, Decision, Effect, Policy, Subject};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -66,14 +66,19 @@ impl Policy for Owners {
         invalid.or(Self(settings))
     }
 
-    fn authorize(&self, request: &Request) -> Decision {
-        if !matches!(request.action.as_str(), "list" | "stat" | "read") {
-            return Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", request.action));
-        }
-        match self.owns(request) {
-            Some(reason) => Decision::new(Effect::Allow, "owner", reason),
-            None => {
-                Decision::new(Effect::Abstain, "not-owner", "neither a label, a grant nor the settings name the user")
+    fn authorize(&self, context: &Context) -> impl Fn(&Access) -> Decision {
+        let owns = self.owns(context);
+        move |access| {
+            if !matches!(access.action.as_str(), "list" | "stat" | "read") {
+                return Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", access.action));
+            }
+            match &owns {
+                Some(reason) => Decision::new(Effect::Allow, "owner", reason),
+                None => Decision::new(
+                    Effect::Abstain,
+                    "not-owner",
+                    "neither a label, a grant nor the settings name the user",
+                ),
             }
         }
     }
@@ -81,15 +86,15 @@ impl Policy for Owners {
 
 impl Owners {
     /// Why the subject owns the VM.
-    fn owns(&self, request: &Request) -> Option<String> {
+    fn owns(&self, context: &Context) -> Option<String> {
         let Self(settings) = self;
-        let subject = &request.subject;
+        let subject = &context.subject;
         // Nobody is nobody's owner.
         if subject.user.is_empty() {
             return None;
         }
         let labelled = |key: &str, name: &String| {
-            let values = request.vm.labels.iter().filter(|pair| pair.key == key);
+            let values = context.vm.labels.iter().filter(|pair| pair.key == key);
             values.flat_map(|pair| pair.value.split(',')).any(|value| value.trim() == name)
         };
         if labelled(&settings.user_label, &subject.user) {
@@ -103,7 +108,7 @@ impl Owners {
         if let Some(grant) = subject.grants.iter().find(|grant| settings.grants.contains(grant)) {
             return Some(format!("the cluster lets the user {grant}"));
         }
-        let namespace = &request.vm.namespace;
+        let namespace = &context.vm.namespace;
         if settings.namespaces.get(namespace).is_some_and(|named| is_among(subject, &named.users, &named.groups)) {
             return Some(format!("the settings name the user or a group as owner of the namespace {namespace}"));
         }

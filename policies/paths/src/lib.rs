@@ -6,7 +6,7 @@
 
 use globs::Glob;
 use remora_sdk::Invalid;
-use remora_sdk::authorize::{Decision, Effect, Policy, Request, Subject};
+use remora_sdk::authorize::{Access, Context, Decision, Effect, Policy, Subject};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -85,20 +85,25 @@ impl Policy for Paths {
         invalid.or(Self { everybody, some })
     }
 
-    fn authorize(&self, request: &Request) -> Decision {
-        let some = self.some.iter().filter(|rule| rule.is_for(&request.subject));
-        let rules = std::iter::once(&self.everybody).chain(some);
-        let denied = rules.clone().flat_map(|rule| &rule.deny_paths).find(|glob| glob.covers_anywhere(&request.path));
-        if let Some(glob) = denied {
-            return Decision::new(Effect::Deny, "path-denied", format!("{} is denied", glob.text()));
-        }
-        let known = matches!(request.action.as_str(), "list" | "stat" | "read");
-        let allowed = rules.flat_map(|rule| &rule.allow_paths).find(|glob| glob.covers(&request.path));
-        match allowed {
-            Some(glob) if known => Decision::new(Effect::Allow, "path-allowed", format!("{} is allowed", glob.text())),
-            Some(_) => Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", request.action)),
-            None => Decision::new(Effect::Abstain, "no-rule", "no path of the settings covers it"),
-        }
+    fn authorize(&self, context: &Context) -> impl Fn(&Access) -> Decision {
+        let some = self.some.iter().filter(|rule| rule.is_for(&context.subject));
+        let rules: Vec<_> = std::iter::once(&self.everybody).chain(some).collect();
+        move |access| decide(&rules, access)
+    }
+}
+
+/// By the rules that are for the one who asks.
+fn decide(rules: &[&Checked], access: &Access) -> Decision {
+    let denied = rules.iter().flat_map(|rule| &rule.deny_paths).find(|glob| glob.covers_anywhere(&access.path));
+    if let Some(glob) = denied {
+        return Decision::new(Effect::Deny, "path-denied", format!("{} is denied", glob.text()));
+    }
+    let known = matches!(access.action.as_str(), "list" | "stat" | "read");
+    let allowed = rules.iter().flat_map(|rule| &rule.allow_paths).find(|glob| glob.covers(&access.path));
+    match allowed {
+        Some(glob) if known => Decision::new(Effect::Allow, "path-allowed", format!("{} is allowed", glob.text())),
+        Some(_) => Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", access.action)),
+        None => Decision::new(Effect::Abstain, "no-rule", "no path of the settings covers it"),
     }
 }
 

@@ -1,4 +1,4 @@
-"""For authors of remora's policies in Python. What each call means, its units and limits stand in `wit/policy`; records have
+"""For authors of remora's policies in Python. What each call means, its units and limits stand in `wit/policy/0.1.0`; records have
 the fields that are told there, in snake_case.
 
     from dataclasses import dataclass

@@ -18,7 +18,7 @@ macro_rules! world {
 world!(select, "../../wit/policy/0.1.0", "selector", "remora_sdk::bindings::select");
 world!(schedule, "../../wit/policy/0.1.0", "scheduler", "remora_sdk::bindings::schedule");
 world!(retention, "../../wit/policy/0.1.0", "keeper", "remora_sdk::bindings::retention");
-world!(authorize, "../../wit/policy/0.1.0", "authorizer", "remora_sdk::bindings::authorize");
+world!(authorize, "../../wit/policy/0.2.0", "authorizer", "remora_sdk::bindings::authorize");
 world!(objects, "../../wit/mover/0.1.0", "object-store", "remora_sdk::bindings::objects");
 
 /// What both worlds of movers have in common is one: requests, secrets, errors.

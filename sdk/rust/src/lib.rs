@@ -96,10 +96,11 @@ interface! {
 }
 
 interface! {
-    /// Who may do what with the files of a point: see `wit/policy/0.1.0/authorize.wit`.
-    authorize, [Vm, Subject, Approval, Request, Effect, Obligation, Decision], {
-        /// Decides on one request.
-        fn authorize(&self, request: &Request) -> Decision;
+    /// Who may do what with the files of a point: see `wit/policy/0.2.0/authorize.wit`.
+    authorize, [Vm, Subject, Approval, Context, Access, Effect, Obligation, Decision], {
+        /// Decides on each access in a context, such as each file of a folder that somebody lists: what depends on the
+        /// context alone is done once, and what is given back is called for each access.
+        fn authorize(&self, context: &Context) -> impl Fn(&Access) -> Decision;
     }
 }
 
@@ -151,8 +152,11 @@ macro_rules! retention {
 macro_rules! authorize {
     ($policy:ty) => {
         $crate::component!($policy, authorize, {
-            fn authorize(requests: Vec<$crate::authorize::Request>) -> Vec<$crate::authorize::Decision> {
-                policy(|policy| requests.iter().map(|request| policy.authorize(request)).collect())
+            fn authorize(
+                context: $crate::authorize::Context,
+                accesses: Vec<$crate::authorize::Access>,
+            ) -> Vec<$crate::authorize::Decision> {
+                policy(|policy| accesses.iter().map(policy.authorize(&context)).collect())
             }
         });
     };

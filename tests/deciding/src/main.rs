@@ -49,13 +49,14 @@ fn builtin(wanted: &str) -> &'static [u8] {
     builtins().find(|(name, _)| *name == wanted).unwrap().1
 }
 
-/// What is asked of a file server: a user in some groups, a VM with labels, a path of usual length.
+/// What is asked of a file server about a file of a listing: a user in some groups, a VM with labels, a path of usual length. Of two
+/// files nothing but the paths differs.
 fn request(n: usize) -> Access {
     let at = Timestamp::from_second(1_767_225_600).unwrap();
     let labels = [("app", "shop"), ("backup", "nightly"), ("remora.dev/owner", "alice"), ("tier", "gold")];
     Access {
         subject: Subject {
-            user: format!("user-{n}@example.org"),
+            user: "alice-1@example.org".into(),
             groups: ["staff", "web", "vpn"].map(String::from).into(),
             grants: vec!["get virtualmachines".into()],
         },

@@ -15,8 +15,8 @@ use super::module::{self, Digest, Module, ModuleBytes};
 use crate::registry::{Registries, Wants};
 use crate::{reference, state};
 
-/// The engine's clock ticks so often; deadlines are rounded up to it.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// The engine's clock ticks so often; of a call that has had its time the host knows at most two ticks later.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What all that a component hands to the host in one call may take there.
 pub(crate) const HANDED_OVER: usize = 8 << 20;

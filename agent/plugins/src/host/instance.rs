@@ -7,7 +7,7 @@ use nix::time::{ClockId, clock_gettime};
 use remora_core::{Error, ErrorKind};
 use wasmtime::{Engine, Store, StoreLimits, UpdateDeadline};
 
-use super::engine::{HANDED_OVER, HANDLES, TICK, limits};
+use super::engine::{HANDED_OVER, HANDLES, limits};
 use super::errors::{Refused, failed_call};
 use super::interface::Interface;
 use super::module::{BUILD_AGAIN, Digest, Module};
@@ -34,22 +34,27 @@ pub(crate) struct Guest {
 /// others is not held against it.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
-    /// By what the thread of the call has had of a processor.
-    processor: Duration,
+    /// How much of a processor the call may have.
+    deadline: Duration,
+    /// By what the thread of the call will have had of one then. Not known before the engine's clock has ticked: asking the kernel
+    /// takes a microsecond, and most calls take a few in all. What the call has had by then, a tick, it has in addition.
+    processor: Option<Duration>,
     /// By the clock, whatever the machine is at.
     clock: Instant,
 }
 
 impl Ends {
-    /// Those of a call that begins now, in this thread.
+    /// Those of a call that begins now.
     fn after(deadline: Duration) -> Self {
         // Little may be left of a decision's time: that is no reason to be impatient with the machine.
         let clock = Instant::now() + deadline.max(Duration::from_millis(100)) * PATIENCE;
-        Self { processor: of_processor() + deadline, clock }
+        Self { deadline, processor: None, clock }
     }
 
-    fn have_come(&self) -> bool {
-        of_processor() >= self.processor || Instant::now() >= self.clock
+    /// Asked in the thread of the call, at each tick of the engine's clock.
+    fn have_come(&mut self) -> bool {
+        let had = of_processor();
+        had >= *self.processor.get_or_insert(had + self.deadline) || Instant::now() >= self.clock
     }
 }
 
@@ -97,14 +102,15 @@ impl<I: Interface> Configured<I> {
         settings: String,
         deadline: Duration,
     ) -> Result<Self, Refused> {
-        if !module.kinds().contains(&I::KIND) {
-            let exported: Vec<_> = module.kinds().iter().map(|kind| kind.export()).collect();
-            let error = Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.export()))
-                .because(format!("it exports {}", exported.join(", ")))
-                .advise(format!("Name a module that decides on {}.", I::KIND));
+        let Some(export) = module.exports().get(&I::KIND) else {
+            let exported: Vec<_> = module.exports().values().copied().collect();
+            let error =
+                Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.exports().join(" or ")))
+                    .because(format!("it exports {}", exported.join(", ")))
+                    .advise(format!("Name a module that decides on {}.", I::KIND));
             return Err(error.into());
-        }
-        let pre = I::find(module.linked().clone());
+        };
+        let pre = I::find(module.linked().clone(), export);
         let pre = pre.map_err(|e| {
             Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
@@ -189,13 +195,13 @@ impl<I: Interface> Configured<I> {
     fn start(&self, time: Duration) -> Result<(Running<I>, Facts), Refused> {
         let mut store = Store::new(&self.engine, Guest { limits: limits(MEMORY), ends: Ends::after(time) });
         store.limiter(|guest| &mut guest.limits);
-        store.epoch_deadline_callback(|context| {
-            let over = context.data().ends.have_come();
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let over = context.data_mut().ends.have_come();
             Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
         });
         store.set_hostcall_fuel(HANDED_OVER);
         store.set_max_component_handles(HANDLES);
-        begin(&mut store, time);
         let failed = |error: wasmtime::Error, doing| failed_call(&error, doing, time);
         // The types of its exports are looked at here.
         let world = I::instantiate(&self.pre, &mut store).map_err(|e| failed(e, "starting it").advise(BUILD_AGAIN))?;
@@ -209,15 +215,10 @@ impl<I: Interface> Configured<I> {
 /// finds nothing prepared.
 const STARTING: Duration = Duration::from_secs(1);
 
-/// From now on a call has so much time. Before that is over by the clock, nobody looks.
+/// From now on a call has so much time. Until the engine's clock ticks, nobody looks.
 fn begin(store: &mut Store<Guest>, deadline: Duration) {
     store.data_mut().ends = Ends::after(deadline);
-    store.set_epoch_deadline(ticks(deadline));
-}
-
-/// A deadline in ticks of the engine's clock: the one that is running counts for nothing.
-fn ticks(deadline: Duration) -> u64 {
-    u64::try_from(deadline.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).saturating_add(1)
+    store.set_epoch_deadline(1);
 }
 
 #[cfg(test)]
@@ -227,13 +228,14 @@ mod tests {
     #[test]
     fn a_call_has_its_time_of_the_processor_and_not_of_the_clock() {
         let (deadline, before) = (Duration::from_millis(200), of_processor());
-        let ends = Ends::after(deadline);
+        let mut ends = Ends::after(deadline);
+        assert!(!ends.have_come(), "it is asked for the first time, and the call's time is counted from there");
         while !ends.have_come() {
             std::hint::spin_loop();
         }
         assert!(of_processor() >= before + deadline);
         // Another thread has had nothing of it.
-        let begun = Ends { processor: before + deadline, ..Ends::after(deadline) };
+        let mut begun = Ends { processor: ends.processor, ..Ends::after(deadline) };
         assert!(!std::thread::spawn(move || begun.have_come()).join().unwrap());
         // One that gets none ends by the clock.
         assert!(Ends { clock: Instant::now(), ..Ends::after(deadline) }.have_come());

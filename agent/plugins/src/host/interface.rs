@@ -22,17 +22,20 @@ pub enum Kind {
     Authorize,
 }
 
+const AUTHORIZE_0_1: &str = "remora:policy/authorize@0.1.0";
+const AUTHORIZE_0_2: &str = "remora:policy/authorize@0.2.0";
+
 impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Select, Self::Schedule, Self::Retention, Self::Authorize];
 
-    /// The name of the interface that a component exports.
-    pub const fn export(self) -> &'static str {
+    /// The names of the interface in each version that this host takes, the newest first: a component exports one of them.
+    pub const fn exports(self) -> &'static [&'static str] {
         match self {
-            Self::Select => "remora:policy/select@0.1.0",
-            Self::Schedule => "remora:policy/schedule@0.1.0",
-            Self::Retention => "remora:policy/retention@0.1.0",
-            Self::Authorize => "remora:policy/authorize@0.1.0",
+            Self::Select => &["remora:policy/select@0.1.0"],
+            Self::Schedule => &["remora:policy/schedule@0.1.0"],
+            Self::Retention => &["remora:policy/retention@0.1.0"],
+            Self::Authorize => &[AUTHORIZE_0_2, AUTHORIZE_0_1],
         }
     }
 }
@@ -60,7 +63,8 @@ pub(crate) trait Interface: Send + Sync + 'static {
     /// An instance of it.
     type World: Send;
 
-    fn find(linked: InstancePre<Guest>) -> wasmtime::Result<Self::Pre>;
+    /// Finds what is called, in the version that the component exports.
+    fn find(linked: InstancePre<Guest>, export: &str) -> wasmtime::Result<Self::Pre>;
     fn instantiate(pre: &Self::Pre, store: &mut Store<Guest>) -> wasmtime::Result<Self::World>;
     fn configure(world: &Self::World, store: &mut Store<Guest>, settings: &str) -> wasmtime::Result<Configuration>;
 }
@@ -74,7 +78,7 @@ macro_rules! interface {
             type Pre = bindings::$module::$pre<Guest>;
             type World = bindings::$module::$world;
 
-            fn find(linked: InstancePre<Guest>) -> wasmtime::Result<Self::Pre> {
+            fn find(linked: InstancePre<Guest>, _: &str) -> wasmtime::Result<Self::Pre> {
                 Self::Pre::new(linked)
             }
 
@@ -100,4 +104,42 @@ macro_rules! interface {
 interface!(Selecting, Select, select, SelectorPre, Selector, remora_policy_select);
 interface!(Scheduling, Schedule, schedule, SchedulerPre, Scheduler, remora_policy_schedule);
 interface!(Keeping, Retention, retention, KeeperPre, Keeper, remora_policy_retention);
-interface!(Authorizing, Authorize, authorize, AuthorizerPre, Authorizer, remora_policy_authorize);
+interface!(Authorizing0_1, Authorize, authorize_0_1, AuthorizerPre, Authorizer, remora_policy_authorize);
+interface!(Authorizing0_2, Authorize, authorize_0_2, AuthorizerPre, Authorizer, remora_policy_authorize);
+
+/// Of `authorize` there are two versions.
+pub(crate) enum Authorizing {}
+
+/// What there is of the one version or of the other.
+pub(crate) enum Version<Old, New> {
+    V0_1(Old),
+    V0_2(New),
+}
+
+impl Interface for Authorizing {
+    const KIND: Kind = Kind::Authorize;
+    type Pre = Version<<Authorizing0_1 as Interface>::Pre, <Authorizing0_2 as Interface>::Pre>;
+    type World = Version<<Authorizing0_1 as Interface>::World, <Authorizing0_2 as Interface>::World>;
+
+    fn find(linked: InstancePre<Guest>, export: &str) -> wasmtime::Result<Self::Pre> {
+        if export == AUTHORIZE_0_1 {
+            Authorizing0_1::find(linked, export).map(Version::V0_1)
+        } else {
+            Authorizing0_2::find(linked, export).map(Version::V0_2)
+        }
+    }
+
+    fn instantiate(pre: &Self::Pre, store: &mut Store<Guest>) -> wasmtime::Result<Self::World> {
+        match pre {
+            Version::V0_1(pre) => Authorizing0_1::instantiate(pre, store).map(Version::V0_1),
+            Version::V0_2(pre) => Authorizing0_2::instantiate(pre, store).map(Version::V0_2),
+        }
+    }
+
+    fn configure(world: &Self::World, store: &mut Store<Guest>, settings: &str) -> wasmtime::Result<Configuration> {
+        match world {
+            Version::V0_1(world) => Authorizing0_1::configure(world, store, settings),
+            Version::V0_2(world) => Authorizing0_2::configure(world, store, settings),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! A compiled component: what it is, and what it may be.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use remora_core::{Error, ErrorKind, Result};
@@ -87,7 +88,7 @@ impl<'a> From<&'a [u8]> for ModuleBytes<'a> {
 pub(crate) struct Module {
     digest: Digest,
     linked: InstancePre<Guest>,
-    kinds: Vec<Kind>,
+    exports: BTreeMap<Kind, &'static str>,
 }
 
 impl Module {
@@ -118,12 +119,12 @@ impl Module {
     }
 
     fn new(engine: &Engine, digest: Digest, component: &Component) -> Result<Self> {
-        let kinds = check_world(engine, component)?;
+        let exports = check_world(engine, component)?;
         let linked = Linker::new(engine).instantiate_pre(component);
         let linked = linked.map_err(|e| {
             Error::new(ErrorKind::Invalid, "it cannot be linked").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
-        Ok(Self { digest, linked, kinds })
+        Ok(Self { digest, linked, exports })
     }
 
     /// The SHA-256 of its file.
@@ -131,9 +132,9 @@ impl Module {
         self.digest
     }
 
-    /// Which interfaces it exports.
-    pub(crate) fn kinds(&self) -> &[Kind] {
-        &self.kinds
+    /// Which interfaces it exports: the name of each, of the newest version if there are several.
+    pub(crate) fn exports(&self) -> &BTreeMap<Kind, &'static str> {
+        &self.exports
     }
 
     pub(crate) fn linked(&self) -> &InstancePre<Guest> {
@@ -173,7 +174,7 @@ pub(crate) fn check_form(bytes: &[u8]) -> Result<()> {
 }
 
 /// A policy imports nothing, and exports interfaces that this host knows.
-fn check_world(engine: &Engine, component: &Component) -> Result<Vec<Kind>> {
+fn check_world(engine: &Engine, component: &Component) -> Result<BTreeMap<Kind, &'static str>> {
     let world = component.component_type();
     let imports: Vec<_> = world.imports(engine).map(|(name, _)| name.to_owned()).collect();
     if !imports.is_empty() {
@@ -189,9 +190,13 @@ fn check_world(engine: &Engine, component: &Component) -> Result<Vec<Kind>> {
         .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_)))
         .map(|(name, _)| name.to_owned())
         .collect();
-    let kinds: Vec<_> = Kind::ALL.into_iter().filter(|kind| exports.iter().any(|name| name == kind.export())).collect();
-    if kinds.is_empty() {
-        let wanted = Kind::ALL.map(Kind::export).join(", ");
+    let newest = |kind: Kind| {
+        let known = kind.exports().iter().copied().find(|known| exports.iter().any(|name| name == known));
+        known.map(|known| (kind, known))
+    };
+    let found: BTreeMap<_, _> = Kind::ALL.into_iter().filter_map(newest).collect();
+    if found.is_empty() {
+        let wanted = Kind::ALL.map(|kind| kind.exports().join(", ")).join(", ");
         let newer = exports.iter().any(|name| name.starts_with("remora:policy/"));
         let error = Error::new(ErrorKind::Unsupported, "it exports no interface that this remora knows")
             .because(format!("it exports {}", if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
@@ -201,5 +206,5 @@ fn check_world(engine: &Engine, component: &Component) -> Result<Vec<Kind>> {
             format!("A policy exports one of {wanted}.")
         }));
     }
-    Ok(kinds)
+    Ok(found)
 }

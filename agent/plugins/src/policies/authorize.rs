@@ -1,14 +1,16 @@
 //! Who may do what with the files of a point.
 
+mod records;
+mod v0_1;
+mod v0_2;
+
 use std::time::Duration;
 
-use bumpalo::Bump;
 use remora_core::Result;
-use remora_core::policy::{Access, Approval, Authorize, Decision, Effect, Obligation};
+use remora_core::policy::{Access, Authorize, Decision};
 
-use super::{BATCH, policy, reason, same_length, translate};
-use crate::host::authorize::exports::remora::policy::authorize as wit;
-use crate::host::{Authorizing, Reuse};
+use super::{BATCH, policy, translate};
+use crate::host::{Authorizing, Reuse, Version};
 
 policy! {
     /// A component that decides on files.
@@ -47,13 +49,10 @@ impl AuthorizePolicy {
     }
 
     fn ask_within(&self, reuse: Reuse, time: Duration, requests: &[Access]) -> Result<Vec<Decision>> {
-        let arena = Bump::new();
-        let requests: Vec<_> = requests.iter().map(|access| request(access, &arena)).collect();
-        let decisions = self.0.call(reuse, time, "`authorize`", |world, store| {
-            world.remora_policy_authorize().call_authorize(store, &requests)
-        })?;
-        same_length(requests.len(), decisions.len())?;
-        Ok(decisions.into_iter().map(decision).collect())
+        self.0.call(reuse, time, "`authorize`", |world, store| match world {
+            Version::V0_1(world) => v0_1::ask(world, store, requests),
+            Version::V0_2(world) => v0_2::ask(world, store, requests),
+        })
     }
 }
 
@@ -64,53 +63,5 @@ impl Authorize for AuthorizePolicy {
         }
         let batches = requests.chunks(BATCH).map(|batch| self.ask(Reuse::Ready, batch));
         Ok(batches.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-    }
-}
-
-fn request<'a>(access: &'a Access, arena: &'a Bump) -> wit::Request<'a> {
-    let valid = access.approvals.iter().filter(|approval| approval.expires > access.now);
-    let approvals: Vec<_> = valid.map(|valid| approval(valid, arena)).collect();
-    wit::Request {
-        subject: wit::Subject {
-            user: &access.subject.user,
-            groups: translate::texts(&access.subject.groups, arena),
-            grants: translate::texts(&access.subject.grants, arena),
-        },
-        action: access.action.name(),
-        vm: translate::authorize::vm(&access.vm, arena),
-        point: &access.point,
-        point_time: translate::seconds(access.point_time),
-        path: &access.path,
-        now: translate::seconds(access.now),
-        approvals: arena.alloc_slice_fill_iter(approvals),
-        details: &[],
-    }
-}
-
-fn approval<'a>(approval: &'a Approval, arena: &'a Bump) -> wit::Approval<'a> {
-    wit::Approval {
-        user: &approval.user,
-        groups: translate::texts(&approval.groups, arena),
-        granted: translate::seconds(approval.granted),
-        expires: translate::seconds(approval.expires),
-    }
-}
-
-fn decision(decision: wit::Decision) -> Decision {
-    let obligation = |obligation: wit::Obligation| Obligation {
-        id: obligation.id,
-        params: obligation.params.into_iter().map(|pair| (pair.key, pair.value)).collect(),
-        required: obligation.required,
-    };
-    Decision {
-        effect: match decision.effect {
-            wit::Effect::Allow => Effect::Allow,
-            wit::Effect::Deny => Effect::Deny,
-            wit::Effect::Abstain => Effect::Abstain,
-        },
-        code: reason(decision.code),
-        reason: reason(decision.reason),
-        obligations: decision.obligations.into_iter().map(obligation).collect(),
-        cache_ttl_ms: decision.cache_ttl_ms,
     }
 }

@@ -45,7 +45,7 @@ pub async fn policy(component: Vec<u8>, trial: PolicyTrial, depth: Depth) -> Res
         move || Component { host: &host, trial: &trial, refusals: &refusals, depth }.all(&component)
     };
     let tried = tokio::task::spawn_blocking(tried).await;
-    let (mut findings, kinds) = tried
+    let (mut findings, exports) = tried
         .map_err(|died| remora_core::Error::new(remora_core::ErrorKind::Failed, "trying a policy").because(died))?;
     if depth == Depth::Test {
         for file in &files {
@@ -55,7 +55,7 @@ pub async fn policy(component: Vec<u8>, trial: PolicyTrial, depth: Depth) -> Res
             findings.skip("golden cases", "none were given");
         }
     }
-    Ok(findings.report(digest, kinds.into_iter().map(|kind| kind.export().to_owned()).collect(), seed))
+    Ok(findings.report(digest, exports, seed))
 }
 
 /// The cases of a file. They are run by the documents that it names, which are to name this component.
@@ -80,7 +80,8 @@ struct Component<'a> {
 }
 
 impl Component<'_> {
-    fn all(&self, component: &[u8]) -> (Findings, Vec<Kind>) {
+    /// What was found, and the names of the interfaces that were tried.
+    fn all(&self, component: &[u8]) -> (Findings, Vec<String>) {
         let mut findings = Findings::default();
         findings.size(component);
         let started = Instant::now();
@@ -93,8 +94,7 @@ impl Component<'_> {
         };
         findings.note(WORLD, Ok(()));
         findings.figure("compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);
-        let kinds = module.kinds().to_vec();
-        for kind in &kinds {
+        for kind in module.exports().keys() {
             match kind {
                 Kind::Select => self.one::<SelectPolicy>(&mut findings, &module),
                 Kind::Schedule => self.one::<SchedulePolicy>(&mut findings, &module),
@@ -102,7 +102,7 @@ impl Component<'_> {
                 Kind::Authorize => self.one::<AuthorizePolicy>(&mut findings, &module),
             }
         }
-        (findings, kinds)
+        (findings, module.exports().values().copied().map(String::from).collect())
     }
 
     /// One of the interfaces that it exports.
@@ -128,7 +128,7 @@ impl Component<'_> {
     /// Asks what nobody thought of: it must answer, and the same whenever and wherever it is asked.
     fn ask_at_random<P: Tried>(&self, findings: &mut Findings, policy: &P) {
         let mut random = Random::new(self.trial.seed);
-        let questions: Vec<_> = (0..self.trial.questions).map(|_| P::question(&mut random)).collect();
+        let questions = P::questions(&mut random, self.trial.questions);
         let kind = P::KIND;
         let batched = in_batches(policy, &questions);
         let answers = match batched {
@@ -194,11 +194,10 @@ trait Tried: Sized {
     type Question: Clone + std::fmt::Debug;
 
     fn load(host: &Host, module: &Arc<Module>, settings: &str) -> Result<Self, Refused>;
-    fn question(random: &mut Random) -> Self::Question;
+    /// So many, of all sorts.
+    fn questions(random: &mut Random, count: usize) -> Vec<Self::Question>;
     /// As much as one call is asked in production.
-    fn large(random: &mut Random) -> Vec<Self::Question> {
-        (0..super::BATCH).map(|_| Self::question(random)).collect()
-    }
+    fn large(random: &mut Random) -> Vec<Self::Question>;
     /// What it answers, as text: equal if and only if the answers are.
     fn ask(&self, reuse: Reuse, questions: &[Self::Question]) -> Result<Vec<String>>;
 }
@@ -208,7 +207,7 @@ fn texts<T: std::fmt::Debug>(answers: Vec<T>) -> Vec<String> {
 }
 
 macro_rules! tried {
-    ($policy:ident, $kind:ident, $question:ty, $make:ident) => {
+    ($policy:ident, $kind:ident, $question:ty, $all_sorts:ident, $large:ident) => {
         impl Tried for $policy {
             const KIND: Kind = Kind::$kind;
             type Question = $question;
@@ -217,8 +216,12 @@ macro_rules! tried {
                 Self::of(host, Arc::clone(module), settings)
             }
 
-            fn question(random: &mut Random) -> $question {
-                random.$make()
+            fn questions(random: &mut Random, count: usize) -> Vec<$question> {
+                random.$all_sorts(count)
+            }
+
+            fn large(random: &mut Random) -> Vec<$question> {
+                random.$large(super::BATCH)
             }
 
             fn ask(&self, reuse: Reuse, questions: &[$question]) -> Result<Vec<String>> {
@@ -229,9 +232,9 @@ macro_rules! tried {
     };
 }
 
-tried!(SelectPolicy, Select, remora_core::policy::VmFacts, vm);
-tried!(SchedulePolicy, Schedule, remora_core::policy::Question, schedule);
-tried!(AuthorizePolicy, Authorize, remora_core::policy::Access, access);
+tried!(SelectPolicy, Select, remora_core::policy::VmFacts, vms, vms);
+tried!(SchedulePolicy, Schedule, remora_core::policy::Question, schedules, schedules);
+tried!(AuthorizePolicy, Authorize, remora_core::policy::Access, listings, listing);
 
 impl Tried for RetentionPolicy {
     const KIND: Kind = Kind::Retention;
@@ -241,8 +244,8 @@ impl Tried for RetentionPolicy {
         Self::of(host, Arc::clone(module), settings)
     }
 
-    fn question(random: &mut Random) -> questions::Points {
-        random.points(200)
+    fn questions(random: &mut Random, count: usize) -> Vec<questions::Points> {
+        (0..count).map(|_| random.points(200)).collect()
     }
 
     fn large(random: &mut Random) -> Vec<questions::Points> {

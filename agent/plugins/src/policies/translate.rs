@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use remora_core::policy::VmFacts;
 
 macro_rules! vm {
-    ($($module:ident),*) => {$(
+    ($($module:ident: $interface:ident),*) => {$(
         pub(super) mod $module {
             use super::{Bump, VmFacts};
-            use crate::host::$module::exports::remora::policy::$module::{PairParam, Vm};
+            use crate::host::$module::exports::remora::policy::$interface::{PairParam, Vm};
 
             pub(in crate::policies) fn vm<'a>(facts: &'a VmFacts, arena: &'a Bump) -> Vm<'a> {
                 let labels = facts.labels.iter().map(|(key, value)| PairParam { key, value });
@@ -24,7 +24,7 @@ macro_rules! vm {
         }
     )*};
 }
-vm!(select, schedule, retention, authorize);
+vm!(select: select, schedule: schedule, retention: retention, authorize_0_1: authorize, authorize_0_2: authorize);
 
 /// Texts as an interface takes them.
 pub(super) fn texts<'a>(texts: &'a [String], arena: &'a Bump) -> &'a [&'a str] {

@@ -22,12 +22,17 @@ pub(crate) fn wit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit")
 }
 
-/// A world of the policies.
-pub(crate) fn world(name: &str) -> (Resolve, WorldId) {
+/// A world of the policies, such as `selector`: of 0.1.0, or of another version that stands behind the name (`authorizer@0.2.0`).
+pub(crate) fn world(of: &str) -> (Resolve, WorldId) {
+    let (name, version) = versioned(of);
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(wit().join("policy/0.1.0")).unwrap();
+    let (package, _) = resolve.push_dir(wit().join("policy").join(version)).unwrap();
     let world = resolve.select_world(&[package], Some(name)).unwrap();
     (resolve, world)
+}
+
+fn versioned(world: &str) -> (&str, &str) {
+    world.split_once('@').unwrap_or((world, "0.1.0"))
 }
 
 /// A component of a core module.
@@ -43,11 +48,6 @@ pub(crate) fn selector(configure: &str, select: &str, beside: &str) -> Vec<u8> {
     policy("selector", configure, select, beside)
 }
 
-/// An authorizer that takes any settings, and whose `authorize` is given as text.
-pub(crate) fn authorizer(authorize: &str) -> Vec<u8> {
-    policy("authorizer", "(i32.const 0)", authorize, "")
-}
-
 /// The call of a world that answers its questions: its interface, its name, and what it takes.
 pub(crate) fn call_of(world: &str) -> (&'static str, &'static str, &'static str) {
     match world {
@@ -56,13 +56,15 @@ pub(crate) fn call_of(world: &str) -> (&'static str, &'static str, &'static str)
         // One question, and no list of them: the fields of the record, of which the time is the one with 64 bits.
         "keeper" => ("retention", "judge", "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32"),
         "authorizer" => ("authorize", "authorize", "i32 i32"),
+        // The address of a context of 104 bytes, and of a list of accesses behind it.
+        "authorizer@0.2.0" => ("authorize", "authorize", "i32"),
         other => panic!("there is no world {other}"),
     }
 }
 
 /// A component of a world.
 pub(crate) fn policy(of: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
-    let (interface, call, takes) = call_of(of);
+    let ((interface, call, takes), (_, version)) = (call_of(of), versioned(of));
     let text = format!(
         r#"(module
             (memory (export "memory") 2)
@@ -73,8 +75,8 @@ pub(crate) fn policy(of: &str, configure: &str, answer: &str, beside: &str) -> V
                 (global.set $next (i32.add (local.get $at) (local.get 3)))
                 (local.get $at))
             {beside}
-            (func (export "remora:policy/{interface}@0.1.0#configure") (param i32 i32) (result i32) {configure})
-            (func (export "remora:policy/{interface}@0.1.0#{call}") (param {takes}) (result i32) {answer}))"#
+            (func (export "remora:policy/{interface}@{version}#configure") (param i32 i32) (result i32) {configure})
+            (func (export "remora:policy/{interface}@{version}#{call}") (param {takes}) (result i32) {answer}))"#
     );
     let (resolve, world) = world(of);
     component(&wat::parse_str(text).unwrap(), &resolve, world)

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use remora_core::policy::{Effect, Question, Retention, Schedule, Select, VmFacts};
+use remora_core::policy::{Authorize, Effect, Question, Retention, Schedule, Select, VmFacts};
 use remora_core::retention::{Candidate, Fate};
 use remora_core::{PointId, VmName};
 use remora_plugins::conformance::{Depth, mover};
@@ -19,13 +19,14 @@ use super::movers::conformance::trial;
 use super::movers::volumes::{Lab, restored};
 
 /// Each fixture and its digest. A line that is here never changes; a new version of `wit/` gets lines of its own.
-const FIXTURES: [(&str, &str); 6] = [
+const FIXTURES: [(&str, &str); 7] = [
     ("mover/0.1.0/objects.wasm", "1c269c09606437e3189fbc03ffed5be72b2978ce71d28e4c8e9e14fe4e48bb86"),
     ("mover/0.1.0/volume.wasm", "38ed81326d4166e27e0476108d5bf8509f45dac96dc86b07686acc488b410beb"),
     ("policy/0.1.0/authorize.wasm", "57f04f23f96d630009fb1bb6d0318daf87f82c604c4b9d4416a7e3499773abe2"),
     ("policy/0.1.0/retention.wasm", "67fa566930ff355106502080dfc397dde9addfb105821c09c538edd1a4d25f8e"),
     ("policy/0.1.0/schedule.wasm", "62c89a2c281e416fd468053f53fcb886f8f7370d7620378a4827e55d4b392490"),
     ("policy/0.1.0/select.wasm", "46058dfe1525f3ab6f46e69f6d28ef1c6b953882d3bce76cff3c2668513884ab"),
+    ("policy/0.2.0/authorize.wasm", "f01d6907bbd0ce619f1c11211c3a5506b27a37ee273fb410862cde97a3374f03"),
 ];
 
 fn folder() -> PathBuf {
@@ -117,12 +118,35 @@ async fn a_keeper_of_0_1_0_answers() {
     assert_eq!(verdicts[0].reason, "its place in the list");
 }
 
+fn authorizer(version: &str) -> AuthorizePolicy {
+    AuthorizePolicy::load(&host(), &fixture(&format!("policy/{version}/authorize.wasm")), "{}").unwrap()
+}
+
+#[track_caller]
+fn looks_at_the_length_of_paths(policy: &AuthorizePolicy) {
+    for (path, effect) in [("a", Effect::Allow), ("etc/shadow", Effect::Deny)] {
+        assert_eq!(decide(policy, &access("root", &[], path, vm("vm"))), (effect, "path".into()), "{path}");
+    }
+}
+
 #[test]
 fn an_authorizer_of_0_1_0_answers() {
-    let policy = AuthorizePolicy::load(&host(), &fixture("policy/0.1.0/authorize.wasm"), "{}").unwrap();
-    for (path, effect) in [("a", Effect::Allow), ("etc/shadow", Effect::Deny)] {
-        assert_eq!(decide(&policy, &access("root", &[], path, vm("vm"))), (effect, "path".into()), "{path}");
-    }
+    looks_at_the_length_of_paths(&authorizer("0.1.0"));
+}
+
+#[test]
+fn an_authorizer_of_0_2_0_answers() {
+    looks_at_the_length_of_paths(&authorizer("0.2.0"));
+}
+
+#[test]
+fn authorizers_of_both_versions_answer_alike() {
+    let asked = [("root", "a"), ("root", "etc/shadow"), ("eve", "etc/shadow"), ("root", "etc/shadow"), ("root", "b")];
+    let requests = asked.map(|(user, path)| access(user, &["web", "staff"], path, vm("vm")));
+    let [old, new] = ["0.1.0", "0.2.0"].map(|version| authorizer(version).authorize(&requests).unwrap());
+    assert_eq!(old, new);
+    let effects: Vec<_> = new.iter().map(|decision| decision.effect).collect();
+    assert_eq!(effects, [Effect::Allow, Effect::Deny, Effect::Deny, Effect::Deny, Effect::Allow]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,7 +180,7 @@ fn a_memory_larger_than_allowed_from_the_start_is_not_taken() {
 fn a_trap_in_every_export_is_contained() {
     let host = host();
     let fine = "(i32.const 0)";
-    for name in ["selector", "scheduler", "keeper", "authorizer"] {
+    for name in ["selector", "scheduler", "keeper", "authorizer", "authorizer@0.2.0"] {
         let (resolve, world) = world(name);
         let module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
         let (_, call, _) = call_of(name);

@@ -1,7 +1,7 @@
 //! A list of rules says who may do what below which folders: an example of a policy. The same in all languages.
 
 use remora_sdk::Invalid;
-use remora_sdk::authorize::{Decision, Effect, Policy, Request};
+use remora_sdk::authorize::{Access, Context, Decision, Effect, Policy, Subject};
 use serde::Deserialize;
 
 /// The first rule that fits decides.
@@ -47,28 +47,34 @@ impl Policy for Acl {
         wrong.or(settings)
     }
 
-    fn authorize(&self, request: &Request) -> Decision {
-        if !matches!(request.action.as_str(), "list" | "stat" | "read") {
-            return Decision::new(Effect::Deny, "unknown-action", "the action is not known");
-        }
-        let Some((number, rule)) = (1..).zip(&self.rules).find(|(_, rule)| rule.fits(request)) else {
-            return Decision::new(Effect::Abstain, "no-rule", "no rule fits");
-        };
-        let reason = format!("rule {number} is for {}", rule.below);
-        match rule.effect {
-            Says::Allow => Decision::new(Effect::Allow, "allowed", reason),
-            Says::Deny => Decision::new(Effect::Deny, "denied", reason),
+    fn authorize(&self, context: &Context) -> impl Fn(&Access) -> Decision {
+        // The rules for the one who asks, numbered as all of them are.
+        let rules: Vec<_> = (1..).zip(&self.rules).filter(|(_, rule)| rule.is_for(&context.subject)).collect();
+        move |access| {
+            if !matches!(access.action.as_str(), "list" | "stat" | "read") {
+                return Decision::new(Effect::Deny, "unknown-action", "the action is not known");
+            }
+            let Some((number, rule)) = rules.iter().find(|(_, rule)| rule.covers(access)) else {
+                return Decision::new(Effect::Abstain, "no-rule", "no rule fits");
+            };
+            let reason = format!("rule {number} is for {}", rule.below);
+            match rule.effect {
+                Says::Allow => Decision::new(Effect::Allow, "allowed", reason),
+                Says::Deny => Decision::new(Effect::Deny, "denied", reason),
+            }
         }
     }
 }
 
 impl Rule {
-    fn fits(&self, request: &Request) -> bool {
-        let subject = &request.subject;
-        let who = self.users.contains(&subject.user) || subject.groups.iter().any(|group| self.groups.contains(group));
-        let what = self.actions.is_empty() || self.actions.contains(&request.action);
-        let rest = request.path.strip_prefix(self.below.trim_end_matches('/').as_bytes());
-        who && what && rest.is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+    fn is_for(&self, subject: &Subject) -> bool {
+        self.users.contains(&subject.user) || subject.groups.iter().any(|group| self.groups.contains(group))
+    }
+
+    fn covers(&self, access: &Access) -> bool {
+        let what = self.actions.is_empty() || self.actions.contains(&access.action);
+        let rest = access.path.strip_prefix(self.below.trim_end_matches('/').as_bytes());
+        what && rest.is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 }
 

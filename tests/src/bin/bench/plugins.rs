@@ -15,8 +15,8 @@ use crate::setting::Setting;
 /// Runs of everything.
 const RUNS: usize = 5;
 
-const WHERE_TIME_GOES: &str = "the records are copied into the component's memory and its answer out of it; a fresh \
-                               instance reads its settings first.";
+const WHERE_TIME_GOES: &str = "each text of a question is copied into the component's memory by a call of its allocator, what the 64 \
+                               have in common once, and its answers out of it; a fresh instance reads its settings first.";
 const WHERE_A_RELOAD_GOES: &str = "the new module is compiled, in a process of its own.";
 const WHERE_THE_SWAP_GOES: &str = "an agent waits until the folder has rested for 300 ms, compiles the new module, and asks it a first \
                                    question.";
@@ -34,7 +34,8 @@ const IN_FORCE: Duration = Duration::from_secs(2);
 /// How long is waited for that.
 const WHILE: Duration = Duration::from_mins(1);
 
-/// What is measured of decisions: its name, where it stands in the answer, what is allowed in nanoseconds.
+/// What is measured of decisions: its name, where it stands in the answer, what is allowed in nanoseconds. The 64 are about files of one
+/// folder that one user lists.
 const DECISIONS: [(&str, &str, u64); 3] = [
     ("authorize, warm: p50 of a decision", "warm", 5_000),
     ("authorize, a fresh instance: p50 of a decision", "fresh", 60_000),

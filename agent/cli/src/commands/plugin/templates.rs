@@ -155,6 +155,8 @@ files! {
     "wit/policy/0.1.0/retention.wit" => "remora/wit/policy/0.1.0/retention.wit",
     "wit/policy/0.1.0/schedule.wit" => "remora/wit/policy/0.1.0/schedule.wit",
     "wit/policy/0.1.0/select.wit" => "remora/wit/policy/0.1.0/select.wit",
+    "wit/policy/0.2.0/authorize.wit" => "remora/wit/policy/0.2.0/authorize.wit",
+    "wit/policy/0.2.0/package.wit" => "remora/wit/policy/0.2.0/package.wit",
 }
 
 files! {

@@ -56,14 +56,38 @@ impl Random {
         time.checked_add(jiff::SignedDuration::from_hours(days * self.0.i64(0..48))).unwrap_or(time)
     }
 
-    pub(super) fn vm(&mut self) -> VmFacts {
+    pub(super) fn vms(&mut self, count: usize) -> Vec<VmFacts> {
+        (0..count).map(|_| self.vm()).collect()
+    }
+
+    pub(super) fn schedules(&mut self, count: usize) -> Vec<Question> {
+        (0..count).map(|_| self.schedule()).collect()
+    }
+
+    /// About what somebody lists in a point, then somebody else in another one, and so on: some have all in common but the file.
+    pub(super) fn listings(&mut self, count: usize) -> Vec<Access> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let files = self.0.usize(1..=8).min(count - all.len());
+            all.extend(self.listing(files));
+        }
+        all
+    }
+
+    /// About so many files that somebody lists in a point.
+    pub(super) fn listing(&mut self, files: usize) -> Vec<Access> {
+        let first = self.access();
+        (0..files).map(|_| Access { action: self.action(), path: self.path(), ..first.clone() }).collect()
+    }
+
+    fn vm(&mut self) -> VmFacts {
         let name = self.text().replace('\0', "-");
         let name = VmName::new(format!("{name}vm")).expect("it is not empty and has no NUL");
         let labels = (0..self.0.usize(..6)).map(|_| (self.pick(&KEYS).to_owned(), self.text())).collect();
         VmFacts { name, namespace: self.text(), uid: self.text(), labels }
     }
 
-    pub(super) fn schedule(&mut self) -> Question {
+    fn schedule(&mut self) -> Question {
         let after = self.time();
         let now = self.later(after);
         let run = |random: &mut Self| PastRun {
@@ -90,7 +114,7 @@ impl Random {
         Points { vm: self.vm(), all: points, now: self.later(start) }
     }
 
-    pub(super) fn access(&mut self) -> Access {
+    fn access(&mut self) -> Access {
         let now = self.time();
         let approval = |random: &mut Self| Approval {
             user: random.text(),
@@ -100,7 +124,7 @@ impl Random {
         };
         Access {
             subject: Subject { user: self.text(), groups: self.texts(5), grants: self.texts(5) },
-            action: self.pick(&[Action::List, Action::Stat, Action::Read]),
+            action: self.action(),
             vm: self.vm(),
             point: "0123456789abcdef-1".into(),
             point_time: self.time(),
@@ -108,6 +132,10 @@ impl Random {
             now,
             approvals: (0..self.0.usize(..3)).map(|_| approval(self)).collect(),
         }
+    }
+
+    fn action(&mut self) -> Action {
+        self.pick(&[Action::List, Action::Stat, Action::Read])
     }
 
     /// Absolute, of names that are any bytes but `/` and NUL.
@@ -136,7 +164,8 @@ mod tests {
     fn a_seed_gives_the_same_questions_and_another_one_others() {
         let ask = |seed| {
             let mut random = Random::new(seed);
-            (0..50).map(|_| format!("{:?}", (random.access(), random.schedule(), random.points(5)))).collect::<Vec<_>>()
+            let points: Vec<_> = (0..50).map(|_| random.points(5)).collect();
+            format!("{:?}", (random.listings(50), random.schedules(50), points))
         };
         assert_eq!(ask(7), ask(7));
         assert_ne!(ask(7), ask(8));
@@ -148,7 +177,7 @@ mod tests {
         for _ in 0..2_000 {
             let asked = random.schedule();
             assert!(asked.after <= asked.now, "{asked:?}");
-            let access = random.access();
+            let access = random.listings(1).remove(0);
             let names: Vec<_> = access.path.split(|byte| *byte == b'/').collect();
             assert!(names[0].is_empty() && names.len() > 1, "{access:?}");
             assert!(names[1..].iter().all(|name| !matches!(*name, b"" | b"." | b"..") && !name.contains(&0)));

@@ -12,22 +12,23 @@ const WARM: f64 = 5.0;
 const FRESH: f64 = 60.0;
 const BATCHED: f64 = 2.0;
 
-/// So many decisions are asked for at once where many are due.
+/// So many decisions are asked for at once where many are due: on files of a folder, which differ in nothing else.
 const BATCH: usize = 64;
 
 pub(super) fn measure<P: Tried>(findings: &mut Findings, policy: &P, seed: u64, depth: Depth) {
     let kind = P::KIND;
     let rounds = if depth == Depth::Bench { 5_000 } else { 500 };
     let mut random = Random::new(seed);
-    let questions: Vec<_> = (0..BATCH).map(|_| P::question(&mut random)).collect();
+    let questions = P::questions(&mut random, BATCH);
+    let large = P::large(&mut random);
     let quick = kind == Kind::Authorize;
     let budget = |micros: f64| quick.then_some(micros);
-    let mut note = |what: &str, reuse, size: usize, rounds: usize, budget| {
+    let mut note = |what: &str, reuse, asked: &[P::Question], size: usize, rounds: usize, budget| {
         let mut taken = Vec::with_capacity(rounds);
         for round in 0..rounds {
-            let from = round % (BATCH - size + 1);
+            let from = round % (asked.len() - size + 1);
             let started = Instant::now();
-            if policy.ask(reuse, &questions[from..from + size]).is_err() {
+            if policy.ask(reuse, &asked[from..from + size]).is_err() {
                 return;
             }
             taken.push(started.elapsed() / u32::try_from(size).unwrap_or(1));
@@ -37,12 +38,11 @@ pub(super) fn measure<P: Tried>(findings: &mut Findings, policy: &P, seed: u64, 
         findings.figure(format!("{kind}: {what}, p50"), micros(50), "µs", budget);
         findings.figure(format!("{kind}: {what}, p99"), micros(99), "µs", None);
     };
-    note("a question, warm", Reuse::Ready, 1, rounds, budget(WARM));
-    note("a question, fresh", Reuse::Never, 1, rounds / 5, budget(FRESH));
+    note("a question, warm", Reuse::Ready, &questions, 1, rounds, budget(WARM));
+    note("a question, fresh", Reuse::Never, &questions, 1, rounds / 5, budget(FRESH));
     if kind != Kind::Retention {
-        note("each of 64 questions, warm", Reuse::Ready, BATCH, rounds / 10, budget(BATCHED));
+        note("each of 64 questions, warm", Reuse::Ready, &large, BATCH, rounds / 10, budget(BATCHED));
     }
-    let large = P::large(&mut random);
     let deadline = if quick { super::super::QUICK } else { super::super::DEADLINE };
     let half = deadline.as_secs_f64() * 1e3 / 2.0;
     let started = Instant::now();

@@ -99,8 +99,10 @@ impl authorize::Policy for Hostile {
         Ok(Self(settings))
     }
 
-    fn authorize(&self, request: &authorize::Request) -> authorize::Decision {
-        self.asked("authorize", &request.vm.name);
-        authorize::Decision::new(authorize::Effect::Abstain, "no-word", "it says nothing of files")
+    fn authorize(&self, context: &authorize::Context) -> impl Fn(&authorize::Access) -> authorize::Decision {
+        move |_| {
+            self.asked("authorize", &context.vm.name);
+            authorize::Decision::new(authorize::Effect::Abstain, "no-word", "it says nothing of files")
+        }
     }
 }
