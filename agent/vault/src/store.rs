@@ -67,6 +67,8 @@ struct Shared {
     keep_for: Mutex<Option<SignedDuration>>,
     /// How far whoever chose it is trusted.
     reach: Reach,
+    /// Whether it is behind a mover, which looks at a few places of what it stored.
+    behind_a_mover: bool,
 }
 
 impl fmt::Debug for Store {
@@ -132,25 +134,36 @@ impl Store {
             Place::Bucket(_) | Place::Plugin(_) => None,
         };
         let open::Opened { store, locks } = open::open(location, patience)?;
-        Ok(Self::new(store, location.to_string(), folder, locks).reached_to(location.access.reach))
+        let mut store = Self::new(store, location.to_string(), folder, locks).reached_to(location.access.reach);
+        store.unshared().behind_a_mover = location.mover().is_some();
+        Ok(store)
     }
 
     fn new(inner: Arc<dyn ObjectStore>, place: String, folder: Option<PathBuf>, locks: Option<Arc<dyn Locks>>) -> Self {
         let fetches = folder.is_none().then(|| Semaphore::new(FETCHES));
         let (proven, keep_for, reach) = (OnceCell::new(), Mutex::default(), Reach::default());
-        let shared = Shared { folder, proven, fetches, locks, keep_for, reach };
+        let shared = Shared { folder, proven, fetches, locks, keep_for, reach, behind_a_mover: false };
         Self { inner, place, shared: Arc::new(shared) }
     }
 
     /// Chosen by somebody who is trusted so far. For a store that has no clones yet.
     pub(crate) fn reached_to(mut self, reach: Reach) -> Self {
-        Arc::get_mut(&mut self.shared).expect("it has no clones yet").reach = reach;
+        self.unshared().reach = reach;
         self
+    }
+
+    fn unshared(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.shared).expect("it has no clones yet")
     }
 
     /// How far whoever chose it is trusted.
     pub(crate) fn reach(&self) -> Reach {
         self.shared.reach
+    }
+
+    /// Whether what is stored goes through a mover: of a large object a few places are read back, then it counts as stored.
+    pub(crate) fn is_behind_a_mover(&self) -> bool {
+        self.shared.behind_a_mover
     }
 
     /// Any store, for tests and measurements.
