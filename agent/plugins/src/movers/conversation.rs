@@ -351,7 +351,10 @@ impl Component {
             Ask::Wait(number) => {
                 let pending = requests.pending.remove(&number).ok_or("it waits for a request that it does not have")?;
                 match pending.await {
-                    Ok(Ok(response)) => Answer::Response(response),
+                    Ok(Ok(response)) => {
+                        let filled = requests.pending.is_empty().then(|| luggage.sink.len());
+                        Answer::Response { response, filled }
+                    }
                     Ok(Err(error)) => Answer::Error(error),
                     Err(died) => return Err(format!("a request died: {died}")),
                 }

@@ -181,7 +181,11 @@ pub(super) enum Answer {
     Number(u64),
     /// Of a secret or a request.
     Handle(u32),
-    Response(Response),
+    Response {
+        response: Response,
+        /// The bytes in the call's sink, if no request is under way that may add to them.
+        filled: Option<u64>,
+    },
     Error(MoverError),
     /// The component broke a rule for which there is no error: it traps.
     Trap(String),

@@ -85,6 +85,8 @@ pub(super) struct Guest {
     /// The bytes of the call's buffer and sink.
     pub(super) buffer: u64,
     pub(super) sink: u64,
+    /// The bytes that its sink has by now, while that is known.
+    pub(super) filled: Option<u64>,
     /// The request of the call whose answer came last: of that there is nothing to give up.
     pub(super) answered: Option<u32>,
     pub(super) started: Instant,
@@ -134,6 +136,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
         deadline: now,
         buffer: 0,
         sink: 0,
+        filled: None,
         answered: None,
         started: now,
     };
@@ -189,8 +192,8 @@ impl Running {
     fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
         let doing = name(&call);
         (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
-        // Each call numbers its requests anew.
-        self.store.data_mut().answered = None;
+        // Each call numbers its requests anew, and has a sink of its own.
+        (self.store.data_mut().answered, self.store.data_mut().filled) = (None, None);
         let Self { store, world } = self;
         let open = match world {
             World::Objects(objects) => objects.is_open(),
