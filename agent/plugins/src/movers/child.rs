@@ -78,9 +78,9 @@ fn serve(socket: UnixStream, memory: Option<u64>) -> std::io::Result<()> {
     while let Some(said) = wire::read(&mut from, wire::LONGEST_DOWN)? {
         match said {
             Down::Start { .. } => return Err(std::io::ErrorKind::InvalidData.into()),
-            Down::Call { instance, deadline_ms, call } => {
+            Down::Call { instance, deadline_ms, sha256, call } => {
                 let handle = instances.entry(instance).or_insert_with(|| Handle::spawn(instance, &runtime, &link));
-                handle.call(call, deadline_ms);
+                handle.call(call, sha256, deadline_ms);
             }
             Down::Told { instance, answer } => {
                 if let Some(handle) = instances.get(&instance) {

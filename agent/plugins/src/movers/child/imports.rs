@@ -65,6 +65,9 @@ impl host_io::HostBuffer for Guest {
     }
 
     fn sha256(&mut self, _: Resource<Buffer>) -> Trappable<Vec<u8>> {
+        if let Some(known) = &self.sha256 {
+            return Ok(known.clone());
+        }
         self.bytes(Ask::Digest(DigestKind::Sha256))
     }
 
