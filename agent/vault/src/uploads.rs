@@ -52,8 +52,13 @@ impl Uploads {
         state.segments.push(entry);
         state.tasks.spawn(async move {
             let _under_way = under_way;
-            // A taken name is our own PUT, repeated by the store's client after a lost reply: 128 random bits do not meet.
-            store.create_from(place, &name, built.payload).await.map(|_: Created| ())
+            // Our own PUT, repeated by the store's client after a lost reply, has our bytes: 128 random bits do not meet.
+            match store.create_from(place, &name, built.payload).await? {
+                Created::Yes => Ok(()),
+                Created::NameTaken => {
+                    Err(store.damaged(&name, "it is there already, with other bytes than are stored"))
+                }
+            }
         });
         Ok(())
     }
