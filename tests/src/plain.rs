@@ -17,11 +17,16 @@ pub const TOKEN: &str = "plain-7d20b6";
 /// The most that one listing has.
 const PAGE: usize = 1_000;
 
+/// In seconds: more than the 72 hours for which readers keep what was dropped.
+const FOUR_DAYS: u64 = 96 * 60 * 60;
+
 /// What it says and does not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// What is stored is not kept.
     Forget,
+    /// Of what is stored, the byte in the middle is changed.
+    ChangeAByte,
     /// Of what is stored, every byte is changed.
     ChangeBytes,
     /// The same, and there was an object of that name before.
@@ -90,6 +95,16 @@ impl PlainStore {
         self.kept().lie = None;
     }
 
+    /// Lets all that it has be four days older.
+    pub fn age(&self) {
+        self.kept().objects.values_mut().for_each(|object| object.stored -= FOUR_DAYS);
+    }
+
+    /// The names of all that it has.
+    pub fn names(&self) -> Vec<String> {
+        self.kept().objects.keys().cloned().collect()
+    }
+
     /// From now on, whoever reads or lists waits.
     pub fn hold_reads(&self) {
         self.reads.close();
@@ -129,8 +144,11 @@ impl Kept {
         }
         let lie = self.lies_about(key);
         let mut bytes = asked.body.clone();
-        if matches!(lie, Some(Lie::ChangeBytes | Lie::ChangeBytesAndSayTaken)) {
-            bytes.iter_mut().for_each(|byte| *byte = !*byte);
+        let middle = bytes.len() / 2;
+        match lie {
+            Some(Lie::ChangeAByte) => bytes[middle..].iter_mut().take(1).for_each(|byte| *byte = !*byte),
+            Some(Lie::ChangeBytes | Lie::ChangeBytesAndSayTaken) => bytes.iter_mut().for_each(|byte| *byte = !*byte),
+            Some(Lie::Forget | Lie::Hide) | None => {}
         }
         if lie != Some(Lie::Forget) {
             let stored = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

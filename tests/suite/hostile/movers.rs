@@ -92,3 +92,26 @@ fn a_mover_that_hides_points_from_a_run_costs_none_of_them() {
         assert_restores(&remora, point, truth);
     }
 }
+
+/// Most of the first point's segment is not needed any more: it is stored again without that, and what is stored is changed.
+#[test]
+fn a_collection_through_a_mover_that_lies_removes_nothing_that_is_needed() {
+    let (lab, store) = (Lab::shared(), PlainStore::start());
+    let domain = machine("collected through a liar");
+    let plugin = Plugin::of_plain(&store);
+    let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
+    remora.ok(["repo", "init"]);
+    made(&remora, &domain);
+    domain.write_bytes("vda", MIB, &random_bytes("seven eighths", 7 << 20));
+    let (kept, truth) = (made(&remora, &domain), domain.truth("vda"));
+    let prune = ["prune", domain.name(), "--keep-last", "1"];
+    remora.ok(prune);
+    store.age();
+    let again = |name: &String| name.contains("/s/") && name.ends_with(".1");
+    assert!(!store.names().iter().any(again));
+    store.lie(Lie::ChangeAByte, ".1");
+    remora.ok(prune);
+    assert!(store.names().iter().any(again), "nothing was stored again: {:?}", store.names());
+    store.be_honest();
+    assert_restores(&remora, &kept, &truth);
+}

@@ -37,7 +37,7 @@ fn mover(world: &str, functions: &[Written<'_>]) -> Vec<u8> {
     let mut text = String::from("(module ");
     for (resource, id) in &interface.types {
         if matches!(resolve.types[*id].kind, TypeDefKind::Resource) {
-            let new = format!(r#"(func $new-{resource} (param i32) (result i32))"#);
+            let new = format!("(func $new-{resource} (param i32) (result i32))");
             write!(text, r#"(import "[export]{name}" "[resource-new]{resource}" {new})"#).unwrap();
         }
     }
