@@ -272,11 +272,12 @@ fn not_implemented<T>(operation: &str) -> Result<T> {
 impl ObjectStore for MoverStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let key = key(path)?;
-        match options.mode {
+        let PutOptions { mode, extensions, .. } = options;
+        match mode {
             PutMode::Create => {
                 let sent = self.0.create(&key, payload).await?;
                 // Whoever waits for what goes with it sends the next object while this one is looked at.
-                drop(options);
+                drop(extensions);
                 self.0.look_after(&key, &sent).await?;
                 self.0.remember(&key, sent.len());
             }
