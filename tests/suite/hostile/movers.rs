@@ -44,7 +44,7 @@ fn assert_restores(remora: &Remora, point: &str, truth: &Path) {
 #[test]
 fn a_backup_through_a_mover_that_lies_lists_no_point_and_one_into_another_repository_succeeds() {
     let (lab, store) = (Lab::shared(), PlainStore::start());
-    let (attacked, beside) = (machine("through a liar"), machine("beside a liar"));
+    let (attacked, beside) = (machine("lying mover"), machine("beside a lie"));
     let plugin = Plugin::of_plain(&store);
     let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
     remora.ok(["repo", "init"]);
@@ -97,7 +97,7 @@ fn a_mover_that_hides_points_from_a_run_costs_none_of_them() {
 #[test]
 fn a_collection_through_a_mover_that_lies_removes_nothing_that_is_needed() {
     let (lab, store) = (Lab::shared(), PlainStore::start());
-    let domain = machine("collected through a liar");
+    let domain = machine("lying gc");
     let plugin = Plugin::of_plain(&store);
     let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
     remora.ok(["repo", "init"]);
