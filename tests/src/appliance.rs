@@ -1,18 +1,18 @@
 //! The appliance that `sdk/examples/appliance` is for: points with disks in memory, which it may be told to lie about.
 
-mod gate;
-mod http;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gate::Gate;
-use http::{Asked, Reply};
+use crate::gate::Gate;
+use crate::http::{self, Asked};
 
 /// What it wants to see.
 pub const TOKEN: &str = "appliance-31c8e0";
+
+/// A status and a body.
+type Reply = (u16, Vec<u8>);
 
 /// Points of a page: few, so that there are pages.
 const PAGE: usize = 2;
@@ -84,7 +84,11 @@ impl Appliance {
                 passing.pass();
             }
             let mut kept = answering.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.authorization == format!("Bearer {TOKEN}") { kept.answer(asked) } else { (401, Vec::new()) }
+            if asked.header("authorization") == format!("Bearer {TOKEN}") {
+                kept.answer(asked)
+            } else {
+                (401, Vec::new())
+            }
         });
         Self { address, kept, writes }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::appliance::{Appliance, TOKEN};
+use crate::plain::{self, PlainStore};
 use crate::process::Must;
 use crate::remora::program;
 use crate::s3::{KEY, S3, SECRET};
@@ -30,6 +31,13 @@ impl Plugin {
     pub fn of_webdav(server: &WebDav) -> Self {
         let settings = format!("{{url: '{}/backups', user: {USER}}}", server.endpoint());
         Self::new("webdav", "webdav", &settings, server.address(), ("password", PASSWORD), "")
+    }
+
+    /// The mover `plain` for its server.
+    pub fn of_plain(store: &PlainStore) -> Self {
+        let server = store.address();
+        let settings = format!("{{endpoint: 'http://{server}'}}");
+        Self::new("plain", "plain", &settings, server, ("token", plain::TOKEN), "")
     }
 
     /// The mover `array` for an appliance, which may see the disks of the machines that are named.

@@ -8,6 +8,7 @@ mod full;
 mod input;
 mod killed;
 pub(crate) mod mounts;
+mod movers;
 mod names;
 mod output;
 mod put_back;

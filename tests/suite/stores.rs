@@ -27,7 +27,7 @@ struct Protected {
     s3: S3,
     remora: Remora,
     /// What the repository is reached through, if it is not remora's own client.
-    _plugin: Option<Plugin>,
+    plugin: Option<Plugin>,
 }
 
 /// A point and what the hypervisor held then.
@@ -54,7 +54,7 @@ impl Protected {
         let url = s3.url(&s3.bucket("backups"));
         let remora = s3.owner(Remora::new(Lab::shared(), url));
         remora.ok(["repo", "init"]);
-        Self { domain, s3, remora, _plugin: None }
+        Self { domain, s3, remora, plugin: None }
     }
 
     /// With the same bucket behind the mover of the SDK's example.
@@ -64,7 +64,7 @@ impl Protected {
         let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
         let remora = Remora::new(Lab::shared(), plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
         remora.ok(["repo", "init"]);
-        Self { domain, s3, remora, _plugin: Some(plugin) }
+        Self { domain, s3, remora, plugin: Some(plugin) }
     }
 
     fn back_up(&self, args: &[&str]) -> Kept {
@@ -151,6 +151,9 @@ fn goes_and_comes_back(vm: &Protected) {
         vm.assert_restores(kept);
         vm.assert_mounts(kept);
     }
+    let listed = vm.remora.json(["points"]);
+    let sampled = vm.plugin.is_some().then_some(true);
+    assert!(listed.as_array().unwrap().iter().all(|point| point["sampled"].as_bool() == sampled), "{listed:#}");
     let verified = vm.remora.json(["verify"]);
     assert!(verified.as_array().unwrap().iter().all(|point| point["ok"] == true), "{verified:#}");
     assert_eq!(vm.remora.json(["repo", "status"])["points"], 2);

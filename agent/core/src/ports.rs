@@ -254,8 +254,7 @@ pub struct Listing {
     pub points: Vec<Point>,
     /// Points that are there but cannot be read, and why.
     pub unreadable: Vec<(PointId, Error)>,
-    /// Those among the points of which only a part was read back when they were stored: others keep them in the clear, and in
-    /// a form of their own.
+    /// Those among the points of which only a part was read back when they were stored, through a component that somebody else made.
     pub sampled: Vec<PointId>,
 }
 

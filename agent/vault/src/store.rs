@@ -25,9 +25,9 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::SignedDuration;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{Extensions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use remora_core::{Error, ErrorKind, Result};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::location::{Location, Place};
 use crate::names;
@@ -68,6 +68,8 @@ struct Shared {
     keep_for: Mutex<Option<SignedDuration>>,
     /// How far whoever chose it is trusted.
     reach: Reach,
+    /// Whether it is behind a mover, which looks at a few places of what it stored.
+    behind_a_mover: bool,
 }
 
 impl fmt::Debug for Store {
@@ -133,25 +135,36 @@ impl Store {
             Place::Bucket(_) | Place::Plugin(_) => None,
         };
         let open::Opened { store, locks } = open::open(location, patience)?;
-        Ok(Self::new(store, location.to_string(), folder, locks).reached_to(location.access.reach))
+        let mut store = Self::new(store, location.to_string(), folder, locks).reached_to(location.access.reach);
+        store.unshared().behind_a_mover = location.mover().is_some();
+        Ok(store)
     }
 
     fn new(inner: Arc<dyn ObjectStore>, place: String, folder: Option<PathBuf>, locks: Option<Arc<dyn Locks>>) -> Self {
         let fetches = folder.is_none().then(|| Semaphore::new(FETCHES));
         let (proven, keep_for, reach) = (OnceCell::new(), Mutex::default(), Reach::default());
-        let shared = Shared { folder, proven, fetches, locks, keep_for, reach };
+        let shared = Shared { folder, proven, fetches, locks, keep_for, reach, behind_a_mover: false };
         Self { inner, place, shared: Arc::new(shared) }
     }
 
     /// Chosen by somebody who is trusted so far. For a store that has no clones yet.
     pub(crate) fn reached_to(mut self, reach: Reach) -> Self {
-        Arc::get_mut(&mut self.shared).expect("it has no clones yet").reach = reach;
+        self.unshared().reach = reach;
         self
+    }
+
+    fn unshared(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.shared).expect("it has no clones yet")
     }
 
     /// How far whoever chose it is trusted.
     pub(crate) fn reach(&self) -> Reach {
         self.shared.reach
+    }
+
+    /// Whether what is stored goes through a mover: of a large object a few places are read back, then it counts as stored.
+    pub(crate) fn is_behind_a_mover(&self) -> bool {
+        self.shared.behind_a_mover
     }
 
     /// Any store, for tests and measurements.
@@ -190,21 +203,49 @@ impl Store {
     /// "Exists already" may be this very PUT, repeated by the store's client after a lost reply, and a broken connection
     /// may have broken after the PUT took effect: so the object is looked at, and identical bytes are success.
     pub(crate) async fn create(&self, name: &Path, payload: PutPayload) -> Result<Created> {
-        let keep_for = *self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner);
-        self.create_kept(name, payload, keep_for).await
+        self.create_kept(name, payload, self.keep_for(), Extensions::new()).await
+    }
+
+    /// The same of one that has a place among those that are sent. It is given back once the object is sent, though a mover's
+    /// store then still looks at what it stored; this returns after that.
+    pub(crate) async fn create_from(
+        &self,
+        place: OwnedSemaphorePermit,
+        name: &Path,
+        payload: PutPayload,
+    ) -> Result<Created> {
+        // Other clients let go of what goes with a PUT when they please.
+        if !self.is_behind_a_mover() {
+            let created = self.create(name, payload).await;
+            drop(place);
+            return created;
+        }
+        let mut goes_with = Extensions::new();
+        goes_with.insert(Arc::new(place));
+        self.create_kept(name, payload, self.keep_for(), goes_with).await
     }
 
     /// The same of an object that only matters for a while: the store is not asked to keep it.
     pub(crate) async fn create_passing(&self, name: &Path, payload: PutPayload) -> Result<Created> {
-        self.create_kept(name, payload, None).await
+        self.create_kept(name, payload, None, Extensions::new()).await
     }
 
-    async fn create_kept(&self, name: &Path, payload: PutPayload, keep_for: Option<SignedDuration>) -> Result<Created> {
+    fn keep_for(&self) -> Option<SignedDuration> {
+        *self.shared.keep_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn create_kept(
+        &self,
+        name: &Path,
+        payload: PutPayload,
+        keep_for: Option<SignedDuration>,
+        mut goes_with: Extensions,
+    ) -> Result<Created> {
         self.prove_create_only().await?;
         for tries_left in (0..TRIES).rev() {
             let put = match (keep_for, self.locks()) {
                 (Some(time), Some(locks)) => locks.put_new(name, payload.clone(), time).await,
-                _ => self.put_new(name, payload.clone()).await,
+                _ => self.put_new_with(name, payload.clone(), std::mem::take(&mut goes_with)).await,
             };
             let Err(error) = put else { return Ok(Created::Yes) };
             if !is_taken(&error) && !errors::unknown_outcome(&error) {
@@ -221,7 +262,11 @@ impl Store {
     }
 
     async fn put_new(&self, name: &Path, payload: PutPayload) -> object_store::Result<()> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.put_new_with(name, payload, Extensions::new()).await
+    }
+
+    async fn put_new_with(&self, name: &Path, payload: PutPayload, extensions: Extensions) -> object_store::Result<()> {
+        let options = PutOptions { mode: PutMode::Create, extensions, ..PutOptions::default() };
         self.inner.put_opts(name, payload, options).await.map(|_| ())
     }
 

@@ -11,8 +11,11 @@ use crate::names::{self, Folder};
 use crate::segment::build::Built;
 use crate::store::{Created, Store};
 
-/// Segments that are being stored at the same time: one more hides the time of a sync.
+/// Segments that are being sent at the same time: one more hides the time of a sync.
 const AT_ONCE: usize = 2;
+
+/// The same, and those that a mover's store looks at once they are sent: one more hides the time of that.
+const UNDER_WAY: usize = AT_ONCE + 1;
 
 /// The segments of one run on their way into the store.
 pub(crate) struct Uploads {
@@ -20,6 +23,7 @@ pub(crate) struct Uploads {
     tenant: Folder,
     vm: Folder,
     places: Arc<Semaphore>,
+    under_way: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -31,11 +35,13 @@ struct State {
 
 impl Uploads {
     pub(crate) fn new(store: Store, tenant: Folder, vm: Folder) -> Self {
-        Self { store, tenant, vm, places: Arc::new(Semaphore::new(AT_ONCE)), state: Mutex::default() }
+        let [places, under_way] = [AT_ONCE, UNDER_WAY].map(|most| Arc::new(Semaphore::new(most)));
+        Self { store, tenant, vm, places, under_way, state: Mutex::default() }
     }
 
     /// Starts to store a segment, once there is a place. Reports what failed before.
     pub(crate) async fn push(&self, built: Built) -> Result<()> {
+        let under_way = Arc::clone(&self.under_way).acquire_owned().await.expect("the semaphore is never closed");
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         let (store, name) = (self.store.clone(), names::segment(self.tenant, self.vm, built.id, 0));
         let entry = SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len };
@@ -45,9 +51,14 @@ impl Uploads {
         }
         state.segments.push(entry);
         state.tasks.spawn(async move {
-            let _place = place;
-            // A taken name is our own PUT, repeated by the store's client after a lost reply: 128 random bits do not meet.
-            store.create(&name, built.payload).await.map(|_: Created| ())
+            let _under_way = under_way;
+            // Our own PUT, repeated by the store's client after a lost reply, has our bytes: 128 random bits do not meet.
+            match store.create_from(place, &name, built.payload).await? {
+                Created::Yes => Ok(()),
+                Created::NameTaken => {
+                    Err(store.damaged(&name, "it is there already, with other bytes than are stored"))
+                }
+            }
         });
         Ok(())
     }

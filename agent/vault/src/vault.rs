@@ -220,6 +220,10 @@ impl Mover for Vault {
             }
         }
         listing.points.sort_by(|a, b| (&a.vm, a.id.sequence()).cmp(&(&b.vm, b.id.sequence())));
+        // No manifest tells how its segments were stored, so all of them are.
+        if self.0.store.is_behind_a_mover() {
+            listing.sampled = listing.points.iter().map(|point| point.id.clone()).collect();
+        }
         Ok(listing)
     }
 

@@ -9,10 +9,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use remora_plugins::movers::Movers;
 use remora_vault::{Access, Location, Plugins, client_of};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// What a small segment has.
 const SIZE: usize = 4 << 20;
@@ -25,18 +27,28 @@ const PUTS_AT_ONCE: usize = 2;
 /// As a restore reads.
 const GETS_AT_ONCE: usize = 16;
 
-type Store = Arc<dyn ObjectStore>;
+struct Measured {
+    store: Arc<dyn ObjectStore>,
+    through: Through,
+}
+
+/// What brings objects there.
+enum Through {
+    Own,
+    Mover,
+}
 
 #[tokio::main]
 async fn main() {
     let [own, plugin, folder] = std::env::args().skip(1).collect::<Vec<_>>().try_into().unwrap();
     let movers = Movers::new(folder, None);
     let plugins = Plugins::new(move |name, prefix| Ok(Arc::new(movers.open(name, prefix)?)));
-    let store = |url: &str| -> Store {
+    let measured = |url: &str, through| {
         let access = Access { plugins: Some(plugins.clone()), ..Access::default() };
-        client_of(&url.parse::<Location>().unwrap().reached_by(access)).unwrap()
+        let store = client_of(&url.parse::<Location>().unwrap().reached_by(access)).unwrap();
+        Measured { store, through }
     };
-    let stores = [store(&own), store(&plugin)];
+    let stores = [measured(&own, Through::Own), measured(&plugin, Through::Mover)];
     let mut random = vec![0; SIZE];
     fastrand::fill(&mut random);
     let bytes = Bytes::from(random);
@@ -57,7 +69,7 @@ async fn main() {
         for n in order {
             getting[n] = gets(&stores[n], &name, &bytes).await;
         }
-        for store in &stores {
+        for Measured { store, .. } in &stores {
             let paths = (0..OBJECTS).map(|n| Ok(path(&name, n))).collect::<Vec<_>>();
             store.delete_stream(stream::iter(paths).boxed()).try_collect::<Vec<_>>().await.unwrap();
         }
@@ -79,21 +91,44 @@ fn each(nanos: u128) -> u64 {
     u64::try_from(nanos / OBJECTS as u128).unwrap()
 }
 
-async fn puts(store: &Store, round: &str, bytes: &Bytes) -> u128 {
+/// As a vault's uploads do it: each is a task, and through a mover one more is looked at while others are sent.
+async fn puts(Measured { store, through }: &Measured, round: &str, bytes: &Bytes) -> u128 {
     let started = Instant::now();
-    let puts = (0..OBJECTS).map(|n| {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        async move { store.put_opts(&path(round, n), bytes.clone().into(), options).await }
-    });
-    stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_collect::<Vec<_>>().await.unwrap();
+    let [places, under_way] = [PUTS_AT_ONCE, PUTS_AT_ONCE + 1].map(|most| Arc::new(Semaphore::new(most)));
+    let mut tasks = JoinSet::new();
+    for n in 0..OBJECTS {
+        let under_way = Arc::clone(&under_way).acquire_owned().await.unwrap();
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let (store, path, payload) = (Arc::clone(store), path(round, n), PutPayload::from(bytes.clone()));
+        let mut options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let held = match through {
+            Through::Own => Some(place),
+            Through::Mover => {
+                options.extensions.insert(Arc::new(place));
+                None
+            }
+        };
+        tasks.spawn(async move {
+            let _held = (under_way, held);
+            store.put_opts(&path, payload, options).await
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
     started.elapsed().as_nanos()
 }
 
-async fn gets(store: &Store, round: &str, bytes: &Bytes) -> u128 {
+async fn gets(Measured { store, .. }: &Measured, round: &str, bytes: &Bytes) -> u128 {
     let started = Instant::now();
-    let gets = (0..OBJECTS).map(|n| async move { store.get_range(&path(round, n), 0..SIZE as u64).await });
+    // As a vault does it: a store behind a mover looks at an object first where it is asked otherwise.
+    let all = 0..SIZE as u64;
+    let gets = (0..OBJECTS).map(|n| {
+        let range = all.clone();
+        async move { store.get_ranges(&path(round, n), std::slice::from_ref(&range)).await }
+    });
     let got = stream::iter(gets).buffer_unordered(GETS_AT_ONCE);
-    let same = got.map(|got| got.unwrap().len() == bytes.len()).all(|same| async move { same }).await;
+    let same = got.map(|got| got.unwrap()[0].len() == bytes.len()).all(|same| async move { same }).await;
     assert!(same);
     started.elapsed().as_nanos()
 }

@@ -20,7 +20,7 @@ impl Protected {
         let remora = s3.owner(Remora::new(Lab::shared(), url));
         let made = remora.json(["repo", "init", "--immutable", "30d"]);
         assert_eq!(made["immutable_days"], 30);
-        Self { domain, s3, remora, _plugin: None }
+        Self { domain, s3, remora, plugin: None }
     }
 }
 

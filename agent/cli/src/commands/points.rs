@@ -1,5 +1,7 @@
 //! `remora points`
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use remora_core::point::{Decision, Point};
 use remora_core::ports::Listing;
@@ -45,6 +47,7 @@ pub(super) async fn run(context: &Context, vm: Option<VmName>) -> Result<()> {
         return Err(Error::new(ErrorKind::NotFound, format!("the repository has no point of a VM {:?}", vm.as_str()))
             .advise("`remora points` lists what there is."));
     }
+    let sampled: BTreeSet<PointId> = sampled.into_iter().collect();
     let mut listed = oldest_first(&points);
     for point in &mut listed {
         point.sampled = sampled.contains(&point.point);

@@ -18,6 +18,7 @@ mod syscalls;
 mod volumes;
 
 use std::collections::HashMap;
+use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -58,7 +59,7 @@ fn untold() -> std::io::Error {
 
 fn serve(socket: UnixStream, memory: Option<u64>) -> std::io::Result<()> {
     let locked = memory.ok_or_else(untold).and_then(|memory| lockdown::lock_down(&socket, memory));
-    let mut from = socket.try_clone()?;
+    let mut from = BufReader::new(socket.try_clone()?);
     let link = Arc::new(Link::new(socket));
     let Some(Down::Start { component, compiled, world }) = wire::read(&mut from, wire::LONGEST_DOWN)? else {
         return Ok(());
@@ -77,9 +78,9 @@ fn serve(socket: UnixStream, memory: Option<u64>) -> std::io::Result<()> {
     while let Some(said) = wire::read(&mut from, wire::LONGEST_DOWN)? {
         match said {
             Down::Start { .. } => return Err(std::io::ErrorKind::InvalidData.into()),
-            Down::Call { instance, deadline_ms, call } => {
+            Down::Call { instance, deadline_ms, sha256, call } => {
                 let handle = instances.entry(instance).or_insert_with(|| Handle::spawn(instance, &runtime, &link));
-                handle.call(call, deadline_ms);
+                handle.call(call, sha256, deadline_ms);
             }
             Down::Told { instance, answer } => {
                 if let Some(handle) = instances.get(&instance) {

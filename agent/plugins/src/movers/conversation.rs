@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub(super) struct Component {
     pub(super) state: Mutex<State>,
     pub(super) places: Semaphore,
     pub(super) faults: AtomicU32,
+    /// Whether it asked for the SHA-256 of what it stores: then it is told that before it asks.
+    pub(super) hashes: AtomicBool,
 }
 
 /// The child, and its instances that wait.
@@ -279,7 +281,8 @@ impl Component {
         let deadline = Instant::now() + self.deadline;
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
         instance.calls += 1;
-        instance.say(&Down::Call { instance: instance.number, deadline_ms, call })?;
+        let sha256 = self.digest_for(luggage).await?;
+        instance.say(&Down::Call { instance: instance.number, deadline_ms, sha256, call })?;
         let mut requests = Requests::default();
         loop {
             let ask = match timeout_at(deadline + GRACE, instance.hears.recv()).await {
@@ -297,6 +300,14 @@ impl Component {
             let answer = answer.unwrap_or_else(Answer::Trap);
             instance.say(&Down::Told { instance: instance.number, answer })?;
         }
+    }
+
+    /// What it will ask for, if it is given something to store.
+    async fn digest_for(&self, luggage: &Luggage) -> Result<Option<Vec<u8>>, Failed> {
+        if luggage.data.len() == 0 || !self.hashes.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        digest(DigestKind::Sha256, luggage.data.clone()).await.map(Some).map_err(Failed::Fault)
     }
 
     /// An error of the mover's, with nothing in it that must not be shown.
@@ -319,7 +330,12 @@ impl Component {
         deadline: Instant,
     ) -> Result<Answer, String> {
         Ok(match ask {
-            Ask::Digest(kind) => Answer::Bytes(digest(kind, luggage.data.clone()).await?),
+            Ask::Digest(kind) => {
+                if kind == DigestKind::Sha256 {
+                    self.hashes.store(true, Ordering::Relaxed);
+                }
+                Answer::Bytes(digest(kind, luggage.data.clone()).await?)
+            }
             Ask::Read { offset, len } => {
                 let pieces = Some(len).filter(|len| *len <= LOOKED_AT);
                 let pieces = pieces.and_then(|len| luggage.data.slice(offset, len.into()));
@@ -351,7 +367,10 @@ impl Component {
             Ask::Wait(number) => {
                 let pending = requests.pending.remove(&number).ok_or("it waits for a request that it does not have")?;
                 match pending.await {
-                    Ok(Ok(response)) => Answer::Response(response),
+                    Ok(Ok(response)) => {
+                        let filled = requests.pending.is_empty().then(|| luggage.sink.len());
+                        Answer::Response { response, filled }
+                    }
                     Ok(Err(error)) => Answer::Error(error),
                     Err(died) => return Err(format!("a request died: {died}")),
                 }

@@ -148,6 +148,7 @@ impl Movers {
             state: Mutex::new(State::named_at(place)),
             places: places(),
             faults: 0.into(),
+            hashes: false.into(),
         })
     }
 

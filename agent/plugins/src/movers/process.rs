@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use remora_core::{Error, ErrorKind, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -73,7 +73,8 @@ impl Child {
         let failed = |e| Error::io("making a socket for a mover", e);
         let (ours, theirs) = StdStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
-        let (mut from, to) = UnixStream::from_std(ours).map_err(failed)?.into_split();
+        let (from, to) = UnixStream::from_std(ours).map_err(failed)?.into_split();
+        let mut from = BufReader::new(from);
         let (running, exit) = Running::spawn(program, theirs.into(), memory).await?;
         let (says, outgoing) = mpsc::unbounded_channel();
         let writer = AbortOnDropHandle::new(tokio::spawn(write(to, outgoing)));
@@ -191,7 +192,7 @@ async fn how(exit: oneshot::Receiver<ExitStatus>) -> String {
 }
 
 /// Hands on what the child says, until it says nothing more or nonsense; then, what was wrong.
-async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
+async fn hear(from: &mut BufReader<OwnedReadHalf>, routes: &Routes) -> Option<String> {
     loop {
         let (instance, said) = match read(from, LONGEST_UP).await {
             Ok(Some(Up::Ask { instance, ask })) => (instance, Said::Ask(ask)),
@@ -213,7 +214,7 @@ async fn hear(from: &mut OwnedReadHalf, routes: &Routes) -> Option<String> {
     }
 }
 
-async fn read(from: &mut OwnedReadHalf, longest: u32) -> std::io::Result<Option<Up>> {
+async fn read(from: &mut BufReader<OwnedReadHalf>, longest: u32) -> std::io::Result<Option<Up>> {
     let mut head = [0; 4];
     match from.read_exact(&mut head).await {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),

@@ -143,15 +143,12 @@ impl Inner {
         Ok(bytes.into())
     }
 
-    async fn put(&self, key: &str, payload: PutPayload) -> Result<()> {
+    /// Has an object stored; what was sent.
+    async fn create(&self, key: &str, payload: PutPayload) -> Result<Payload> {
         let (call, data) = Self::sent(key, &payload, |key, len| Call::Put { key, len });
         let make = || (call.clone(), Luggage { data: data.clone(), sink: Sink::new(0) });
         match self.call("storing", key, make).await?.0 {
-            Done::Stored(Stored::Created) => {
-                self.look_after(key, &data).await?;
-                self.remember(key, data.len());
-                Ok(())
-            }
+            Done::Stored(Stored::Created) => Ok(data),
             Done::Stored(Stored::Exists) => Err(failure::exists(key)),
             _ => self.unexpected("storing", key),
         }
@@ -275,8 +272,15 @@ fn not_implemented<T>(operation: &str) -> Result<T> {
 impl ObjectStore for MoverStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let key = key(path)?;
-        match options.mode {
-            PutMode::Create => self.0.put(&key, payload).await?,
+        let PutOptions { mode, extensions, .. } = options;
+        match mode {
+            PutMode::Create => {
+                let sent = self.0.create(&key, payload).await?;
+                // Whoever waits for what goes with it sends the next object while this one is looked at.
+                drop(extensions);
+                self.0.look_after(&key, &sent).await?;
+                self.0.remember(&key, sent.len());
+            }
             PutMode::Overwrite => self.0.replace(&key, payload).await?,
             PutMode::Update(_) => return not_implemented("an update of a version"),
         }

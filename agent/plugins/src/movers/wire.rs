@@ -34,7 +34,8 @@ pub(super) enum Down {
     /// The first message: what is to be run, and what was compiled of it before.
     Start { component: Vec<u8>, compiled: Option<Vec<u8>>, world: World },
     /// Makes an instance and has it called; of one that is there already, calls it.
-    Call { instance: u32, deadline_ms: u64, call: Call },
+    /// With the SHA-256 of the call's buffer, if the component usually asks for that.
+    Call { instance: u32, deadline_ms: u64, sha256: Option<Vec<u8>>, call: Call },
     /// Answers what an instance asked.
     Told { instance: u32, answer: Answer },
     /// Ends an instance, whatever it is doing.
@@ -167,7 +168,7 @@ pub(super) enum Ask {
 }
 
 /// A digest of the call's buffer.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum DigestKind {
     Sha256,
     Md5,
@@ -181,7 +182,11 @@ pub(super) enum Answer {
     Number(u64),
     /// Of a secret or a request.
     Handle(u32),
-    Response(Response),
+    Response {
+        response: Response,
+        /// The bytes in the call's sink, if no request is under way that may add to them.
+        filled: Option<u64>,
+    },
     Error(MoverError),
     /// The component broke a rule for which there is no error: it traps.
     Trap(String),

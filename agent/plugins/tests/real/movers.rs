@@ -18,12 +18,16 @@ mod killed;
 pub(crate) mod network;
 #[path = "movers/objects.rs"]
 pub(crate) mod objects;
+#[path = "movers/places.rs"]
+mod places;
 #[path = "movers/process.rs"]
 mod process;
 #[path = "movers/refused.rs"]
 mod refused;
 #[path = "movers/s3.rs"]
 pub(crate) mod s3;
+#[path = "movers/text.rs"]
+mod text;
 #[path = "movers/updated.rs"]
 mod updated;
 #[path = "movers/volumes.rs"]

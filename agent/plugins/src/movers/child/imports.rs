@@ -54,6 +54,7 @@ impl errors::Host for Guest {}
 
 impl host_io::Host for Guest {
     fn submit(&mut self, request: host_io::Request) -> Trappable<Result<Resource<Pending>, errors::Error>> {
+        self.filled = None;
         self.handle(Ask::Submit(planned(request)))
     }
 }
@@ -64,6 +65,9 @@ impl host_io::HostBuffer for Guest {
     }
 
     fn sha256(&mut self, _: Resource<Buffer>) -> Trappable<Vec<u8>> {
+        if let Some(known) = &self.sha256 {
+            return Ok(known.clone());
+        }
         self.bytes(Ask::Digest(DigestKind::Sha256))
     }
 
@@ -86,6 +90,9 @@ impl host_io::HostSink for Guest {
     }
 
     fn len(&mut self, _: Resource<Sink>) -> Trappable<u64> {
+        if let Some(len) = self.filled {
+            return Ok(len);
+        }
         match self.ask(Ask::SinkLen)? {
             Answer::Number(len) => Ok(len),
             other => confused(&other),
@@ -93,6 +100,7 @@ impl host_io::HostSink for Guest {
     }
 
     fn write(&mut self, _: Resource<Sink>, data: Vec<u8>) -> Trappable<Result<(), errors::Error>> {
+        self.filled = None;
         self.nothing(Ask::SinkWrite(data))
     }
 
@@ -128,15 +136,10 @@ impl host_io::HostPending for Guest {
         let answer = self.ask(Ask::Wait(pending.rep()))?;
         self.answered = Some(pending.rep());
         match answer {
-            Answer::Response(response) => Ok(Ok(host_io::Response {
-                status: response.status,
-                headers: response
-                    .headers
-                    .into_iter()
-                    .map(|(name, value)| host_io::ReceivedHeader { name, value })
-                    .collect(),
-                body: response.body,
-            })),
+            Answer::Response { response, filled } => {
+                self.filled = filled;
+                Ok(Ok(received(response)))
+            }
             Answer::Error(error) => Ok(Err(told(error))),
             other => confused(&other),
         }
@@ -175,6 +178,15 @@ impl task::Host for Guest {
     fn now(&mut self) -> Trappable<i64> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    }
+}
+
+fn received(response: words::Response) -> host_io::Response {
+    let header = |(name, value)| host_io::ReceivedHeader { name, value };
+    host_io::Response {
+        status: response.status,
+        headers: response.headers.into_iter().map(header).collect(),
+        body: response.body,
     }
 }
 

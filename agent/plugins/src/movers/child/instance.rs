@@ -27,7 +27,12 @@ const STACK: usize = 2 << 20;
 
 /// What the host says to an instance.
 enum Said {
-    Call(Call, Duration),
+    Call {
+        call: Call,
+        /// Of its buffer, if it is known.
+        sha256: Option<Vec<u8>>,
+        limit: Duration,
+    },
     Told(Answer),
 }
 
@@ -58,8 +63,8 @@ impl Handle {
         Self { said, given_up }
     }
 
-    pub(super) fn call(&self, call: Call, deadline_ms: u64) {
-        self.said.send(Said::Call(call, Duration::from_millis(deadline_ms))).ok();
+    pub(super) fn call(&self, call: Call, sha256: Option<Vec<u8>>, deadline_ms: u64) {
+        self.said.send(Said::Call { call, sha256, limit: Duration::from_millis(deadline_ms) }).ok();
     }
 
     pub(super) fn tell(&self, answer: Answer) {
@@ -85,6 +90,10 @@ pub(super) struct Guest {
     /// The bytes of the call's buffer and sink.
     pub(super) buffer: u64,
     pub(super) sink: u64,
+    /// Of its buffer, if the host told it beforehand.
+    pub(super) sha256: Option<Vec<u8>>,
+    /// The bytes that its sink has by now, while that is known.
+    pub(super) filled: Option<u64>,
     /// The request of the call whose answer came last: of that there is nothing to give up.
     pub(super) answered: Option<u32>,
     pub(super) started: Instant,
@@ -100,7 +109,7 @@ impl Guest {
         match self.hears.recv() {
             Ok(Said::Told(Answer::Trap(why))) => Err(wasmtime::format_err!("{why}")),
             Ok(Said::Told(answer)) => Ok(answer),
-            Ok(Said::Call(..)) | Err(mpsc::RecvError) => Err(wasmtime::format_err!("the host gave the call up")),
+            Ok(Said::Call { .. }) | Err(mpsc::RecvError) => Err(wasmtime::format_err!("the host gave the call up")),
         }
     }
 
@@ -134,6 +143,8 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
         deadline: now,
         buffer: 0,
         sink: 0,
+        sha256: None,
+        filled: None,
         answered: None,
         started: now,
     };
@@ -155,7 +166,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
             (None, Some(store)) => store.data().hears.recv(),
             (None, None) => return,
         };
-        let Ok(Said::Call(call, limit)) = received else { return };
+        let Ok(Said::Call { call, sha256, limit }) = received else { return };
         let outcome = (|| {
             if let Some(mut store) = fresh.take() {
                 store.data_mut().deadline = Instant::now() + limit;
@@ -172,6 +183,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
             }
             let running = running.as_mut().ok_or_else(|| Fault::Died("it is gone".into()))?;
             running.store.data_mut().deadline = Instant::now() + limit;
+            running.store.data_mut().sha256 = sha256;
             running.call(call, limit)
         })();
         let ended = matches!(outcome, Err(Fault::Died(_)));
@@ -189,8 +201,8 @@ impl Running {
     fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
         let doing = name(&call);
         (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
-        // Each call numbers its requests anew.
-        self.store.data_mut().answered = None;
+        // Each call numbers its requests anew, and has a sink of its own.
+        (self.store.data_mut().answered, self.store.data_mut().filled) = (None, None);
         let Self { store, world } = self;
         let open = match world {
             World::Objects(objects) => objects.is_open(),

@@ -101,6 +101,7 @@ impl Subject {
             state: Mutex::new(State::default()),
             places: places(),
             faults: 0.into(),
+            hashes: false.into(),
         })
     }
 

@@ -50,6 +50,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("loop in list", "did not answer within 1000 ms"),
     ("lines in list", "did not answer within 1000 ms"),
     ("memory in commit", "growing memory"),
+    ("recursion in commit", "it trapped"),
     ("list gigantically", "fuel"),
 ];
 

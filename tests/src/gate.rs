@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What requests pass through. It is open.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     opened: Condvar,
 }
@@ -17,23 +17,23 @@ struct State {
 
 impl Gate {
     /// Whoever comes now waits.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
     }
 
     /// All go on.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.state().closed = false;
         self.opened.notify_all();
     }
 
     /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.state().waiting
     }
 
     /// Goes through, once it is open.
-    pub(super) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.state();
         state.waiting += 1;
         state = self.opened.wait_while(state, |state| state.closed).unwrap_or_else(PoisonError::into_inner);

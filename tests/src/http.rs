@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as an appliance needs: a thread for each connection, one request after another, bodies with a length.
+//! As much HTTP/1.1 as a server of the tests needs: a thread for each connection, one request after another, bodies with a length.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,22 +8,40 @@ use std::sync::Arc;
 use crate::process::Must;
 
 /// A request.
-pub(super) struct Asked {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) query: BTreeMap<String, String>,
-    pub(super) authorization: String,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: BTreeMap<String, String>,
+    /// By their names in lower case.
+    headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
-/// A status and a body.
-pub(super) type Reply = (u16, Vec<u8>);
+impl Asked {
+    /// A header; nothing if there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+}
+
+/// What is answered. Whoever asks for the head alone is told how long the body is.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl From<(u16, Vec<u8>)> for Reply {
+    fn from((status, body): (u16, Vec<u8>)) -> Self {
+        Self { status, headers: Vec::new(), body }
+    }
+}
 
 /// Answers whoever asks, until the process ends. Its address.
-pub(super) fn serve(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn serve<R: Into<Reply>>(answer: impl Fn(&Asked) -> R + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").must("listen on loopback");
     let address = listener.local_addr().must("know one's own address");
-    let answer = Arc::new(answer);
+    let answer = Arc::new(move |asked: &Asked| -> Reply { answer(asked).into() });
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let answer = Arc::clone(&answer);
@@ -38,10 +56,20 @@ fn converse(connection: &TcpStream, answer: &dyn Fn(&Asked) -> Reply) -> io::Res
     let mut from = BufReader::new(connection);
     let mut to = connection;
     while let Some(asked) = read(&mut from)? {
-        let (status, body) = answer(&asked);
-        let head = if status == 204 { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-        to.write_all(format!("HTTP/1.1 {status} .\r\n{head}\r\n").as_bytes())?;
-        to.write_all(&body)?;
+        let Reply { status, headers, body } = answer(&asked);
+        let mut head = Vec::new();
+        write!(head, "HTTP/1.1 {status} .\r\n")?;
+        if status != 204 {
+            write!(head, "content-length: {}\r\n", body.len())?;
+        }
+        for (name, value) in headers {
+            write!(head, "{name}: {value}\r\n")?;
+        }
+        head.extend_from_slice(b"\r\n");
+        to.write_all(&head)?;
+        if asked.method != "HEAD" {
+            to.write_all(&body)?;
+        }
     }
     Ok(())
 }
@@ -58,18 +86,17 @@ fn read(from: &mut impl BufRead) -> io::Result<Option<Asked>> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let query = pairs.map(|(name, value)| (name.to_owned(), decoded(value))).collect();
     let mut asked =
-        Asked { method: method.into(), path: path.into(), query, authorization: String::new(), body: Vec::new() };
-    let mut length = 0;
+        Asked { method: method.into(), path: path.into(), query, headers: BTreeMap::new(), body: Vec::new() };
     loop {
         let mut line = String::new();
         from.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        match name.to_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().map_err(|_| strange())?,
-            "authorization" => asked.authorization = value.trim().into(),
-            _ => {}
-        }
+        asked.headers.insert(name.to_lowercase(), value.trim().to_owned());
     }
+    let length = match asked.header("content-length") {
+        "" => 0,
+        length => length.parse().map_err(|_| strange())?,
+    };
     from.take(length).read_to_end(&mut asked.body)?;
     Ok(Some(asked))
 }
