@@ -67,8 +67,9 @@ fn an_api_server_that_is_away_for_ten_minutes_costs_nothing_but_lateness() {
 
     // A backup and a restore are in their middle.
     let (host, gate) = (world.host("web"), &world.engine.gate);
+    let news = vec![7; 70_000];
     for at in [0, MIDDLE, 7 << 20] {
-        host.write(0, at, &[7; 70_000]);
+        host.write(0, at, &news);
     }
     let written = host.bytes(0);
     gate.shut();

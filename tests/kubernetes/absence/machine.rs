@@ -68,13 +68,13 @@ pub(super) struct Machine {
 }
 
 struct Claimed {
-    claimed: Box<dyn ClaimedVm>,
+    inner: Box<dyn ClaimedVm>,
     cluster: RunCluster,
     gate: Gate,
 }
 
 struct Opened {
-    opened: Box<dyn OpenVm>,
+    inner: Box<dyn OpenVm>,
     disks: Vec<Arc<dyn DiskView>>,
     cluster: RunCluster,
     backup: BackupName,
@@ -89,15 +89,15 @@ struct Gated {
 impl Source for Machine {
     async fn claim(&self, vm: &VmName, patience: Patience) -> Result<Box<dyn ClaimedVm>> {
         self.cluster.look().await?;
-        let claimed = self.host.claim(vm, patience).await?;
-        Ok(Box::new(Claimed { claimed, cluster: self.cluster.clone(), gate: self.gate.clone() }))
+        let inner = self.host.claim(vm, patience).await?;
+        Ok(Box::new(Claimed { inner, cluster: self.cluster.clone(), gate: self.gate.clone() }))
     }
 }
 
 #[async_trait]
 impl ClaimedVm for Claimed {
     fn state(&self) -> &VmState {
-        self.claimed.state()
+        self.inner.state()
     }
 
     async fn open(&self, request: &OpenRequest) -> Result<Box<dyn OpenVm>> {
@@ -115,16 +115,16 @@ impl ClaimedVm for Claimed {
                 other => seen = Some(other),
             }
         }
-        let opened = self.claimed.open(request).await?;
+        let inner = self.inner.open(request).await?;
         let gated = |disk: &Arc<dyn DiskView>| {
             Arc::new(Gated { disk: Arc::clone(disk), gate: self.gate.clone() }) as Arc<dyn DiskView>
         };
-        let disks = opened.disks().iter().map(gated).collect();
-        Ok(Box::new(Opened { opened, disks, cluster: self.cluster.clone(), backup }))
+        let disks = inner.disks().iter().map(gated).collect();
+        Ok(Box::new(Opened { inner, disks, cluster: self.cluster.clone(), backup }))
     }
 
     async fn retire(&self, repository: RepositoryId, keep: &BTreeSet<CheckpointName>) -> Result<()> {
-        self.claimed.retire(repository, keep).await
+        self.inner.retire(repository, keep).await
     }
 }
 
@@ -135,23 +135,23 @@ impl OpenVm for Opened {
     }
 
     fn checkpoint(&self) -> CheckpointName {
-        self.opened.checkpoint()
+        self.inner.checkpoint()
     }
 
     fn no_increment(&self) -> Option<&str> {
-        self.opened.no_increment()
+        self.inner.no_increment()
     }
 
     fn time(&self) -> Timestamp {
-        self.opened.time()
+        self.inner.time()
     }
 
     fn quiesced(&self) -> Quiesced {
-        self.opened.quiesced()
+        self.inner.quiesced()
     }
 
     fn instance(&self) -> Option<String> {
-        self.opened.instance()
+        self.inner.instance()
     }
 
     /// As the source of KubeVirt does: nobody commits before the API server has said whose job it is.
@@ -160,13 +160,13 @@ impl OpenVm for Opened {
         if job.backup.as_deref() != Some(self.backup.as_str()) || job.ended.is_some() {
             return Err(Error::new(ErrorKind::Unavailable, format!("{job:?}")));
         }
-        self.opened.confirm().await
+        self.inner.confirm().await
     }
 
     async fn close(self: Box<Self>, outcome: Outcome) -> Result<()> {
-        let Self { opened, cluster, backup, .. } = *self;
+        let Self { inner, cluster, backup, .. } = *self;
         cluster.end(&backup, outcome).await?;
-        opened.close(outcome).await
+        inner.close(outcome).await
     }
 }
 
