@@ -96,7 +96,7 @@ fn started(client: Client) -> impl Stream<Item = Instance> + Send {
         .default_backoff()
         .touched_objects()
         // Those of another UID are others to it.
-        .predicate_filter(|_: &Instance| Some(0), PredicateConfig::default())
+        .predicate_filter(|_: &Instance| Some(0_u64), PredicateConfig::default())
         .filter_map(|touched| future::ready(touched.ok()))
 }
 
