@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests throughout")]
 
+mod absence;
 mod backup_run;
 mod controller;
 mod deploy;

@@ -210,6 +210,25 @@ pub(super) fn a_restore_has_a_claim_and_a_worker_made_and_leaves_the_claim() {
 }
 
 #[test]
+fn a_machine_that_starts_with_a_claim_that_is_being_written_ends_the_restore() {
+    let scene = Scene::new();
+    let shop = &scene.shop;
+    let run = scene.restore("run", &to("copy"));
+    run.worker().runs();
+    run.claim();
+    let instance = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "db"},
+        "spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "copy"}}]},
+    });
+    shop.cluster.api.create(&shop.list("kubevirt.io/v1", "virtualmachineinstances"), &instance).ok();
+    says(&run.waits_for("Failed", "ClaimInUse"), "copy is used by VirtualMachineInstance db");
+    run.worker().goes();
+    wait_until("something half-made is left", SOON, || {
+        claims(shop) == ["root"] && shop.made().is_empty() && run.is_done()
+    });
+}
+
+#[test]
 fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     let scene = Scene::new();
     let shop = &scene.shop;

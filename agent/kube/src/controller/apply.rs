@@ -103,9 +103,11 @@ where
     api.create(&params, object).await.map(drop)
 }
 
-/// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook.
+/// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook. A token that has expired is
+/// renewed, though perhaps only once the API server is there again.
 pub(super) fn is_final(status: &kube::core::Status) -> bool {
-    (400..500).contains(&status.code) && !status.is_already_exists() && !status.is_conflict() && status.code != 429
+    let later = status.is_already_exists() || status.is_conflict() || matches!(status.code, 401 | 408 | 429);
+    (400..500).contains(&status.code) && !later
 }
 
 fn refusal(step: &Step, message: &str) -> Says {
@@ -209,4 +211,28 @@ fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
     earlier.is_none_or(|earlier| {
         (&earlier.status, &earlier.reason, &earlier.message) != (&now.status, &now.reason, &now.message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_not_refused_for_what_passes() {
+        let status = |code: u16, reason: &str| kube::core::Status::failure("no", reason).with_code(code);
+        for (code, reason) in [(403, "Forbidden"), (422, "Invalid"), (400, "BadRequest"), (404, "NotFound")] {
+            assert!(is_final(&status(code, reason)), "{reason}");
+        }
+        for (code, reason) in [
+            (401, "Unauthorized"),
+            (408, "Timeout"),
+            (409, "Conflict"),
+            (409, "AlreadyExists"),
+            (429, "TooManyRequests"),
+            (500, "InternalError"),
+            (503, "ServiceUnavailable"),
+        ] {
+            assert!(!is_final(&status(code, reason)), "{reason}");
+        }
+    }
 }

@@ -15,7 +15,8 @@ mod plan;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::{StreamExt, future};
+use futures::{Stream, StreamExt, future};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -28,7 +29,10 @@ use super::opened::Opened;
 use super::plan::has_finalizer;
 use super::runs::{AT_ONCE, again, of_workers, runs_of, touched};
 use super::{Settings, within};
+use crate::kubevirt::VirtualMachineInstance;
 use crate::resources::{Repository, RestoreRun, Run};
+
+type Instance = PartialObjectMeta<VirtualMachineInstance>;
 
 /// What looking at a run needs.
 struct Context {
@@ -62,6 +66,10 @@ pub(super) async fn keep(
         reference.name == repository.name_any()
             && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
     });
+    // One that starts may have a claim that is being written.
+    let of_machines = runs_of(started(client.clone()), store.clone(), |run: &RestoreRun, instance| {
+        run.node().is_some() && run.namespace() == instance.namespace()
+    });
     let of_workers = of_workers(client.clone(), store.clone());
     let context = Arc::new(Context {
         events: Events::new(client.clone(), &settings.instance),
@@ -74,11 +82,22 @@ pub(super) async fn keep(
     Controller::for_stream(changes, store)
         .with_config(ControllerConfig::default().concurrency(AT_ONCE))
         .reconcile_on(of_repositories)
+        .reconcile_on(of_machines)
         .reconcile_on(of_workers)
         .graceful_shutdown_on(cancel.cancelled_owned())
         .run(reconcile, again_after, context)
         .for_each(|_| future::ready(()))
         .await;
+}
+
+/// What runs of machines, each once: it changes every few seconds.
+fn started(client: Client) -> impl Stream<Item = Instance> + Send {
+    watcher(Api::<Instance>::all(client), watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        // Those of another UID are others to it.
+        .predicate_filter(|_: &Instance| Some(0_u64), PredicateConfig::default())
+        .filter_map(|touched| future::ready(touched.ok()))
 }
 
 /// Of a run all but what its agent tells of its progress.

@@ -89,7 +89,7 @@ impl RunCluster {
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
-        let (began, mut backoff) = (Instant::now(), BACKOFF.0);
+        let (began, mut backoff, mut forbidden) = (Instant::now(), BACKOFF.0, None);
         loop {
             let error = match timeout(REQUEST, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -98,8 +98,10 @@ impl RunCluster {
             };
             let failed =
                 |kind, error| Err(Error::new(kind, format!("asking the API server for {what}")).because(error));
-            let forbidden = matches!(&error, kube::Error::Api(status) if status.is_forbidden());
-            if is_final(&error) && (!forbidden || began.elapsed() > RULES) {
+            let forbids = matches!(&error, kube::Error::Api(status) if status.is_forbidden());
+            // Since it has said so, and not since it was asked first: it may have been away until then.
+            forbidden = forbids.then(|| forbidden.unwrap_or_else(Instant::now));
+            if is_final(&error) && forbidden.is_none_or(|since| since.elapsed() > RULES) {
                 return failed(ErrorKind::Refused, error);
             }
             if began.elapsed() > PATIENCE || self.desk.stopping.is_cancelled() {

@@ -16,8 +16,9 @@ use crate::keys::{Refusal, RunKeys, path, restore_path};
 /// A request that takes longer has failed.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// How long a controller that does not answer is asked again.
-const PATIENCE: Duration = Duration::from_mins(15);
+/// How long a controller that does not answer is asked again: as long as the API server itself. It may have to wait for that one,
+/// and if it has ended meanwhile, for Kubernetes to start it again.
+const PATIENCE: Duration = Duration::from_mins(30);
 
 /// Between two of these, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));

@@ -37,8 +37,8 @@ enum Begun {
 /// So often a full backup is asked for anew that has lost its scratch PVC.
 const TRIES: usize = 3;
 
-/// So often, in the time that KubeVirt has to start a job, the API server is asked itself: a watch that hears nothing tells
-/// neither that the job runs, nor that nobody answers.
+/// So often, in the time that KubeVirt has to start a job, the API server is asked itself, and as often before KubeVirt has the
+/// backup: a watch that hears nothing tells neither that the job runs, nor that nobody answers.
 const LOOKS: u32 = 6;
 
 /// Asks for a backup and waits until its job runs; `wish` then names the one that does. On error that one may be there in
@@ -76,7 +76,7 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
     let mut left = vm.patience + vm.options.start_within;
     let mut handed_over = false;
     loop {
-        let look = if handed_over { left.min(vm.options.start_within / LOOKS) } else { left };
+        let look = left.min(vm.options.start_within / LOOKS);
         let waits = Instant::now();
         let told = timeout(look, vm.cluster.progress(&wish.backup, seen.as_ref())).await;
         // Nobody is blamed for the time in which the API server does not answer, which follows.

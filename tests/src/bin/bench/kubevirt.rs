@@ -25,6 +25,9 @@ const FASTER: f64 = 3.0;
 /// How long a backup by KubeVirt may take on a busy machine.
 const LIMIT: Duration = Duration::from_mins(10);
 
+/// What a map of the exporter calls zeros: NBD's flag of `base:allocation`, which the map of a full backup is.
+const ZERO: u64 = 2;
+
 const WHERE: &str = "in reading, hashing, compressing and storing; see `full`.";
 
 /// What one backup took.
@@ -55,7 +58,6 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     let vm = cluster.vm(&namespace, "web").disk("system", 64 * MIB).empty_disk(NAME, DISK).start();
     fill(&vm, folder.path());
     let ours: Vec<_> = (0..REPEATS).map(|number| by_remora(product, &vm, &repository, number)).collect();
-    Pull::make_tracker(&vm, "exporter");
     let exporter: Vec<_> = (0..REPEATS).map(|number| by_exporter(&vm, number)).collect();
     let push: Vec<_> = (0..REPEATS).map(|number| by_push(&vm, number, folder.path())).collect();
     let all = [
@@ -123,44 +125,102 @@ fn by_remora(product: &Product, vm: &Vm, repository: &str, number: usize) -> Too
     Took { first: time(created, copy), read: time(copy, commit), end: time(commit, ended), bytes }
 }
 
+/// The exporter of a backup.
+struct Exporter<'a> {
+    vm: &'a Vm<'a>,
+    /// Its name, and where that is, as curl takes them.
+    resolve: String,
+}
+
+impl<'a> Exporter<'a> {
+    fn of(vm: &'a Vm<'a>, volumes: &[Value]) -> Self {
+        let url = volumes.first().and_then(|volume| volume["mapEndpoint"].as_str()).must("find where it is served");
+        let host = url.split('/').nth(2).must("find the exporter's name");
+        let service = host.split('.').next().must("find the exporter's service");
+        let address = vm.cluster().get("service", vm.namespace(), service)["spec"]["clusterIP"].clone();
+        let address = address.as_str().must("find the exporter's address");
+        Self { vm, resolve: format!("{host}:443:{address}") }
+    }
+
+    fn client(&self) -> Command {
+        let mut curl = self.vm.cluster().in_node("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--insecure", "--noproxy", "*", "--resolve", &self.resolve]);
+        // It says that it is ready some moments before it serves.
+        curl.args(["--retry", "60", "--retry-delay", "1"]);
+        curl.args(["--header", "x-kubevirt-export-token: a token for the exporter"]);
+        curl
+    }
+
+    /// The parts of a disk that its map calls data: offsets and lengths. A map comes in pages.
+    fn data(&self, volume: &Value) -> Vec<(u64, u64)> {
+        let url = volume["mapEndpoint"].as_str().must("find where its map is served");
+        let (mut data, mut end, mut next) = (Vec::new(), 0, Some(0));
+        while let Some(from) = next {
+            let page = run(self.client().arg(format!("{url}?offset={from}"))).ok().json();
+            for extent in page["extents"].as_array().must("read a map") {
+                let number = |field: &str| extent[field].as_u64().must("read a map");
+                let (at, length) = (number("offset"), number("length"));
+                assert_eq!(at, end, "the map at {url} has a gap");
+                end = at + length;
+                if number("type") & ZERO == 0 {
+                    data.push((at, length));
+                }
+            }
+            next = page["next_offset"].as_u64();
+        }
+        let image = self.vm.image(volume["volumeName"].as_str().must("name a volume"));
+        let size = fs::metadata(image).must("look at a disk").len();
+        assert!(end >= size, "the map at {url} is of {end} bytes, and the disk has {size}");
+        data
+    }
+}
+
+/// As a client that uses the exporter well: it asks for the maps, and then for what they call data, over one connection.
 fn by_exporter(vm: &Vm, number: usize) -> Took {
-    let (cluster, namespace) = (vm.cluster(), vm.namespace());
+    // Each has a tracker of its own: by the same one the second would be an increment, of next to nothing.
+    let tracker = format!("exporter-{number}");
+    Pull::make_tracker(vm, &tracker);
     let began = Instant::now();
-    let pull = Pull::start(vm, "exporter", &format!("exported-{number}"), 2 * DISK);
+    let pull = Pull::start(vm, &tracker, &format!("exported-{number}"), 2 * DISK);
     let serves = |status: &Value| {
         let conditions = status["conditions"].as_array();
         conditions.is_some_and(|all| all.iter().any(|one| one["reason"] == "ExportReady"))
     };
     let status = pull.wait_for("the exporter serves it", serves);
+    assert_eq!(status["type"], "Full", "{status:#}");
     let volumes = status["includedVolumes"].as_array().must("find what is served");
-    let (mut took, mut first) = (Duration::ZERO, None);
-    let mut bytes = 0;
-    for volume in volumes {
+    let exporter = Exporter::of(vm, volumes);
+    let parts: Vec<_> = volumes.iter().map(|volume| (volume, exporter.data(volume))).collect();
+    let mut curl = exporter.client();
+    curl.args(["--write-out", "%{size_download} %{time_starttransfer} %{time_total}\\n"]);
+    let mut bytes = 0_u64;
+    for (volume, data) in &parts {
         let url = volume["dataEndpoint"].as_str().must("find where it is served");
-        let host = url.split('/').nth(2).must("find the exporter's name");
-        let service = host.split('.').next().must("find the exporter's service");
-        let address = cluster.get("service", namespace, service)["spec"]["clusterIP"].clone();
-        let size =
-            fs::metadata(vm.image(volume["volumeName"].as_str().must("name a volume"))).must("look at a disk").len();
-        let mut curl = cluster.in_node("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--insecure", "--noproxy", "*", "--output", "/dev/null"]);
-        // It says that it is ready some moments before it serves; times are those of the last try.
-        curl.args(["--retry", "60", "--retry-delay", "1"]);
-        curl.args(["--resolve", &format!("{host}:443:{}", address.as_str().must("find the exporter's address"))]);
-        curl.args(["--header", "x-kubevirt-export-token: a token for the exporter"]);
-        curl.args(["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]);
-        let before = began.elapsed();
-        let told = run(curl.arg(format!("{url}?offset=0&length={size}"))).ok();
-        let numbers: Vec<f64> = told.text().split(' ').map(|one| one.parse().must("read what curl tells")).collect();
-        let [loaded, start, total] = numbers[..] else { panic!("{numbers:?}") };
-        assert_eq!(loaded as u64, size, "all of {url} is loaded");
-        first.get_or_insert(before + Duration::from_secs_f64(start));
-        took += Duration::from_secs_f64(total - start);
-        bytes += size;
+        for (at, length) in data {
+            curl.args(["--output", "/dev/null", &format!("{url}?offset={at}&length={length}")]);
+            bytes += length;
+        }
     }
+    let before = began.elapsed();
+    let told = run(&mut curl).ok();
     let ended = Instant::now();
     pull.end();
-    Took { first: first.must("have loaded something"), read: took, end: ended.elapsed(), bytes }
+    // Of each request: its bytes, and the seconds until its first one and until its last.
+    let requests = told.text().lines().map(|line| {
+        let numbers: Vec<f64> = line.split(' ').map(|one| one.parse().must("read what curl tells")).collect();
+        <[f64; 3]>::try_from(numbers).unwrap_or_else(|numbers| panic!("{numbers:?}"))
+    });
+    let requests: Vec<_> = requests.collect();
+    let loaded: f64 = requests.iter().map(|[loaded, ..]| loaded).sum();
+    assert_eq!(loaded as u64, bytes, "all that the maps call data is loaded");
+    let [_, first, _] = *requests.first().must("have loaded something");
+    let all: f64 = requests.iter().map(|[.., total]| total).sum();
+    Took {
+        first: before + Duration::from_secs_f64(first),
+        read: Duration::from_secs_f64(all - first),
+        end: ended.elapsed(),
+        bytes,
+    }
 }
 
 /// KubeVirt says nothing of the first byte: all until its end is reading, and the copy is the end.
@@ -216,7 +276,9 @@ fn table(all: &[(&str, &Vec<Took>)]) -> String {
     let mut text = format!(
         "A running machine with a disk of {} of half text and half noise and one of 64 MiB, both read in full; KubeVirt 1.9, \
          emulated. remora reads the job's socket on the node, compresses, encrypts and stores in an S3 server of the same \
-         machine; what the exporter sends (over TLS, through a pod) is thrown away. A push writes a qcow2 file into a claim \
+         machine. The exporter is asked for the map of each disk (`/map`), and then for what that calls data (`/data`), one \
+         request after the other over one connection; what it sends (over TLS, through a pod) is thrown away. Both are told the \
+         same of the disks, and the large one has no zeros that a map could leave out. A push writes a qcow2 file into a claim \
          and says nothing of its first byte; the end is a plain copy of it. Medians of {REPEATS}.\n\n\
          | | Created to first byte | First to last byte | Last byte to the end | MiB a second | In all |\n|---|---|---|---|---|---|\n",
         mib(DISK),

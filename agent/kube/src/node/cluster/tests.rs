@@ -1,4 +1,4 @@
-//! How long a backup's going is waited for. Time stands still but where nobody has anything to do.
+//! How long an API server is asked, and a backup's going waited for. Time stands still but where nobody has anything to do.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -17,15 +17,27 @@ use crate::node::{Me, Order};
 
 /// An API server that takes no request for a while, then has what it is asked for, and has it no more after that.
 fn server(away: Duration, stays: Duration) -> Client {
+    answering([(away, StatusCode::SERVICE_UNAVAILABLE), (stays, StatusCode::OK)])
+}
+
+/// One that gives these answers for so long each, and then has nothing of what it is asked for.
+fn answering<const N: usize>(answers: [(Duration, StatusCode); N]) -> Client {
     let began = Instant::now();
     let answer = move || async move {
-        let object =
-            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "x"}});
-        match began.elapsed() {
-            at if at < away => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
-            at if at < away + stays => (StatusCode::OK, object.to_string()),
-            _ => (StatusCode::NOT_FOUND, String::new()),
-        }
+        let mut until = Duration::ZERO;
+        let now = answers.iter().find(|(lasts, _)| {
+            until += *lasts;
+            began.elapsed() < until
+        });
+        let code = now.map_or(StatusCode::NOT_FOUND, |(_, code)| *code);
+        let body = match code {
+            StatusCode::OK => {
+                json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "x"}})
+            }
+            StatusCode::FORBIDDEN => json!({"status": "Failure", "reason": "Forbidden", "message": "no", "code": 403}),
+            _ => return (code, String::new()),
+        };
+        (code, body.to_string())
     };
     let router: Router = Router::new().fallback(answer);
     Client::new(router, "default")
@@ -73,5 +85,17 @@ async fn the_time_in_which_the_api_server_takes_no_request_is_not_counted() {
                 assert!(error.chain().contains("is not gone after 300 s"), "{}", error.chain());
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_away_has_a_minute_to_learn_its_rules_like_any_other_that_has_just_started() {
+    let backup = CheckpointName::random(RepositoryId::from_bytes([7; 16])).as_backup();
+    let away = (Duration::from_mins(10), StatusCode::SERVICE_UNAVAILABLE);
+    for (forbids, goes) in [(RULES / 2, true), (2 * RULES, false)] {
+        let run = a_run(answering([away, (forbids, StatusCode::FORBIDDEN)]));
+        let ended = run.end(&backup, Outcome::Abandoned).await;
+        let kind = ended.as_ref().err().map(Error::kind);
+        assert_eq!(kind, (!goes).then_some(ErrorKind::Refused), "it forbids for {forbids:?}: {ended:?}");
     }
 }

@@ -20,9 +20,10 @@ const START: Duration = Duration::from_mins(3);
 /// What it says of a scratch that is not attached.
 type Told = fn() -> Result<Option<Unattached>>;
 
-/// KubeVirt takes the backup, and from then on nothing is heard but what is asked for: after so long each, that.
+/// Once one thing was heard, nothing is but what is asked for: after so long each, that.
 #[derive(Debug)]
 struct Deaf {
+    first: fn() -> BackupProgress,
     answers: Mutex<Vec<(Duration, BackupProgress)>>,
     unattached: Told,
 }
@@ -39,14 +40,14 @@ impl Cluster for Deaf {
 
     async fn progress(&self, _: &BackupName, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
         match seen {
-            None => Ok(waiting()),
+            None => Ok((self.first)()),
             Some(_) => std::future::pending().await,
         }
     }
 
     async fn progress_now(&self, _: &BackupName) -> Result<BackupProgress> {
         let next = self.answers.lock().unwrap().pop();
-        let (after, answer) = next.unwrap_or((Duration::ZERO, waiting()));
+        let (after, answer) = next.unwrap_or_else(|| (Duration::ZERO, (self.first)()));
         sleep(after).await;
         Ok(answer)
     }
@@ -68,6 +69,10 @@ impl Cluster for Deaf {
     }
 }
 
+fn queued() -> BackupProgress {
+    BackupProgress::Queued("the controller has not looked at it yet".into())
+}
+
 fn waiting() -> BackupProgress {
     BackupProgress::Waiting("attaching the scratch PVC".into())
 }
@@ -84,7 +89,7 @@ fn running() -> BackupProgress {
 
 /// What becomes of a wish whose live answers are these, in this order, and how long that takes.
 async fn waited(depth: Depth, answers: Vec<(Duration, BackupProgress)>) -> (Result<Begun>, Duration) {
-    waited_for(Deaf { answers: Mutex::new(answers), unattached: || Ok(None) }, depth).await
+    waited_for(Deaf { first: waiting, answers: Mutex::new(answers), unattached: || Ok(None) }, depth).await
 }
 
 async fn waited_for(cluster: Deaf, depth: Depth) -> (Result<Begun>, Duration) {
@@ -133,6 +138,23 @@ async fn the_time_in_which_the_api_server_is_away_is_nobody_s() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_the_controller_lose_it_before_it_has_made_the_backup() {
+    let (away, here) = (3 * START, Duration::ZERO);
+    let queues = |answers: Vec<(Duration, BackupProgress)>| Deaf {
+        first: queued,
+        answers: Mutex::new(answers),
+        unattached: || Ok(None),
+    };
+    let made = vec![(away, queued()), (here, queued()), (here, waiting()), (here, running())];
+    let (begun, _) = waited_for(queues(made), Depth::SinceLatest).await;
+    assert!(matches!(begun, Ok(Begun::Runs(..))), "{:?}", begun.err());
+    // One that is not made while the API server answers is given back in time.
+    let (begun, took) = waited_for(queues(vec![(away, queued())]), Depth::SinceLatest).await;
+    assert_eq!(begun.err().unwrap().name(), Some(QUEUED));
+    assert!((away + START..away + START + Duration::from_secs(1)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_time() {
     for (depth, kind) in [(Depth::SinceLatest, ErrorKind::Damaged), (Depth::Full, ErrorKind::Unavailable)] {
         for away in [Duration::ZERO, 3 * START] {
@@ -149,7 +171,7 @@ async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_t
 async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
     for depth in [Depth::SinceLatest, Depth::Full] {
         let unattached: Told = || Ok(Some(Unattached::SoFar("no node has it".into())));
-        let cluster = Deaf { answers: Mutex::default(), unattached };
+        let cluster = Deaf { first: waiting, answers: Mutex::default(), unattached };
         let (begun, took) = waited_for(cluster, depth).await;
         let error = begun.err().unwrap();
         // Of `Damaged` the engine would make a reread.
@@ -164,7 +186,7 @@ async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
 async fn a_scratch_pvc_that_never_gets_to_the_node_is_not_waited_for() {
     for depth in [Depth::SinceLatest, Depth::Full] {
         let unattached: Told = || Ok(Some(Unattached::ForGood("it is of another node".into())));
-        let (begun, took) = waited_for(Deaf { answers: Mutex::default(), unattached }, depth).await;
+        let (begun, took) = waited_for(Deaf { first: waiting, answers: Mutex::default(), unattached }, depth).await;
         let error = begun.err().unwrap();
         assert_eq!((error.kind(), error.name()), (ErrorKind::Unavailable, Some(SCRATCH_NOT_ATTACHABLE)), "{depth:?}");
         assert!(
@@ -184,7 +206,8 @@ async fn a_cancel_while_it_is_asked_why_is_no_reason_for_a_reread() {
         (|| Err(Error::new(ErrorKind::Unavailable, "the API server does not answer")), ErrorKind::Damaged),
     ];
     for (unattached, kind) in cases {
-        let (begun, _) = waited_for(Deaf { answers: Mutex::default(), unattached }, Depth::SinceLatest).await;
+        let (begun, _) =
+            waited_for(Deaf { first: waiting, answers: Mutex::default(), unattached }, Depth::SinceLatest).await;
         assert_eq!(begun.err().unwrap().kind(), kind);
     }
 }
