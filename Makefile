@@ -24,12 +24,13 @@ CARGO_DENY := 0.20.2
 VERSITYGW := v1.8.0
 KOPIA := v0.22.3
 
-.PHONY: help build build-tests image demo test test-libvirt test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
+.PHONY: help build build-tests image demo test test-crates test-libvirt test-kubernetes test-cluster lint bench fuzz setup setup-apiserver setup-cluster setup-deny setup-s3 setup-kopia setup-languages
 
 help:
 	@echo 'make demo    back up a running VM, let it change, restore both points, compare every byte'
-	@echo 'make test    all tests: the three tiers that follow'
-	@echo 'make test-libvirt     against real libvirt, QEMU, guests and S3, with the tests of each crate'
+	@echo 'make test    all tests: the four tiers that follow'
+	@echo 'make test-crates      the tests of each crate'
+	@echo 'make test-libvirt     against real libvirt, QEMU, guests and S3'
 	@echo 'make test-kubernetes  against a real API server of Kubernetes'
 	@echo 'make test-cluster     on a real cluster with KubeVirt'
 	@echo 'make build   the programs, in target/release'
@@ -92,19 +93,27 @@ image: build
 demo: build
 	'$(built)/demo'
 
-# Every tier, beside each other. Tests wait for guests and servers more than they work: so there are more of them at a time
-# than a small machine has processors. All is built before, also beside each other, for cargo lets nobody in while it builds.
+# What tests need; setup-cluster does all that setup-apiserver does.
+prepared := build setup-s3 setup-apiserver setup-cluster setup-languages
+
+# Every tier, three of them at a time. Tests wait for guests and servers more than they work: so there are more of them at a time
+# than a small machine has processors. All is prepared before, also beside each other, for cargo lets nobody in while it builds; and
+# then taken to be there, so that the longest tiers begin at once, and the last when the first of them is through.
 test:
 	$(MAKE) --jobs=3 build-tests setup-s3 setup-cluster setup-languages
-	@echo 'Three tiers run now; what each of them says comes when it is through.'
-	$(MAKE) --jobs=3 --output-sync=target test-cluster test-kubernetes test-libvirt
+	@echo 'Four tiers run now, three at a time; what each of them says comes when it is through.'
+	$(MAKE) --jobs=3 --keep-going --output-sync=target $(prepared:%=--old-file=%) \
+	    test-cluster test-libvirt test-kubernetes test-crates
 
 build-tests: build
 	$(cargo) test --locked --release --workspace --no-run
-	$(cargo) test --locked --release --workspace --no-run --test kubernetes --test cluster
+	$(cargo) test --locked --release --workspace --no-run --test suite --test kubernetes --test cluster
+
+test-crates: build setup-s3
+	$(cargo) test --locked --release --workspace --no-fail-fast -- --test-threads=4
 
 test-libvirt: build setup-s3 setup-languages
-	$(cargo) test --locked --release --workspace --no-fail-fast -- --test-threads=4
+	$(cargo) test --locked --release --workspace --test suite -- --test-threads=4
 
 test-kubernetes: build setup-s3 setup-apiserver
 	$(cargo) test --locked --release --workspace --test kubernetes -- --test-threads=4
@@ -120,7 +129,7 @@ lint: setup setup-deny
 	$(cargo) fmt --all --check
 	$(cargo) fmt --all --check --manifest-path policies/Cargo.toml
 	$(cargo) clippy --locked --release --workspace --all-targets -- -D warnings
-	$(cargo) clippy --locked --release --workspace --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
+	$(cargo) clippy --locked --release --workspace --test suite --test kubernetes --test cluster -- -D warnings # `test = false` leaves them out.
 	$(cargo) clippy --locked --release --workspace --manifest-path policies/Cargo.toml --target $(guests) \
 	    --target-dir '$(built)/policies' -- -D warnings
 	$(cargo) deny --locked --workspace check bans licenses sources

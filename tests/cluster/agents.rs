@@ -1,5 +1,9 @@
 //! An agent that is killed, again and again, wherever its run may be; and KubeVirt's own agent of the node.
 
+// Its test is one that is alone, too. By their names those begin first, one right after the other: in between, each of them would
+// wait for the tests that are at work, and the next test for it.
+mod privileges;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,10 +82,14 @@ const RUNS: usize = 15;
 
 #[test]
 fn runs_end_right_whose_agent_is_killed_at_twenty_instants_or_replaced_or_virt_handler_in_the_middle() {
+    let (mut scene, store) = {
+        let _undisturbed = Product::undisturbed();
+        let (mut scene, store) = Scene::meddled("kills");
+        scene.back_up();
+        (scene, store)
+    };
     let _alone = Product::alone();
-    let (mut scene, store) = Scene::meddled("kills");
     let mut killer = Killer::new(store);
-    scene.back_up();
     let (mut runs, mut resumed) = (0, 0);
     for kills in &KILLS {
         let mut left = &kills[..];

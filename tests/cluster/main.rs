@@ -11,7 +11,6 @@ mod machines;
 mod nodes;
 mod others;
 mod policies;
-mod privileges;
 mod restore_runs;
 mod scene;
 mod scratch;

@@ -24,5 +24,5 @@ pub(crate) fn scenario() {
     restores::a_machine_is_made_when_its_disks_are_written();
     runs::what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted();
     runs::a_tracker_of_an_earlier_machine_is_made_anew();
-    schedule::old_runs_are_removed_and_others_stay();
+    schedule::remove_old_runs();
 }

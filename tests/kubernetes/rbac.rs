@@ -141,7 +141,7 @@ fn each_right_is_used_and_without_it_the_request_is_refused() {
     controller::scenario();
     node::scenario();
     let mut all = BTreeSet::new();
-    for server in [&deployed.api, &Cluster::shared().api, &Cluster::scheduled().api, api()] {
+    for server in [&deployed.api, &Cluster::shared().api, &Cluster::scheduled(0).api, api()] {
         used(server, &names, &mut all);
     }
     let idle: Vec<_> = rights.iter().map(|(right, _)| right).filter(|right| !all.contains(right)).collect();

@@ -53,6 +53,8 @@ pub(crate) fn serve<R: Into<Reply>>(answer: impl Fn(&Asked) -> R + Send + Sync +
 }
 
 fn converse(connection: &TcpStream, answer: &dyn Fn(&Asked) -> Reply) -> io::Result<()> {
+    // Heads and bodies are sent one after the other: a body is not to wait until its head is acknowledged.
+    connection.set_nodelay(true)?;
     let mut from = BufReader::new(connection);
     let mut to = connection;
     while let Some(asked) = read(&mut from)? {

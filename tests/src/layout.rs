@@ -198,7 +198,7 @@ impl Filesystem {
     }
 
     /// Its device in libguestfs, where the layout's first disk is `first` (from 0).
-    pub fn device(&self, first: usize) -> String {
+    fn device(&self, first: usize) -> String {
         match self.place {
             Place::Disk(disk) => disk_device(first + disk),
             Place::Partition(disk, number) => format!("{}{number}", disk_device(first + disk)),

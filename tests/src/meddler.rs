@@ -148,6 +148,10 @@ fn head_line(bytes: &[u8]) -> Option<String> {
 }
 
 fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
+    // Pieces of a message are passed on as they come: one is not to wait until the one before is acknowledged.
+    for socket in [&client, &upstream] {
+        socket.set_nodelay(true).ok();
+    }
     let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
     let armed: Arc<Mutex<Option<Fault>>> = Arc::default();
     let fetch: Arc<Mutex<Option<Fetch>>> = Arc::default();

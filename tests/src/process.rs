@@ -6,8 +6,11 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often [`wait_until`] looks.
+/// How often [`wait_until`] looks at first.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long it does not look at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// For results whose failure means that the lab itself is broken.
 pub trait Must<T> {
@@ -121,8 +124,30 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Ran {
 #[track_caller]
 pub fn wait_until(what: impl Display, limit: Duration, mut ready: impl FnMut() -> bool) {
     let start = Instant::now();
-    while !ready() {
+    loop {
+        let look = Instant::now();
+        if ready() {
+            return;
+        }
         assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(pause(look.elapsed(), start.elapsed()));
+    }
+}
+
+/// For how long not to look after a look that took so long, in a wait that has taken so long. To look may be to run a command, and what
+/// is waited for needs the processor, too: so it is looked often at first, and then for a tenth of the time.
+fn pause(looked: Duration, waited: Duration) -> Duration {
+    (looked * 9).min(waited / 4).clamp(LOOK_EVERY, LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_often_at_first_and_seldom_where_that_takes_long() {
+        let after = |looked, waited| pause(Duration::from_millis(looked), Duration::from_millis(waited)).as_millis();
+        assert_eq!([after(20, 20), after(20, 400), after(20, 60_000)], [20, 100, 180]);
+        assert_eq!([after(0, 60_000), after(200, 60_000)], [20, 500]);
     }
 }

@@ -4,6 +4,7 @@ mod misbehaving;
 mod movers;
 mod parallel;
 
+use std::fs;
 use std::time::Duration;
 
 use remora_tests::truth::assert_same;
@@ -127,7 +128,13 @@ fn a_run_that_is_told_to_end_leaves_nothing_and_is_made_up_for() {
     let mut agent = RemoraAgent::start(lab, &remora);
     agent.put(&[("ended.yaml", &policy("ended", "ended", 3))]);
     let at_work = || vm.try_virsh("backup-dumpxml", &[]).status.success();
-    wait_until(format_args!("no run begins: {}", agent.log_text()), RUN, at_work);
+    // A run does not last: something is waited for that can be looked at often, and is there just before its job.
+    let has_scratch = || {
+        let mut files = fs::read_dir(vm.dir()).unwrap().map(|file| file.unwrap().file_name());
+        files.any(|name| name.to_string_lossy().starts_with(".remora-scratch-"))
+    };
+    wait_until(format_args!("no run begins: {}", agent.log_text()), RUN, has_scratch);
+    wait_until(format_args!("no job begins: {}", agent.log_text()), RUN, at_work);
     repository.hold();
     assert!(at_work(), "the run was over before it could be held up");
     let ended = agent.stop_while(|| repository.release());

@@ -39,13 +39,13 @@ impl Cluster {
         SHARED.get_or_init(|| Self::start(&[MACHINES, BACKUPS[0], BACKUPS[1]], &[]))
     }
 
-    /// Another one, for tests of policies: what is scheduled is bounded in all of it.
-    pub(crate) fn scheduled() -> &'static Self {
-        static SCHEDULED: OnceLock<Cluster> = OnceLock::new();
-        SCHEDULED.get_or_init(|| Self::start(&[MACHINES, BACKUPS[0], BACKUPS[1]], &["--scheduled-runs=3"]))
+    /// Two more, for tests of policies: what is scheduled is bounded in all of a cluster.
+    pub(crate) fn scheduled(number: usize) -> &'static Self {
+        static SCHEDULED: [OnceLock<Cluster>; 2] = [const { OnceLock::new() }; 2];
+        SCHEDULED[number].get_or_init(|| Self::start(&[MACHINES, BACKUPS[0], BACKUPS[1]], &["--scheduled-runs=3"]))
     }
 
-    /// A third one, that has no KubeVirt; for one test, which gives it one.
+    /// One more, that has no KubeVirt; for one test, which gives it one.
     pub(super) fn without_kubevirt() -> &'static Self {
         static WITHOUT: OnceLock<Cluster> = OnceLock::new();
         WITHOUT.get_or_init(|| Self::start(&[], &[]))

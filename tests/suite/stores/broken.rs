@@ -1,6 +1,8 @@
 //! A server that goes down, sends half an answer, none, or is slow, in the middle of a command: what was committed stays,
 //! the message says what was tried and what to do, and the next command is right.
 
+use std::thread;
+
 use remora_tests::{Fault, Ran, wait_until};
 
 use super::*;
@@ -41,13 +43,26 @@ impl Meddled {
         self.vm.domain.write_bytes("vda", 10 * MIB, &random_bytes(seed, 20 << 20));
     }
 
-    /// Failed because of the store, which is named; says what to do; and of the VM nothing is held any more.
+    /// A restore fails whose server does this to each answer that has data of the disk, and makes no file. The server is well
+    /// otherwise: to others it answers.
     #[track_caller]
-    fn assert_unavailable(&self, ran: &Ran) {
+    fn fails_to_restore(&self, point: &str, fault: Fault) {
+        let meddler = Meddler::before(self.vm.s3.address());
+        let through = self.vm.remora.clone().with("REMORA_REPO", self.vm.s3.url_at("backups", meddler.address()));
+        let folder = Lab::shared().scratch("broken off");
+        let to = folder.join("vda.raw");
+        meddler.meddle("GET", "/s/", fault, ALWAYS);
+        let ran = through.run(["restore", point, "--disk", "vda", "--to", to.to_str().unwrap()]);
+        assert!(meddler.left() < ALWAYS, "{fault:?}");
+        self.assert_unavailable(&meddler, &ran);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{fault:?}");
+    }
+
+    /// Failed because of the store, which is named as it was reached; says what to do; and of the VM nothing is held any more.
+    #[track_caller]
+    fn assert_unavailable(&self, meddler: &Meddler, ran: &Ran) {
         assert_eq!(ran.code(), 9, "{ran:?}");
-        for words in
-            [&self.meddler.address().to_string(), " object ", "Check the endpoint", "what was committed is safe"]
-        {
+        for words in [&meddler.address().to_string(), " object ", "Check the endpoint", "what was committed is safe"] {
             assert!(ran.stderr.contains(words), "{words:?} is not in {ran:?}");
         }
         assert!(!ran.stderr.contains("panicked") && ran.stdout.is_empty(), "{ran:?}");
@@ -72,18 +87,18 @@ impl Meddled {
 }
 
 #[test]
-fn a_server_that_is_gone_before_the_first_segment_is_stored_costs_no_committed_point() {
-    goes_for_good("on s3 gone", "/s/", Fault::GoDown);
-}
-
-#[test]
-fn a_server_that_is_gone_before_the_commit_costs_no_committed_point() {
-    goes_for_good("on s3 uncommitted", "/m/", Fault::GoDown);
-}
-
-#[test]
-fn a_server_that_is_gone_just_after_the_commit_costs_no_committed_point() {
-    goes_for_good("on s3 committed", "/m/", Fault::LoseAnswerAndGoDown);
+fn a_server_that_goes_down_in_mid_backup_for_good_costs_no_committed_point() {
+    // Beside each other: each is waited for during two minutes.
+    thread::scope(|scope| {
+        for (name, path, fault) in [
+            // Before the first segment is stored, and just before and after the commit.
+            ("on s3 gone", "/s/", Fault::GoDown),
+            ("on s3 uncommitted", "/m/", Fault::GoDown),
+            ("on s3 committed", "/m/", Fault::LoseAnswerAndGoDown),
+        ] {
+            scope.spawn(move || goes_for_good(name, path, fault));
+        }
+    });
 }
 
 /// A backup fails, for the server goes down when it is asked to store this, and stays away for longer than it is waited for.
@@ -96,7 +111,7 @@ fn goes_for_good(name: &str, path: &str, fault: Fault) {
     bench.meddler.meddle("PUT", path, fault, 1);
     let ran = bench.backup();
     assert!(bench.meddler.is_down(), "it never came to {path}");
-    bench.assert_unavailable(&ran);
+    bench.assert_unavailable(&bench.meddler, &ran);
     bench.meddler.come_back();
     // The backup could not know that it was committed; the point counts all the same.
     let points = bench.vm.remora.json(["points"]);
@@ -118,7 +133,7 @@ fn a_server_that_is_away_for_a_while_costs_a_backup_nothing_but_time() {
         bench.change(&format!("{path} {fault:?}"));
         let before = bench.meddler.turned_away();
         bench.meddler.meddle("PUT", path, fault, 1);
-        kept.push(std::thread::scope(|scope| {
+        kept.push(thread::scope(|scope| {
             let backup = scope.spawn(|| bench.back_up());
             // More often than the store's client repeats a request.
             let waits = || bench.meddler.turned_away() > before + 20 || backup.is_finished();
@@ -167,15 +182,12 @@ fn a_restore_from_a_server_that_breaks_off_or_hangs_fails_and_makes_no_file() {
     let bench = Meddled::new("on s3 restored");
     bench.change("all");
     let kept = [bench.back_up()];
-    let folder = Lab::shared().scratch("broken off");
-    let to = folder.join("vda.raw");
-    for fault in [Fault::CutAnswer(100), Fault::GoDown, Fault::Hang] {
-        bench.meddler.meddle("GET", "/s/", fault, ALWAYS);
-        let ran = bench.through.run(["restore", kept[0].point(), "--disk", "vda", "--to", to.to_str().unwrap()]);
-        assert!(bench.meddler.left() < ALWAYS, "{fault:?}");
-        bench.assert_unavailable(&ran);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{fault:?}");
-        bench.meddler.come_back();
-        bench.assert_kept(&kept);
-    }
+    // Beside each other: a server that is gone, and one that says nothing, are waited for during two minutes each.
+    thread::scope(|scope| {
+        for fault in [Fault::CutAnswer(100), Fault::GoDown, Fault::Hang] {
+            let (bench, point) = (&bench, kept[0].point());
+            scope.spawn(move || bench.fails_to_restore(point, fault));
+        }
+    });
+    bench.assert_kept(&kept);
 }

@@ -175,6 +175,8 @@ impl Injector {
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                // Heads and bodies are sent one after the other: a body is not to wait until its head is acknowledged.
+                stream.set_nodelay(true).ok();
                 let connection = Connection {
                     stream: BufReader::new(stream),
                     behind: Arc::clone(&behind),

@@ -17,11 +17,15 @@ const CONTAINER: &str = "/spec/template/spec/containers/0";
 
 #[test]
 fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
+    let mut scene = {
+        let _undisturbed = Product::undisturbed();
+        let mut scene = Scene::new("privileges");
+        scene.back_up();
+        scene
+    };
     let _alone = Product::alone();
-    let mut scene = Scene::new("privileges");
     let whole = scene.vm.cluster().get("daemonset", NAMESPACE, "remora-agent");
     let _in_the_end = PutBack(&whole);
-    scene.back_up();
 
     let says = fails(&mut scene, &without(&whole, &format!("{POD}/hostPID")), "Unsupported");
     assert!(says.contains("hostPID: true"), "{says}");
