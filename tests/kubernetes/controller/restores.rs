@@ -231,10 +231,7 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     twin.waits_for("Failed", "OriginalExists");
     let class = json!({"disks": [{"disk": "root", "claim": "copy", "storageClassName": "thick"}]});
     assert!(scene.restore("class", &class).waits_for("Failed", "NoStorageClass").contains("one of: thin"));
-    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
-    shop.cluster.api.create(&shop.core("resourcequotas"), &quota).ok();
-    let counted = json!({"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}});
-    shop.cluster.api.merge(&format!("{}/none/status", shop.core("resourcequotas")), &counted).ok();
+    shop.uses_up("pods");
     let refused = scene.restore("refused", &to("copy"));
     assert!(refused.waits_for("Failed", "WorkerRefused").contains("exceeded quota"));
     wait_until("something half-made is left", SOON, || {
@@ -337,6 +334,34 @@ pub(super) fn a_machine_is_made_when_its_disks_are_written() {
     assert_eq!(spec["runStrategy"], "Always", "{spec:#}");
     let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "copy-root"}});
     assert_eq!(spec["template"]["spec"]["volumes"], json!([volume]));
+}
+
+/// What is written by then stays: it can be made a machine of by hand.
+#[test]
+fn a_machine_that_the_cluster_refuses_leaves_the_claims_and_one_whose_claims_it_refuses_leaves_nothing() {
+    let scene = Scene::new();
+    let (shop, machines) = (&scene.shop, scene.shop.list("kubevirt.io/v1", "virtualmachines"));
+    let run = scene.restore("machine", &json!({"virtualMachine": {"name": "copy"}}));
+    run.worker().runs();
+    run.claim();
+    shop.uses_up("virtualmachines.kubevirt.io");
+    run.write("one", &run.with("Written", "True", "Verified")).ok();
+    run.worker().goes();
+    let message = run.waits_for("Failed", "MachineRefused");
+    for words in ["quota", "create another RestoreRun", "All disks are written, and their claims stay."] {
+        assert!(message.contains(words), "wanted {words:?} in {message:?}");
+    }
+    shop.tells("RestoreRun", "machine", "MachineRefused");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    assert_eq!((claims(shop), shop.made()), (vec!["copy-root".to_owned(), "root".to_owned()], vec![]));
+    assert_eq!(shop.names(&machines), ["web"]);
+
+    shop.uses_up("persistentvolumeclaims");
+    let run = scene.restore("claims", &to("more"));
+    assert!(run.waits_for("Failed", "ClaimRefused").contains("quota"));
+    shop.tells("RestoreRun", "claims", "ClaimRefused");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    assert_eq!((claims(shop), shop.made()), (vec!["copy-root".to_owned(), "root".to_owned()], vec![]));
 }
 
 #[test]
