@@ -41,6 +41,18 @@ pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_t
     for reason in ["TrackingPendingRestart", "FeatureGateDisabled", "TrackingDisabled", "NoEligibleDisk"] {
         assert!(events.contains(&reason.to_owned()), "{reason} in {events:?}");
     }
+    let told = shop.cluster.api.get(&format!("/apis/events.k8s.io/v1/namespaces/{}/events", shop.namespace));
+    for (reason, words) in [
+        ("TrackingPendingRestart", "virtctl restart web"),
+        ("FeatureGateDisabled", "featureGates of the KubeVirt object"),
+        ("TrackingDisabled", "changedBlockTrackingLabelSelectors"),
+    ] {
+        let what_to_do = |event: &Value| {
+            (&event["regarding"]["kind"], &event["reason"]) == (&json!("VirtualMachine"), &json!(reason))
+                && event["note"].as_str().is_some_and(|note| note.contains(words))
+        };
+        assert!(told["items"].as_array().unwrap().iter().any(what_to_do), "{reason}: {told:#}");
+    }
     assert!(!events.contains(&"NoAgent".to_owned()), "{events:?}");
     assert!(shop.events("BackupRun", "run").contains(&"NoAgent".to_owned()));
     shop.change_instance(&json!({"status": {"nodeName": "one"}}));
