@@ -262,6 +262,16 @@ async fn adaptive_comes_sooner_to_a_vm_that_changes_more() {
         let answers = policy.next(&[question(runs.clone())]).await.unwrap();
         assert_eq!(answers[0].start.unwrap().duration_since(now).as_secs(), seconds, "{runs:?}");
     }
+    // What is due in a blackout, for the first time too, begins at its end.
+    let within = r#"{"min": "1h", "max": "24h", "target": "1GiB", "blackout": [{"from": "12:00", "to": "18:00"}]}"#;
+    let policy = SchedulePolicy::load(&host, builtin("adaptive"), within).unwrap();
+    for (runs, start) in [
+        (Vec::new(), "2026-01-12T18:00:00Z"),
+        (runs(256 << 20), "2026-01-12T18:00:00Z"),
+        (runs(0), "2026-01-13T18:00:00Z"),
+    ] {
+        assert_eq!(policy.next(&[question(runs.clone())]).await.unwrap()[0].start, Some(time(start)), "{runs:?}");
+    }
     assert_eq!(
         fields(SchedulePolicy::load(&host, builtin("adaptive"), r#"{"min": "5s", "max": "1s", "target": "1GiB"}"#)),
         ["/min", "/max"]
