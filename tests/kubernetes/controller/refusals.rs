@@ -78,6 +78,7 @@ fn without_kubevirt_or_with_an_old_one_a_run_says_so_and_begins_when_there_is_on
     assert!(run.waits_for("Assigned", "NoKubeVirt").contains("Install KubeVirt 1.8"));
     assert_eq!(run.get()["status"]["node"], Value::Null);
     shop.tells("BackupRun", "run", "NoKubeVirt");
+    super::restores::without_kubevirt_disks_go_to_claims_and_a_machine_is_refused(&shop);
     cluster.api.define(MACHINES);
     assert!(run.waits_for("Assigned", "KubeVirtTooOld").contains("Update it to 1.8"));
     shop.tells("BackupRun", "run", "KubeVirtTooOld");

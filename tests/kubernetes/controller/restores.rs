@@ -33,15 +33,7 @@ impl Scene {
         // Pods want one; nobody makes it here.
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         shop.cluster.api.create(&shop.core("serviceaccounts"), &account);
-        let claim = json!({
-            "metadata": {"name": "root"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        });
-        let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "root"}});
-        let spec = json!({"runStrategy": "Always", "template": {"spec": {"volumes": [volume]}}});
-        let machine = json!({"metadata": {"name": "web"}, "spec": spec});
-        let definition = json!({"virtualMachine": machine, "persistentVolumeClaims": [claim]});
-        let point = make_point(&shop, &shop.namespace, &definition);
+        let point = make_point(&shop, &shop.namespace, &definition());
         Self { shop, point }
     }
 
@@ -50,14 +42,45 @@ impl Scene {
     }
 
     fn restore_of(&self, name: &'static str, point: &str, target: &Value) -> Restore<'_> {
-        let mut spec = json!({"point": point, "repository": {"name": "offsite", "namespace": "remora"}});
-        spec.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
-        let metadata = json!({"name": name});
-        let run =
-            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": metadata, "spec": spec});
-        self.shop.cluster.api.create(&self.shop.list("remora.dev/v1alpha1", "restoreruns"), &run).ok();
-        Restore { shop: &self.shop, name }
+        restore(&self.shop, name, point, target)
     }
+}
+
+/// The machine of a shop, with its claim, as its point has it.
+fn definition() -> Value {
+    let claim = json!({
+        "metadata": {"name": "root"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "root"}});
+    let spec = json!({"runStrategy": "Always", "template": {"spec": {"volumes": [volume]}}});
+    let machine = json!({"metadata": {"name": "web"}, "spec": spec});
+    json!({"virtualMachine": machine, "persistentVolumeClaims": [claim]})
+}
+
+/// Asks for a restore.
+fn restore<'a>(shop: &'a Shop, name: &'static str, point: &str, target: &Value) -> Restore<'a> {
+    let mut spec = json!({"point": point, "repository": {"name": "offsite", "namespace": "remora"}});
+    spec.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
+    let metadata = json!({"name": name});
+    let run = json!({"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": metadata, "spec": spec});
+    shop.cluster.api.create(&shop.list("remora.dev/v1alpha1", "restoreruns"), &run).ok();
+    Restore { shop, name }
+}
+
+/// In a cluster without KubeVirt: a machine cannot be had, and that is said before anything is written. Claims can.
+pub(super) fn without_kubevirt_disks_go_to_claims_and_a_machine_is_refused(shop: &Shop) {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    shop.cluster.api.create(&shop.core("serviceaccounts"), &account);
+    let point = make_point(shop, &shop.namespace, &definition());
+    let run = restore(shop, "machine", &point, &json!({"virtualMachine": {"name": "copy"}}));
+    let message = run.waits_for("Failed", "NoKubeVirt");
+    assert!(message.contains("Install KubeVirt 1.8") && message.contains("restore the disks to claims"), "{message}");
+    shop.tells("RestoreRun", "machine", "NoKubeVirt");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    let list = |plural| shop.names(&shop.core(plural));
+    assert_eq!((list("persistentvolumeclaims"), list("pods"), list("secrets")), (vec![], vec![], vec![]));
+    restore(shop, "claims", &point, &to("copy")).worker().runs();
 }
 
 /// A point of machine `web` of a namespace, by the tenant of a namespace.

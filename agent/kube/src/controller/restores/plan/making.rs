@@ -64,6 +64,9 @@ fn point(observed: &Observed) -> Result<&Point, Trouble> {
 /// Whether the machine can be made, if one is wanted: said before anything is written.
 fn wanted_machine(observed: &Observed, point: &Point) -> Result<(), Trouble> {
     let Some(wanted) = &observed.run.spec.virtual_machine else { return Ok(()) };
+    if observed.machine.unknown {
+        return Err(no_kubevirt().into());
+    }
     machine(observed, point)?;
     if observed.machine.taken != Taken::Free {
         return Err(name_taken("VirtualMachine", &wanted.name).into());
@@ -72,6 +75,12 @@ fn wanted_machine(observed: &Observed, point: &Point) -> Result<(), Trouble> {
         return Err(original_exists(point, wanted).into());
     }
     Ok(())
+}
+
+fn no_kubevirt() -> Says {
+    let message = "This cluster has no KubeVirt: the API server knows no VirtualMachine. Install KubeVirt 1.8 or later, or \
+                   restore the disks to claims; then create another RestoreRun.";
+    Says::no("NoKubeVirt", message)
 }
 
 fn original_exists(point: &Point, wanted: &VirtualMachineTarget) -> Says {

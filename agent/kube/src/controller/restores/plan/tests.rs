@@ -249,6 +249,7 @@ fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
             *o = made(to_claims());
             o.worker.pod = worker(PodState::Ended("OOMKilled".into()));
         }),
+        ("NoKubeVirt", to_machine(&json!({})), |o| o.machine.unknown = true),
         ("NameTaken", to_machine(&json!({})), |o| o.machine.taken = Taken::Foreign),
         ("NameTaken", to_machine(&json!({})), |o| {
             o.claims.insert("copy-data".into(), theirs());
@@ -326,7 +327,8 @@ fn a_machine_is_made_once_all_is_written_and_what_is_written_stays_if_it_cannot_
     let Some(Step::MakeMachine(machine)) = making.steps.first() else { panic!("no machine") };
     let claim = &machine["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"];
     assert_eq!((claim, &machine["spec"]["runStrategy"]), (&json!("copy-root"), &json!("Always")));
-    let with = |taken: Taken| Observed { machine: MachineFacts { taken, original: true }, ..gone.clone() };
+    let facts = |taken| MachineFacts { taken, original: true, unknown: false };
+    let with = |taken: Taken| Observed { machine: facts(taken), ..gone.clone() };
     let ended = plan(&with(Taken::Ours { leaving: false })).status.unwrap().ended;
     assert!(matches!(ended, Some(Ended::Well(message)) if message.contains("is started")));
     let (reason, message) = ends(&with(Taken::Foreign));
