@@ -229,7 +229,7 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
 #[test]
 fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, RestoreRun, Change); 13] = [
+    let cases: [(&str, RestoreRun, Change); 14] = [
         ("NoSuchPoint", to_claims(), |o| o.point = PointFacts::Unusable("NoSuchPoint", "none".into())),
         ("NoSuchDisk", run(&json!({"disks": [{"disk": "none", "claim": "c"}]})), |_| {}),
         ("ClaimInUse", to_claims(), |o| {
