@@ -269,7 +269,11 @@ impl Reader<'_> {
             return Ok(false);
         }
         let name = &run.spec.virtual_machine;
-        let instance = self.api::<VirtualMachineInstance>().get_opt(name).await?;
+        let instance = match self.api::<VirtualMachineInstance>().get_opt(name).await {
+            // With KubeVirt went what it was attached to.
+            Err(error) if is_unknown(&error) => None,
+            instance => instance?,
+        };
         let attached = instance.map(|instance| instance.spec.utility_volumes).unwrap_or_default();
         Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
     }
