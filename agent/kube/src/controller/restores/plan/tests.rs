@@ -227,6 +227,36 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
 }
 
 #[test]
+fn the_worker_of_a_machine_runs_where_the_machine_may() {
+    let mut to_copy = observed(to_machine(&json!({})));
+    let PointFacts::Found(point) = &mut to_copy.point else { unreachable!() };
+    let mut definition: Value = serde_json::from_str(&point.definition).unwrap();
+    let terms = json!([{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}]);
+    let nodes = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+    let tolerations = json!([{"key": "machines", "operator": "Exists", "effect": "NoSchedule"}]);
+    let template = &mut definition["virtualMachine"]["spec"]["template"]["spec"];
+    template["nodeSelector"] = json!({"zone": "a", "kubevirt.io/schedulable": "false"});
+    template["tolerations"] = tolerations.clone();
+    let apart = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
+    template["affinity"] = json!({"nodeAffinity": nodes, "podAntiAffinity": apart});
+    point.definition = definition.to_string();
+    let spec = |observed: &Observed| {
+        let Some(Step::Worker(WorkerStep::MakePod(pod))) = plan(observed).steps.pop() else { panic!("no worker") };
+        json!(pod)["spec"].take()
+    };
+    let of_copy = spec(&to_copy);
+    let selector = json!({"zone": "a", "kubernetes.io/os": "linux", "kubevirt.io/schedulable": "true"});
+    assert_eq!((&of_copy["nodeSelector"], &of_copy["tolerations"]), (&selector, &tolerations));
+    assert_eq!(of_copy["affinity"], json!({"nodeAffinity": nodes}));
+
+    // Of claims nobody knows who is to have them.
+    to_copy.run = to_claims();
+    let of_claims = spec(&to_copy);
+    assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &Value::Null));
+    assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
+}
+
+#[test]
 fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
     type Change = fn(&mut Observed);
     let cases: [(&str, RestoreRun, Change); 14] = [
