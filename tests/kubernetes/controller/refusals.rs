@@ -105,6 +105,7 @@ fn loses_kubevirt_in_the_middle(shop: &Shop, run: &Run<'_>) {
     ] {
         api.delete(&format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}")).ok();
     }
+    run.waits_for("Prepared", "NoMachine");
     run.end("Failed");
     let left = || {
         let ours = |name: &String| name.starts_with("remora-") && !name.starts_with("remora-worker-");

@@ -86,7 +86,10 @@ pub(super) async fn observe(
         return Ok(observed);
     }
     let trackers: Api<VirtualMachineBackupTracker> = reader.api();
-    let trackers = trackers.list(&ListParams::default()).await?.items;
+    let trackers = match trackers.list(&ListParams::default()).await {
+        Err(error) if is_unknown(&error) => Vec::new(),
+        trackers => trackers?.items,
+    };
     observed.foreign = foreign(&observed.run, &uid, &backups, &trackers);
     if let Some(attempt) = attempt {
         observed.names = names(&observed, &attempt.backup, &backups, &beside, &trackers);
