@@ -81,6 +81,16 @@ fn shown(table: &Value) -> Vec<(String, Value)> {
     columns.map(ToOwned::to_owned).zip(table["rows"][0]["cells"].as_array().unwrap().iter().cloned()).collect()
 }
 
+/// That the first row has these columns, and its age after them.
+#[track_caller]
+fn assert_columns(table: &Value, wanted: &[(&str, Value)]) {
+    let shown = shown(table);
+    let (age, columns) = shown.split_last().unwrap();
+    let columns: Vec<_> = columns.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    assert_eq!(columns, wanted);
+    assert_eq!(age.0, "Age");
+}
+
 #[test]
 fn the_columns_of_a_run_tell_how_it_goes() {
     let runs = run();
@@ -97,8 +107,6 @@ fn the_columns_of_a_run_tell_how_it_goes() {
         ],
     }});
     runs.api.merge(&format!("{}/status", runs.path("run")), &status).ok();
-    let shown = shown(&runs.api.table(&runs.list));
-    let (age, columns) = shown.split_last().unwrap();
     let wanted = [
         ("Name", json!("run")),
         ("VM", json!("web")),
@@ -111,6 +119,60 @@ fn the_columns_of_a_run_tell_how_it_goes() {
         ("Node", json!("node1")),
         ("Point", json!("0011223344556677-1")),
     ];
-    assert_eq!(columns, wanted.map(|(name, value)| (name.to_owned(), value)));
-    assert_eq!(age.0, "Age");
+    assert_columns(&runs.api.table(&runs.list), &wanted);
+}
+
+#[test]
+fn the_columns_of_a_repository_and_of_a_restore_tell_how_they_are() {
+    let repositories = Resources::new("Repository", "repositories");
+    let spec = json!({"url": "s3://bucket/prefix", "passphraseSecret": {"name": "passphrase"}});
+    repositories.create("offsite", &spec).ok();
+    let status = json!({"url": "s3://bucket/prefix", "conditions": [condition("Ready", "False", "SecretMissing")]});
+    repositories.api.merge(&format!("{}/status", repositories.path("offsite")), &json!({"status": status})).ok();
+    let wanted = [
+        ("Name", json!("offsite")),
+        ("Ready", json!("False")),
+        ("Reason", json!("SecretMissing")),
+        ("URL", json!("s3://bucket/prefix")),
+    ];
+    assert_columns(&repositories.api.table(&repositories.list), &wanted);
+
+    let restores = Resources::new("RestoreRun", "restoreruns");
+    let spec = json!({
+        "point": "0011223344556677-1", "repository": {"name": "offsite"}, "disks": [{"disk": "root", "claim": "copy"}],
+    });
+    restores.create("copy", &spec).ok();
+    let status = json!({
+        "percent": 40, "writtenBytes": 4096, "node": "node1",
+        "conditions": [condition("Assigned", "True", "Assigned"), condition("Complete", "False", "Running")],
+    });
+    restores.api.merge(&format!("{}/status", restores.path("copy")), &json!({"status": status})).ok();
+    let wanted = [
+        ("Name", json!("copy")),
+        ("Point", json!("0011223344556677-1")),
+        ("State", json!("Running")),
+        ("Percent", json!(40)),
+        ("Written", json!(4096)),
+        ("Node", json!("node1")),
+    ];
+    assert_columns(&restores.api.table(&restores.list), &wanted);
+}
+
+/// Which policy is not in force is seen in the list of nodes, however many are.
+#[test]
+fn the_columns_of_a_node_tell_its_version_and_that_a_policy_is_not_in_force() {
+    let (api, list) = (crate::api(), "/apis/remora.dev/v1alpha1/agentnodes");
+    let name = format!("columns-{}", fastrand::u32(..));
+    let node =
+        json!({"apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": name}, "spec": {}});
+    api.create(list, &node).ok();
+    let policy = |file: &str, state: &str| json!({"file": file, "desiredDigest": "a1", "generation": 1, "state": state, "since": "2026-01-01T00:00:00Z"});
+    let policies = [policy("access.yaml", "Active"), policy("nightly.yaml", "Stale"), policy("weekly.yaml", "Active")];
+    let status = json!({"version": "1.2.3", "conditions": [condition("Ready", "True", "Ready")], "policies": policies});
+    let path = format!("{list}/{name}");
+    api.merge(&format!("{path}/status"), &json!({"status": status})).ok();
+    let wanted =
+        [("Name", json!(name)), ("Ready", json!("True")), ("Policy", json!("Stale")), ("Version", json!("1.2.3"))];
+    assert_columns(&api.table(&path), &wanted);
+    api.delete(&path).ok();
 }

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use remora_tests::languages::component;
-use remora_tests::{Language, Ran, Remora, run};
+use remora_tests::{Language, Ran, Remora, run, tool};
 use tempfile::TempDir;
 
 use crate::documented::the_documented;
@@ -74,6 +75,32 @@ fn access_policy_says_what_its_cases_want(language: Language) {
     assert_eq!(refused, 3, "{names:?}");
     let version = if language == Language::Rust { "0.2.0" } else { "0.1.0" };
     assert_eq!(report["exports"], serde_json::json!([format!("remora:policy/authorize@{version}")]));
+}
+
+/// The tool that authors of other languages have reads what they build against.
+#[test]
+fn wasm_tools_takes_each_version_of_the_interfaces() {
+    let mut taken = Vec::new();
+    for package in ["mover", "policy"] {
+        for version in fs::read_dir(repository().join("wit").join(package)).unwrap() {
+            let folder = version.unwrap().path();
+            let version = folder.file_name().unwrap().to_str().unwrap();
+            let mut wasm_tools = Command::new(tool("wasm-tools", "setup-languages"));
+            let printed = run(wasm_tools.args(["component", "wit"]).arg(&folder)).ok();
+            let named = format!("package remora:{package}@{version};");
+            assert!(printed.text().contains(&named), "{named}: {}", printed.text());
+            taken.push(named);
+        }
+    }
+    assert!(taken.len() >= 2, "{taken:?}");
+}
+
+/// A policy is 20 lines with the macros of the SDK: the template is a whole one.
+#[test]
+fn a_policy_in_rust_is_twenty_lines() {
+    let text = fs::read_to_string(repository().join("sdk/templates/rust-policy/src/lib.rs")).unwrap();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    assert!((1..=20).contains(&lines.count()), "{text}");
 }
 
 #[test]

@@ -75,6 +75,7 @@ impl ByPolicy {
             repository: repository(&job.policy).ok()?.to_owned(),
             quiesce: job.policy.quiesce,
             scratch: ScratchSpec { storage_class_name: job.policy.scratch_class.clone().unwrap_or_default() },
+            deadline: job.policy.deadline,
         })
     }
 

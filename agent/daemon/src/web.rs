@@ -53,3 +53,47 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, cancel: Cancell
         tracing::error!(%error, "metrics are not served any more");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn who_is_not_ready_lives_and_is_measured_all_the_same() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, cancel) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_ready);
+        let health = Health {
+            metrics: Box::new(|| Ok("remora_up 1\n# EOF\n".into())),
+            ready: Box::new(move || told.load(Ordering::Relaxed)),
+        };
+        let served = tokio::spawn(serve(listener, health, cancel.clone()));
+        for (ready, code) in [(false, "503"), (true, "200"), (false, "503")] {
+            is_ready.store(ready, Ordering::Relaxed);
+            let answer = get(address, "/readyz").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
+            let answer = get(address, "/healthz").await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            let answer = get(address, "/metrics").await;
+            assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
+            assert!(answer.ends_with("\r\n\r\nremora_up 1\n# EOF\n"), "{answer}");
+        }
+        cancel.cancel();
+        served.await.unwrap();
+    }
+}

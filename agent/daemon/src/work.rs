@@ -1,5 +1,6 @@
 //! One run: a backup, then what follows from it: locks, retention, verification.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,8 @@ impl Tools {
         has_no_scratch_class(job.policy.scratch_class.as_deref())?;
         let target = job.policy.target.as_ref();
         let opened = self.repositories.get(target).await?;
-        let report = self.back_up(job, opened.port()).await;
+        let back_up = |cancel| self.back_up(job, opened.port(), cancel);
+        let report = in_time(job.policy.deadline, &self.cancel, back_up).await;
         if report.is_err() {
             self.repositories.forget(target);
         }
@@ -103,7 +105,7 @@ impl Tools {
         }
     }
 
-    async fn back_up(&self, job: &Job, mover: &dyn Mover) -> Result<BackupReport> {
+    async fn back_up(&self, job: &Job, mover: &dyn Mover, cancel: CancellationToken) -> Result<BackupReport> {
         let request = BackupRequest {
             vm: job.vm.name.clone(),
             disks: None,
@@ -113,7 +115,7 @@ impl Tools {
             spot_checks: SPOT_CHECKS,
             memory: MemoryBudget::new(PIECES),
         };
-        backup(&self.source, mover, request, Arc::new(NoProgress), self.cancel.clone()).await
+        backup(&self.source, mover, request, Arc::new(NoProgress), cancel).await
     }
 
     async fn verify(&self, opened: &Opened, point: &Point) -> Result<Soundness> {
@@ -131,6 +133,29 @@ impl Tools {
         }
         Ok(if report.damage.is_empty() { Soundness::Sound } else { Soundness::Damaged })
     }
+}
+
+/// Work that is told to end when its deadline passes, as when `cancel` says so. What it has done by then counts.
+async fn in_time<T, W: Future<Output = Result<T>>>(
+    deadline: Option<Duration>,
+    cancel: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> W,
+) -> Result<T> {
+    let Some(deadline) = deadline else { return work(cancel.clone()).await };
+    let late = cancel.child_token();
+    let mut work = pin!(work(late.clone()));
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(deadline) => late.cancel(),
+    }
+    work.await.map_err(|error| {
+        if error.kind() != ErrorKind::Cancelled || cancel.is_cancelled() {
+            return error;
+        }
+        let what = format!("the backup did not end within {} s", deadline.as_secs());
+        Error::new(ErrorKind::Cancelled, what)
+            .advise("Look at what takes so long, or give the policy a longer `deadline`.")
+    })
 }
 
 /// A scratch is files on this host: whoever names a class means to have runs on Kubernetes.
@@ -160,6 +185,35 @@ pub(crate) enum Due {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a backup does that takes for ever, and is told to end.
+    async fn for_ever(cancel: CancellationToken) -> Result<()> {
+        cancel.cancelled().await;
+        Err(Error::new(ErrorKind::Cancelled, "cancelled"))
+    }
+
+    #[tokio::test]
+    async fn a_backup_ends_at_its_policys_deadline_and_says_so() {
+        let (soon, stop) = (Some(Duration::from_millis(1)), CancellationToken::new());
+        let error = in_time(soon, &stop, for_ever).await.unwrap_err();
+        assert!(error.to_string().contains("did not end within"), "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("`deadline`")), "{:?}", error.advice());
+        assert!(!stop.is_cancelled(), "the agent goes on");
+        // One that had made its point when it was told so has made it.
+        let done = in_time(soon, &stop, |cancel| async move {
+            cancel.cancelled().await;
+            Ok(7)
+        });
+        assert_eq!(done.await.unwrap(), 7);
+        let failed = in_time(soon, &stop, |_| async { Err::<(), _>(Error::new(ErrorKind::NoSpace, "full")) });
+        assert_eq!(failed.await.unwrap_err().kind(), ErrorKind::NoSpace);
+        // Told to stop, it is the agent that ends it, with a deadline and without.
+        stop.cancel();
+        for deadline in [None, Some(Duration::from_hours(72))] {
+            let error = in_time(deadline, &stop, for_ever).await.unwrap_err();
+            assert_eq!(error.to_string(), "cancelled", "{deadline:?}");
+        }
+    }
 
     #[test]
     fn a_policy_that_names_a_storage_class_is_refused_with_its_field() {

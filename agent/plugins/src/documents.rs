@@ -74,6 +74,8 @@ pub struct BackupDocument {
     pub scratch_class: Option<String>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
+    /// How long a run may take; as long as where it runs says if none.
+    pub deadline: Option<Duration>,
     /// How often the newest point of each VM is read and verified; never if none.
     pub verify_every: Option<Duration>,
 }

@@ -109,6 +109,8 @@ pub struct BackupPolicy {
     pub scratch_class: Option<String>,
     /// Whether guests are frozen.
     pub quiesce: Quiesce,
+    /// How long a run may take; as long as where it runs says if none.
+    pub deadline: Option<Duration>,
     /// How often the newest points are verified; never if none.
     pub verify_every: Option<Duration>,
 }

@@ -3,6 +3,8 @@
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use remora_sdk::schedule::{Answer, Policy, Request};
 use remora_sdk::{Facts, Invalid};
 use serde::Deserialize;
@@ -11,8 +13,8 @@ use timing::{Timing, written};
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Settings {
-    /// Minute, hour, day of month, month, day of week. A fixed time that a change of clocks leaves out is the next instant
-    /// there is; one that comes twice is the first.
+    /// Minute, hour, day of month, month, day of week. Fixed times that a change of clocks leaves out are the next instant
+    /// there is; of one that comes twice it is the first.
     cron: String,
     #[serde(default)]
     timezone: Option<String>,
@@ -77,8 +79,45 @@ impl Policy for Scheduler {
 impl Scheduler {
     /// The first occasion after an instant.
     fn occasion(&self, after: i64) -> Option<i64> {
-        let after = Timestamp::from_second(after).ok()?.to_zoned(self.timing.zone().clone());
-        self.cron.find_next_occurrence(&after, false).ok().map(|at| at.timestamp().as_second())
+        let after = Timestamp::from_second(after).ok()?;
+        let pattern = &self.cron.pattern;
+        let occasion = if pattern.minutes.from_wildcard || pattern.hours.from_wildcard {
+            self.by_the_clock(after)
+        } else {
+            self.at_fixed_times(after)
+        };
+        occasion.map(Timestamp::as_second)
+    }
+
+    /// Every so many minutes or hours, as the clock shows them.
+    fn by_the_clock(&self, after: Timestamp) -> Option<Timestamp> {
+        let after = after.to_zoned(self.timing.zone().clone());
+        self.cron.find_next_occurrence(&after, false).ok().map(|at| at.timestamp())
+    }
+
+    /// At times of the day, one or several. `croner` knows a single one only as such: of several it would leave those out that
+    /// do not exist, and take those twice that come twice. So it is asked by a clock that never changes.
+    fn at_fixed_times(&self, after: Timestamp) -> Option<Timestamp> {
+        let zone = self.timing.zone();
+        let mut shown = zone.to_datetime(after).to_zoned(TimeZone::UTC).ok()?;
+        loop {
+            shown = self.cron.find_next_occurrence(&shown, false).ok()?;
+            // What was there before the clocks went back is not there again.
+            if let Some(at) = first(zone, shown.datetime()).filter(|at| *at > after) {
+                return Some(at);
+            }
+        }
+    }
+}
+
+/// The first instant at which the clocks show a time; of one that they leave out, that at which they do so.
+fn first(zone: &TimeZone, shown: DateTime) -> Option<Timestamp> {
+    let ambiguous = zone.to_ambiguous_timestamp(shown);
+    let earlier = ambiguous.earlier().ok()?;
+    match ambiguous.offset() {
+        // By the later offset, which does not hold yet: before the change.
+        AmbiguousOffset::Gap { .. } => zone.following(earlier).next().map(|change| change.timestamp()),
+        _ => Some(earlier),
     }
 }
 

@@ -58,7 +58,9 @@ impl Window {
             return None;
         }
         let last = if self.to <= self.from { date.tomorrow().ok()? } else { date };
-        let instant = |date: Date, time| zone.to_timestamp(date.to_datetime(time)).ok();
-        Some((instant(date, self.from)?, instant(last, self.to)?))
+        let from = zone.to_timestamp(date.to_datetime(self.from)).ok()?;
+        // If that comes twice, the second one: between the two the clocks show times of the window once more.
+        let to = zone.to_ambiguous_timestamp(last.to_datetime(self.to)).later().ok()?;
+        Some((from, to))
     }
 }

@@ -313,6 +313,17 @@ impl Shop {
         self.cluster.tells(&self.namespace, kind, name, reason);
     }
 
+    /// From now on no more objects of a resource are taken. Quotas are counted by another program: here nobody is.
+    pub(super) fn uses_up(&self, resource: &str) {
+        let (name, counted) = (format!("none-{}", fastrand::u32(..)), format!("count/{resource}"));
+        let (metadata, hard) = (json!({"name": name}), json!({counted: "0"}));
+        let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}});
+        let list = self.core("resourcequotas");
+        self.cluster.api.create(&list, &quota).ok();
+        let used = json!({"status": {"hard": hard, "used": hard}});
+        self.cluster.api.merge(&format!("{list}/{name}/status"), &used).ok();
+    }
+
     /// The names of what there is of a kind.
     pub(super) fn names(&self, list: &str) -> Vec<String> {
         let items = self.cluster.api.get(list)["items"].as_array().unwrap().clone();

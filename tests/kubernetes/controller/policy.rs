@@ -3,7 +3,7 @@
 use remora_tests::wait_until;
 use serde_json::{Value, json};
 
-use super::cluster::{SOON, Shop, attempt};
+use super::cluster::{Cluster, SOON, Shop, attempt};
 use crate::says;
 
 #[test]
@@ -35,6 +35,35 @@ fn an_agent_writes_the_status_of_its_own_node_s_runs_and_nothing_of_the_controll
         "the status of runs only",
     );
     says(&api.delete_as(&agent, &run.path()).refused(), "the status of runs only");
+}
+
+/// What a stolen node says of another one, administrators would believe.
+#[test]
+fn an_agent_tells_of_its_own_node_and_of_no_other() {
+    let cluster = Cluster::shared();
+    let (api, list) = (&cluster.api, "/apis/remora.dev/v1alpha1/agentnodes");
+    let node = |name: &str| json!({"apiVersion": "remora.dev/v1alpha1", "kind": "AgentNode", "metadata": {"name": name}, "spec": {}});
+    let (of_one, nowhere) = (cluster.agent("one", None), api.token("remora", "remora-agent", None, None));
+    // Policies are in force a moment after they are applied.
+    let dry = format!("{list}?dryRun=All");
+    wait_until("the policy is not in force", SOON, || api.create_as(&of_one, &dry, &node("early")).code == 422);
+
+    let words = "an agent writes the AgentNode of its own node only";
+    says(&api.create_as(&of_one, list, &node("two")).refused(), words);
+    says(&api.create_as(&nowhere, list, &node("one")).refused(), words);
+    api.create_as(&of_one, list, &node("one")).ok();
+    api.create(list, &node("two")).ok();
+    let (own, other) = (format!("{list}/one"), format!("{list}/two"));
+    let (status, labels) = (json!({"status": {"version": "forged"}}), json!({"metadata": {"labels": {"a": "b"}}}));
+    api.merge_as(&of_one, &format!("{own}/status"), &status).ok();
+    says(&api.merge_as(&of_one, &format!("{other}/status"), &status).refused(), words);
+    says(&api.merge_as(&of_one, &other, &labels).refused(), words);
+    says(&api.delete_as(&of_one, &other).refused(), words);
+    says(&api.merge_as(&nowhere, &format!("{own}/status"), &status).refused(), words);
+    assert_eq!(api.get(&other)["status"], Value::Null);
+    for path in [own, other] {
+        api.delete(&path).ok();
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What keeps a run from beginning: said, with what to do, where those look who can do it.
 
+use remora_tests::wait_until;
 use serde_json::{Value, json};
 
-use super::cluster::{BACKUPS, Cluster, MACHINES, Shop};
+use super::cluster::{BACKUPS, Cluster, MACHINES, Run, SOON, Shop};
 
 #[test]
 pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_the_run_begins() {
@@ -41,6 +42,18 @@ pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_t
     for reason in ["TrackingPendingRestart", "FeatureGateDisabled", "TrackingDisabled", "NoEligibleDisk"] {
         assert!(events.contains(&reason.to_owned()), "{reason} in {events:?}");
     }
+    let told = shop.cluster.api.get(&format!("/apis/events.k8s.io/v1/namespaces/{}/events", shop.namespace));
+    for (reason, words) in [
+        ("TrackingPendingRestart", "virtctl restart web"),
+        ("FeatureGateDisabled", "featureGates of the KubeVirt object"),
+        ("TrackingDisabled", "changedBlockTrackingLabelSelectors"),
+    ] {
+        let what_to_do = |event: &Value| {
+            (&event["regarding"]["kind"], &event["reason"]) == (&json!("VirtualMachine"), &json!(reason))
+                && event["note"].as_str().is_some_and(|note| note.contains(words))
+        };
+        assert!(told["items"].as_array().unwrap().iter().any(what_to_do), "{reason}: {told:#}");
+    }
     assert!(!events.contains(&"NoAgent".to_owned()), "{events:?}");
     assert!(shop.events("BackupRun", "run").contains(&"NoAgent".to_owned()));
     shop.change_instance(&json!({"status": {"nodeName": "one"}}));
@@ -66,6 +79,7 @@ fn without_kubevirt_or_with_an_old_one_a_run_says_so_and_begins_when_there_is_on
     assert!(run.waits_for("Assigned", "NoKubeVirt").contains("Install KubeVirt 1.8"));
     assert_eq!(run.get()["status"]["node"], Value::Null);
     shop.tells("BackupRun", "run", "NoKubeVirt");
+    super::restores::without_kubevirt_disks_go_to_claims_and_a_machine_is_refused(&shop);
     cluster.api.define(MACHINES);
     assert!(run.waits_for("Assigned", "KubeVirtTooOld").contains("Update it to 1.8"));
     shop.tells("BackupRun", "run", "KubeVirtTooOld");
@@ -74,6 +88,42 @@ fn without_kubevirt_or_with_an_old_one_a_run_says_so_and_begins_when_there_is_on
     }
     shop.furnish();
     run.waits_for("Assigned", "Assigned");
+    loses_kubevirt_in_the_middle(&shop, &run);
+}
+
+/// What was made for a run is removed though what it was made for is gone.
+fn loses_kubevirt_in_the_middle(shop: &Shop, run: &Run<'_>) {
+    let api = &shop.cluster.api;
+    run.claim();
+    run.wants(1);
+    run.waits_for("Prepared", "Prepared");
+    for kind in [
+        "virtualmachinebackups.backup.kubevirt.io",
+        "virtualmachinebackuptrackers.backup.kubevirt.io",
+        "virtualmachineinstances.kubevirt.io",
+        "virtualmachines.kubevirt.io",
+    ] {
+        api.delete(&format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}")).ok();
+    }
+    run.waits_for("Prepared", "NoMachine");
+    run.end("Failed");
+    let left = || {
+        let ours = |name: &String| name.starts_with("remora-") && !name.starts_with("remora-worker-");
+        let mut left = Vec::new();
+        for plural in ["persistentvolumeclaims", "secrets"] {
+            let list = shop.core(plural);
+            left.extend(shop.names(&list).into_iter().filter(ours).map(|name| format!("{list}/{name}")));
+        }
+        left
+    };
+    wait_until(format_args!("what was made stays: {:?}", left()), SOON, || {
+        // Claims are kept by Kubernetes until no pod uses them: here none ever does.
+        for path in left() {
+            api.merge(&path, &json!({"metadata": {"finalizers": null}}));
+        }
+        run.get()["metadata"]["finalizers"].is_null()
+    });
+    assert_eq!(left(), [""; 0]);
 }
 
 #[test]

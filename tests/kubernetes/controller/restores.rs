@@ -33,15 +33,7 @@ impl Scene {
         // Pods want one; nobody makes it here.
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         shop.cluster.api.create(&shop.core("serviceaccounts"), &account);
-        let claim = json!({
-            "metadata": {"name": "root"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        });
-        let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "root"}});
-        let spec = json!({"runStrategy": "Always", "template": {"spec": {"volumes": [volume]}}});
-        let machine = json!({"metadata": {"name": "web"}, "spec": spec});
-        let definition = json!({"virtualMachine": machine, "persistentVolumeClaims": [claim]});
-        let point = make_point(&shop, &shop.namespace, &definition);
+        let point = make_point(&shop, &shop.namespace, &definition());
         Self { shop, point }
     }
 
@@ -50,14 +42,45 @@ impl Scene {
     }
 
     fn restore_of(&self, name: &'static str, point: &str, target: &Value) -> Restore<'_> {
-        let mut spec = json!({"point": point, "repository": {"name": "offsite", "namespace": "remora"}});
-        spec.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
-        let metadata = json!({"name": name});
-        let run =
-            json!({"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": metadata, "spec": spec});
-        self.shop.cluster.api.create(&self.shop.list("remora.dev/v1alpha1", "restoreruns"), &run).ok();
-        Restore { shop: &self.shop, name }
+        restore(&self.shop, name, point, target)
     }
+}
+
+/// The machine of a shop, with its claim, as its point has it.
+fn definition() -> Value {
+    let claim = json!({
+        "metadata": {"name": "root"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "root"}});
+    let spec = json!({"runStrategy": "Always", "template": {"spec": {"volumes": [volume]}}});
+    let machine = json!({"metadata": {"name": "web"}, "spec": spec});
+    json!({"virtualMachine": machine, "persistentVolumeClaims": [claim]})
+}
+
+/// Asks for a restore.
+fn restore<'a>(shop: &'a Shop, name: &'static str, point: &str, target: &Value) -> Restore<'a> {
+    let mut spec = json!({"point": point, "repository": {"name": "offsite", "namespace": "remora"}});
+    spec.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
+    let metadata = json!({"name": name});
+    let run = json!({"apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": metadata, "spec": spec});
+    shop.cluster.api.create(&shop.list("remora.dev/v1alpha1", "restoreruns"), &run).ok();
+    Restore { shop, name }
+}
+
+/// In a cluster without KubeVirt: a machine cannot be had, and that is said before anything is written. Claims can.
+pub(super) fn without_kubevirt_disks_go_to_claims_and_a_machine_is_refused(shop: &Shop) {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    shop.cluster.api.create(&shop.core("serviceaccounts"), &account);
+    let point = make_point(shop, &shop.namespace, &definition());
+    let run = restore(shop, "machine", &point, &json!({"virtualMachine": {"name": "copy"}}));
+    let message = run.waits_for("Failed", "NoKubeVirt");
+    assert!(message.contains("Install KubeVirt 1.8") && message.contains("restore the disks to claims"), "{message}");
+    shop.tells("RestoreRun", "machine", "NoKubeVirt");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    let list = |plural| shop.names(&shop.core(plural));
+    assert_eq!((list("persistentvolumeclaims"), list("pods"), list("secrets")), (vec![], vec![], vec![]));
+    restore(shop, "claims", &point, &to("copy")).worker().runs();
 }
 
 /// A point of machine `web` of a namespace, by the tenant of a namespace.
@@ -250,10 +273,7 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     twin.waits_for("Failed", "OriginalExists");
     let class = json!({"disks": [{"disk": "root", "claim": "copy", "storageClassName": "thick"}]});
     assert!(scene.restore("class", &class).waits_for("Failed", "NoStorageClass").contains("one of: thin"));
-    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
-    shop.cluster.api.create(&shop.core("resourcequotas"), &quota).ok();
-    let counted = json!({"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}});
-    shop.cluster.api.merge(&format!("{}/none/status", shop.core("resourcequotas")), &counted).ok();
+    shop.uses_up("pods");
     let refused = scene.restore("refused", &to("copy"));
     assert!(refused.waits_for("Failed", "WorkerRefused").contains("exceeded quota"));
     wait_until("something half-made is left", SOON, || {
@@ -356,6 +376,34 @@ pub(super) fn a_machine_is_made_when_its_disks_are_written() {
     assert_eq!(spec["runStrategy"], "Always", "{spec:#}");
     let volume = json!({"name": "root", "persistentVolumeClaim": {"claimName": "copy-root"}});
     assert_eq!(spec["template"]["spec"]["volumes"], json!([volume]));
+}
+
+/// What is written by then stays: it can be made a machine of by hand.
+#[test]
+fn a_machine_that_the_cluster_refuses_leaves_the_claims_and_one_whose_claims_it_refuses_leaves_nothing() {
+    let scene = Scene::new();
+    let (shop, machines) = (&scene.shop, scene.shop.list("kubevirt.io/v1", "virtualmachines"));
+    let run = scene.restore("machine", &json!({"virtualMachine": {"name": "copy"}}));
+    run.worker().runs();
+    run.claim();
+    shop.uses_up("virtualmachines.kubevirt.io");
+    run.write("one", &run.with("Written", "True", "Verified")).ok();
+    run.worker().goes();
+    let message = run.waits_for("Failed", "MachineRefused");
+    for words in ["quota", "create another RestoreRun", "All disks are written, and their claims stay."] {
+        assert!(message.contains(words), "wanted {words:?} in {message:?}");
+    }
+    shop.tells("RestoreRun", "machine", "MachineRefused");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    assert_eq!((claims(shop), shop.made()), (vec!["copy-root".to_owned(), "root".to_owned()], vec![]));
+    assert_eq!(shop.names(&machines), ["web"]);
+
+    shop.uses_up("persistentvolumeclaims");
+    let run = scene.restore("claims", &to("more"));
+    assert!(run.waits_for("Failed", "ClaimRefused").contains("quota"));
+    shop.tells("RestoreRun", "claims", "ClaimRefused");
+    wait_until("the finalizer stays", SOON, || run.is_done());
+    assert_eq!((claims(shop), shop.made()), (vec!["copy-root".to_owned(), "root".to_owned()], vec![]));
 }
 
 #[test]

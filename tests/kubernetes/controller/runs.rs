@@ -230,22 +230,28 @@ fn a_run_that_nobody_has_claimed_is_cancelled_and_is_late_by_itself() {
     waits_until_gone(&deleted);
 }
 
+/// Each of what an attempt wants, refused by a quota of the namespace that is used up.
 #[test]
-fn a_scratch_that_is_refused_is_told_and_nothing_half_made_is_left() {
-    let shop = Shop::open();
-    let metadata = json!({"name": "small"});
-    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"count/secrets": "0"}}});
-    shop.cluster.api.create(&shop.core("resourcequotas"), &quota).ok();
-    // Quotas are counted by another program: here nobody is.
-    let used = json!({"status": {"hard": {"count/secrets": "0"}, "used": {"count/secrets": "0"}}});
-    shop.cluster.api.merge(&format!("{}/small/status", shop.core("resourcequotas")), &used).ok();
-    let run = shop.run("run", &json!({}));
-    run.claim();
-    run.wants(1);
-    let message = run.waits_for("Prepared", "TokenRefused");
-    assert!(message.contains("exceeded quota"), "{message}");
-    run.end("Failed");
-    waits_until_nothing_is_left(&shop);
+fn what_the_cluster_refuses_of_an_attempt_is_told_and_nothing_half_made_is_left() {
+    for (refused, reason) in [
+        ("virtualmachinebackuptrackers.backup.kubevirt.io", "TrackerRefused"),
+        ("persistentvolumeclaims", "ScratchRefused"),
+        ("secrets", "TokenRefused"),
+        ("virtualmachinebackups.backup.kubevirt.io", "BackupRefused"),
+    ] {
+        let shop = Shop::open();
+        shop.uses_up(refused);
+        let run = shop.run("run", &json!({}));
+        run.claim();
+        run.wants(1);
+        let message = run.waits_for("Prepared", reason);
+        assert!(message.contains("quota") && message.contains("create another BackupRun"), "{message}");
+        assert_eq!(run.says("Prepared")["status"], "False", "{reason}");
+        shop.tells("BackupRun", "run", reason);
+        run.end("Failed");
+        waits_until_nothing_is_left(&shop);
+        wait_until("the finalizer stays", SOON, || run.get()["metadata"]["finalizers"].is_null());
+    }
 }
 
 #[test]

@@ -158,11 +158,12 @@ fn each_machine_that_a_policy_selects_has_one_run_whoever_acts() {
     let later = lab
         .policy("later", "later", EACH_MINUTE)
         .replace("{repository: offsite}", "{repository: offsite, scratch: {storageClassName: fast}}")
-        + "verify: {every: 7d}\n";
+        + "verify: {every: 7d}\ndeadline: 72h\n";
     lab.put(&[("nightly.yaml", &nightly), ("later.yaml", &later)]);
     let verified = lab.waits_for("later", 1);
     assert_eq!(machines_of(&verified), ["other".to_owned()].into());
     assert_eq!((&verified[0]["spec"]["verify"], &runs[0]["spec"]["verify"]), (&json!("All"), &json!("None")));
+    assert_eq!((&verified[0]["spec"]["deadline"], &runs[0]["spec"]["deadline"]), (&json!("72h"), &json!("4h")));
     let class = |run: &Value| text(&run["spec"]["scratch"]["storageClassName"]);
     assert_eq!((class(&verified[0]), class(&runs[0])), ("fast".to_owned(), String::new()));
     let names = |runs: &[Value]| runs.iter().map(|run| text(&run["metadata"]["name"])).collect::<BTreeSet<_>>();

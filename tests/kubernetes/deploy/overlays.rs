@@ -138,3 +138,31 @@ fn openshift_allows_the_agents_what_they_ask_for_and_nothing_else() {
     let kinds = volumes.flat_map(|volume| volume.as_object().unwrap().keys().filter(|key| *key != "name").cloned());
     assert_eq!(set(&allowed["volumes"]), kinds.collect::<BTreeSet<_>>());
 }
+
+/// What is served is reached where network policies are enforced, and keys by agents alone.
+#[test]
+fn the_network_policies_open_what_is_served_and_the_keys_to_agents_alone() {
+    for overlay in ["overlays/plain", "overlays/openshift", "overlays/velero", "overlays/oadp"] {
+        let objects = built(api(), overlay);
+        for (kind, program) in [("DaemonSet", "remora-agent"), ("Deployment", "remora-controller")] {
+            let (policy, workload) = (find(&objects, "NetworkPolicy", program), find(&objects, kind, program));
+            assert_eq!(policy["metadata"]["namespace"], workload["metadata"]["namespace"], "{program} in {overlay}");
+            let (policy, pod) = (&policy["spec"], &workload["spec"]["template"]);
+            assert_eq!(policy["policyTypes"], json!(["Ingress"]));
+            for (label, value) in policy["podSelector"]["matchLabels"].as_object().unwrap() {
+                assert_eq!(pod["metadata"]["labels"][label], *value, "{program} in {overlay}");
+            }
+            let names = |list: &Value, field: &str| {
+                let list = list.as_array().unwrap().iter();
+                list.map(|one| one[field].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+            };
+            let rules = policy["ingress"].as_array().unwrap();
+            let opened: BTreeSet<_> = rules.iter().flat_map(|rule| names(&rule["ports"], "port")).collect();
+            assert_eq!(opened, names(&pod["spec"]["containers"][0]["ports"], "name"), "{program} in {overlay}");
+            let agents = json!([{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "remora-agent"}}}]);
+            for rule in rules.iter().filter(|rule| names(&rule["ports"], "port").contains("keys")) {
+                assert_eq!((&rule["from"], rule["ports"].as_array().unwrap().len()), (&agents, 1), "{overlay}");
+            }
+        }
+    }
+}

@@ -25,6 +25,22 @@ fn a_node_tells_what_its_agent_can_do_and_when_it_has_stopped() {
 }
 
 #[test]
+fn a_node_that_lacks_something_says_what_to_do_until_it_has_it() {
+    let (scene, worker) = (Scene::new(), Played::default());
+    worker.lacks(Some("there is nothing to play on: mount a piano there"));
+    let _agent = scene.agent("agent", worker.clone());
+    let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
+    let ready = || scene.api().look(&path).body["status"]["conditions"][0].clone();
+    soon("it says what it lacks", || ready()["reason"] == "NodeLacks");
+    let said = ready();
+    let what = json!("playing: there is nothing to play on: mount a piano there");
+    assert_eq!((&said["status"], &said["message"]), (&json!("False"), &what));
+    worker.lacks(None);
+    soon("it is ready", || ready()["status"] == "True");
+    assert_eq!(scene.api().get(&path)["status"]["capabilities"][0]["available"], true);
+}
+
+#[test]
 fn the_agent_node_is_its_node_s() {
     let scene = Scene::new();
     let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);

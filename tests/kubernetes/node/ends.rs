@@ -96,7 +96,7 @@ fn the_end_of_a_run_is_an_event_of_its_machine_too() {
     );
     let (run, [reason, kind, message]) = &told[1];
     assert_eq!((run, reason.as_str(), kind.as_str()), (&json!("first"), "Stored", "Normal"));
-    assert!(message.contains("is stored"), "{message}");
+    assert!(message.contains("is stored; played"), "{message}");
 }
 
 #[test]

@@ -44,6 +44,7 @@ struct Play {
     committed: Mutex<BTreeMap<String, Point>>,
     asked: Mutex<Vec<String>>,
     policies: watch::Sender<Vec<PolicyState>>,
+    lacks: Mutex<Option<&'static str>>,
 }
 
 impl Default for Play {
@@ -56,6 +57,7 @@ impl Default for Play {
             committed: Mutex::default(),
             asked: Mutex::default(),
             policies: watch::Sender::default(),
+            lacks: Mutex::default(),
         }
     }
 }
@@ -95,6 +97,11 @@ impl Played {
     /// These policies are in force from now on.
     pub(super) fn has_policies(&self, policies: Vec<PolicyState>) {
         self.0.policies.send_replace(policies);
+    }
+
+    /// What the node lacks from now on, if anything.
+    pub(super) fn lacks(&self, what: Option<&'static str>) {
+        *self.0.lacks.lock().unwrap() = what;
     }
 
     /// Notes that an attempt has committed a point.
@@ -163,7 +170,8 @@ impl Worker for Played {
     }
 
     async fn capabilities(&self) -> Vec<Capability> {
-        vec![Capability { name: "playing".into(), available: true, message: "well".into() }]
+        let lacks = *self.0.lacks.lock().unwrap();
+        vec![Capability { name: "playing".into(), available: lacks.is_none(), message: lacks.unwrap_or("well").into() }]
     }
 
     fn policies(&self) -> Option<watch::Receiver<Vec<PolicyState>>> {

@@ -90,6 +90,16 @@ async fn a_run_has_the_scratch_of_its_policy_and_the_cluster_s_default_if_that_n
 }
 
 #[tokio::test]
+async fn a_run_has_the_deadline_of_its_policy() {
+    let runs = [run("2026-01-10T02:00:01Z", made("2026-01-10T02:00:02Z"))];
+    for (more, deadline) in [("", None), ("deadline: 12h\n", Some(Duration::from_hours(12)))] {
+        let (_keep, mut controller) = controller(&format!("{NIGHTLY}{more}"));
+        let due = due(&mut controller, &runs, "2026-01-11T02:00:00Z").await;
+        assert_eq!(due.iter().map(|due| due.deadline).collect::<Vec<_>>(), [deadline], "{more}");
+    }
+}
+
+#[tokio::test]
 async fn what_runs_tell_is_not_done_again_and_what_was_missed_is_made_up_for_once() {
     let (_keep, mut controller) = controller(NIGHTLY);
     let older = run("2026-01-10T02:00:01Z", made("2026-01-10T02:00:02Z"));

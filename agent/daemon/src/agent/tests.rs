@@ -81,6 +81,36 @@ async fn a_run_that_dies_has_failed_and_the_others_are_at_work_still() {
     assert_eq!(agent.metrics.runs.get_or_create(&failed).get(), 1);
 }
 
+/// Two policies may select one VM, and both be due: it has one run at a time, and no place is kept for the other.
+#[tokio::test]
+async fn a_vm_that_has_a_run_waits_with_the_next_one_and_holds_up_no_other() {
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = nightly(state.path());
+    let generation = after(&agent.policies.borrow(), &NIGHTLY.replace("[db]", "[db, web]"));
+    agent.policies = watch::channel(Arc::new(generation)).1;
+    let yesterday = Timestamp::now() - SignedDuration::from_hours(48);
+    // The one that cannot begin has waited longest.
+    for (vm, hours) in [("db", 2), ("web", 1)] {
+        agent.ledger.ledger.put(charge(vm), Entry::new(yesterday - SignedDuration::from_hours(hours)));
+    }
+    let other = Charge { policy: "other".into(), ..charge("db") };
+    agent.begin(other.clone(), Timestamp::now(), std::future::pending());
+    agent.start_what_is_due().await;
+    let at_work = |agent: &Agent| {
+        let mut charges: Vec<_> = agent.at_work.values().map(|at_work| at_work.charge.clone()).collect();
+        charges.sort();
+        charges
+    };
+    assert_eq!(at_work(&agent), [charge("web"), other.clone()]);
+    assert_eq!((agent.metrics.running.get(), agent.metrics.waiting.get()), (2, 1));
+    // Nor are there more at once than there may be, whoever waits.
+    agent.at_work.retain(|_, at_work| at_work.charge != other);
+    agent.start_what_is_due().await;
+    assert_eq!(at_work(&agent), [charge("web")]);
+    assert_eq!(agent.metrics.waiting.get(), 2, "both are due still, by what is written down");
+    agent.running.abort_all();
+}
+
 #[tokio::test]
 async fn since_when_a_vm_is_selected_is_written_down_before_its_first_run() {
     let state = tempfile::tempdir().unwrap();

@@ -86,7 +86,10 @@ pub(super) async fn observe(
         return Ok(observed);
     }
     let trackers: Api<VirtualMachineBackupTracker> = reader.api();
-    let trackers = trackers.list(&ListParams::default()).await?.items;
+    let trackers = match trackers.list(&ListParams::default()).await {
+        Err(error) if is_unknown(&error) => Vec::new(),
+        trackers => trackers?.items,
+    };
     observed.foreign = foreign(&observed.run, &uid, &backups, &trackers);
     if let Some(attempt) = attempt {
         observed.names = names(&observed, &attempt.backup, &backups, &beside, &trackers);
@@ -269,7 +272,11 @@ impl Reader<'_> {
             return Ok(false);
         }
         let name = &run.spec.virtual_machine;
-        let instance = self.api::<VirtualMachineInstance>().get_opt(name).await?;
+        let instance = match self.api::<VirtualMachineInstance>().get_opt(name).await {
+            // With KubeVirt went what it was attached to.
+            Err(error) if is_unknown(&error) => None,
+            instance => instance?,
+        };
         let attached = instance.map(|instance| instance.spec.utility_volumes).unwrap_or_default();
         Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
     }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-pub(super) use objects::{Mounted, Mounts, Overlay, Task, worker_name};
+pub(super) use objects::{Mounted, Mounts, Overlay, Placement, Task, worker_name};
 pub(super) use plan::{Trouble, WorkerStep, no_agent, refused, take};
 
 use self::objects::{AGENT_CERTIFICATE, AGENT_KEY, CA, PORT};

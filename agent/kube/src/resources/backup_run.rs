@@ -168,7 +168,7 @@ pub struct BackupRunStatus {
     /// `full`, `incremental` or `reread`: the costliest of the disks'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<String>,
-    /// Why.
+    /// Why that much was read, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Bytes to read, as far as known.
@@ -230,14 +230,14 @@ pub enum AttemptState {
 pub struct DiskResult {
     /// The volume's name in the virtual machine.
     pub name: String,
-    /// Its size in bytes.
+    /// The disk's size in bytes.
     pub size_bytes: i64,
     /// `full`, `incremental` or `reread`.
     pub decision: String,
-    /// Why.
+    /// Why that much of the disk was read, in words.
     pub reason: String,
-    /// Bytes read of it.
+    /// Bytes read of the disk.
     pub read_bytes: i64,
-    /// Bytes stored of it, compressed.
+    /// Bytes stored of the disk, compressed.
     pub stored_bytes: i64,
 }

@@ -115,7 +115,7 @@ pub struct RestoreRunStatus {
     /// When the work began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When it ended.
+    /// When it ended, complete or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
     /// Bytes to write.

@@ -1,5 +1,6 @@
 //! From YAML to documents.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use remora_core::Result;
@@ -17,6 +18,9 @@ const LONGEST: usize = 1 << 20;
 
 /// How long the last good version of an access policy decides unless the document says otherwise.
 const MAX_STALENESS: Duration = Duration::from_hours(24);
+
+/// What a run may be given: nothing is backed up in less, and a `BackupRun` has no more.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(72);
 
 /// The first look at a document.
 #[derive(Deserialize)]
@@ -36,6 +40,7 @@ struct BackupYaml {
     target: Option<TargetYaml>,
     #[serde(default)]
     quiesce: Quiesce,
+    deadline: Option<Spanned<String>>,
     verify: Option<VerifyYaml>,
 }
 
@@ -94,6 +99,7 @@ impl At<'_> {
     fn backup(&self, yaml: BackupYaml) -> Result<BackupDocument> {
         let scratch_class = yaml.target.as_ref().map(|target| self.scratch_class(target)).transpose()?.flatten();
         let verify_every = yaml.verify.map(|verify| self.length("verify.every", &verify.every)).transpose()?;
+        let deadline = yaml.deadline.as_ref().map(|text| self.deadline(text)).transpose()?;
         Ok(BackupDocument {
             name: self.name(yaml.name)?,
             select: self.uses("select", &yaml.select.module, yaml.select.settings)?,
@@ -102,8 +108,19 @@ impl At<'_> {
             target: yaml.target.map(|target| self.target(target)).transpose()?.flatten(),
             scratch_class,
             quiesce: yaml.quiesce,
+            deadline,
             verify_every,
         })
+    }
+
+    fn deadline(&self, text: &Spanned<String>) -> Result<Duration> {
+        let length = self.length("deadline", text)?;
+        if DEADLINES.contains(&length) {
+            return Ok(length);
+        }
+        Err(self
+            .error(Some(text.referenced.line()), format!("deadline: no run has {}", text.value))
+            .advise("Give it between 1m and 72h."))
     }
 
     fn access(&self, yaml: AccessYaml) -> Result<AccessDocument> {
@@ -151,6 +168,7 @@ retention: {module: builtin:gfs, settings: {last: 3, daily: 7}}
 target:    {repository: offsite, mover: vault}
 quiesce:   required
 verify:    {every: 7d}
+deadline:  12h
 ";
 
     #[test]
@@ -158,6 +176,7 @@ verify:    {every: 7d}
         let Document::Backup(document) = parse("nightly.yaml", NIGHTLY).unwrap() else { panic!("another kind") };
         assert_eq!((document.name.as_str(), document.quiesce), ("nightly", Quiesce::Required));
         assert_eq!(document.verify_every, Some(Duration::from_hours(7 * 24)));
+        assert_eq!(document.deadline, Some(Duration::from_hours(12)));
         assert_eq!(document.select.settings.json(), r#"{"matchLabels":{"backup":"nightly"}}"#);
         let schedule = &document.schedule.settings;
         let json: serde_json::Value = serde_json::from_str(&schedule.json()).unwrap();
@@ -194,6 +213,9 @@ verify:    {every: 7d}
             (&NIGHTLY.replace("quiesce:", "quiet:"), 13, "policies.md"),
             (&NIGHTLY.replace("required", "perhaps"), 13, "policies.md"),
             (&NIGHTLY.replace("7d", "often"), 14, "7d"),
+            (&NIGHTLY.replace("12h", "soon"), 15, "12h"),
+            (&NIGHTLY.replace("12h", "59s"), 15, "1m and 72h"),
+            (&NIGHTLY.replace("12h", "73h"), 15, "1m and 72h"),
             (&NIGHTLY.replace("mover: vault", "mover: acme"), 12, "vault"),
             ("kind: AccessPolicy\nname: files\nauthorize: []\n", 3, "Delete"),
             ("kind: AccessPolicy\nname: [\n", 2, "policies.md"),

@@ -321,6 +321,7 @@ impl Loading<'_> {
             target: document.target,
             scratch_class: document.scratch_class,
             quiesce: document.quiesce,
+            deadline: document.deadline,
             verify_every: document.verify_every,
         })
     }

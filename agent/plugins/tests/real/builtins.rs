@@ -104,8 +104,76 @@ async fn cron_runs_once_where_clocks_change() {
     for (after, expected) in table {
         assert_eq!(next(&nightly, after, after, 0).await, Some(time(expected)), "after {after}");
     }
+    // Not in the second of the two hours, whenever somebody asks in it.
+    let late = next(&nightly, "2026-10-25T01:05:00Z", "2026-10-25T01:05:00Z", 0).await;
+    assert_eq!(late, Some(time("2026-10-26T01:15:00Z")));
     let database = nightly.facts().iter().find(|(name, _)| name == "time zone database");
     assert!(database.is_some_and(|(_, version)| version.starts_with("20")), "{database:?}");
+}
+
+/// Each run follows the one before it: none is left out where clocks go forward, and none is made twice where they go back.
+#[tokio::test]
+async fn cron_runs_once_where_clocks_change_at_each_of_several_times() {
+    let host = host();
+    let table = [
+        // Twice a day: in the gap at its end.
+        (
+            "30 2,14 * * *",
+            "Europe/Prague",
+            &["2026-03-28T13:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T12:30:00Z", "2026-03-30T00:30:00Z"][..],
+        ),
+        // And the first of those that come twice.
+        (
+            "30 2,14 * * *",
+            "Europe/Prague",
+            &["2026-10-24T12:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T13:30:00Z", "2026-10-26T01:30:00Z"],
+        ),
+        // Two in one gap are one run, and in the hour that comes twice they are two.
+        (
+            "0,30 2 * * *",
+            "Europe/Prague",
+            &["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:00:00Z", "2026-03-30T00:30:00Z"],
+        ),
+        (
+            "0,30 2 * * *",
+            "Europe/Prague",
+            &["2026-10-24T00:30:00Z", "2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:00:00Z"],
+        ),
+        // Clocks that go forward at midnight.
+        (
+            "15 0,1 * * *",
+            "Africa/Cairo",
+            &["2024-04-24T23:15:00Z", "2024-04-25T22:00:00Z", "2024-04-25T22:15:00Z", "2024-04-26T21:15:00Z"],
+        ),
+        // What follows the clock leaves out what it does not show, and runs as often as it shows it.
+        ("30 * * * *", "Europe/Prague", &["2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"]),
+        ("30 * * * *", "Europe/Prague", &["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"]),
+    ];
+    for (expression, zone, runs) in table {
+        let settings = serde_json::json!({"cron": expression, "timezone": zone}).to_string();
+        let policy = cron(&host, &settings);
+        for pair in runs.windows(2) {
+            let found = next(&policy, pair[0], pair[0], 0).await;
+            assert_eq!(found, Some(time(pair[1])), "{expression} in {zone} after {}", pair[0]);
+        }
+    }
+}
+
+/// In the night in which 2:00 to 3:00 comes twice, a window that ends at 2:30 ends when the clocks show that for good.
+#[tokio::test]
+async fn a_blackout_lasts_as_long_as_the_clocks_show_it() {
+    let settings =
+        r#"{"cron": "0 23 * * *", "timezone": "Europe/Prague", "blackout": [{"from": "22:00", "to": "02:30"}]}"#;
+    let policy = cron(&host(), settings);
+    for (now, expected) in [
+        ("2026-10-24T23:15:00Z", "2026-10-25T01:30:00Z"),
+        ("2026-10-25T01:15:00Z", "2026-10-25T01:30:00Z"),
+        ("2026-10-25T01:30:00Z", "2026-10-24T21:00:00Z"),
+        // An ordinary night.
+        ("2026-10-26T00:15:00Z", "2026-10-26T01:30:00Z"),
+    ] {
+        assert_eq!(next(&policy, "2026-10-24T12:00:00Z", now, 0).await, Some(time(expected)), "at {now}");
+    }
 }
 
 #[tokio::test]
@@ -193,6 +261,16 @@ async fn adaptive_comes_sooner_to_a_vm_that_changes_more() {
     for (runs, seconds) in table {
         let answers = policy.next(&[question(runs.clone())]).await.unwrap();
         assert_eq!(answers[0].start.unwrap().duration_since(now).as_secs(), seconds, "{runs:?}");
+    }
+    // What is due in a blackout, for the first time too, begins at its end.
+    let within = r#"{"min": "1h", "max": "24h", "target": "1GiB", "blackout": [{"from": "12:00", "to": "18:00"}]}"#;
+    let policy = SchedulePolicy::load(&host, builtin("adaptive"), within).unwrap();
+    for (runs, start) in [
+        (Vec::new(), "2026-01-12T18:00:00Z"),
+        (runs(256 << 20), "2026-01-12T18:00:00Z"),
+        (runs(0), "2026-01-13T18:00:00Z"),
+    ] {
+        assert_eq!(policy.next(&[question(runs.clone())]).await.unwrap()[0].start, Some(time(start)), "{runs:?}");
     }
     assert_eq!(
         fields(SchedulePolicy::load(&host, builtin("adaptive"), r#"{"min": "5s", "max": "1s", "target": "1GiB"}"#)),

@@ -164,7 +164,13 @@ fn borrows(name: &str, value: &str) -> bool {
     const GOOGLES: &[&str] = &["gcs_base_url", "disable_oauth"];
     NAMING.iter().any(|end| name.ends_with(end))
         || name.contains("endpoint_url")
-        || (name == SERVICE_ACCOUNT && GOOGLES.iter().any(|word| value.contains(word)))
+        || (name == SERVICE_ACCOUNT && GOOGLES.iter().any(|word| has_field(value, word)))
+}
+
+/// Whether a JSON text has a field, however its name is written there. One that is no JSON is refused by who opens it.
+fn has_field(text: &str, field: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
+        .is_ok_and(|fields| fields.contains_key(field))
 }
 
 fn usage(vendor: Vendor) -> &'static str {
@@ -371,6 +377,8 @@ mod tests {
             (Vendor::Azure, "azure_federated_token_file=/var/run/secrets/token\n".into()),
             (Vendor::Azure, "azure_client_secret=s\nazure_authority_host=http://10.0.0.1\n".into()),
             (Vendor::Google, r#"{"type": "service_account", "gcs_base_url": "http://10.0.0.1"}"#.into()),
+            (Vendor::Google, r#"{"type": "service_account", "gcs\u005fbase_url": "http://10.0.0.1"}"#.into()),
+            (Vendor::Google, r#"{"type": "service_account", "disable_oauth": true}"#.into()),
         ] {
             let error = within(vendor, &text).unwrap_err();
             assert!(error.kind() == ErrorKind::Refused && error.advice().is_some(), "{text}: {}", error.chain());

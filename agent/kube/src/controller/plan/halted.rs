@@ -42,7 +42,7 @@ fn next(observed: &Observed, claims: &[Claim]) -> Result<Next, Trouble> {
         return Ok(Next::Make(Vec::new()));
     }
     let mounted = |claim: &Claim| Mounted { claim: claim.name.clone(), block: claim.block == Some(true) };
-    let mounts = Mounts { disks: claims.iter().map(mounted).collect(), overlays: Vec::new() };
+    let mounts = Mounts { disks: claims.iter().map(mounted).collect(), ..Mounts::default() };
     let steps = observed.worker.making(&observed.run, Task::Lend, observed.image.as_ref(), &mounts)?;
     if !steps.is_empty() {
         return Ok(Next::Make(steps.into_iter().map(Step::Worker).collect()));

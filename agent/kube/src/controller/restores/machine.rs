@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::conditions::Says;
+use crate::controller::worker::Placement;
 use crate::kubevirt::RUN_LABEL;
 use crate::resources::VirtualMachineTarget;
 
@@ -15,6 +16,12 @@ const NOT_OURS: &[&str] = &["kubevirt.io/", "kubectl.kubernetes.io/"];
 pub(super) fn original(definition: &str) -> Option<String> {
     let definition: Value = serde_json::from_str(definition).ok()?;
     definition["virtualMachine"]["metadata"]["name"].as_str().map(ToOwned::to_owned)
+}
+
+/// Where the original may run, and so the machine that is made of it.
+pub(super) fn placement(definition: &str) -> Placement {
+    let definition: Value = serde_json::from_str(definition).unwrap_or_default();
+    serde_json::from_value(definition["virtualMachine"]["spec"]["template"]["spec"].clone()).unwrap_or_default()
 }
 
 /// The machine, of disks that are now in claims: by the volume's name.

@@ -179,7 +179,7 @@ async fn machine_facts(reader: &Reader<'_>, observed: &Observed, uid: &str) -> R
     let Some(wanted) = &observed.run.spec.virtual_machine else { return Ok(MachineFacts::default()) };
     let api = kubevirt(reader, "VirtualMachine");
     let there = match api.get_opt(&wanted.name).await {
-        Err(error) if is_unknown(&error) => None,
+        Err(error) if is_unknown(&error) => return Ok(MachineFacts { unknown: true, ..MachineFacts::default() }),
         there => there?,
     };
     let ours = |machine: &DynamicObject| machine.labels().get(RUN_LABEL).is_some_and(|of| of == uid);
@@ -194,5 +194,5 @@ async fn machine_facts(reader: &Reader<'_>, observed: &Observed, uid: &str) -> R
         Some(original) if original != wanted.name => api.get_opt(&original).await?.is_some(),
         _ => false,
     };
-    Ok(MachineFacts { taken, original })
+    Ok(MachineFacts { taken, original, unknown: false })
 }

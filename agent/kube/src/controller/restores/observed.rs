@@ -57,6 +57,8 @@ pub(super) struct ClaimFacts {
 /// The machine that is wanted, and the one that the point is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MachineFacts {
+    /// Whether the API server knows of no machines: there is no KubeVirt.
+    pub(super) unknown: bool,
     /// What its name stands for.
     pub(super) taken: Taken,
     /// Whether the original is there.

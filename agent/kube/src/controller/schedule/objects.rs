@@ -1,5 +1,7 @@
 //! The `BackupRun` of what is due.
 
+use std::time::Duration;
+
 use remora_core::point;
 
 use super::DueRun;
@@ -26,7 +28,7 @@ pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
             point::Quiesce::Never => Quiesce::Never,
         },
         scratch: due.scratch.clone(),
-        deadline: "4h".into(),
+        deadline: due.deadline.map_or_else(|| "4h".to_owned(), written),
         verify: due.verify,
         cancel: false,
     };
@@ -37,6 +39,16 @@ pub(super) fn run(due: &DueRun, namespace: &str) -> BackupRun {
     run.metadata.labels = Some(labels);
     run.metadata.annotations = Some([(DUE.to_owned(), due.start.to_string())].into());
     run
+}
+
+/// As a `BackupRun` has it.
+fn written(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match (seconds / 60, seconds % 60) {
+        (minutes, 0) if minutes % 60 == 0 => format!("{}h", minutes / 60),
+        (minutes, 0) => format!("{minutes}m"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
 }
 
 /// What nobody would choose for another run: of the machine, the policy, and what it follows.
@@ -79,6 +91,7 @@ mod tests {
             repository: "offsite".into(),
             quiesce: point::Quiesce::Preferred,
             scratch: ScratchSpec::default(),
+            deadline: None,
             verify: Verify::All,
         }
     }
@@ -112,6 +125,15 @@ mod tests {
         assert_eq!(run.spec.repository.namespace.as_deref(), Some("remora"));
         assert_eq!((run.metadata.namespace.as_deref(), run.spec.verify), (Some("shop"), Verify::All));
         assert_eq!(crate::controller::schedule::history::policy(&run), Some("nightly"));
+    }
+
+    #[test]
+    fn a_run_has_the_time_that_is_asked_for_and_else_four_hours() {
+        for (seconds, text) in [(72 * 3600, "72h"), (5400, "90m"), (71 * 3600 + 60, "4261m"), (61, "1m1s")] {
+            let due = DueRun { deadline: Some(Duration::from_secs(seconds)), ..due("nightly", "web", 1000) };
+            assert_eq!(run(&due, "remora").spec.deadline, text);
+        }
+        assert_eq!(run(&due("nightly", "web", 1000), "remora").spec.deadline, "4h");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The port to what policies say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -80,6 +81,8 @@ pub struct DueRun {
     pub quiesce: Quiesce,
     /// The scratch volume.
     pub scratch: ScratchSpec,
+    /// How long it may take, counted from when it is made; four hours if none.
+    pub deadline: Option<Duration>,
     /// What is read back of the point.
     pub verify: Verify,
 }

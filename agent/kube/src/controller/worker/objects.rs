@@ -1,16 +1,17 @@
 //! The objects of a worker: its pod, and the Secret of its certificates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, KeyToPath, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext,
-    PodSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext, Volume, VolumeDevice,
-    VolumeMount,
+    Affinity, Capabilities, Container, ContainerPort, KeyToPath, PersistentVolumeClaimVolumeSource, Pod,
+    PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext,
+    Toleration, Volume, VolumeDevice, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use remora_transfer::Credentials;
+use serde::Deserialize;
 
 use super::Image;
 use crate::controller::objects::managed;
@@ -48,12 +49,23 @@ pub(in crate::controller) struct Mounted {
 }
 
 /// The claims that a worker mounts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::controller) struct Mounts {
     /// What it writes, or reads.
     pub(in crate::controller) disks: Vec<Mounted>,
     /// What would hide what it writes, and is removed first.
     pub(in crate::controller) overlays: Vec<Overlay>,
+    /// Where the machine may run that is to have them.
+    pub(in crate::controller) placement: Placement,
+}
+
+/// On which nodes a machine may run, as its template has it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(in crate::controller) struct Placement {
+    node_selector: BTreeMap<String, String>,
+    affinity: Affinity,
+    tolerations: Vec<Toleration>,
 }
 
 /// The overlay through which a machine of KubeVirt has a claim: see `restores/overlays.rs`.
@@ -141,7 +153,7 @@ pub(in crate::controller) fn pod(run: &impl Run, task: Task, image: &Image, moun
         volume_devices: Some(devices).filter(|devices| !devices.is_empty()),
         ..Container::default()
     };
-    Pod { metadata: metadata(run), spec: Some(spec(container, volumes)), ..Pod::default() }
+    Pod { metadata: metadata(run), spec: Some(spec(container, volumes, &mounted.placement)), ..Pod::default() }
 }
 
 /// Read-only here, a device is read-only too: of that a container says nothing, and the kubelet takes it from here.
@@ -150,19 +162,22 @@ fn of_claim(name: &str, claim: &str, read_only: Option<bool>) -> Volume {
     Volume { name: name.into(), persistent_volume_claim: Some(source), ..Volume::default() }
 }
 
-fn spec(container: Container, volumes: Vec<Volume>) -> PodSpec {
+fn spec(container: Container, volumes: Vec<Volume>, placement: &Placement) -> PodSpec {
+    let mut node_selector = placement.node_selector.clone();
+    // Where there are agents, and where the machine can run.
+    let ours = [("kubernetes.io/os", "linux"), ("kubevirt.io/schedulable", "true")];
+    node_selector.extend(ours.map(|(label, value)| (label.to_owned(), value.to_owned())));
+    // What other pods are there is no matter of the claims.
+    let node_affinity = placement.affinity.node_affinity.clone();
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         // One that has died has left something half-written: the run says so.
         restart_policy: Some("Never".into()),
         termination_grace_period_seconds: Some(1),
-        // Where there are agents, and where the machine can run.
-        node_selector: Some(
-            [("kubernetes.io/os", "linux"), ("kubevirt.io/schedulable", "true")]
-                .map(|(label, value)| (label.to_owned(), value.to_owned()))
-                .into(),
-        ),
+        node_selector: Some(node_selector),
+        affinity: node_affinity.map(|of| Affinity { node_affinity: Some(of), ..Affinity::default() }),
+        tolerations: Some(placement.tolerations.clone()).filter(|all| !all.is_empty()),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(QEMU),

@@ -53,7 +53,9 @@ impl<W: Worker> Driven<W> {
                 if !self.write_all().await {
                     return Outcome::Lost;
                 }
-                let note = format!("point {} ({}) is stored", done.point.id, done.point.decision);
+                let stored = format!("point {} ({}) is stored", done.point.id, done.point.decision);
+                // What is not as it should be concerns the machine's owner too.
+                let note = [stored].into_iter().chain(done.notes).collect::<Vec<_>>().join("; ");
                 self.run.teller.stored(&self.run.object, &note).await;
             }
             Err(failure) => {

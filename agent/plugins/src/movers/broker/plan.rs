@@ -141,3 +141,133 @@ fn header_value(
     value.set_sensitive(sensitive);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::super::{Broker, BrokerOptions, Rules};
+    use super::*;
+    use crate::network::{Grants, SystemNames};
+
+    /// A mover's only secret, opened, and its number.
+    fn secret(bytes: &[u8]) -> (Secrets, u32) {
+        let options = BrokerOptions {
+            mover: "mover".to_owned(),
+            rules: Rules::default(),
+            grants: Grants::default(),
+            certificates: None,
+            secrets: BTreeMap::from([("key".to_owned(), Zeroizing::new(bytes.to_vec()))]),
+            names: Arc::new(SystemNames),
+            ear: None,
+        };
+        let mut secrets = Secrets::default();
+        let number = secrets.open(&Broker::new(options).unwrap(), "key").unwrap().unwrap();
+        (secrets, number)
+    }
+
+    fn request() -> Request {
+        Request {
+            method: "PUT".to_owned(),
+            url: String::new(),
+            headers: Vec::new(),
+            body: Body::None,
+            receive: Receive::Discard,
+            timeout_ms: 0,
+        }
+    }
+
+    fn with(headers: Vec<(&str, words::HeaderValue)>) -> Request {
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Request { headers, ..request() }
+    }
+
+    /// The plan of a call that sends eight bytes, and has room for as many.
+    fn planned(request: Request, secrets: &Secrets) -> Result<Planned, MoverError> {
+        let data = Payload::new(vec![Bytes::from_static(b"0123"), Bytes::from_static(b"4567")]);
+        plan("https://s3.example.com/b/k".parse().unwrap(), request, secrets, &data, &Sink::new(8))
+    }
+
+    #[track_caller]
+    fn refused(request: Request, secrets: &Secrets) -> String {
+        let shown = format!("{request:?}");
+        let Err(error) = planned(request, secrets) else { panic!("it is sent: {shown}") };
+        assert_eq!((error.class, error.code.as_str()), (Class::Invalid, "broker-request"), "{shown}");
+        error.message
+    }
+
+    #[test]
+    fn what_is_the_hosts_or_would_be_read_as_more_than_it_is_goes_into_no_request() {
+        let (none, text) = (Secrets::default(), |text: &str| words::HeaderValue::Text(text.to_owned()));
+        for (name, value) in [
+            ("host", "evil.example.com"),
+            ("content-length", "0"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "upgrade"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+            ("proxy-authorization", "Basic x"),
+            ("Host", "evil.example.com"),
+            ("x y", "1"),
+            ("", "1"),
+            ("x", "1\r\nhost: evil.example.com"),
+            ("x", "1\nhost: evil.example.com"),
+            ("x", "\0"),
+            ("x", "\u{e4}"),
+        ] {
+            refused(with(vec![(name, text(value))]), &none);
+        }
+        for method in ["", "CONNECT", "TRACE", "get", "GET /other", "GET\r\n", "ABCDEFGHIJKLMNOPQRSTU"] {
+            refused(Request { method: method.to_owned(), ..request() }, &none);
+        }
+        planned(with(vec![("x", text("1")), ("x-amz-date", text("20260101T000000Z"))]), &none).map(drop).unwrap();
+    }
+
+    #[test]
+    fn a_request_is_bounded_in_all_that_it_has_and_wants() {
+        let (none, long) = (Secrets::default(), |bytes| words::HeaderValue::Text("x".repeat(bytes)));
+        planned(with(vec![("x", long(1)); HEADERS]), &none).map(drop).unwrap();
+        refused(with(vec![("x", long(1)); HEADERS + 1]), &none);
+        planned(with(vec![("x", long(HEADER_BYTES - 1))]), &none).map(drop).unwrap();
+        refused(with(vec![("x", long(HEADER_BYTES))]), &none);
+        for (number, (body, fits)) in [
+            (Body::Inline(vec![0; INLINE_SENT]), true),
+            (Body::Inline(vec![0; INLINE_SENT + 1]), false),
+            (Body::Buffer { offset: 2, len: 6 }, true),
+            (Body::Buffer { offset: 8, len: 0 }, true),
+            (Body::Buffer { offset: 2, len: 7 }, false),
+            (Body::Buffer { offset: u64::MAX, len: 2 }, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(planned(Request { body, ..request() }, &none).is_ok(), fits, "body {number}");
+        }
+        let inline = |most| Request { receive: Receive::Inline(most), ..request() };
+        planned(inline(INLINE_RECEIVED), &none).map(drop).unwrap();
+        refused(inline(INLINE_RECEIVED + 1), &none);
+    }
+
+    #[test]
+    fn a_secret_is_sent_in_its_header_and_told_nowhere_else() {
+        let (secrets, number) = secret(b"canary");
+        let bearer = |number| words::HeaderValue::Secret("Bearer ".to_owned(), number);
+        let basic = |user: &str| words::HeaderValue::Basic(user.to_owned(), number);
+        let both = with(vec![("authorization", bearer(number)), ("x-other", basic("user"))]);
+        let Planned { request: (sent, _), basics } = planned(both, &secrets).unwrap();
+        let encoded = Base64::encode_string(b"user:canary");
+        assert_eq!(sent.headers()["authorization"], "Bearer canary");
+        assert_eq!(sent.headers()["x-other"], format!("Basic {encoded}"));
+        assert_eq!(basics, [encoded.as_str()], "it is blotted out too");
+        let shown = format!("{sent:?}");
+        assert!(!shown.contains("canary") && !shown.contains(&encoded), "{shown}");
+
+        refused(with(vec![("authorization", bearer(number + 1))]), &secrets);
+        refused(with(vec![("authorization", basic("user:other"))]), &secrets);
+        // Whoever wrote the file meant no header of its own.
+        let (secrets, number) = secret(b"canary\r\nhost: evil.example.com");
+        let said = refused(with(vec![("authorization", bearer(number))]), &secrets);
+        assert!(!said.contains("canary"), "{said}");
+    }
+}

@@ -64,6 +64,9 @@ fn point(observed: &Observed) -> Result<&Point, Trouble> {
 /// Whether the machine can be made, if one is wanted: said before anything is written.
 fn wanted_machine(observed: &Observed, point: &Point) -> Result<(), Trouble> {
     let Some(wanted) = &observed.run.spec.virtual_machine else { return Ok(()) };
+    if observed.machine.unknown {
+        return Err(no_kubevirt().into());
+    }
     machine(observed, point)?;
     if observed.machine.taken != Taken::Free {
         return Err(name_taken("VirtualMachine", &wanted.name).into());
@@ -72,6 +75,12 @@ fn wanted_machine(observed: &Observed, point: &Point) -> Result<(), Trouble> {
         return Err(original_exists(point, wanted).into());
     }
     Ok(())
+}
+
+fn no_kubevirt() -> Says {
+    let message = "This cluster has no KubeVirt: the API server knows no VirtualMachine. Install KubeVirt 1.8 or later, or \
+                   restore the disks to claims; then create another RestoreRun.";
+    Says::no("NoKubeVirt", message)
 }
 
 fn original_exists(point: &Point, wanted: &VirtualMachineTarget) -> Says {
@@ -158,6 +167,10 @@ fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
 fn steps(observed: &Observed, point: &Point, targets: &[Target]) -> Result<Vec<Step>, Trouble> {
     let (run, free) = (&observed.run, ClaimFacts::default());
     let (mut steps, mut mounts) = (Vec::new(), Mounts::default());
+    if run.spec.virtual_machine.is_some() {
+        // Where the worker runs first, claims are bound: there the machine has to be able to run.
+        mounts.placement = machine::placement(&point.definition);
+    }
     for target in targets {
         let facts = observed.claims.get(&target.claim).unwrap_or(&free);
         let mut block = facts.block;

@@ -227,9 +227,39 @@ fn a_claim_that_is_made_is_as_the_point_tells_and_at_least_as_large_as_the_disk(
 }
 
 #[test]
+fn the_worker_of_a_machine_runs_where_the_machine_may() {
+    let mut to_copy = observed(to_machine(&json!({})));
+    let PointFacts::Found(point) = &mut to_copy.point else { unreachable!() };
+    let mut definition: Value = serde_json::from_str(&point.definition).unwrap();
+    let terms = json!([{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}]);
+    let nodes = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+    let tolerations = json!([{"key": "machines", "operator": "Exists", "effect": "NoSchedule"}]);
+    let template = &mut definition["virtualMachine"]["spec"]["template"]["spec"];
+    template["nodeSelector"] = json!({"zone": "a", "kubevirt.io/schedulable": "false"});
+    template["tolerations"] = tolerations.clone();
+    let apart = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
+    template["affinity"] = json!({"nodeAffinity": nodes, "podAntiAffinity": apart});
+    point.definition = definition.to_string();
+    let spec = |observed: &Observed| {
+        let Some(Step::Worker(WorkerStep::MakePod(pod))) = plan(observed).steps.pop() else { panic!("no worker") };
+        json!(pod)["spec"].take()
+    };
+    let of_copy = spec(&to_copy);
+    let selector = json!({"zone": "a", "kubernetes.io/os": "linux", "kubevirt.io/schedulable": "true"});
+    assert_eq!((&of_copy["nodeSelector"], &of_copy["tolerations"]), (&selector, &tolerations));
+    assert_eq!(of_copy["affinity"], json!({"nodeAffinity": nodes}));
+
+    // Of claims nobody knows who is to have them.
+    to_copy.run = to_claims();
+    let of_claims = spec(&to_copy);
+    assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &Value::Null));
+    assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
+}
+
+#[test]
 fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, RestoreRun, Change); 13] = [
+    let cases: [(&str, RestoreRun, Change); 14] = [
         ("NoSuchPoint", to_claims(), |o| o.point = PointFacts::Unusable("NoSuchPoint", "none".into())),
         ("NoSuchDisk", run(&json!({"disks": [{"disk": "none", "claim": "c"}]})), |_| {}),
         ("ClaimInUse", to_claims(), |o| {
@@ -249,6 +279,7 @@ fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
             *o = made(to_claims());
             o.worker.pod = worker(PodState::Ended("OOMKilled".into()));
         }),
+        ("NoKubeVirt", to_machine(&json!({})), |o| o.machine.unknown = true),
         ("NameTaken", to_machine(&json!({})), |o| o.machine.taken = Taken::Foreign),
         ("NameTaken", to_machine(&json!({})), |o| {
             o.claims.insert("copy-data".into(), theirs());
@@ -326,7 +357,8 @@ fn a_machine_is_made_once_all_is_written_and_what_is_written_stays_if_it_cannot_
     let Some(Step::MakeMachine(machine)) = making.steps.first() else { panic!("no machine") };
     let claim = &machine["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"];
     assert_eq!((claim, &machine["spec"]["runStrategy"]), (&json!("copy-root"), &json!("Always")));
-    let with = |taken: Taken| Observed { machine: MachineFacts { taken, original: true }, ..gone.clone() };
+    let facts = |taken| MachineFacts { taken, original: true, unknown: false };
+    let with = |taken: Taken| Observed { machine: facts(taken), ..gone.clone() };
     let ended = plan(&with(Taken::Ours { leaving: false })).status.unwrap().ended;
     assert!(matches!(ended, Some(Ended::Well(message)) if message.contains("is started")));
     let (reason, message) = ends(&with(Taken::Foreign));

@@ -168,6 +168,7 @@ fn namespaces_take_turns_and_of_one_those_go_first_that_have_waited_longest() {
             repository: "offsite".into(),
             quiesce: remora_core::point::Quiesce::Never,
             scratch: crate::resources::ScratchSpec::default(),
+            deadline: None,
             verify: Verify::None,
         }
     };
