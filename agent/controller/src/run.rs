@@ -10,8 +10,8 @@ use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::{Policies, PolicyMetrics};
+use remora_service::{LogLines, exit_code, log_to_stderr, stop_on_signal};
 use remora_vault::Plugins;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,32 +21,8 @@ use crate::schedule::ByPolicy;
 /// Everything.
 pub(crate) fn run() -> ExitCode {
     let args = Args::parse();
-    log(&args);
-    match in_runtime(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(advice = error.advice().unwrap_or_default(), "{}", error.chain());
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn log(args: &Args) {
-    use tracing_subscriber::EnvFilter;
-    let level = match args.verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    };
-    let usual = format!(
-        "warn,remora={level},remora_controller={level},remora_kube={level},remora_vault={level},remora_plugins={level},remora_schedule={level}"
-    );
-    let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
-    let lines = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_env_filter(EnvFilter::builder().parse_lossy(filter));
-    if args.log_json { lines.json().init() } else { lines.init() }
+    log_to_stderr(args.verbose, if args.log_json { LogLines::Json } else { LogLines::Text });
+    exit_code(in_runtime(args)).into()
 }
 
 #[tokio::main]
@@ -54,7 +30,7 @@ async fn in_runtime(args: Args) -> Result<()> {
     // The one of this process; nobody was first.
     rustls::crypto::ring::default_provider().install_default().ok();
     let cancel = CancellationToken::new();
-    stop_on_signal(&cancel)?;
+    stop_on_signal(&cancel, leave)?;
     let client = kube::Client::try_default().await.map_err(|error| {
         Error::new(ErrorKind::Unavailable, "there is no API server to speak with")
             .because(error)
@@ -99,24 +75,7 @@ fn scheduler(
     Ok(Box::new(scheduler))
 }
 
-/// A signal asks for a clean stop, in which the lease is given back; a second one ends the process at once.
-fn stop_on_signal(cancel: &CancellationToken) -> Result<()> {
-    let failed = |e| Error::io("catching signals", e);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let cancel = cancel.clone();
-    tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if first {
-                cancel.cancel();
-            } else {
-                std::process::exit(1);
-            }
-        }
-    });
-    Ok(())
+/// At a second signal: the lease is not given back.
+fn leave(code: u8) -> ! {
+    std::process::exit(code.into())
 }

@@ -16,7 +16,6 @@ mod repositories;
 mod run;
 #[cfg(test)]
 mod testing;
-mod web;
 mod work;
 
 fn main() {

@@ -20,6 +20,7 @@ use remora_core::{Error, ErrorKind, Result};
 use remora_kube::keys::clear;
 use remora_kube::node::{Agent, KeyService, Me, Pace, Restores, Verifications};
 use remora_plugins::movers::Movers;
+use remora_service::Health;
 use remora_source::kubevirt::KubevirtOptions;
 use remora_vault::Plugins;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,6 @@ use self::restore::TransferWorker;
 use self::verify::VaultVerifier;
 use self::worker::EngineWorker;
 use crate::args::NodeArgs;
-use crate::web::{self, Health};
 
 /// Works until `cancel`.
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
@@ -70,8 +70,8 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     let token = Some(args.token);
     let me = Me { node: args.node, token, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
     if let Some(address) = args.listen {
-        let listener = web::bind(address).await?;
-        beside.spawn(web::serve(listener, health(&counts), cancel.clone()));
+        let listener = remora_service::bind(address, "--listen").await?;
+        beside.spawn(remora_service::serve(listener, health(&counts), cancel.clone()));
     }
     tracing::info!(node = me.node, pod = me.pod, "the agent is at work");
     let pace = Pace { parallel: args.parallel.get(), ..Pace::default() };

@@ -10,9 +10,9 @@ use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::Policies;
+use remora_service::{Health, LogLines, exit_code, log_to_stderr, stop_on_signal};
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_transfer::Task;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
@@ -23,13 +23,12 @@ use crate::ledger::LedgerFile;
 use crate::metrics::Metrics;
 use crate::node;
 use crate::repositories::Repositories;
-use crate::web::{self, Health};
 use crate::work::Tools;
 
 /// Everything; the exit code.
 pub(crate) fn run() -> u8 {
     let args = Args::parse();
-    log(&args);
+    log_to_stderr(args.verbose, if args.log_json { LogLines::Json } else { LogLines::Text });
     let ended = match args.command {
         Some(Command::Watchdog) => return remora_source::watchdog::main(),
         Some(Command::Retire { .. }) => return remora_source::kubevirt::retire_main(),
@@ -40,13 +39,7 @@ pub(crate) fn run() -> u8 {
         Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
         None => in_runtime(|cancel| work(args.config, cancel)),
     };
-    match ended {
-        Ok(()) => 0,
-        Err(error) => {
-            tracing::error!(advice = error.advice().unwrap_or_default(), "{}", error.chain());
-            1
-        }
-    }
+    exit_code(ended)
 }
 
 /// The work of a pod that has claims.
@@ -54,31 +47,13 @@ fn serve(task: Task, args: WorkerArgs) -> Result<()> {
     remora_transfer::serve(task, args.listen, &args.tls, args.disks)
 }
 
-fn log(args: &Args) {
-    use tracing_subscriber::EnvFilter;
-    let level = match args.verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    };
-    // wasmtime's compiler tells much.
-    let usual = format!(
-        "warn,remora={level},remora_agent={level},remora_engine={level},remora_kube={level},remora_source={level},remora_transfer={level},remora_vault={level},remora_plugins={level},remora_schedule={level}"
-    );
-    let filter = std::env::var("REMORA_LOG").unwrap_or(usual);
-    let lines = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_env_filter(EnvFilter::builder().parse_lossy(filter));
-    if args.log_json { lines.json().init() } else { lines.init() }
-}
-
 fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToken) -> W) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("starting threads", e))?;
     let result = runtime.block_on(async {
         let cancel = CancellationToken::new();
-        stop_on_signal(&cancel)?;
+        // The watchdogs clean up.
+        stop_on_signal(&cancel, remora_source::leave)?;
         work(cancel).await
     });
     // A blocking call that hangs must not keep the process.
@@ -105,10 +80,10 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, answers, parallel);
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = config.listen {
-        let listener = web::bind(address).await?;
+        let listener = remora_service::bind(address, "listen").await?;
         // It is ready once its policies are loaded, and they are.
         let health = Health { metrics: Box::new(move || metrics.text()), ready: Box::new(|| true) };
-        beside.spawn(web::serve(listener, health, cancel.clone()));
+        beside.spawn(remora_service::serve(listener, health, cancel.clone()));
     }
     beside.spawn(policies.keep(cancel.clone()));
     tracing::info!(config = %folder.display(), "the agent is at work");
@@ -127,27 +102,4 @@ fn source(config: &Config) -> Result<LibvirtSource> {
         options.run_dir.clone_from(run_dir);
     }
     LibvirtSource::new(options)
-}
-
-/// The first signal asks for a clean stop; a second one ends the process at once, and the watchdogs clean up.
-fn stop_on_signal(cancel: &CancellationToken) -> Result<()> {
-    let failed = |e| Error::io("catching signals", e);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let cancel = cancel.clone();
-    tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if first {
-                tracing::info!("stopping: runs are ended, and leave nothing behind");
-                cancel.cancel();
-            } else {
-                remora_source::leave(1);
-            }
-        }
-    });
-    Ok(())
 }

@@ -3,14 +3,15 @@
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
 //! are its hands. `restores.rs` and what is below it are the same for restores. `repositories.rs` opens repositories, by the
-//! rules of `tenancy.rs`; `schedule.rs` makes the runs that policies ask for; `service.rs` is the key service, `metrics.rs` what
-//! is counted.
+//! rules of `tenancy.rs`; `schedule.rs` makes the runs that policies ask for; `key_service.rs` gives keys to agents,
+//! `metrics.rs` has what is counted.
 
 mod apply;
 mod certificate;
 mod clocks;
 mod events;
 mod index;
+mod key_service;
 mod leader;
 mod metrics;
 mod objects;
@@ -22,7 +23,6 @@ mod repositories;
 mod restores;
 mod runs;
 mod schedule;
-mod service;
 mod tenancy;
 #[cfg(test)]
 mod testing;
@@ -32,11 +32,14 @@ mod worker;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::Client;
 use kube::runtime::reflector;
 use remora_core::{Error, ErrorKind, Result};
+use remora_service::Health;
 use remora_vault::Plugins;
 use tokio_util::sync::CancellationToken;
 
@@ -85,19 +88,19 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<()> {
     let opened = opened::Opened::new(settings.plugins.clone(), &settings.instance)?;
-    let health = service::Health::default();
+    let at_work = Arc::new(AtomicBool::new(false));
     let metrics = metrics::Metrics::default();
     if let Some(scheduler) = &scheduler {
         metrics.of_policies(scheduler.metrics());
     }
     let mut beside = tokio::task::JoinSet::new();
-    let listener = service::bind(settings.health).await?;
-    beside.spawn(service::serve_health(listener, health.clone(), metrics.clone(), cancel.clone()));
+    let listener = remora_service::bind(settings.health, "--health").await?;
+    beside.spawn(remora_service::serve(listener, health(&metrics, &at_work), cancel.clone()));
     let certificate = certificate::ready(&client, &settings).await?;
-    let keys = service::Keys::new(client.clone(), settings.clone(), opened.clone());
+    let keys = key_service::Keys::new(client.clone(), settings.clone(), opened.clone());
     let listener = tls::Listener::bind(settings.keys, &certificate).await?;
-    beside.spawn(service::serve_keys(listener, keys, cancel.clone()));
-    health.ready();
+    beside.spawn(key_service::serve(listener, keys, cancel.clone()));
+    at_work.store(true, Ordering::Relaxed);
     let led = leader::lead(client.clone(), &settings, &cancel, || {
         metrics.leads();
         let (store, writer) = reflector::store::<BackupRun>();
@@ -122,6 +125,12 @@ pub async fn run(
     cancel.cancel();
     beside.join_all().await;
     led
+}
+
+/// The controller is ready once its key service is, whether it leads or not.
+fn health(metrics: &metrics::Metrics, at_work: &Arc<AtomicBool>) -> Health {
+    let (metrics, at_work) = (metrics.clone(), Arc::clone(at_work));
+    Health { metrics: Box::new(move || metrics.text()), ready: Box::new(move || at_work.load(Ordering::Relaxed)) }
 }
 
 /// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a

@@ -1,8 +1,6 @@
-//! The key service, and health. See [`crate::keys`] for what is asked and answered.
+//! The key service. See [`crate::keys`] for what is asked and answered.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -14,12 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use remora_core::{Error, Result};
+use remora_core::Error;
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
 use super::tenancy::{self, Trouble};
@@ -29,9 +25,6 @@ use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, R
 
 /// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
-
-/// What `/metrics` is written in.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The key service.
 #[derive(Clone)]
@@ -62,7 +55,7 @@ impl Keys {
         Self { client, settings: Arc::new(settings), opened }
     }
 
-    async fn of_backup(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
+    async fn of_backup(&self, namespace: &str, name: &str, headers: &HeaderMap) -> Result<RunKeys, No> {
         let over = |run: &BackupRun| plan::is_over(run, Timestamp::now());
         let (run, keys) = self.of_run(namespace, name, headers, over).await?;
         let halted = run.status.as_ref().is_some_and(|status| status.halted);
@@ -70,13 +63,13 @@ impl Keys {
         if halted && !run.has_ended() { self.with_worker(&run, keys).await } else { Ok(keys) }
     }
 
-    async fn of_restore(&self, namespace: &str, name: &str, headers: &HeaderMap) -> std::result::Result<RunKeys, No> {
+    async fn of_restore(&self, namespace: &str, name: &str, headers: &HeaderMap) -> Result<RunKeys, No> {
         let over = |run: &RestoreRun| run.is_over() || run.is_cancelled();
         let (run, keys) = self.of_run(namespace, name, headers, over).await?;
         self.with_worker(&run, keys).await
     }
 
-    async fn with_worker(&self, run: &impl Run, mut keys: RunKeys) -> std::result::Result<RunKeys, No> {
+    async fn with_worker(&self, run: &impl Run, mut keys: RunKeys) -> Result<RunKeys, No> {
         let later = |why| no(StatusCode::SERVICE_UNAVAILABLE, "WorkerNotReady", why);
         keys.worker = Some(worker::access(&self.client, run).await?.map_err(later)?);
         Ok(keys)
@@ -88,7 +81,7 @@ impl Keys {
         name: &str,
         headers: &HeaderMap,
         is_over: impl Fn(&R) -> bool,
-    ) -> std::result::Result<(R, RunKeys), No> {
+    ) -> Result<(R, RunKeys), No> {
         let node = self.node_of(headers).await?;
         let kind = R::kind(&());
         // One of a node's agents learns nothing of runs that are not its node's, not even which there are.
@@ -107,7 +100,7 @@ impl Keys {
     }
 
     /// The node whose agent asks.
-    async fn node_of(&self, headers: &HeaderMap) -> std::result::Result<String, No> {
+    async fn node_of(&self, headers: &HeaderMap) -> Result<String, No> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let unknown =
             || no(StatusCode::UNAUTHORIZED, "Unauthorized", "A token of an agent's ServiceAccount is wanted.");
@@ -123,7 +116,7 @@ impl Keys {
         node_of_agent(&status.user.unwrap_or_default(), &self.settings).ok_or_else(unknown)
     }
 
-    async fn repository(&self, reference: &RepositoryReference, tenant: &str) -> std::result::Result<Repository, No> {
+    async fn repository(&self, reference: &RepositoryReference, tenant: &str) -> Result<Repository, No> {
         let namespace = reference.namespace.as_deref().unwrap_or(tenant);
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
         let repository = repositories.get_opt(&reference.name).await?;
@@ -141,7 +134,7 @@ impl Keys {
         repository.ok_or_else(|| no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", "There is none."))
     }
 
-    async fn open(&self, repository: &Repository, tenant: &str) -> std::result::Result<RunKeys, No> {
+    async fn open(&self, repository: &Repository, tenant: &str) -> Result<RunKeys, No> {
         let material = tenancy::material(&self.client, &self.settings.namespace, repository).await;
         let material = material.map_err(|trouble| match trouble {
             Trouble::Says(says) => no(StatusCode::FORBIDDEN, &says.reason, says.message),
@@ -205,7 +198,7 @@ async fn restore_keys(
     answer(&namespace, &name, within(keys.of_restore(&namespace, &name, &headers)).await)
 }
 
-fn answer(namespace: &str, name: &str, keys: std::result::Result<impl Serialize, No>) -> Response {
+fn answer(namespace: &str, name: &str, keys: Result<impl Serialize, No>) -> Response {
     match keys {
         Ok(found) => {
             tracing::info!(namespace, run = name, "keys were given");
@@ -226,51 +219,10 @@ fn answer(namespace: &str, name: &str, keys: std::result::Result<impl Serialize,
 }
 
 /// Serves keys until `cancel`.
-pub(super) async fn serve_keys(listener: tls::Listener, keys_of: Keys, cancel: CancellationToken) {
+pub(super) async fn serve(listener: tls::Listener, keys_of: Keys, cancel: CancellationToken) {
     let router = Router::new()
         .route("/v1/runs/{namespace}/{name}", get(keys))
         .route("/v1/restores/{namespace}/{name}", get(restore_keys))
         .with_state(keys_of);
     listener.serve(router, cancel).await;
-}
-
-/// Whether the process is at work.
-#[derive(Clone, Default)]
-pub(super) struct Health(Arc<AtomicBool>);
-
-impl Health {
-    /// From now on.
-    pub(super) fn ready(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Binds an address.
-pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| Error::io(format!("listening on {address}"), e))
-}
-
-/// Serves `/metrics`, `/healthz` and `/readyz` until `cancel`.
-pub(super) async fn serve_health(listener: TcpListener, health: Health, metrics: Metrics, cancel: CancellationToken) {
-    let ready = move || {
-        let is_ready = health.0.load(Ordering::Relaxed);
-        async move { if is_ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") } }
-    };
-    let text = move || {
-        let text = metrics.text();
-        async move {
-            match text {
-                Ok(text) => Ok(([(CONTENT_TYPE, OPENMETRICS)], text)),
-                Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
-            }
-        }
-    };
-    let router = Router::new()
-        .route("/metrics", get(text))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready));
-    let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "health is not served any more");
-    }
 }

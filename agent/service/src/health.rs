@@ -8,34 +8,39 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use remora_core::Error;
+use remora_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// What `/metrics` is written in.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// What is told of this process.
-pub(crate) struct Health {
+pub struct Health {
     /// All metrics, as Prometheus reads them.
-    pub(crate) metrics: Box<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>,
+    pub metrics: Box<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>,
     /// Whether it does what it is there for.
-    pub(crate) ready: Box<dyn Fn() -> bool + Send + Sync>,
+    pub ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Binds the address; who scrapes finds it there before anything else happens.
-pub(crate) async fn bind(address: SocketAddr) -> remora_core::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| Error::io(format!("listening on {address}"), e).advise("Choose another address with `listen`."))
+/// Binds `address`; who scrapes finds it there before anything else happens. `setting` is where people chose it.
+pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {
+    let failed = |e| {
+        let error = Error::io(format!("listening on {address}"), e);
+        error.advise(format!("Choose another address with `{setting}`."))
+    };
+    TcpListener::bind(address).await.map_err(failed)
 }
 
 /// Serves until `cancel`.
-pub(crate) async fn serve(listener: TcpListener, health: Health, cancel: CancellationToken) {
+pub async fn serve(listener: TcpListener, health: Health, cancel: CancellationToken) {
     let health = Arc::new(health);
     let metrics = Arc::clone(&health);
     let text = move || {
-        let metrics = Arc::clone(&metrics);
+        let text = (metrics.metrics)();
         async move {
-            match (metrics.metrics)() {
-                Ok(text) => Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)),
+            match text {
+                Ok(text) => Ok(([(CONTENT_TYPE, OPENMETRICS)], text)),
                 Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
             }
         }
@@ -50,7 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, cancel: Cancell
         .route("/readyz", get(ready));
     let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
     if let Err(error) = served.await {
-        tracing::error!(%error, "metrics are not served any more");
+        tracing::error!(%error, "metrics and health are not served any more");
     }
 }
 
