@@ -7,6 +7,7 @@
 //! Who else writes: the controller assigns a run to a node, makes what the agent's attempt wants, and ends runs whose agent
 //! is gone. Whoever holds the claim writes the end of a run; without one it is the controller.
 
+mod again;
 mod agent;
 mod capability;
 mod choose;

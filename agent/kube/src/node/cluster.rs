@@ -22,10 +22,11 @@ use remora_core::ports::Outcome;
 use remora_core::{BackupName, Error, ErrorKind, RepositoryId, Result};
 use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze, JobFacts, Unattached, VmFacts};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::progress::{Shown, job_facts, progress};
 use super::Desk;
+use super::again::Backoff;
 use super::desk::{Change, Wish};
 use super::watch::is_too_old;
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
@@ -40,8 +41,8 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// How long one that forbids it is asked again: one that has just started knows no rules yet, and serves all the same.
 const RULES: Duration = Duration::from_mins(1);
 
-/// Between two of these, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Between two of these.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
 
 /// How long a backup may take to go.
 const GONE: Duration = Duration::from_mins(5);
@@ -89,7 +90,7 @@ impl RunCluster {
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
-        let (began, mut backoff, mut forbidden) = (Instant::now(), BACKOFF.0, None);
+        let (began, mut backoff, mut forbidden) = (Instant::now(), BACKOFF, None);
         loop {
             let error = match timeout(REQUEST, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -108,8 +109,7 @@ impl RunCluster {
                 return failed(ErrorKind::Unavailable, error);
             }
             tracing::warn!(run = self.desk.order.full_name(), %error, "the API server does not tell {what}; asked again");
-            sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            sleep_until(backoff.next_try()).await;
         }
     }
 

@@ -7,9 +7,10 @@ use http::{Request, StatusCode, Uri};
 use kube::client::Body;
 use kube::{Client, Config};
 use remora_core::{Error, ErrorKind, Result};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use zeroize::Zeroizing;
 
+use super::again::Backoff;
 use super::{Failure, Order, RestoreOrder};
 use crate::keys::{Refusal, RunKeys, path, restore_path};
 
@@ -20,8 +21,8 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// and if it has ended meanwhile, for Kubernetes to start it again.
 const PATIENCE: Duration = Duration::from_mins(30);
 
-/// Between two of these, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// Between two of these.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
 
 /// The controller's key service. Its certificate's CA and this agent's token are files that Kubernetes renews, and are
 /// read for each request.
@@ -56,7 +57,7 @@ impl KeyService {
     }
 
     async fn of(&self, path: &str, run: &str) -> Result<RunKeys, Failure> {
-        let (began, mut backoff) = (Instant::now(), BACKOFF.0);
+        let (began, mut backoff) = (Instant::now(), BACKOFF);
         loop {
             let late = |late| Asked::Later(self.failed(ErrorKind::Unavailable).because(late));
             let error = match timeout(REQUEST, self.ask(path)).await.unwrap_or_else(late) {
@@ -68,8 +69,7 @@ impl KeyService {
                 return Err(error.into());
             }
             tracing::warn!(run, error = error.chain(), "asked again");
-            sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            sleep_until(backoff.next_try()).await;
         }
     }
 

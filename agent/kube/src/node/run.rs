@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use self::work::Work;
+use super::again::{Backoff, WRITES};
 use super::desk::{Change, Desk, Wish};
 use super::duty::{Pace, Seen};
 use super::others::{Others, ended_by_others, panicked};
@@ -27,9 +28,6 @@ use super::tell::Teller;
 use super::{Done, Failure, Meter, Worker};
 use crate::deadline;
 use crate::resources::{BackupRun, Run as _};
-
-/// Between tries to write, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 
 /// What ends a run early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ struct Writing {
     /// Whether something is said that is not written.
     unwritten: bool,
     next_try: Instant,
-    backoff: Duration,
+    backoff: Backoff,
     next_beat: Instant,
     /// Who waits for what is said to be written.
     waiting: Vec<oneshot::Sender<Result<(), Lost>>>,
@@ -100,7 +98,7 @@ impl<W: Worker> Run<W> {
         let writing = Writing {
             unwritten: false,
             next_try: Instant::now(),
-            backoff: BACKOFF.0,
+            backoff: WRITES,
             next_beat: Instant::now() + self.pace.heartbeat,
             waiting: Vec::new(),
         };
@@ -208,18 +206,14 @@ impl<W: Worker> Driven<W> {
             Ok(()) => {
                 let heartbeat = self.run.pace.heartbeat;
                 let writing = &mut self.writing;
-                (writing.unwritten, writing.backoff, writing.next_beat) =
-                    (false, BACKOFF.0, Instant::now() + heartbeat);
+                (writing.unwritten, writing.backoff, writing.next_beat) = (false, WRITES, Instant::now() + heartbeat);
                 writing.waiting.drain(..).for_each(|waits| _ = waits.send(Ok(())));
             }
             Err(Unwritten::Lost(lost)) => self.lost(lost),
             Err(error @ Unwritten::Later(_)) => {
-                let backoff = self.writing.backoff;
                 let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(run = self.run.desk.order.full_name(), why, "{error}; it is tried again");
-                // Not in step with other agents, which all waited for the same server.
-                self.writing.next_try = Instant::now() + backoff.mul_f64(0.5 + fastrand::f64());
-                self.writing.backoff = (backoff * 2).min(BACKOFF.1);
+                self.writing.next_try = self.writing.backoff.next_try();
             }
         }
     }

@@ -5,24 +5,18 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::again::{LastWords, WRITES};
 use super::duty::{Pace, Seen, Taken};
 use super::others::{Others, ended_by_others, panicked};
 use super::record::{Lost, Record, Unwritten};
 use super::status::Words;
 use super::{Failure, Meter};
-
-/// Between tries to write, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
-
-/// How long an agent that is told to stop tries to write.
-const LAST_WORDS: Duration = Duration::from_secs(15);
 
 /// What ends work early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +68,7 @@ impl<S: Beats> Tended<S> {
     {
         let (meter, cancel) = (Arc::new(Meter::default()), CancellationToken::new());
         let mut work = tokio::spawn(work(Arc::clone(&meter), cancel.clone()).in_current_span());
-        let (mut early, mut next_beat, mut backoff) = (None, Instant::now() + self.pace.heartbeat, BACKOFF.0);
+        let (mut early, mut next_beat, mut backoff) = (None, Instant::now() + self.pace.heartbeat, WRITES);
         let result = loop {
             let watched = early.is_none();
             tokio::select! {
@@ -87,14 +81,14 @@ impl<S: Beats> Tended<S> {
                 () = sleep_until(next_beat), if watched => {
                     self.record.said.beat(&meter);
                     match self.record.write().await {
-                        Ok(()) => (next_beat, backoff) = (Instant::now() + self.pace.heartbeat, BACKOFF.0),
+                        Ok(()) => (next_beat, backoff) = (Instant::now() + self.pace.heartbeat, WRITES),
                         Err(Unwritten::Lost(lost)) => {
                             early = Some(Early::Lost(lost));
                             cancel.cancel();
                         }
                         Err(error @ Unwritten::Later(_)) => {
                             tracing::warn!(run = self.name, "{error}; it is tried again");
-                            (next_beat, backoff) = later(backoff);
+                            next_beat = backoff.next_try();
                         }
                     }
                 }
@@ -106,7 +100,7 @@ impl<S: Beats> Tended<S> {
 
     /// Writes what is said, whatever it takes; false if it is not to be written, or the agent has to stop before it could.
     pub(super) async fn write_all(&mut self) -> bool {
-        let (mut backoff, mut last) = (BACKOFF.0, None);
+        let (mut backoff, mut last_words) = (WRITES, LastWords::default());
         loop {
             match self.record.write().await {
                 Ok(()) => return true,
@@ -115,19 +109,12 @@ impl<S: Beats> Tended<S> {
                     tracing::warn!(run = self.name, "{error}; it is tried again");
                 }
             }
-            if self.stopping.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
+            if last_words.are_over(&self.stopping) {
                 return false;
             }
-            let (until, next) = later(backoff);
-            backoff = next;
-            sleep_until(until).await;
+            sleep_until(backoff.next_try()).await;
         }
     }
-}
-
-/// When it is tried again, and how much later after that. Not in step with other agents.
-fn later(backoff: Duration) -> (Instant, Duration) {
-    (Instant::now() + backoff.mul_f64(0.5 + fastrand::f64()), (backoff * 2).min(BACKOFF.1))
 }
 
 /// Waits for what ends the work before the worker does. May be dropped and called again.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::again::LAST_WORDS;
 use super::duty::Pace;
 use super::record::{MANAGER, REQUEST};
 use super::{Me, Worker};
@@ -19,9 +20,6 @@ use crate::resources::{AgentNode, AgentNodeStatus, Capability, PolicyState};
 
 /// What is unchanged is written with every so many-th look.
 const RENEW: u32 = 3;
-
-/// How long an agent that stops tries to say so.
-const LAST_WORDS: Duration = Duration::from_secs(15);
 
 pub(super) struct ThisNode<W> {
     nodes: Api<AgentNode>,

@@ -10,6 +10,7 @@ use remora_source::kubevirt::QUEUED;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Driven, Early, Outcome};
+use crate::node::again::LastWords;
 use crate::node::cluster::is_there;
 use crate::node::{Done, Failure, Worker};
 
@@ -18,9 +19,6 @@ const GONE: Duration = Duration::from_mins(2);
 
 /// How long the repository is asked whether the point was committed.
 const LOOK: Duration = Duration::from_mins(5);
-
-/// How long an agent that is told to stop tries to write.
-const LAST_WORDS: Duration = Duration::from_secs(15);
 
 impl<W: Worker> Driven<W> {
     /// Writes how the run ended.
@@ -157,9 +155,9 @@ impl<W: Worker> Driven<W> {
     /// Writes what is said, whatever it takes; false if it is not to be written, or the agent has to stop before it could.
     async fn write_all(&mut self) -> bool {
         self.write_soon();
-        let mut last = None;
+        let mut last_words = LastWords::default();
         while self.writing.unwritten {
-            if self.stopping.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
+            if last_words.are_over(&self.stopping) {
                 return false;
             }
             sleep_until(self.writing.next_try).await;
