@@ -2,7 +2,8 @@
 //!
 //! A [`FakeHost`] is a [`crate::ports::Source`] with a guest to write into; a [`FakeMover`] is a
 //! [`crate::ports::Mover`] that checks its callers' promises. [`FaultySource`] and [`FaultyMover`] count the calls that
-//! go through them and let [`Faults`] break one. [`new_point`] is a point to give to a mover.
+//! go through them and let [`Faults`] break one. [`new_point`] is a point to give to a mover, and [`point`]
+//! one that a mover could have given.
 
 mod begun;
 mod faults;
@@ -11,7 +12,7 @@ mod faulty_source;
 mod host;
 mod mover;
 
-pub use begun::{new_disk, new_point};
+pub use begun::{new_disk, new_point, point};
 pub use faults::{Fault, Faults, When};
 pub use faulty_mover::FaultyMover;
 pub use faulty_source::FaultySource;

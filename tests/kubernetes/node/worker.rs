@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use remora_core::point::{Decision, Point, Quiesced};
+use remora_core::point::Point;
 use remora_core::ports::{Outcome, Progress};
-use remora_core::{BackupName, CheckpointName, Error, ErrorKind, PointId, RepositoryId, VmName};
+use remora_core::testing::point;
+use remora_core::{BackupName, CheckpointName, Error, ErrorKind, RepositoryId, VmName};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{Capability, PolicyState};
 use remora_source::kubevirt::{BackupWish, Cluster, Depth, Freeze, QUEUED};
@@ -186,19 +186,6 @@ pub(super) fn a_backup() -> BackupName {
 
 /// A point without disks.
 pub(super) fn a_point(vm: String) -> Point {
-    Point {
-        id: PointId::new("0011223344556677", 1).unwrap(),
-        repository: RepositoryId::from_bytes([7; 16]),
-        copy_of: None,
-        vm: VmName::new(vm).unwrap(),
-        time: Timestamp::UNIX_EPOCH,
-        parent: None,
-        decision: Decision::Full,
-        reason: "it is the first".into(),
-        quiesced: Quiesced::Skipped,
-        disks: Vec::new(),
-        stored: 4096,
-        definition: "{}".into(),
-        tool: "test".into(),
-    }
+    let first = point(&VmName::new(vm).unwrap(), Vec::new());
+    Point { reason: "it is the first".into(), stored: 4096, definition: "{}".into(), ..first }
 }

@@ -101,6 +101,8 @@ fn text(listed: &[Listed]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use remora_core::testing;
+
     use super::*;
 
     #[test]
@@ -122,21 +124,8 @@ mod tests {
     }
 
     fn point(vm: &str, sequence: u64, time: &str) -> Point {
-        Point {
-            id: PointId::new("0011223344556677", sequence).unwrap(),
-            repository: remora_core::RepositoryId::from_bytes([0; 16]),
-            copy_of: None,
-            vm: VmName::new(vm).unwrap(),
-            time: time.parse().unwrap(),
-            parent: None,
-            decision: Decision::Full,
-            reason: String::new(),
-            quiesced: remora_core::point::Quiesced::Skipped,
-            disks: Vec::new(),
-            stored: 0,
-            definition: String::new(),
-            tool: String::new(),
-        }
+        let first = testing::point(&VmName::new(vm).unwrap(), Vec::new());
+        Point { id: PointId::new("0011223344556677", sequence).unwrap(), time: time.parse().unwrap(), ..first }
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Points as a run begins them, for tests to which most of what is known of a point is all the same.
+//! Points, and points as a run begins them, for tests to which most of what is known of a point is all the same.
+
+use std::iter;
 
 use jiff::Timestamp;
 
-use crate::point::{Decision, DiskIdentity, Quiesced};
-use crate::ports::{NewDisk, NewPoint};
-use crate::{DiskName, LineageId, PointId, VmName};
+use crate::point::{Decision, DiskIdentity, Point, Quiesced};
+use crate::ports::{DiskReads, NewDisk, NewPoint};
+use crate::{DiskName, LineageId, PointId, RepositoryId, VmName};
 
 /// A point of `vm` after `parent`, at the epoch.
 pub fn new_point(vm: &VmName, parent: Option<PointId>, disks: Vec<NewDisk>) -> NewPoint {
@@ -18,6 +20,13 @@ pub fn new_point(vm: &VmName, parent: Option<PointId>, disks: Vec<NewDisk>) -> N
         origin: None,
         disks,
     }
+}
+
+/// The first point of `vm`, for which nothing was read or stored.
+pub fn point(vm: &VmName, disks: Vec<NewDisk>) -> Point {
+    let id = PointId::new("0011223344556677", 1).expect("the key and the number are such as points have");
+    let nothing = iter::repeat((DiskReads::default(), 0));
+    new_point(vm, None, disks).point(id, RepositoryId::from_bytes([7; 16]), nothing)
 }
 
 /// A disk whose file is `/d`, of the same lineage in every point.

@@ -9,12 +9,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use remora_core::point::{Decision, DiskIdentity, Point, PointDisk, Quiesced};
+use remora_core::point::{Decision, Point};
 use remora_core::ports::{DiskIndex, Piece, PointReader};
-use remora_core::{
-    BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, LineageId, PointId, RepositoryId, Result,
-    VmName,
-};
+use remora_core::testing::{new_disk, point};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, Extent, ExtentState, Result, VmName};
 use tokio::sync::Semaphore;
 
 pub(crate) struct FileReader {
@@ -31,38 +29,11 @@ pub(crate) struct FileReader {
 impl FileReader {
     /// A point with these raw images as disks of these names.
     pub(crate) fn new(disks: &[(&str, PathBuf)]) -> Self {
-        let time = "2026-02-03T04:05:06.789Z".parse().unwrap();
-        let disk = |(name, path): &(&str, PathBuf)| PointDisk {
-            name: DiskName::new(*name).unwrap(),
-            size: path.metadata().unwrap().len(),
-            identity: DiskIdentity { vm_uuid: "u".into(), path: "p".into(), inode: None, data_file: None },
-            lineage: LineageId::random(),
-            checkpoint: None,
-            instance: None,
-            read_in_full: time,
-            decision: Decision::Full,
-            reason: "test".into(),
-            read: 0,
-            stored: 0,
-            rewritten: 0,
-        };
-        let point = Point {
-            id: PointId::new("0011223344556677", 1).unwrap(),
-            repository: RepositoryId::random(),
-            copy_of: None,
-            vm: VmName::new("vm1").unwrap(),
-            time,
-            parent: None,
-            decision: Decision::Full,
-            reason: "test".into(),
-            quiesced: Quiesced::Skipped,
-            disks: disks.iter().map(disk).collect(),
-            stored: 0,
-            definition: String::new(),
-            tool: "test".into(),
-        };
+        let disk = |(name, path): &(&str, PathBuf)| new_disk(name, path.metadata().unwrap().len(), Decision::Full);
+        let point = point(&VmName::new("vm1").unwrap(), disks.iter().map(disk).collect());
         Self {
-            point,
+            // The files of disks show it.
+            point: Point { time: "2026-02-03T04:05:06.789Z".parse().unwrap(), ..point },
             files: disks.iter().map(|(_, path)| File::open(path).unwrap()).collect(),
             damaged: Mutex::new(None),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),

@@ -13,12 +13,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use nix::fcntl::OFlag;
 use nix::unistd::{Uid, setfsuid};
-use remora_core::point::{Decision, DiskIdentity, Point, PointDisk, Quiesced};
+use remora_core::point::{Decision, Point};
 use remora_core::ports::{DiskIndex, Piece, PointReader, Progress};
-use remora_core::{
-    BLOCK_SIZE, ByteRange, DiskName, Error, ErrorKind, Extent, ExtentState, LineageId, PointId, RepositoryId, Result,
-    VmName,
-};
+use remora_core::testing::{new_disk, point};
+use remora_core::{BLOCK_SIZE, ByteRange, Error, ErrorKind, Extent, ExtentState, Result, VmName};
 use remora_transfer::{Credentials, Parcel, SendError, Server, Task, Worker, send};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -37,38 +35,8 @@ struct Disk {
 
 impl Disk {
     fn new(bytes: Vec<u8>) -> Self {
-        let name = DiskName::new("root").unwrap();
-        let identity = DiskIdentity { vm_uuid: String::new(), path: "shop/root".into(), inode: None, data_file: None };
-        let time = jiff::Timestamp::UNIX_EPOCH;
-        let disk = PointDisk {
-            name,
-            size: bytes.len() as u64,
-            identity,
-            lineage: LineageId::random(),
-            checkpoint: None,
-            instance: None,
-            read_in_full: time,
-            decision: Decision::Full,
-            reason: String::new(),
-            read: 0,
-            stored: 0,
-            rewritten: 0,
-        };
-        let point = Point {
-            id: PointId::new("0011223344556677", 1).unwrap(),
-            repository: RepositoryId::random(),
-            copy_of: None,
-            vm: VmName::new("shop/web").unwrap(),
-            time,
-            parent: None,
-            decision: Decision::Full,
-            reason: String::new(),
-            quiesced: Quiesced::Skipped,
-            disks: vec![disk],
-            stored: 0,
-            definition: String::new(),
-            tool: String::new(),
-        };
+        let disk = new_disk("root", bytes.len() as u64, Decision::Full);
+        let point = point(&VmName::new("shop/web").unwrap(), vec![disk]);
         Self { point, bytes: bytes.into(), stalls_after: None }
     }
 

@@ -1,6 +1,4 @@
-use remora_core::VmName;
-use remora_core::point::{Decision, Quiesced};
-use remora_core::{PointId, RepositoryId};
+use remora_core::{VmName, testing};
 use remora_kube::resources::BackupRunSpec;
 use remora_plugins::set::Snapshot;
 use serde_json::json;
@@ -42,21 +40,8 @@ fn order(repository: &serde_json::Value) -> Order {
 
 fn point(labels: &serde_json::Value) -> Point {
     let metadata = json!({"name": "web", "namespace": "shop", "uid": "u", "labels": labels});
-    Point {
-        id: PointId::new("0011223344556677", 1).unwrap(),
-        repository: RepositoryId::from_bytes([7; 16]),
-        copy_of: None,
-        vm: VmName::new("shop/web").unwrap(),
-        time: Timestamp::UNIX_EPOCH,
-        parent: None,
-        decision: Decision::Full,
-        reason: "it is the first".into(),
-        quiesced: Quiesced::Skipped,
-        disks: Vec::new(),
-        stored: 0,
-        definition: json!({"virtualMachine": {"metadata": metadata}}).to_string(),
-        tool: "test".into(),
-    }
+    let definition = json!({"virtualMachine": {"metadata": metadata}}).to_string();
+    Point { definition, ..testing::point(&VmName::new("shop/web").unwrap(), Vec::new()) }
 }
 
 /// How many policies say together what is kept; none if everything stays.
