@@ -12,7 +12,7 @@ use remora_sdk::objects::{
 };
 use remora_sdk::{Invalid, serde};
 
-use sign::{Body, Signer};
+use sign::{Body, Call, Endpoint, Signer};
 
 /// Requests under way when objects are deleted; the host allows 16 in a call.
 const AT_ONCE: usize = 16;
@@ -26,6 +26,12 @@ const MOST_PARTS: u32 = 10_000;
 
 /// The largest object of one PUT.
 const LARGEST_PUT: u64 = 5 << 30;
+
+/// What is said of an endpoint that is none.
+const ENDPOINT: &str = "write it as https://host:port";
+
+/// With it S3 stores an object only where there is none of that key.
+const IF_NONE: (&str, &str) = ("if-none-match", "*");
 
 #[derive(serde::Deserialize)]
 #[serde(crate = "serde", deny_unknown_fields, rename_all = "camelCase")]
@@ -43,9 +49,7 @@ fn usual_region() -> String {
 
 /// An open bucket.
 struct S3 {
-    /// The endpoint without a slash at its end, and the host in it.
-    endpoint: String,
-    host: String,
+    endpoint: Endpoint,
     bucket: String,
     /// What keys begin with in the bucket.
     prefix: String,
@@ -59,8 +63,8 @@ impl Mover for S3 {
 
     fn check(settings: &Settings) -> Result<(), Invalid> {
         let mut invalid = Invalid::default();
-        if host(&settings.endpoint).is_none() {
-            invalid.add("/endpoint", "write it as https://host:port");
+        if Endpoint::parse(&settings.endpoint).is_none() {
+            invalid.add("/endpoint", ENDPOINT);
         }
         let plain = settings.bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         if settings.bucket.is_empty() || !plain {
@@ -73,34 +77,35 @@ impl Mover for S3 {
     }
 
     fn open(settings: Settings, prefix: &str) -> Result<(Self, Capabilities), Error> {
-        let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
-        let host = host(&endpoint).unwrap_or_default().to_owned();
+        let endpoint = Endpoint::parse(&settings.endpoint);
+        let endpoint = endpoint.ok_or_else(|| Error::new(Class::Invalid, "endpoint", ENDPOINT))?;
         let signer = Signer::new(settings.access_key, settings.region)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let store = Self { endpoint, host, bucket: settings.bucket, prefix, signer };
+        let store = Self { endpoint, bucket: settings.bucket, prefix, signer };
         let can =
             Capabilities { max_put: LARGEST_PUT, multipart: true, min_part: SMALLEST_PART, max_parts: MOST_PARTS };
         Ok((store, can))
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        let request = self.request("PUT", key, &[], Body::Buffer(data), &[("if-none-match", "*")]);
-        stored(key, &request.buffer(data).send()?)
+        let call = Call { headers: &[IF_NONE], body: Body::Buffer(data), ..Call::new("PUT") };
+        stored(key, &self.request(key, &call).send()?)
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        let request = self.request("PUT", key, &[], Body::Buffer(data), &[]);
-        done("storing", key, &request.buffer(data).send()?)
+        let call = Call { body: Body::Buffer(data), ..Call::new("PUT") };
+        done("storing", key, &self.request(key, &call).send()?)
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
-        let request = self.request("GET", key, &[], Body::Nothing, &[("range", &range(offset, len))]);
-        done("reading", key, &request.into_sink(into).send()?)?;
+        let range = range(offset, len);
+        let call = Call { headers: &[("range", range.as_str())], ..Call::new("GET") };
+        done("reading", key, &self.request(key, &call).into_sink(into).send()?)?;
         whole(key, offset, len, into)
     }
 
     fn head(&self, key: &str) -> Result<Object, Error> {
-        let answer = self.request("HEAD", key, &[], Body::Nothing, &[]).discard().send()?;
+        let answer = self.request(key, &Call::new("HEAD")).discard().send()?;
         done("looking at", key, &answer)?;
         answer.object(key)
     }
@@ -111,7 +116,8 @@ impl Mover for S3 {
         let mut query = vec![("list-type", "2"), ("max-keys", "1000"), ("prefix", &prefix)];
         query.extend(after.as_deref().map(|after| ("start-after", after)));
         query.extend(token.map(|token| ("continuation-token", token)));
-        let answer = self.of_bucket("GET", &query).receive(LISTING).send()?;
+        let call = Call { query: &query, ..Call::new("GET") };
+        let answer = self.of_bucket(&call).receive(LISTING).send()?;
         done("listing", &prefix, &answer)?;
         xml::page(&answer.text(), &self.prefix)
     }
@@ -120,7 +126,7 @@ impl Mover for S3 {
         let mut results = Vec::with_capacity(keys.len());
         for some in keys.chunks(AT_ONCE) {
             let begun: Vec<Result<Pending, Error>> =
-                some.iter().map(|key| self.request("DELETE", key, &[], Body::Nothing, &[]).submit()).collect();
+                some.iter().map(|key| self.request(key, &Call::new("DELETE")).submit()).collect();
             results.extend(begun.into_iter().zip(some).map(|(begun, key)| {
                 match done("deleting", key, &begun?.wait()?) {
                     Err(error) if error.class == Class::NotFound => Ok(()),
@@ -132,7 +138,8 @@ impl Mover for S3 {
     }
 
     fn begin(&self, key: &str) -> Result<String, Error> {
-        let answer = self.request("POST", key, &[("uploads", "")], Body::Nothing, &[]).send()?;
+        let call = Call { query: &[("uploads", "")], ..Call::new("POST") };
+        let answer = self.request(key, &call).send()?;
         done("beginning", key, &answer)?;
         xml::element(&answer.text(), "UploadId")
     }
@@ -140,16 +147,16 @@ impl Mover for S3 {
     fn part(&self, key: &str, token: &str, number: u32, data: &Buffer) -> Result<(), Error> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", token)];
-        let request = self.request("PUT", key, &query, Body::Buffer(data), &[]);
-        done("storing a part of", key, &request.buffer(data).send()?)
+        let call = Call { query: &query, body: Body::Buffer(data), ..Call::new("PUT") };
+        done("storing a part of", key, &self.request(key, &call).send()?)
     }
 
     fn complete(&self, key: &str, token: &str, parts: u32) -> Result<Stored, Error> {
         let parts = self.parts(key, token, parts)?;
         let list = xml::complete(&parts);
-        let headers = [("if-none-match", "*")];
-        let request = self.request("POST", key, &[("uploadId", token)], Body::Inline(list.as_bytes()), &headers);
-        let answer = request.inline(list).send()?;
+        let (query, body) = ([("uploadId", token)], Body::Inline(list.as_bytes()));
+        let call = Call { query: &query, headers: &[IF_NONE], body, ..Call::new("POST") };
+        let answer = self.request(key, &call).send()?;
         // S3 may say "200" and then that it failed.
         if answer.is_success() && answer.text().contains("<Error>") {
             return Err(refused("completing", key, &answer));
@@ -158,29 +165,24 @@ impl Mover for S3 {
     }
 
     fn abort(&self, key: &str, token: &str) -> Result<(), Error> {
-        let answer = self.request("DELETE", key, &[("uploadId", token)], Body::Nothing, &[]).send()?;
+        let query = [("uploadId", token)];
+        let call = Call { query: &query, ..Call::new("DELETE") };
+        let answer = self.request(key, &call).send()?;
         done("giving up", key, &answer)
     }
 }
 
 impl S3 {
     /// A signed request about an object.
-    fn request<'a>(
-        &self,
-        method: &'a str,
-        key: &str,
-        query: &[(&str, &str)],
-        body: Body<'_>,
-        headers: &[(&str, &str)],
-    ) -> Request<'a> {
+    fn request<'a>(&self, key: &str, call: &Call<'a>) -> Request<'a> {
         let path = format!("/{}/{}{key}", self.bucket, self.prefix);
-        self.signer.sign(&self.endpoint, &self.host, method, &path, query, body, headers)
+        self.signer.sign(&self.endpoint, &path, call)
     }
 
     /// A signed request about the bucket.
-    fn of_bucket<'a>(&self, method: &'a str, query: &[(&str, &str)]) -> Request<'a> {
+    fn of_bucket<'a>(&self, call: &Call<'a>) -> Request<'a> {
         let path = format!("/{}/", self.bucket);
-        self.signer.sign(&self.endpoint, &self.host, method, &path, query, Body::Nothing, &[])
+        self.signer.sign(&self.endpoint, &path, call)
     }
 
     /// The numbers and tags of an upload's parts, which must be 1 to `wanted`.
@@ -189,7 +191,8 @@ impl S3 {
         while parts.len() < wanted as usize {
             let after = parts.last().map_or(0, |(number, _)| *number).to_string();
             let query = [("max-parts", "1000"), ("part-number-marker", after.as_str()), ("uploadId", token)];
-            let answer = self.request("GET", key, &query, Body::Nothing, &[]).receive(LISTING).send()?;
+            let call = Call { query: &query, ..Call::new("GET") };
+            let answer = self.request(key, &call).receive(LISTING).send()?;
             done("listing the parts of", key, &answer)?;
             let more = xml::parts(&answer.text())?;
             if more.is_empty() {
@@ -200,14 +203,6 @@ impl S3 {
         }
         Ok(parts)
     }
-}
-
-/// `host:port` of an endpoint, as the `host` header has it.
-fn host(endpoint: &str) -> Option<&str> {
-    let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"))?;
-    let host = rest.strip_suffix('/').unwrap_or(rest);
-    let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
-    plain.then_some(host)
 }
 
 fn stored(key: &str, answer: &Response) -> Result<Stored, Error> {

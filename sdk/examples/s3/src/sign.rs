@@ -9,7 +9,40 @@ use std::rc::Rc;
 use remora_sdk::objects::{Buffer, Error, Request, Secret, escaped, task};
 use sha2::{Digest, Sha256};
 
-/// What a request sends, for its digest.
+/// Where a store answers.
+pub(crate) struct Endpoint {
+    /// Without a slash at its end.
+    url: String,
+    /// `host:port`, as the `host` header has it.
+    host: String,
+}
+
+impl Endpoint {
+    /// None if it is not written as `https://host:port`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let url = text.strip_suffix('/').unwrap_or(text);
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+        let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
+        plain.then(|| Self { url: url.to_owned(), host: host.to_owned() })
+    }
+}
+
+/// What is asked of a path.
+pub(crate) struct Call<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) query: &'a [(&'a str, &'a str)],
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    pub(crate) body: Body<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// With nothing but the method.
+    pub(crate) fn new(method: &'a str) -> Self {
+        Self { method, query: &[], headers: &[], body: Body::Nothing }
+    }
+}
+
+/// What a request sends.
 #[derive(Clone, Copy)]
 pub(crate) enum Body<'a> {
     Nothing,
@@ -34,17 +67,9 @@ impl Signer {
     }
 
     /// A request with all that S3 wants to see of it.
-    #[expect(clippy::too_many_arguments, reason = "they are what is signed")]
-    pub(crate) fn sign<'a>(
-        &self,
-        endpoint: &str,
-        host: &str,
-        method: &'a str,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Body<'_>,
-        headers: &[(&str, &str)],
-    ) -> Request<'a> {
+    pub(crate) fn sign<'a>(&self, endpoint: &Endpoint, path: &str, call: &Call<'a>) -> Request<'a> {
+        let Endpoint { url, host } = endpoint;
+        let Call { method, query, headers, body } = *call;
         let time = time();
         let day = &time[..8];
         let digest = match body {
@@ -52,7 +77,7 @@ impl Signer {
             Body::Inline(bytes) => hex(&Sha256::digest(bytes)),
             Body::Buffer(buffer) => hex(&buffer.sha256()),
         };
-        let mut signed = vec![("host", host), ("x-amz-content-sha256", &digest), ("x-amz-date", &time)];
+        let mut signed = vec![("host", host.as_str()), ("x-amz-content-sha256", &digest), ("x-amz-date", &time)];
         signed.extend_from_slice(headers);
         signed.sort_unstable();
         let names = signed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
@@ -70,12 +95,16 @@ impl Signer {
             "AWS4-HMAC-SHA256 Credential={}/{scope},SignedHeaders={names},Signature={signature}",
             self.access_key
         );
-        let url = if query.is_empty() { format!("{endpoint}{path}") } else { format!("{endpoint}{path}?{query}") };
+        let url = if query.is_empty() { format!("{url}{path}") } else { format!("{url}{path}?{query}") };
         let mut request = Request::new(method, url).header("authorization", authorization);
         for (name, value) in signed.into_iter().filter(|(name, _)| *name != "host") {
             request = request.header(name, value);
         }
-        request
+        match body {
+            Body::Nothing => request,
+            Body::Inline(bytes) => request.inline(bytes),
+            Body::Buffer(buffer) => request.buffer(buffer),
+        }
     }
 
     fn key(&self, day: &str) -> Rc<Secret> {
