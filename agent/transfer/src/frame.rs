@@ -1,19 +1,9 @@
-//! What is said of a restore: a kind, a length (both little-endian), and so many bytes.
-//!
-//! ```text
-//! agent:  Begin  u32 version, u32 disk, u64 size, u64 bytes of data     worker: Ready, or Refused
-//!         Data   u64 offset, bytes                                      (any number, in order)
-//!         End                                                          worker: Digest, or Refused
-//! ```
-//!
-//! `Refused` may come at any time, and ends it. What lies between the data reads as zeros.
+//! The frames of all that is said between an agent and a worker: a kind, a length (both little-endian), and so many bytes.
+//! `Refused`, of a worker, ends what it is said in.
 
 use std::io::{self, Read};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-
-/// The version of all this.
-pub(crate) const VERSION: u32 = 1;
 
 /// The most that one frame of data holds.
 pub(crate) const DATA: usize = remora_core::PIECE_SIZE as usize;
@@ -24,28 +14,7 @@ pub(crate) const WORDS: usize = 4096;
 /// Before the bytes.
 pub(crate) const HEADER: usize = 5;
 
-const BEGIN: u8 = 1;
-const DATA_KIND: u8 = 2;
-const END: u8 = 3;
-const READY: u8 = 16;
-const DIGEST: u8 = 17;
 pub(crate) const REFUSED: u8 = 18;
-
-/// What an agent says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    Begin { disk: u32, size: u64, data: u64 },
-    Data { at: u64, bytes: Vec<u8> },
-    End,
-}
-
-/// What a worker says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Ready,
-    Digest([u8; 32]),
-    Refused(Fault, String),
-}
 
 /// Why a worker refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,91 +27,8 @@ pub(crate) enum Fault {
     Failed,
 }
 
-impl Order {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Begin { disk, size, data } => {
-                let parts = [&VERSION.to_le_bytes()[..], &disk.to_le_bytes(), &size.to_le_bytes(), &data.to_le_bytes()];
-                frame(BEGIN, &parts)
-            }
-            Self::Data { at, bytes } => Self::data(*at, bytes),
-            Self::End => frame(END, &[]),
-        }
-    }
-
-    /// A frame of data, without a copy of it before.
-    pub(crate) fn data(at: u64, bytes: &[u8]) -> Vec<u8> {
-        frame(DATA_KIND, &[&at.to_le_bytes(), bytes])
-    }
-
-    /// The next one; none at the end of what is said.
-    pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut header = [0; HEADER];
-        if from.read(&mut header[..1])? == 0 {
-            return Ok(None);
-        }
-        from.read_exact(&mut header[1..])?;
-        let (kind, length) = parse(header);
-        let fits = match kind {
-            BEGIN => length == 24,
-            DATA_KIND => (9..=8 + DATA).contains(&length),
-            END => length == 0,
-            _ => false,
-        };
-        if !fits {
-            return Err(nonsense(kind, length));
-        }
-        let mut body = vec![0; length];
-        from.read_exact(&mut body)?;
-        let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-        let small = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().expect("four bytes"));
-        Ok(Some(match kind {
-            BEGIN if small(0) != VERSION => {
-                let what = format!("version {} of the transfer is not known here, {VERSION} is", small(0));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-            }
-            BEGIN => Self::Begin { disk: small(4), size: number(8), data: number(16) },
-            DATA_KIND => Self::Data { at: number(0), bytes: body.split_off(8) },
-            _ => Self::End,
-        }))
-    }
-}
-
-impl Answer {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Ready => frame(READY, &[]),
-            Self::Digest(digest) => frame(DIGEST, &[digest]),
-            Self::Refused(fault, why) => refused(*fault, why),
-        }
-    }
-
-    /// The next one. May not be dropped half-way and called again.
-    pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
-        let mut header = [0; HEADER];
-        from.read_exact(&mut header).await?;
-        let (kind, length) = parse(header);
-        let fits = match kind {
-            READY => length == 0,
-            DIGEST => length == 32,
-            REFUSED => (1..=1 + WORDS).contains(&length),
-            _ => false,
-        };
-        if !fits {
-            return Err(nonsense(kind, length));
-        }
-        let mut body = vec![0; length];
-        from.read_exact(&mut body).await?;
-        Ok(match kind {
-            READY => Self::Ready,
-            DIGEST => Self::Digest(body.try_into().expect("32 bytes")),
-            _ => Self::Refused(Fault::of(body[0]), printable(&body[1..])),
-        })
-    }
-}
-
 impl Fault {
-    pub(crate) const fn code(self) -> u8 {
+    const fn code(self) -> u8 {
         match self {
             Self::NoSpace => 1,
             Self::Invalid => 2,
@@ -150,7 +36,7 @@ impl Fault {
         }
     }
 
-    pub(crate) const fn of(code: u8) -> Self {
+    const fn of(code: u8) -> Self {
         match code {
             1 => Self::NoSpace,
             2 => Self::Invalid,
@@ -159,12 +45,43 @@ impl Fault {
     }
 }
 
-/// A refusal, cut to what is read of one.
-pub(crate) fn refused(fault: Fault, why: &str) -> Vec<u8> {
-    let end = (0..=why.len().min(WORDS)).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
-    frame(REFUSED, &[&[fault.code()], &why.as_bytes()[..end]])
+/// Whether a frame of that kind may have so many bytes.
+pub(crate) type Fits = fn(kind: u8, length: usize) -> bool;
+
+/// The kind and the bytes of the next frame, which are read only if they fit; none at the end of what is said.
+pub(crate) fn read(from: &mut impl Read, fits: Fits) -> io::Result<Option<(u8, Vec<u8>)>> {
+    let mut header = [0; HEADER];
+    if from.read(&mut header[..1])? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut header[1..])?;
+    let (kind, mut body) = begun(header, fits)?;
+    from.read_exact(&mut body)?;
+    Ok(Some((kind, body)))
 }
 
+/// As [`read`], of a worker: a refusal fits too. May not be dropped half-way and called again.
+pub(crate) async fn read_answer(from: &mut (impl AsyncRead + Unpin), fits: Fits) -> io::Result<(u8, Vec<u8>)> {
+    let mut header = [0; HEADER];
+    from.read_exact(&mut header).await?;
+    let fits: Fits = if header[0] == REFUSED { refusal_fits } else { fits };
+    let (kind, mut body) = begun(header, fits)?;
+    from.read_exact(&mut body).await?;
+    Ok((kind, body))
+}
+
+fn refusal_fits(_: u8, length: usize) -> bool {
+    (1..=1 + WORDS).contains(&length)
+}
+
+/// What a header tells of: a kind, and room for the bytes.
+fn begun(header: [u8; HEADER], fits: Fits) -> io::Result<(u8, Vec<u8>)> {
+    let [kind, length @ ..] = header;
+    let length = u32::from_le_bytes(length) as usize;
+    if fits(kind, length) { Ok((kind, vec![0; length])) } else { Err(nonsense(kind, length)) }
+}
+
+/// A frame, of `parts` one after the other.
 pub(crate) fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut frame = Vec::with_capacity(HEADER + length);
@@ -176,9 +93,15 @@ pub(crate) fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     frame
 }
 
-pub(crate) fn parse(header: [u8; HEADER]) -> (u8, usize) {
-    let [kind, length @ ..] = header;
-    (kind, u32::from_le_bytes(length) as usize)
+/// A refusal, cut to what is read of one.
+pub(crate) fn refused(fault: Fault, why: &str) -> Vec<u8> {
+    let end = (0..=why.len().min(WORDS)).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+    frame(REFUSED, &[&[fault.code()], &why.as_bytes()[..end]])
+}
+
+/// What the bytes of a refusal say.
+pub(crate) fn refusal(body: &[u8]) -> (Fault, String) {
+    (Fault::of(body[0]), printable(&body[1..]))
 }
 
 pub(crate) fn nonsense(kind: u8, length: usize) -> io::Error {
@@ -186,53 +109,6 @@ pub(crate) fn nonsense(kind: u8, length: usize) -> io::Error {
 }
 
 /// Somebody else's words, for a log and a condition.
-pub(crate) fn printable(words: &[u8]) -> String {
+fn printable(words: &[u8]) -> String {
     String::from_utf8_lossy(words).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_said_is_read_as_it_was_said() {
-        for order in
-            [Order::Begin { disk: 7, size: u64::MAX, data: 1 }, Order::Data { at: 9, bytes: vec![5; DATA] }, Order::End]
-        {
-            assert_eq!(Order::read(&mut order.encode().as_slice()).unwrap(), Some(order));
-        }
-        assert_eq!(Order::read(&mut [].as_slice()).unwrap(), None);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_before_it_is_read() {
-        let mut of_another_version = Order::Begin { disk: 0, size: 0, data: 0 }.encode();
-        of_another_version[5] = 2;
-        for bad in [
-            frame(DATA_KIND, &[&[0; 8]]),
-            [&[DATA_KIND][..], &u32::MAX.to_le_bytes()].concat(),
-            frame(END, &[b"x"]),
-            frame(BEGIN, &[b"short"]),
-            frame(99, &[]),
-            frame(READY, &[]),
-            of_another_version,
-        ] {
-            let error = Order::read(&mut bad.as_slice()).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
-        }
-        let cut = Order::End.encode()[..3].to_vec();
-        assert_eq!(Order::read(&mut cut.as_slice()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    }
-
-    #[tokio::test]
-    async fn a_worker_s_words_are_cut_and_made_printable() {
-        let long = format!("a\u{1b}[2J\n{}", "ä".repeat(WORDS));
-        let said = Answer::Refused(Fault::NoSpace, long).encode();
-        let Answer::Refused(Fault::NoSpace, words) = Answer::read(&mut said.as_slice()).await.unwrap() else {
-            panic!("not refused");
-        };
-        assert!(words.starts_with("a [2J ä") && words.len() <= WORDS, "{words}");
-        let huge = [&[REFUSED][..], &u32::MAX.to_le_bytes()].concat();
-        assert!(Answer::read(&mut huge.as_slice()).await.is_err());
-    }
 }

@@ -2,7 +2,7 @@
 //! worker for a restore, from it for the backup of a halted VM.
 //!
 //! The worker listens; both show certificates of a CA that was made for this one run ([`Credentials`]). What goes over the
-//! connection is in `frame.rs` and `question.rs`. Each side takes the other for hostile: sizes are bounded, the worker writes
+//! connection is in `order.rs` and `question.rs`. Each side takes the other for hostile: sizes are bounded, the worker writes
 //! within the size that was told, and the agent believes that something was written when the digest of what was read back is
 //! that of what it sent. Start reading at `server.rs`, then `send.rs` and `receive.rs` or `borrow.rs` and `lend.rs`. Depends
 //! on the ports, and on the engine for zeros alone; knows nothing of Kubernetes.
@@ -15,6 +15,7 @@ mod explain;
 mod frame;
 mod holes;
 mod lend;
+mod order;
 mod overlays;
 mod question;
 mod receive;

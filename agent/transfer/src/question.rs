@@ -11,9 +11,9 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
 
-use crate::frame::{DATA, Fault, HEADER, REFUSED, WORDS, frame, nonsense, parse, printable, refused};
+use crate::frame::{self, DATA, Fault, frame, nonsense, refusal, refused};
 
 /// The version of all this.
 const VERSION: u32 = 1;
@@ -80,23 +80,7 @@ impl Question {
 
     /// The next one; none at the end of what is asked.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut header = [0; HEADER];
-        if from.read(&mut header[..1])? == 0 {
-            return Ok(None);
-        }
-        from.read_exact(&mut header[1..])?;
-        let (kind, length) = parse(header);
-        let fits = match kind {
-            LOOK => length == 8,
-            MAP => length == 12,
-            READ => length == 16,
-            _ => false,
-        };
-        if !fits {
-            return Err(nonsense(kind, length));
-        }
-        let mut body = [0; 16];
-        from.read_exact(&mut body[..length])?;
+        let Some((kind, body)) = frame::read(from, Self::fits)? else { return Ok(None) };
         let (small, large) = (|at| u32_at(&body, at), |at| u64_at(&body, at));
         Ok(Some(match kind {
             LOOK if small(0) != VERSION => {
@@ -108,6 +92,15 @@ impl Question {
             _ if small(12) as usize > DATA => return Err(nonsense(kind, small(12) as usize)),
             _ => Self::Read { disk: small(0), at: large(4), length: small(12) },
         }))
+    }
+
+    fn fits(kind: u8, length: usize) -> bool {
+        match kind {
+            LOOK => length == 8,
+            MAP => length == 12,
+            READ => length == 16,
+            _ => false,
+        }
     }
 }
 
@@ -133,21 +126,7 @@ impl Reply {
 
     /// The next one. May not be dropped half-way and called again.
     pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
-        let mut header = [0; HEADER];
-        from.read_exact(&mut header).await?;
-        let (kind, length) = parse(header);
-        let fits = match kind {
-            IS => length == 24,
-            STRETCHES_KIND => length.is_multiple_of(STRETCH) && (1..=STRETCHES).contains(&(length / STRETCH)),
-            BYTES => length <= DATA,
-            REFUSED => (1..=1 + WORDS).contains(&length),
-            _ => false,
-        };
-        if !fits {
-            return Err(nonsense(kind, length));
-        }
-        let mut body = vec![0; length];
-        from.read_exact(&mut body).await?;
+        let (kind, body) = frame::read_answer(from, Self::fits).await?;
         Ok(match kind {
             IS => {
                 let written = (u64_at(&body, 8).cast_signed(), u64_at(&body, 16).cast_signed());
@@ -158,8 +137,20 @@ impl Reply {
                 Self::Map(body.chunks_exact(STRETCH).map(one).collect())
             }
             BYTES => Self::Bytes(body.into()),
-            _ => Self::Refused(Fault::of(body[0]), printable(&body[1..])),
+            _ => {
+                let (fault, why) = refusal(&body);
+                Self::Refused(fault, why)
+            }
         })
+    }
+
+    fn fits(kind: u8, length: usize) -> bool {
+        match kind {
+            IS => length == 24,
+            STRETCHES_KIND => length.is_multiple_of(STRETCH) && (1..=STRETCHES).contains(&(length / STRETCH)),
+            BYTES => length <= DATA,
+            _ => false,
+        }
     }
 }
 
@@ -174,6 +165,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::HEADER;
 
     #[tokio::test]
     async fn what_is_said_is_read_as_it_was_said() {

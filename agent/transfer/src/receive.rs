@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use crate::frame::{Answer, Fault, Order};
+use crate::frame::Fault;
+use crate::order::{Answer, Order};
 use crate::server::{Stream, say};
 use crate::target::{Refusal, Target};
 

@@ -15,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::connect::{Worker, connect};
 use crate::digest::Digest;
-use crate::frame::{Answer, DATA, Fault, Order};
+use crate::frame::{DATA, Fault};
+use crate::order::{Answer, Order};
 
 /// One disk to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
