@@ -27,10 +27,10 @@ use super::events::Events;
 use super::metrics::{Kind, Metrics};
 use super::opened::Opened;
 use super::plan::has_finalizer;
-use super::runs::{AT_ONCE, again, of_workers, runs_of, touched};
+use super::runs::{AT_ONCE, again, of_repositories, of_workers, runs_of};
 use super::{Settings, within};
 use crate::kubevirt::VirtualMachineInstance;
-use crate::resources::{Repository, RestoreRun, Run};
+use crate::resources::{RestoreRun, Run};
 
 type Instance = PartialObjectMeta<VirtualMachineInstance>;
 
@@ -60,12 +60,7 @@ pub(super) async fn keep(
         .reflect(writer)
         .touched_objects()
         .predicate_filter(what_matters, PredicateConfig::default());
-    let repositories = touched::<Repository>(client.clone());
-    let of_repositories = runs_of(repositories, store.clone(), |run: &RestoreRun, repository| {
-        let reference = &run.spec.repository;
-        reference.name == repository.name_any()
-            && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
-    });
+    let of_repositories = of_repositories(client.clone(), store.clone());
     // One that starts may have a claim that is being written.
     let of_machines = runs_of(started(client.clone()), store.clone(), |run: &RestoreRun, instance| {
         run.node().is_some() && run.namespace() == instance.namespace()

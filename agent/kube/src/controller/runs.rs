@@ -61,11 +61,8 @@ pub(super) async fn keep(
             end.unbounded_send(run.clone()).ok();
         }
     });
-    let (machines, backups, repositories) = (
-        touched::<VirtualMachineInstance>(client.clone()),
-        touched::<VirtualMachineBackup>(client.clone()),
-        touched::<Repository>(client.clone()),
-    );
+    let machines = touched::<VirtualMachineInstance>(client.clone());
+    let backups = touched::<VirtualMachineBackup>(client.clone());
     // Not all runs are looked through for each machine that changes: there are thousands of both.
     let (of_machine, of_backup, of_ended) = (Arc::clone(&index), Arc::clone(&index), index);
     let of_machines = machines.flat_map(move |instance| {
@@ -78,11 +75,7 @@ pub(super) async fn keep(
         let namespace = run.namespace().unwrap_or_default();
         futures::stream::iter(of_ended.of_machine(&namespace, &run.spec.virtual_machine))
     });
-    let of_repositories = runs_of(repositories, store.clone(), |run, repository| {
-        let reference = &run.spec.repository;
-        reference.name == repository.name_any()
-            && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
-    });
+    let of_repositories = of_repositories(client.clone(), store.clone());
     let of_workers = of_workers(client.clone(), store.clone());
     let context = Arc::new(Context {
         events: Events::new(client.clone(), &settings.instance),
@@ -120,7 +113,7 @@ fn what_matters(run: &BackupRun) -> Option<u64> {
 }
 
 /// Objects that changed. A kind that the API server does not know may yet come: asked again, ever more seldom.
-pub(super) fn touched<K>(client: Client) -> impl Stream<Item = PartialObjectMeta<K>> + Send
+fn touched<K>(client: Client) -> impl Stream<Item = PartialObjectMeta<K>> + Send
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
@@ -143,6 +136,18 @@ where
         let runs = store.state().into_iter().filter(|run| matters(run, &object));
         let unfinished = runs.filter(|run| !run.has_ended() || plan::has_finalizer(&**run));
         futures::stream::iter(unfinished.map(|run| ObjectRef::from_obj(&*run)).collect::<Vec<_>>())
+    })
+}
+
+/// The unfinished runs whose repository changed.
+pub(super) fn of_repositories<R: Run>(
+    client: Client,
+    store: Store<R>,
+) -> impl Stream<Item = ObjectRef<R>> + Send + 'static {
+    runs_of(touched::<Repository>(client), store, |run: &R, repository| {
+        let reference = run.repository();
+        reference.name == repository.name_any()
+            && reference.namespace.clone().or_else(|| run.namespace()) == repository.namespace()
     })
 }
 
