@@ -8,22 +8,23 @@
 //! monitor and the guest (QEMU 7.2, `nbd_drained_poll`). So a run that shows no life while its job runs is killed, which
 //! closes its connections, and then cleaned up after like any dead run.
 //!
-//! It is told about the job, and then about each step, by lines on its standard input, and answers with lines of JSON.
+//! It is told about the job, and then about each step, by lines on its standard input, and answers with lines: `said.rs`.
 
-use std::path::PathBuf;
+mod said;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_core::{CheckpointName, VmName};
-use serde::{Deserialize, Serialize};
+use remora_core::CheckpointName;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::connection::{DomainHandle, Libvirt, Repeat, USUAL};
 use crate::job::{self, JobEnd, RunningJob};
-use crate::scratch::{self, Volume};
-use crate::{files, quiesce, raw};
+use crate::{files, quiesce, raw, scratch};
+
+pub(crate) use said::{Event, Spec, Step};
 
 /// How often it looks at the clock and at the scratch files' filesystems.
 const TICK: Duration = Duration::from_millis(50);
@@ -49,60 +50,6 @@ const ENDS: u32 = 10;
 
 /// The pause between two such tries.
 const END_EVERY: Duration = Duration::from_secs(1);
-
-/// What it watches: the first line.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Spec {
-    pub(crate) uri: String,
-    pub(crate) vm: VmName,
-    pub(crate) uuid: String,
-    /// The job that is ours.
-    pub(crate) checkpoint: CheckpointName,
-    /// What to remove once the job has ended.
-    pub(crate) files: Vec<PathBuf>,
-    pub(crate) socket_folder: PathBuf,
-    pub(crate) volumes: Vec<Volume>,
-    /// How long freezing may take.
-    pub(crate) freezing_at_most: Duration,
-    /// How long the guest may then stay frozen.
-    pub(crate) frozen_at_most: Duration,
-    /// The process of the run.
-    pub(crate) run: u32,
-    /// How long it may show no life while its job runs.
-    pub(crate) silent_at_most: Duration,
-}
-
-/// The steps of a run: the further lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Step {
-    /// The guest is about to be frozen.
-    Freezing,
-    /// The guest is frozen.
-    Frozen,
-    /// The guest is thawed, or was never frozen.
-    Thawed,
-    /// Nobody knows whether the guest is frozen: its agent did not answer.
-    Unsure,
-    /// The job is about to be started.
-    Beginning,
-    /// The job runs.
-    Began,
-    /// No step: the run lives, and with it the tasks that take QEMU's replies.
-    Alive,
-    /// All is cleaned up.
-    Done,
-}
-
-/// What it tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Event {
-    /// It watches.
-    Ready,
-    /// It ends the job, for this reason.
-    Stopping(String),
-}
 
 /// The whole life of a watchdog process. Standard input and output belong to the run that started it.
 pub fn main() -> u8 {
@@ -376,32 +323,4 @@ fn tell(event: &Event) {
     // If nobody listens the run is dead, which the other pipe tells.
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_mean_the_same_at_both_ends() {
-        let steps = [
-            Step::Freezing,
-            Step::Frozen,
-            Step::Thawed,
-            Step::Unsure,
-            Step::Beginning,
-            Step::Began,
-            Step::Alive,
-            Step::Done,
-        ];
-        for step in steps {
-            let line = serde_json::to_string(&step).unwrap();
-            assert_eq!(serde_json::from_str::<Step>(&line).unwrap(), step);
-        }
-        for event in [Event::Ready, Event::Stopping("two\nlines".into())] {
-            let line = serde_json::to_string(&event).unwrap();
-            assert!(!line.contains('\n'));
-            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
-        }
-    }
 }
