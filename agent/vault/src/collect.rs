@@ -127,8 +127,8 @@ pub(crate) struct Reached {
     pub(crate) reach: Reach,
 }
 
-/// One pass over a VM, and what its points reach. `now` is the store's time at or before its beginning; `as_if_dropped` are points that are taken
-/// for dropped a moment ago.
+/// One pass over a VM, and what its points reach. `now` is the store's time at or before its beginning; `as_if_dropped` are
+/// points that are taken for dropped a moment ago.
 pub(crate) async fn collect(
     vault: &Repository,
     vm: Folder,
@@ -153,6 +153,34 @@ pub(crate) async fn collect(
             rewrite.run(vault, &segments).await?;
         }
     }
+    let (dead, mut names) = judge(vault, &survey, &segments, &mut done).await?;
+    let keeps_versions = vault.keeps_versions();
+    let obstacles = if keeps_versions { Obstacles::of(vault, vm, &names, now).await? } else { Obstacles::default() };
+    for (objects, bytes) in dead {
+        let locked = objects.iter().any(|name| obstacles.locked(name).is_some());
+        if locked { &mut done.locked } else { &mut done.removed }.add(bytes);
+    }
+    done.locked_until = names.iter().filter_map(|name| obstacles.locked(name)).max();
+    names.retain(|name| obstacles.locked(name).is_none());
+    done.emptied = survey.emptied.len() as u64;
+    if mode == Mode::Run {
+        remove(vault, vm, &names, &obstacles).await?;
+        empty_manifests(vault, vm, &survey).await?;
+    }
+    Ok((done, Reached { next: survey.next, reach: survey.live }))
+}
+
+/// The objects of a segment that nothing needs, and their bytes.
+type Dead = (Vec<Path>, u64);
+
+/// Judges each segment. Gives the dead ones, and the names of all objects that are to go: theirs, and those that a newer
+/// generation replaces. Notes in `done` what stays for now.
+async fn judge(
+    vault: &Repository,
+    survey: &Survey,
+    segments: &Segments,
+    done: &mut Collected,
+) -> Result<(Vec<Dead>, Vec<Path>)> {
     let (mut dead, mut names) = (Vec::new(), Vec::new());
     for (id, generations) in &survey.segments {
         let bytes = generations.iter().map(|(_, bytes)| bytes).sum();
@@ -165,33 +193,27 @@ pub(crate) async fn collect(
             }
             Garbage::Later => done.later.add(bytes),
             Garbage::Waiting => done.waiting.add(bytes),
-            Garbage::Needed => names.extend(older_generations(vault, &survey, &segments, *id, generations).await?),
+            Garbage::Needed => names.extend(older_generations(vault, survey, segments, *id, generations).await?),
         }
     }
-    done.emptied = survey.emptied.len() as u64;
-    let keeps_versions = vault.keeps_versions();
-    let obstacles = if keeps_versions { Obstacles::of(vault, vm, &names, now).await? } else { Obstacles::default() };
-    for (objects, bytes) in dead {
-        let locked = objects.iter().any(|name| obstacles.locked(name).is_some());
-        if locked { &mut done.locked } else { &mut done.removed }.add(bytes);
+    Ok((dead, names))
+}
+
+/// Removes objects that nothing locks, in a store that keeps versions with all of theirs.
+async fn remove(vault: &Repository, vm: Folder, names: &[Path], obstacles: &Obstacles) -> Result<()> {
+    if vault.keeps_versions() {
+        vault.store.remove_versions(&obstacles.versions(names)).await?;
+        return locked::sweep_hidden(vault, vm).await;
     }
-    done.locked_until = names.iter().filter_map(|name| obstacles.locked(name)).max();
-    names.retain(|name| obstacles.locked(name).is_none());
-    if mode == Mode::Run {
-        if keeps_versions {
-            vault.store.remove_versions(&obstacles.versions(&names)).await?;
-            locked::sweep_hidden(vault, vm).await?;
-        } else {
-            stream::iter(names.iter().map(Ok))
-                .try_for_each_concurrent(DELETES, |name| vault.store.remove(name))
-                .await?;
-        }
-        let empty = survey.emptied.iter().map(|number| names::manifest(vault.tenant, vm, *number));
-        for name in empty {
-            vault.store.replace(&name, PutPayload::default()).await?;
-        }
+    stream::iter(names.iter().map(Ok)).try_for_each_concurrent(DELETES, |name| vault.store.remove(name)).await
+}
+
+async fn empty_manifests(vault: &Repository, vm: Folder, survey: &Survey) -> Result<()> {
+    for number in &survey.emptied {
+        let name = names::manifest(vault.tenant, vm, *number);
+        vault.store.replace(&name, PutPayload::default()).await?;
     }
-    Ok((done, Reached { next: survey.next, reach: survey.live }))
+    Ok(())
 }
 
 /// The objects that a newer generation of a segment replaces.
