@@ -11,11 +11,12 @@ use remora_vault::Salvage;
 use serde::Serialize;
 
 use super::find_disk;
-use super::image::Image;
+use super::image::{Image, Prepared};
 use super::lost::{Lost, LostFile};
 use crate::args::{self, ImageFormat};
 use crate::context::{Context, Repository};
 use crate::output::{bytes, print};
+use crate::progress::Shown;
 
 #[derive(Serialize)]
 struct Restored {
@@ -53,14 +54,40 @@ impl Missing {
     }
 }
 
+/// A disk whose target was checked and opened, and what is told of it.
+struct Chosen<'a> {
+    image: Image<'a>,
+    prepared: Prepared,
+    disk: DiskIndex,
+    told: Disk,
+}
+
 pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     let began = Instant::now();
     let repository = context.points().await?;
     let reader = Reader::open(&repository, &args).await?;
+    let shown = context.progress("restoring");
+    let chosen = prepare(context, &repository, &reader, &shown, &args).await?;
+    let disks = write(&reader, &args.point, chosen).await?;
+    drop(shown);
+    let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    let restored = Restored { point: args.point, disks, seconds };
+    print(context.format(), &restored, |restored| restored.disks.iter().map(text).collect())?;
+    incomplete(&restored)
+}
+
+/// Checks every target, before the first one is written.
+async fn prepare<'a>(
+    context: &Context,
+    repository: &'a Repository,
+    reader: &Reader,
+    shown: &Shown,
+    args: &args::Restore,
+) -> Result<Vec<Chosen<'a>>> {
     let port = reader.port();
     let point = port.point();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
-    let chosen = match &args.disk {
+    let disks = match &args.disk {
         Some(name) => vec![find_disk(point, name)?],
         None => (0..point.disks.len()).map(DiskIndex).collect(),
     };
@@ -68,10 +95,8 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     if into_folder {
         make_folder(&args.to)?;
     }
-    let shown = context.progress("restoring");
     let mut all = Vec::new();
-    // Every target is checked before the first one is written.
-    for disk in chosen {
+    for disk in disks {
         let stored = &point.disks[disk.0];
         let path = if into_folder {
             args.to.join(format!("{}.{}", stored.name, extension(args.format)))
@@ -91,24 +116,24 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
         }
         let format = extension(args.format);
         let told = Disk { name: stored.name.clone(), path, format, size: stored.size, missing: None };
-        all.push((image, prepared, disk, told));
+        all.push(Chosen { image, prepared, disk, told });
     }
+    Ok(all)
+}
+
+async fn write(reader: &Reader, point: &PointId, chosen: Vec<Chosen<'_>>) -> Result<Vec<Disk>> {
     let mut disks = Vec::new();
-    for (image, prepared, disk, told) in all {
+    for Chosen { image, prepared, disk, told } in chosen {
         let written = image.write(prepared).await?;
         // First the list, then the image: whoever finds an image with zeros for what is lost finds the list beside it.
-        let missing = reader.missing(&args.point, disk, &told)?;
+        let missing = reader.missing(point, disk, &told)?;
         if let Err(error) = written.finish().await {
             missing.iter().for_each(Missing::forget);
             return Err(error);
         }
         disks.push(Disk { missing, ..told });
     }
-    drop(shown);
-    let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-    let restored = Restored { point: args.point, disks, seconds };
-    print(context.format(), &restored, |restored| restored.disks.iter().map(text).collect())?;
-    incomplete(&restored)
+    Ok(disks)
 }
 
 /// Reads a point, with or without the damage in it.

@@ -15,7 +15,7 @@ use self::repair::{Damaged, Left, Stretch, repair_all};
 use self::verifier::Verifier;
 use super::lost::Lost;
 use crate::args;
-use crate::context::Context;
+use crate::context::{Context, Repository};
 use crate::output::{bytes, print, printable};
 
 /// What was found of a point, and what a repair made of it.
@@ -39,11 +39,7 @@ struct Verified {
 
 pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     let repository = context.points().await?;
-    if repository.vault().is_none() && (args.structure_only || args.sample.is_some() || args.repair) {
-        let what = "--structure-only, --sample and --repair are for a repository of remora's own format";
-        return Err(Error::new(ErrorKind::Unsupported, what)
-            .advise("Here verify reads all of a point, and what keeps it can mend it."));
-    }
+    suits(&args, &repository)?;
     let verifier = Verifier::of(&repository, depth(&args)).await?;
     let whole = args.point.is_none();
     let Listing { points, unreadable, .. } = match &args.point {
@@ -77,6 +73,21 @@ pub(super) async fn run(context: &Context, args: args::Verify) -> Result<()> {
     if let (true, Some(vault)) = (whole, repository.vault()) {
         untampered(vault).await?;
     }
+    sound(&all)
+}
+
+/// An error if something is asked for that only a vault can do, of a repository that is none.
+fn suits(args: &args::Verify, repository: &Repository) -> Result<()> {
+    if repository.vault().is_some() || !(args.structure_only || args.sample.is_some() || args.repair) {
+        return Ok(());
+    }
+    let what = "--structure-only, --sample and --repair are for a repository of remora's own format";
+    Err(Error::new(ErrorKind::Unsupported, what)
+        .advise("Here verify reads all of a point, and what keeps it can mend it."))
+}
+
+/// An error that names the points that are damaged, if any are.
+fn sound(all: &[Verified]) -> Result<()> {
     let damaged: Vec<_> = all.iter().filter(|found| !found.ok).map(|found| found.point.to_string()).collect();
     if damaged.is_empty() {
         return Ok(());
