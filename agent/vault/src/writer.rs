@@ -80,10 +80,19 @@ impl Growing {
         self.builder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the segment out if it is full, or, at the end, if it holds anything.
-    fn take(&self, at_the_end: bool) -> Option<Built> {
+    /// Takes the segment out if it is full.
+    fn take_full(&self) -> Option<Built> {
+        self.take_if(Builder::is_full)
+    }
+
+    /// Takes the segment out, at the end, if it holds anything.
+    fn take_rest(&self) -> Option<Built> {
+        self.take_if(|builder| builder.is_full() || !builder.is_empty())
+    }
+
+    fn take_if(&self, is_due: impl FnOnce(&Builder) -> bool) -> Option<Built> {
         let mut builder = self.lock();
-        if !(builder.is_full() || at_the_end && !builder.is_empty()) {
+        if !is_due(&builder) {
             return None;
         }
         let fresh = Builder::new(self.holds, &self.keys, self.repository, self.tenant.0);
@@ -191,7 +200,7 @@ impl Work {
     async fn store_full_segments(&self) -> Result<()> {
         let _storing = self.storing.lock().await;
         for growing in [&*self.chunks, &self.nodes] {
-            if let Some(built) = growing.take(false) {
+            if let Some(built) = growing.take_full() {
                 self.uploads.push(built).await?;
             }
         }
@@ -214,7 +223,7 @@ impl Work {
             maps.push(MapEntry { root: disk.map.root(&self.nodes).await? });
         }
         for growing in [&*self.chunks, &self.nodes] {
-            if let Some(built) = growing.take(true) {
+            if let Some(built) = growing.take_rest() {
                 self.uploads.push(built).await?;
             }
         }

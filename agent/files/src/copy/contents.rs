@@ -17,19 +17,27 @@ const PIECE: usize = 1024 * 1024;
 /// The unit of holes.
 const GRAIN: usize = 4096;
 
+/// Whether a file has holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Sparse,
+    Dense,
+}
+
 /// Copies what `input` holds; returns how many bytes were read. A file that takes less room than it is long has holes:
 /// where the filesystem does not tell them (libguestfs does not), zeros are taken for holes.
 pub(super) fn copy(input: &File, output: &File, path: &Path, stat: &FileStat, progress: &dyn Progress) -> Attempt<u64> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let sparse = u64::try_from(stat.st_blocks).unwrap_or(0) < size.div_ceil(512);
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    let form = if blocks < size.div_ceil(512) { Form::Sparse } else { Form::Dense };
     let mut buffer = vec![0; PIECE.min(size as usize)];
     let mut read = 0;
     let mut at = 0;
-    while let Some(data) = next_data(input, at, size, sparse) {
+    while let Some(data) = next_data(input, at, size, form) {
         for piece in data.split(PIECE as u64) {
             let bytes = &mut buffer[..piece.len() as usize];
             input.read_exact_at(bytes, piece.start).map_err(source(path))?;
-            write(output, bytes, piece.start, sparse).map_err(target(path))?;
+            write(output, bytes, piece.start, form).map_err(target(path))?;
             read += piece.len();
             progress.advance(piece.len());
         }
@@ -40,11 +48,11 @@ pub(super) fn copy(input: &File, output: &File, path: &Path, stat: &FileStat, pr
 }
 
 /// The next range at or behind `at` that may hold data.
-fn next_data(input: &File, at: u64, size: u64, sparse: bool) -> Option<ByteRange> {
+fn next_data(input: &File, at: u64, size: u64, form: Form) -> Option<ByteRange> {
     if at >= size {
         return None;
     }
-    if !sparse {
+    if form == Form::Dense {
         return Some(ByteRange::new(at, size));
     }
     let seek = |from: u64, whence| lseek(input, from.cast_signed(), whence).map(i64::cast_unsigned);
@@ -60,8 +68,8 @@ fn next_data(input: &File, at: u64, size: u64, sparse: bool) -> Option<ByteRange
     }
 }
 
-fn write(output: &File, bytes: &[u8], at: u64, sparse: bool) -> std::io::Result<()> {
-    if !sparse {
+fn write(output: &File, bytes: &[u8], at: u64, form: Form) -> std::io::Result<()> {
+    if form == Form::Dense {
         return output.write_all_at(bytes, at);
     }
     let mut start = 0;

@@ -39,6 +39,13 @@ struct Told {
     policies: Vec<PolicyState>,
 }
 
+/// What is said of the agent itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Lives,
+    HasStopped,
+}
+
 type Policies = Option<watch::Receiver<Vec<PolicyState>>>;
 
 /// Waits until other policies are in force.
@@ -78,7 +85,7 @@ impl<W: Worker> ThisNode<W> {
             looks += 1;
             if self.written.as_ref() != Some(&told) || looks > RENEW {
                 let late = |late: tokio::time::error::Elapsed| Err(kube::Error::Service(late.into()));
-                match tokio::time::timeout(REQUEST, self.write(&told, true)).await.unwrap_or_else(late) {
+                match tokio::time::timeout(REQUEST, self.write(&told, Life::Lives)).await.unwrap_or_else(late) {
                     Ok(()) => (self.written, looks) = (Some(told), 0),
                     Err(error) => {
                         tracing::warn!(%error, "the AgentNode of this node is not written; it is tried again");
@@ -92,15 +99,15 @@ impl<W: Worker> ThisNode<W> {
             }
         }
         let told = self.written.take().unwrap_or_default();
-        let last = self.write(&told, false);
+        let last = self.write(&told, Life::HasStopped);
         if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, last).await {
             tracing::warn!(%error, "the AgentNode of this node does not say that the agent has stopped");
         }
     }
 
-    async fn write(&mut self, told: &Told, lives: bool) -> Result<(), kube::Error> {
+    async fn write(&mut self, told: &Told, life: Life) -> Result<(), kube::Error> {
         let now = Timestamp::now();
-        let mut ready = self.ready(&told.capabilities, lives);
+        let mut ready = self.ready(&told.capabilities, life);
         let since = self.since.filter(|(was, _)| *was == (ready.status == "True")).map_or(now, |(_, since)| since);
         self.since = Some((ready.status == "True", since));
         ready.last_transition_time = Time(since);
@@ -139,12 +146,14 @@ impl<W: Worker> ThisNode<W> {
         self.nodes.patch(&self.me.node, &params, &Patch::Apply(&object)).await.map(drop)
     }
 
-    fn ready(&self, capabilities: &[Capability], lives: bool) -> Condition {
+    fn ready(&self, capabilities: &[Capability], life: Life) -> Condition {
         let missing: Vec<_> = capabilities.iter().filter(|one| !one.available).collect();
-        let (status, reason, message) = match (lives, missing.first()) {
-            (false, _) => ("False", "Stopped", format!("the agent {} has stopped", self.me.pod)),
-            (true, Some(first)) => ("False", "NodeLacks", format!("{}: {}", first.name, first.message)),
-            (true, None) => ("True", "Ready", format!("the agent {} backs up the machines of this node", self.me.pod)),
+        let (status, reason, message) = match (life, missing.first()) {
+            (Life::HasStopped, _) => ("False", "Stopped", format!("the agent {} has stopped", self.me.pod)),
+            (Life::Lives, Some(first)) => ("False", "NodeLacks", format!("{}: {}", first.name, first.message)),
+            (Life::Lives, None) => {
+                ("True", "Ready", format!("the agent {} backs up the machines of this node", self.me.pod))
+            }
         };
         Condition {
             type_: "Ready".into(),
