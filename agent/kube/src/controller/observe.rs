@@ -67,9 +67,19 @@ pub(super) async fn observe(
         observed.worker = worker::observe(&reader, &observed.run).await?;
         observed.image = worker::image(client, settings).await?;
     }
-    if observed.run.has_ended() {
-        return Ok(observed);
+    if !observed.run.has_ended() {
+        observe_unfinished(&reader, &mut observed, backups, &beside).await?;
     }
+    Ok(observed)
+}
+
+/// Reads what a run waits for, or works on.
+async fn observe_unfinished(
+    reader: &Reader<'_>,
+    observed: &mut Observed,
+    backups: Option<Vec<VirtualMachineBackup>>,
+    beside: &Beside,
+) -> Result<()> {
     observed.repository = reader.repository(observed.run.repository()).await?;
     observed.machine = match &backups {
         None => reader.without_backups().await?,
@@ -77,7 +87,7 @@ pub(super) async fn observe(
     };
     // Of a run that is claimed those where it was claimed, wherever the machine is now.
     let holder = observed.run.status.as_ref().filter(|status| status.agent.is_some()).and_then(|one| one.node.clone());
-    if let Some(node) = holder.or_else(|| node(&observed)) {
+    if let Some(node) = holder.or_else(|| node(observed)) {
         observed.agents = reader.agents(&node).await?;
     }
     observed.others = reader.others(&observed.run).await?;
@@ -85,19 +95,20 @@ pub(super) async fn observe(
     // No agent is kept busy by a run that has to wait for somebody else's backup.
     let may_wait = !plan::is_claimed(&observed.run) && backups.iter().any(is_somebody_else_s);
     if attempt.is_none() && !may_wait {
-        return Ok(observed);
+        return Ok(());
     }
     let trackers: Api<VirtualMachineBackupTracker> = reader.api();
     let trackers = match trackers.list(&ListParams::default()).await {
         Err(error) if is_unknown(&error) => Vec::new(),
         trackers => trackers?.items,
     };
+    let uid = observed.run.uid().unwrap_or_default();
     observed.foreign = foreign(&observed.run, &uid, &backups, &trackers);
     if let Some(attempt) = attempt {
-        observed.names = names(&observed, &attempt.backup, &backups, &beside, &trackers);
+        observed.names = names(observed, &attempt.backup, &backups, beside, &trackers);
         observed.classes = reader.classes().await?;
     }
-    Ok(observed)
+    Ok(())
 }
 
 pub(super) struct Reader<'a> {
