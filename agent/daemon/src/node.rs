@@ -70,7 +70,8 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     let token = Some(args.token);
     let me = Me { node: args.node, token, namespace: args.namespace, pod: args.pod, uid: args.pod_uid };
     if let Some(address) = args.listen {
-        let listener = remora_service::bind(address, "--listen").await?;
+        let listener = remora_service::bind(address).await;
+        let listener = listener.map_err(|error| error.advise("Choose another address with `--listen`."))?;
         beside.spawn(remora_service::serve(listener, health(&counts), cancel.clone()));
     }
     tracing::info!(node = me.node, pod = me.pod, "the agent is at work");

@@ -80,7 +80,8 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
     let agent = Agent::new(tools, Arc::clone(&metrics), policies.subscribe(), ledger, answers, parallel);
     let mut beside = tokio::task::JoinSet::new();
     if let Some(address) = config.listen {
-        let listener = remora_service::bind(address, "listen").await?;
+        let listener = remora_service::bind(address).await;
+        let listener = listener.map_err(|error| error.advise("Choose another address with `listen`."))?;
         // It is ready once its policies are loaded, and they are.
         let health = Health { metrics: Box::new(move || metrics.text()), ready: Box::new(|| true) };
         beside.spawn(remora_service::serve(listener, health, cancel.clone()));

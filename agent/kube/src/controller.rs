@@ -94,7 +94,7 @@ pub async fn run(
         metrics.of_policies(scheduler.metrics());
     }
     let mut beside = tokio::task::JoinSet::new();
-    let listener = remora_service::bind(settings.health, "--health").await?;
+    let listener = remora_service::bind(settings.health).await?;
     beside.spawn(remora_service::serve(listener, health(&metrics, &at_work), cancel.clone()));
     let certificate = certificate::ready(&client, &settings).await?;
     let keys = key_service::Keys::new(client.clone(), settings.clone(), opened.clone());

@@ -23,13 +23,9 @@ pub struct Health {
     pub ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Binds `address`; who scrapes finds it there before anything else happens. `setting` is where people chose it.
-pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {
-    let failed = |e| {
-        let error = Error::io(format!("listening on {address}"), e);
-        error.advise(format!("Choose another address with `{setting}`."))
-    };
-    TcpListener::bind(address).await.map_err(failed)
+/// Binds the address; who scrapes finds it there before anything else happens.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| Error::io(format!("listening on {address}"), e))
 }
 
 /// Serves until `cancel`.
