@@ -5,16 +5,16 @@
 //! go through them and let [`Faults`] break one. [`new_point`] is a point to give to a mover, and [`point`]
 //! one that a mover could have given.
 
-mod begun;
 mod faults;
 mod faulty_mover;
 mod faulty_source;
 mod host;
 mod mover;
+mod points;
 
-pub use begun::{new_disk, new_point, point};
 pub use faults::{Fault, Faults, When};
 pub use faulty_mover::FaultyMover;
 pub use faulty_source::FaultySource;
 pub use host::{FakeHost, GRANULARITY};
 pub use mover::FakeMover;
+pub use points::{new_disk, new_point, point};
