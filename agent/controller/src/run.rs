@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::Result;
 use remora_kube::controller::{self, Scheduler, Settings};
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
@@ -27,15 +27,9 @@ pub(crate) fn run() -> ExitCode {
 
 #[tokio::main]
 async fn in_runtime(args: Args) -> Result<()> {
-    // The one of this process; nobody was first.
-    rustls::crypto::ring::default_provider().install_default().ok();
     let cancel = CancellationToken::new();
     stop_on_signal(&cancel, leave)?;
-    let client = kube::Client::try_default().await.map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "there is no API server to speak with")
-            .because(error)
-            .advise("The controller runs in a pod, or with KUBECONFIG.")
-    })?;
+    let client = remora_kube::client("The controller runs in a pod, or with KUBECONFIG.").await?;
     let mut beside = JoinSet::new();
     let registries = args.plugins.as_ref().map(|folder| Registries::new(folder, args.state.as_deref()));
     let host = HostOptions { registries: registries.unwrap_or_default(), ..HostOptions::default() };

@@ -15,7 +15,6 @@ mod worker;
 
 use std::sync::Arc;
 
-use kube::Client;
 use remora_core::{Error, ErrorKind, Result};
 use remora_kube::keys::clear;
 use remora_kube::node::{Agent, KeyService, Me, Pace, Restores, Verifications};
@@ -35,13 +34,7 @@ use crate::args::NodeArgs;
 
 /// Works until `cancel`.
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
-    // The one of this process; nobody was first.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let client = Client::try_default().await.map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "there is no API server to speak with")
-            .because(error)
-            .advise("The agent of a node runs in a pod, or with KUBECONFIG.")
-    })?;
+    let client = remora_kube::client("The agent of a node runs in a pod, or with KUBECONFIG.").await?;
     clear(&args.keys, keys::PREFIX)?;
     let keys = Keys {
         service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token.clone() },

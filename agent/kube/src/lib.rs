@@ -4,6 +4,7 @@
 //! reading at `resources.rs` (what users ask for), then `kubevirt.rs` (what KubeVirt answers) and `controller.rs` and
 //! `node.rs` (what is done about it). [`crds`] prints what `deploy/base/crds.yaml` holds.
 
+mod api_server;
 pub mod conditions;
 pub mod controller;
 pub mod crds;
@@ -17,3 +18,5 @@ pub mod node;
 pub mod resources;
 pub mod targets;
 mod verification;
+
+pub use api_server::client;

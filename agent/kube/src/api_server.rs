@@ -1,0 +1,14 @@
+//! The way to the API server.
+
+use kube::Client;
+use remora_core::{Error, ErrorKind, Result};
+
+/// A client of the API server: as the pod's `ServiceAccount`, or with what `KUBECONFIG` names. `advice` is for whoever has
+/// neither, an [`ErrorKind::Unavailable`].
+pub async fn client(advice: &str) -> Result<Client> {
+    // The crypto provider of this process; nobody was first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    Client::try_default().await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "there is no API server to speak with").because(error).advise(advice)
+    })
+}
