@@ -97,14 +97,14 @@ impl Registries {
 
     /// Whether something is to be fetched.
     pub fn wants(&self, what: Wants) -> bool {
-        !self.wanted.list(what == Wants::All).is_empty()
+        !self.wanted.list(what).is_empty()
     }
 
     /// Fetches what was not at hand, and keeps it. A registry that is slow holds up what is of the same one. Takes the time that the
     /// network takes.
     pub fn fetch_wanted(&self, what: Wants) {
         let mut hosts: BTreeMap<String, Vec<Artifact>> = BTreeMap::new();
-        for artifact in self.wanted.list(what == Wants::All) {
+        for artifact in self.wanted.list(what) {
             hosts.entry(artifact.host.clone()).or_default().push(artifact);
         }
         let fetch = |artifacts: &[Artifact]| {

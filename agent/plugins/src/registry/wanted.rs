@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_core::{Error, ErrorKind};
 
-use super::WAITING;
 use super::artifact::Artifact;
+use super::{WAITING, Wants};
 
 /// What is wanted, and why it could not be had when that was last tried. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -52,10 +52,11 @@ impl Wanted {
         }
     }
 
-    /// What is to be fetched: all of it, or what was never tried.
-    pub(super) fn list(&self, again: bool) -> Vec<Artifact> {
+    /// What is to be fetched.
+    pub(super) fn list(&self, what: Wants) -> Vec<Artifact> {
         let state = self.state();
-        state.now.iter().filter(|(_, tried)| again || tried.is_none()).map(|(artifact, _)| artifact.clone()).collect()
+        let wanted = state.now.iter().filter(|(_, tried)| what == Wants::All || tried.is_none());
+        wanted.map(|(artifact, _)| artifact.clone()).collect()
     }
 
     /// Something was tried. What is at hand now is not wanted again.
@@ -91,8 +92,8 @@ mod tests {
         wanted.note(&other);
         wanted.tried(&one, Some(&Error::new(ErrorKind::NotFound, "it is not there").advise("Push it.")));
         wanted.tried(&other, None);
-        assert_eq!(wanted.list(false), []);
-        assert_eq!(wanted.list(true), std::slice::from_ref(&one));
+        assert_eq!(wanted.list(Wants::New), []);
+        assert_eq!(wanted.list(Wants::All), std::slice::from_ref(&one));
         wanted.begin();
         let told = wanted.note(&one);
         assert_eq!(
@@ -101,6 +102,6 @@ mod tests {
         );
         // Nobody names it any more.
         wanted.begin();
-        assert_eq!(wanted.list(true), []);
+        assert_eq!(wanted.list(Wants::All), []);
     }
 }
