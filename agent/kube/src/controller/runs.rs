@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
@@ -61,20 +61,9 @@ pub(super) async fn keep(
             end.unbounded_send(run.clone()).ok();
         }
     });
-    let machines = touched::<VirtualMachineInstance>(client.clone());
-    let backups = touched::<VirtualMachineBackup>(client.clone());
-    // Not all runs are looked through for each machine that changes: there are thousands of both.
-    let (of_machine, of_backup, of_ended) = (Arc::clone(&index), Arc::clone(&index), index);
-    let of_machines = machines.flat_map(move |instance| {
-        let namespace = instance.namespace().unwrap_or_default();
-        futures::stream::iter(of_machine.of_machine(&namespace, &instance.name_any()))
-    });
-    let of_backups = backups.flat_map(move |backup| futures::stream::iter(of_backup.of_backup(&backup.metadata)));
-    // One that has ended was perhaps waited for.
-    let of_others = ended.flat_map(move |run: BackupRun| {
-        let namespace = run.namespace().unwrap_or_default();
-        futures::stream::iter(of_ended.of_machine(&namespace, &run.spec.virtual_machine))
-    });
+    let of_machines = of_machines(client.clone(), Arc::clone(&index));
+    let of_backups = of_backups(client.clone(), Arc::clone(&index));
+    let of_others = of_others(ended, index);
     let of_repositories = of_repositories(client.clone(), store.clone());
     let of_workers = of_workers(client.clone(), store.clone());
     let context = Arc::new(Context {
@@ -123,6 +112,30 @@ where
         .filter_map(|touched| future::ready(touched.ok()))
 }
 
+/// The unfinished runs of machines that changed. Not all runs are looked through for each: there are thousands of both.
+fn of_machines(client: Client, index: Arc<Index>) -> impl Stream<Item = ObjectRef<BackupRun>> + Send + 'static {
+    touched::<VirtualMachineInstance>(client).flat_map(move |instance| {
+        let namespace = instance.namespace().unwrap_or_default();
+        stream::iter(index.of_machine(&namespace, &instance.name_any()))
+    })
+}
+
+/// The unfinished runs that a backup which changed matters to.
+fn of_backups(client: Client, index: Arc<Index>) -> impl Stream<Item = ObjectRef<BackupRun>> + Send + 'static {
+    touched::<VirtualMachineBackup>(client).flat_map(move |backup| stream::iter(index.of_backup(&backup.metadata)))
+}
+
+/// The unfinished runs of the machines of those that have ended: they were perhaps waited for.
+fn of_others(
+    ended: mpsc::UnboundedReceiver<BackupRun>,
+    index: Arc<Index>,
+) -> impl Stream<Item = ObjectRef<BackupRun>> + Send + 'static {
+    ended.flat_map(move |run| {
+        let namespace = run.namespace().unwrap_or_default();
+        stream::iter(index.of_machine(&namespace, &run.spec.virtual_machine))
+    })
+}
+
 /// The unfinished runs that changed objects matter to.
 pub(super) fn runs_of<R: Run, K: Send + 'static>(
     touched: impl Stream<Item = PartialObjectMeta<K>> + Send + 'static,
@@ -135,7 +148,7 @@ where
     touched.flat_map(move |object| {
         let runs = store.state().into_iter().filter(|run| matters(run, &object));
         let unfinished = runs.filter(|run| !run.has_ended() || plan::has_finalizer(&**run));
-        futures::stream::iter(unfinished.map(|run| ObjectRef::from_obj(&*run)).collect::<Vec<_>>())
+        stream::iter(unfinished.map(|run| ObjectRef::from_obj(&*run)).collect::<Vec<_>>())
     })
 }
 
