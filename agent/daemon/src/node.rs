@@ -36,15 +36,7 @@ use crate::args::NodeArgs;
 pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Result<()> {
     let client = remora_kube::client("The agent of a node runs in a pod, or with KUBECONFIG.").await?;
     clear(&args.keys, keys::PREFIX)?;
-    let keys = Keys {
-        service: KeyService { url: controller(&args)?, ca: args.controller_ca, token: args.token.clone() },
-        folder: args.keys,
-        plugins: args
-            .plugins
-            .as_deref()
-            .map(|folder| Plugins::new(Movers::new(folder, args.state.as_deref()).opener())),
-        state: args.state,
-    };
+    let keys = keys_of(&args)?;
     let counts = OfKinds::default();
     let mut beside = tokio::task::JoinSet::new();
     let policies = args.policies.map(|folder| {
@@ -86,6 +78,18 @@ pub(crate) async fn work(args: Box<NodeArgs>, cancel: CancellationToken) -> Resu
     cancel.cancel();
     beside.join_all().await;
     Ok(())
+}
+
+/// Who gives this node the keys of its runs, and what opens repositories with them.
+fn keys_of(args: &NodeArgs) -> Result<Keys> {
+    let service = KeyService { url: controller(args)?, ca: args.controller_ca.clone(), token: args.token.clone() };
+    let movers = args.plugins.as_deref().map(|folder| Movers::new(folder, args.state.as_deref()));
+    Ok(Keys {
+        service,
+        folder: args.keys.clone(),
+        state: args.state.clone(),
+        plugins: movers.map(|movers| Plugins::new(movers.opener())),
+    })
 }
 
 fn controller(args: &NodeArgs) -> Result<http::Uri> {
