@@ -99,7 +99,13 @@ fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::io::
         socket.set_nodelay(true)?;
     }
     let pair = (client.try_clone()?, server.try_clone()?);
-    shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(pair);
+    let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.gone.load(Ordering::SeqCst) {
+        // Since it was let in: what breaks all connections off would not see it.
+        return Ok(());
+    }
+    open.push(pair);
+    drop(open);
     let (to_server, to_client) = (server.try_clone()?, client.try_clone()?);
     let (asking, answering) = (Arc::clone(shared), Arc::clone(shared));
     thread::spawn(move || copy(client, to_server, &asking, false));

@@ -103,11 +103,15 @@ where
     api.create(&params, object).await.map(drop)
 }
 
+/// What admission says of any request, as if it were forbidden, in an API server that has just started and has not read yet
+/// what it decides by (`WaitForReady`, Kubernetes 1.34).
+const STARTING: &str = "not yet ready to handle request";
+
 /// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook. A token that has expired is
 /// renewed, though perhaps only once the API server is there again.
 pub(super) fn is_final(status: &kube::core::Status) -> bool {
     let later = status.is_already_exists() || status.is_conflict() || matches!(status.code, 401 | 408 | 429);
-    (400..500).contains(&status.code) && !later
+    (400..500).contains(&status.code) && !later && !status.message.contains(STARTING)
 }
 
 fn refusal(step: &Step, message: &str) -> Says {
@@ -234,5 +238,7 @@ mod tests {
         ] {
             assert!(!is_final(&status(code, reason)), "{reason}");
         }
+        let starts = "virtualmachinebackups.backup.kubevirt.io \"x\" is forbidden: not yet ready to handle request";
+        assert!(!is_final(&kube::core::Status::failure(starts, "Forbidden").with_code(403)));
     }
 }

@@ -133,3 +133,31 @@ async fn look(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kub
 fn again_after(run: Arc<RestoreRun>, error: &kube::Error, context: Arc<Context>) -> Action {
     again(&*run, error, &context.clocks, &context.metrics, Kind::RestoreRun)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use http::Uri;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_machine_is_told_of_once_however_often_it_changes_and_so_is_another_of_its_name() {
+        let instance = |name: &str, uid: &str| json!({"metadata": {"namespace": "shop", "name": name, "uid": uid, "resourceVersion": "7"}});
+        let there = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "7"},
+            "items": [instance("web", "first"), instance("db", "second")],
+        });
+        let changes = [("MODIFIED", "first"), ("MODIFIED", "first"), ("DELETED", "first"), ("ADDED", "third")];
+        let changes = changes.map(|(kind, uid)| format!("{}\n", json!({"type": kind, "object": instance("web", uid)})));
+        let (there, changes) = (there.to_string(), changes.concat());
+        let answer = move |uri: Uri| async move {
+            let watches = uri.query().is_some_and(|query| query.contains("watch=true"));
+            if watches { changes } else { there }
+        };
+        let server: Router = Router::new().fallback(answer);
+        let told = started(Client::new(server, "default")).take(3).map(|instance| instance.uid().unwrap());
+        assert_eq!(told.collect::<Vec<_>>().await, ["first", "second", "third"]);
+    }
+}

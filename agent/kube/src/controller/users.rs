@@ -1,9 +1,13 @@
 //! Who uses a claim.
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::is_unknown;
@@ -12,7 +16,10 @@ use crate::kubevirt::is_of_run;
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
-/// What might use claims of a namespace.
+/// So many objects are read at once. A namespace may have thousands of machines, of some 20 KiB each as JSON.
+const PAGE: u32 = 250;
+
+/// What might use some claims of a namespace.
 #[derive(Default)]
 pub(super) struct Others {
     pods: Vec<Pod>,
@@ -21,13 +28,16 @@ pub(super) struct Others {
 }
 
 impl Others {
-    pub(super) async fn read(reader: &Reader<'_>) -> Result<Self> {
-        let pods = reader.api::<Pod>().list(&ListParams::default()).await?.items;
-        let instances = of_kubevirt(reader, "VirtualMachineInstance").await?;
-        Ok(Self { pods, instances, machines: of_kubevirt(reader, "VirtualMachine").await? })
+    /// Looks for what has any of these claims.
+    pub(super) async fn read(reader: &Reader<'_>, claims: &BTreeSet<String>) -> Result<Self> {
+        Ok(Self {
+            pods: with_any(&reader.api::<Pod>(), claims, mounts).await?,
+            instances: of_kubevirt(reader, "VirtualMachineInstance", claims, runs_with).await?,
+            machines: of_kubevirt(reader, "VirtualMachine", claims, is_made_with).await?,
+        })
     }
 
-    /// Who uses a claim, but for the worker of a run.
+    /// Who uses one of them, but for the worker of a run.
     pub(super) fn of(&self, claim: &str, run: &str) -> Vec<String> {
         users(claim, run, &self.pods, &self.instances, &self.machines)
     }
@@ -38,12 +48,41 @@ pub(super) fn kubevirt(reader: &Reader<'_>, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(reader.client.clone(), &reader.namespace, &kind)
 }
 
-async fn of_kubevirt(reader: &Reader<'_>, kind: &str) -> Result<Vec<Value>> {
-    match kubevirt(reader, kind).list(&ListParams::default()).await {
-        Ok(list) => Ok(list.items.into_iter().filter_map(|one| serde_json::to_value(one).ok()).collect()),
+async fn of_kubevirt(
+    reader: &Reader<'_>,
+    kind: &str,
+    claims: &BTreeSet<String>,
+    has: fn(&DynamicObject, &str) -> bool,
+) -> Result<Vec<Value>> {
+    match with_any(&kubevirt(reader, kind), claims, has).await {
+        Ok(found) => Ok(found.into_iter().filter_map(|one| serde_json::to_value(one).ok()).collect()),
         Err(error) if is_unknown(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// The objects that have any of these claims. No more than a page of the others is in memory.
+async fn with_any<K>(api: &Api<K>, claims: &BTreeSet<String>, has: fn(&K, &str) -> bool) -> Result<Vec<K>>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let (mut found, mut page) = (Vec::new(), ListParams::default().limit(PAGE));
+    loop {
+        let list = api.list(&page).await?;
+        found.extend(list.items.into_iter().filter(|one| claims.iter().any(|claim| has(one, claim))));
+        match list.metadata.continue_.filter(|next| !next.is_empty()) {
+            Some(next) => page = page.continue_token(&next),
+            None => return Ok(found),
+        }
+    }
+}
+
+fn runs_with(instance: &DynamicObject, claim: &str) -> bool {
+    has_volume(&instance.data["spec"]["volumes"], claim)
+}
+
+fn is_made_with(machine: &DynamicObject, claim: &str) -> bool {
+    has_volume(&machine.data["spec"]["template"]["spec"]["volumes"], claim)
 }
 
 /// Pods, instances and machines of a namespace that use a claim, or are about to; but for the worker of the run.
@@ -95,9 +134,35 @@ fn name(object: &Value) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use http::Uri;
+    use kube::Client;
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_has_a_claim_is_found_on_whatever_page_and_nobody_else_is_kept() {
+        let pod = |name: &str, claim: &str| {
+            let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+            json!({"metadata": {"name": name}, "spec": {"containers": [], "volumes": volumes}})
+        };
+        let page = |next: &str, pods: &[Value]| {
+            json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"continue": next}, "items": pods}).to_string()
+        };
+        let first = page("second", &[pod("a", "root"), pod("b", "nobody-s")]);
+        let second = page("", &[pod("c", "nobody-s"), pod("d", "data")]);
+        let answer = move |uri: Uri| async move {
+            let query = uri.query().unwrap_or_default();
+            assert!(query.contains(&format!("limit={PAGE}")), "{query}");
+            if query.contains("continue=second") { second } else { first }
+        };
+        let server: Router = Router::new().fallback(answer);
+        let pods: Api<Pod> = Api::namespaced(Client::new(server, "default"), "shop");
+        let claims = ["root", "data"].map(str::to_owned).into();
+        let found = with_any(&pods, &claims, mounts).await.unwrap();
+        assert_eq!(found.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["a", "d"]);
+    }
 
     #[test]
     fn whoever_runs_with_a_claim_uses_it_and_whoever_does_not_does_not() {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
@@ -60,16 +62,23 @@ impl Reader<'_> {
         let state = machine.status.as_ref().and_then(|status| status.printable_status.as_deref());
         let template = machine.spec.template.as_ref().filter(|_| state == Some(STOPPED));
         let Some(template) = template else { return Ok(None) };
-        let others = Others::read(self).await?;
+        let eligible = template.spec.eligible();
+        let names: Vec<String> = eligible
+            .filter_map(|(_, backing)| match backing {
+                Backing::Claim(name) => Some(name.to_owned()),
+                Backing::HostDisk(_) => None,
+            })
+            .collect();
+        let of_machine: BTreeSet<String> = names.iter().cloned().collect();
+        let others = Others::read(self, &of_machine).await?;
         let (uid, itself) = (run.uid().unwrap_or_default(), format!("VirtualMachine {}", machine.name_any()));
         let mut claims = Vec::new();
-        for (_, backing) in template.spec.eligible() {
-            let Backing::Claim(name) = backing else { continue };
-            let claim = self.api::<PersistentVolumeClaim>().get_opt(name).await?;
+        for name in names {
+            let claim = self.api::<PersistentVolumeClaim>().get_opt(&name).await?;
             let block =
                 |claim: PersistentVolumeClaim| claim.spec.and_then(|spec| spec.volume_mode).as_deref() == Some("Block");
-            let users = others.of(name, &uid).into_iter().filter(|user| *user != itself).collect();
-            claims.push(Claim { name: name.to_owned(), block: claim.map(block), users });
+            let users = others.of(&name, &uid).into_iter().filter(|user| *user != itself).collect();
+            claims.push(Claim { name, block: claim.map(block), users });
         }
         Ok(Some(claims))
     }

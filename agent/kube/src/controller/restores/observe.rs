@@ -141,7 +141,7 @@ async fn claims(reader: &Reader<'_>, observed: &Observed, uid: &str) -> Result<B
     let (others, states) = if run.has_ended() {
         Default::default()
     } else {
-        (Others::read(reader).await?, overlays::states(reader).await?)
+        (Others::read(reader, &names).await?, overlays::states(reader).await?)
     };
     let mut all = BTreeMap::new();
     for name in names {
