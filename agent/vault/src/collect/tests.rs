@@ -13,8 +13,10 @@ use remora_process::Process;
 use super::{Collected, Mode};
 use crate::Vault;
 use crate::names::{self, SegmentId, SessionId};
-use crate::session::Session;
-use crate::testing::{FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
+use crate::session::{ENDING, Session};
+use crate::testing::{
+    Fault, FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read,
+};
 use crate::upkeep::Kept;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -179,6 +181,26 @@ async fn a_backup_that_gives_up_leaves_no_session() {
     writer.write(DiskIndex(0), 0, image(0..16).into()).await.unwrap();
     writer.abandon().await;
     assert_eq!(sessions().await, 0);
+}
+
+/// Its VM's disks are open until it has, and whoever stops it does not wait for long.
+#[tokio::test(start_paused = true)]
+async fn a_backup_gives_up_though_the_store_is_away() {
+    for (since, under_way) in [(Duration::ZERO, "no heartbeat"), (Duration::from_mins(2), "a heartbeat")] {
+        let (vault, store) = new_vault().await;
+        points(&vault, &[(image(0..16), vec![])]).await;
+        let writer = begin(&vault, &vm(), Decision::Reread, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+        // Nothing is answered any more.
+        store.inject(0, Fault::DiesBefore);
+        tokio::time::sleep(since).await;
+        tokio::time::timeout(2 * ENDING, writer.abandon()).await.expect(under_way);
+        assert_eq!(store.operations(), 1, "{under_way}");
+        // The store is there again.
+        let store = store.fork();
+        store.advance(25 * HOUR);
+        let done = collect(&over(&vault, &store), Mode::Run).await;
+        assert_eq!((done.sessions, done.ended), (0, 1), "{under_way}");
+    }
 }
 
 #[tokio::test]
