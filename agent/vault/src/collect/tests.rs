@@ -108,6 +108,33 @@ async fn a_mostly_dead_segment_is_stored_again_and_an_open_reader_goes_on() {
     assert_only_what_is_needed(&vault, &store, "after the collection").await;
 }
 
+/// No restore reads the digests; a reread compares with them, and a repair is proven by them.
+#[tokio::test]
+async fn a_segment_stays_while_the_one_that_replaces_it_lacks_its_digests() {
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let (vault, store) = new_vault().await;
+    points(&vault, &[(image(0..48), vec![]), (image((0..2).chain(50..96)), (2..48).collect())]).await;
+    let before = store.fork();
+    keep_newest(&vault).await;
+    store.advance(73 * HOUR);
+    collect(&vault, Mode::Run).await;
+    let (all, folder) = (segments(&store).await, vault.0.folder(&vm()));
+    let id = all.iter().find(|name| name.ends_with(".1")).and_then(|name| names::segment_of(name)).unwrap();
+    let [first, next] = [0, 1].map(|generation| names::segment(vault.0.tenant, folder, id, generation));
+    // As if the collection had died before it removed the first one. Of the next one, the digests are damaged.
+    let [before, now]: [&dyn ObjectStore; 2] = [&before, &store];
+    now.put(&first, before.get(&first).await.unwrap().bytes().await.unwrap().into()).await.unwrap();
+    let records = vault.0.segments(folder).load(id, 1).await.unwrap().index.records.clone();
+    let digests_at = records.iter().map(|r| r.offset + u64::from(r.stored_len)).max().unwrap() as usize;
+    let mut bytes = now.get(&next).await.unwrap().bytes().await.unwrap().to_vec();
+    for stays in [true, false] {
+        bytes[digests_at + 3] ^= 1;
+        now.put(&next, bytes.clone().into()).await.unwrap();
+        collect(&over(&vault, &store), Mode::Run).await;
+        assert_eq!(segments(&store).await.contains(&first.to_string()), stays);
+    }
+}
+
 #[tokio::test]
 async fn a_running_backup_keeps_what_it_stored_and_what_its_parent_reaches() {
     let (vault, store) = new_vault().await;
