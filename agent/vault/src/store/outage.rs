@@ -2,14 +2,14 @@
 //!
 //! A store that has never answered is not waited for: more likely its endpoint is mistyped.
 //!
-//! What is asked again here, the client itself would ask again too, only for a shorter time.
+//! What is asked again here never reached the store, or the client itself would ask it again, only for a shorter time.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
@@ -47,10 +47,9 @@ struct Client {
 }
 
 /// What is known of the store.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Seen {
     /// It has never answered.
-    #[default]
     Never,
     /// It answered last.
     There,
@@ -64,7 +63,7 @@ impl HttpService for Client {
         let (begun, mut pause) = (Instant::now(), PAUSE);
         loop {
             let answer = self.inner.execute(request.clone()).await;
-            if !is_away(&answer) {
+            if !is_away(request.method(), &answer) {
                 // A connection that breaks off, or a server that is silent, tells nothing of the store.
                 if answer.is_ok() {
                     *self.store() = Seen::There;
@@ -112,12 +111,17 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 
 /// Whether the store could not be reached, or could not do what was asked. A connection that broke, or a gateway, may hide
 /// that it was done all the same: nothing of the vault asks for what must not be done twice (`Store::create` looks).
-fn is_away(answer: &Result<HttpResponse, HttpError>) -> bool {
+fn is_away(asked: &Method, answer: &Result<HttpResponse, HttpError>) -> bool {
     const STATUSES: [StatusCode; 3] =
         [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
     match answer {
         Ok(answer) => STATUSES.contains(&answer.status()),
-        Err(error) => matches!(error.kind(), HttpErrorKind::Connect | HttpErrorKind::Request) || connecting(error),
+        Err(error) => match error.kind() {
+            HttpErrorKind::Connect | HttpErrorKind::Request => true,
+            // What stands before a store that is away may take a connection and reset it.
+            HttpErrorKind::Interrupted => asked.is_safe(),
+            _ => connecting(error),
+        },
     }
 }
 
@@ -177,8 +181,10 @@ mod tests {
         (Client { inner, outage: OUTAGE, store: Mutex::new(seen) }, asked)
     }
 
-    fn request() -> HttpRequest {
-        HttpRequest::new(HttpRequestBody::empty())
+    fn request(method: Method) -> HttpRequest {
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = method;
+        request
     }
 
     #[test]
@@ -198,18 +204,29 @@ mod tests {
     async fn a_store_that_says_that_it_cannot_is_asked_ever_more_seldom_and_its_answer_is_given_in_the_end() {
         let (client, asked) = client(Played::IsBusy, Seen::There);
         let begun = Instant::now();
-        assert_eq!(client.call(request()).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(client.call(request(Method::GET)).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(begun.elapsed() >= OUTAGE);
         let asked = asked.load(Ordering::Relaxed);
         // Once a second it would be a hundred times.
         assert!((2..40).contains(&asked), "{asked}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_off_is_waited_for_where_nothing_can_have_been_done() {
+        for (method, waits) in [(Method::GET, true), (Method::PUT, false)] {
+            let (client, asked) = client(Played::BreaksOff, Seen::There);
+            client.call(request(method.clone())).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::Relaxed) > 1, waits, "{method}");
+        }
+    }
+
     #[tokio::test]
     async fn a_connection_that_breaks_off_does_not_show_that_there_is_a_store() {
-        let (client, asked) = client(Played::BreaksOff, Seen::Never);
-        client.call(request()).await.unwrap_err();
-        assert_eq!(asked.load(Ordering::Relaxed), 1, "what it asked for may have been done");
-        assert!(!client.waits(Instant::now()));
+        for method in [Method::GET, Method::PUT] {
+            let (client, asked) = client(Played::BreaksOff, Seen::Never);
+            client.call(request(method)).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+            assert!(!client.waits(Instant::now()));
+        }
     }
 }
