@@ -138,6 +138,8 @@ pub(crate) enum Command {
     /// Back up a VM: all of it the first time, then only what changed
     Backup(Backup),
     /// List the points of all VMs or of one, oldest first
+    ///
+    /// Of a point that is called sampled, which went through a plugin, only a part was read back when it was stored.
     Points {
         /// The VM
         #[arg(value_parser = VmName::from_str)]

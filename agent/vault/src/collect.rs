@@ -232,8 +232,8 @@ async fn older_generations(
     Ok(older.iter().map(|(generation, _)| segments.generation_name(id, *generation)).collect())
 }
 
-/// Whether a generation of a segment has whole all that is needed of it. It is read, for an older one may have whole what
-/// is damaged in it.
+/// Whether a generation of a segment has right all that is needed of it. It is read, for an older one may have right what is
+/// damaged in it.
 pub(crate) async fn replaces_older(
     vault: &Repository,
     segments: &Segments,
@@ -248,5 +248,5 @@ pub(crate) async fn replaces_older(
         Err(error) => return Err(error),
     };
     let needed: Vec<u32> = needed.into_iter().collect();
-    segments.are_whole(&vault.workers, &segment, &needed).await
+    segments.can_replace(&vault.workers, &segment, &needed).await
 }

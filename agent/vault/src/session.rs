@@ -20,6 +20,7 @@ use remora_process::Process;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::keys::random;
@@ -31,6 +32,10 @@ use crate::sequence::Appended;
 
 /// How often a live writer stores its session again.
 const BEAT: Duration = Duration::from_mins(1);
+
+/// The longest that the end of a session takes. Whoever ends it may have been told to stop, and hold a VM's disks open; a store
+/// that is away is waited for longer.
+pub(crate) const ENDING: Duration = Duration::from_secs(15);
 
 const MAGIC: &[u8; 8] = b"remoraW1";
 
@@ -120,13 +125,19 @@ impl LiveSession {
         self.id
     }
 
-    /// Ends it: its writer has committed, or will not. What fails here only delays a collection.
+    /// Ends it: its writer has committed, or will not. What fails here, or takes too long, only delays a collection.
     pub(crate) async fn end(self) {
-        drop(self.stop);
-        // A beat that is under way would bring the object back.
-        let stopped = self.beats.await.map_err(|e| e.to_string());
-        let removed = self.vault.store.remove(&names::session(self.vault.tenant, self.vm, self.id)).await;
-        if let Err(error) = stopped.and(removed.map_err(|e| e.chain())) {
+        let Self { vault, vm, id, stop, mut beats } = self;
+        drop(stop);
+        let ended = async {
+            // A beat that is under way would bring the object back.
+            let stopped = (&mut beats).await.map_err(|e| e.to_string());
+            let removed = vault.store.remove(&names::session(vault.tenant, vm, id)).await;
+            stopped.and(removed.map_err(|e| e.chain()))
+        };
+        let ended = timeout(ENDING, ended).await.unwrap_or_else(|_| Err("the store does not answer".into()));
+        beats.abort();
+        if let Err(error) = ended {
             tracing::warn!(error, "a session stays until a collection finds that it is dead");
         }
     }
@@ -141,7 +152,7 @@ async fn beat(
 ) {
     let name = names::session(vault.tenant, vm, id);
     // Until the sender is dropped.
-    while tokio::time::timeout(BEAT, &mut stopped).await.is_err() {
+    while timeout(BEAT, &mut stopped).await.is_err() {
         session.beat += 1;
         let stored = match session.seal(&vault, id) {
             Ok(object) => vault.store.replace(&name, object.into()).await,

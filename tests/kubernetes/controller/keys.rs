@@ -1,8 +1,10 @@
 //! Who is given keys.
 
+use remora_tests::s3::{KEY, SECRET};
+use remora_tests::{Meddler, S3};
 use serde_json::json;
 
-use super::cluster::Shop;
+use super::cluster::{Shop, repository, secret};
 
 const AUDIENCE: Option<&str> = Some("remora-controller");
 
@@ -77,4 +79,30 @@ fn a_point_that_is_to_be_verified_is_opened_after_the_end_until_its_owner_has_ha
         cluster.api.merge(&run.path(), &json!({"spec": {"cancel": true}})).ok();
         assert_eq!(ask(name), 409, "{name}");
     }
+}
+
+#[test]
+fn an_agent_is_told_that_a_store_is_away_and_has_its_keys_when_it_is_back() {
+    let shop = Shop::open();
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let s3 = S3::start();
+    let meddler = Meddler::before(s3.address());
+    let name = format!("away-of-{namespace}");
+    let cloud = format!("[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n");
+    secret(&cluster.api, "remora", &name, &json!({"cloud": cloud}));
+    let spec = json!({
+        "url": s3.url_at(&s3.bucket("backups"), meddler.address()), "credentialsSecret": {"name": name},
+        "passphraseSecret": {"name": "passphrase"}, "allowedNamespaces": [namespace],
+    });
+    repository(&cluster.api, "remora", &name, &spec);
+    let run = shop.run("run", &json!({"repository": {"name": name, "namespace": "remora"}}));
+    run.claim();
+    let agent = cluster.agent("one", AUDIENCE);
+    let ask = || cluster.controller.keys(&cluster.api, Some(&agent), namespace, "run");
+    assert_eq!(ask().code, 200);
+    meddler.go_down();
+    let told = ask();
+    assert_eq!((told.code, &told.body["reason"]), (503, &json!("RepositoryNotReady")), "{told:?}");
+    meddler.come_back();
+    assert_eq!(ask().code, 200);
 }

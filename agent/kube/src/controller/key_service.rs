@@ -1,6 +1,7 @@
 //! The key service. See [`crate::keys`] for what is asked and answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -12,8 +13,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use remora_core::Error;
+use remora_core::{Error, ErrorKind, Result};
 use serde::Serialize;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::observed::RepositoryFacts;
@@ -25,6 +27,9 @@ use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, R
 
 /// What a token of a `ServiceAccount` says of the node of its pod.
 const NODE: &str = "authentication.kubernetes.io/node-name";
+
+/// How long a store may take. An agent waits for 30 s for an answer, and is to hear why there is none.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The key service.
 #[derive(Clone)]
@@ -143,17 +148,18 @@ impl Keys {
         let unavailable = |error: Error| no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", error.chain());
         let metadata = &repository.metadata;
         let of = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
-        let open = self.opened.get(of, &material, IfEmpty::Fail).await.map_err(unavailable)?;
-        // The one that was found Ready, and no other that has taken its place.
-        let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
-        if known != Some(open.keyring.repository().to_string().as_str()) {
-            return Err(no(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "RepositoryNotReady",
-                "Its store holds another repository.",
-            ));
-        }
-        let grant = opened::grant(&open, &tenant.parse().map_err(unavailable)?).await.map_err(unavailable)?;
+        let granting = async {
+            let open = self.opened.get(of, &material, IfEmpty::Fail).await?;
+            // The one that was found Ready, and no other that has taken its place.
+            let known = repository.status.as_ref().and_then(|status| status.repository_id.as_deref());
+            if known != Some(open.keyring.repository().to_string().as_str()) {
+                return Err(Error::new(ErrorKind::Unavailable, "Its store holds another repository."));
+            }
+            opened::grant(&open, &tenant.parse()?).await
+        };
+        let late =
+            || Error::new(ErrorKind::Unavailable, format!("Its store did not answer within {} s.", PATIENCE.as_secs()));
+        let grant = timeout(PATIENCE, granting).await.unwrap_or_else(|_| Err(late())).map_err(unavailable)?;
         Ok(RunKeys {
             tenant: tenant.into(),
             store: material.store.clone(),

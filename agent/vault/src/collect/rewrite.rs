@@ -76,8 +76,8 @@ impl Rewrite {
         let complete = self.live.iter().all(|number| stored.index.record(*number).is_some());
         // A mover's store looked at a few places of it, and the one that was read in full goes.
         let looked_at_in_part = vault.store.is_behind_a_mover() && complete;
-        if looked_at_in_part && !segments.are_whole(&vault.workers, &stored, &self.live).await? {
-            return Err(segments.damaged(self.id, "its next generation has other bytes than were stored"));
+        if looked_at_in_part && !segments.can_replace(&vault.workers, &stored, &self.live).await? {
+            return Err(segments.damaged_in(&stored, "it has other bytes than were stored"));
         }
         Ok(if complete { Next::Complete } else { Next::Incomplete })
     }

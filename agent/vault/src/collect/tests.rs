@@ -13,8 +13,10 @@ use remora_process::Process;
 use super::{Collected, Mode};
 use crate::Vault;
 use crate::names::{self, SegmentId, SessionId};
-use crate::session::Session;
-use crate::testing::{FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read};
+use crate::session::{ENDING, Session};
+use crate::testing::{
+    Fault, FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read,
+};
 use crate::upkeep::Kept;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -106,6 +108,33 @@ async fn a_mostly_dead_segment_is_stored_again_and_an_open_reader_goes_on() {
     assert_only_what_is_needed(&vault, &store, "after the collection").await;
 }
 
+/// No restore reads the digests; a reread compares with them, and a repair is proven by them.
+#[tokio::test]
+async fn a_segment_stays_while_the_one_that_replaces_it_lacks_its_digests() {
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let (vault, store) = new_vault().await;
+    points(&vault, &[(image(0..48), vec![]), (image((0..2).chain(50..96)), (2..48).collect())]).await;
+    let before = store.fork();
+    keep_newest(&vault).await;
+    store.advance(73 * HOUR);
+    collect(&vault, Mode::Run).await;
+    let (all, folder) = (segments(&store).await, vault.0.folder(&vm()));
+    let id = all.iter().find(|name| name.ends_with(".1")).and_then(|name| names::segment_of(name)).unwrap();
+    let [first, next] = [0, 1].map(|generation| names::segment(vault.0.tenant, folder, id, generation));
+    // As if the collection had died before it removed the first one. Of the next one, the digests are damaged.
+    let [before, now]: [&dyn ObjectStore; 2] = [&before, &store];
+    now.put(&first, before.get(&first).await.unwrap().bytes().await.unwrap().into()).await.unwrap();
+    let records = vault.0.segments(folder).load(id, 1).await.unwrap().index.records.clone();
+    let digests_at = records.iter().map(|r| r.offset + u64::from(r.stored_len)).max().unwrap() as usize;
+    let mut bytes = now.get(&next).await.unwrap().bytes().await.unwrap().to_vec();
+    for stays in [true, false] {
+        bytes[digests_at + 3] ^= 1;
+        now.put(&next, bytes.clone().into()).await.unwrap();
+        collect(&over(&vault, &store), Mode::Run).await;
+        assert_eq!(segments(&store).await.contains(&first.to_string()), stays);
+    }
+}
+
 #[tokio::test]
 async fn a_running_backup_keeps_what_it_stored_and_what_its_parent_reaches() {
     let (vault, store) = new_vault().await;
@@ -179,6 +208,26 @@ async fn a_backup_that_gives_up_leaves_no_session() {
     writer.write(DiskIndex(0), 0, image(0..16).into()).await.unwrap();
     writer.abandon().await;
     assert_eq!(sessions().await, 0);
+}
+
+/// Its VM's disks are open until it has, and whoever stops it does not wait for long.
+#[tokio::test(start_paused = true)]
+async fn a_backup_gives_up_though_the_store_is_away() {
+    for (since, under_way) in [(Duration::ZERO, "no heartbeat"), (Duration::from_mins(2), "a heartbeat")] {
+        let (vault, store) = new_vault().await;
+        points(&vault, &[(image(0..16), vec![])]).await;
+        let writer = begin(&vault, &vm(), Decision::Reread, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+        // Nothing is answered any more.
+        store.inject(0, Fault::DiesBefore);
+        tokio::time::sleep(since).await;
+        tokio::time::timeout(2 * ENDING, writer.abandon()).await.expect(under_way);
+        assert_eq!(store.operations(), 1, "{under_way}");
+        // The store is there again.
+        let store = store.fork();
+        store.advance(25 * HOUR);
+        let done = collect(&over(&vault, &store), Mode::Run).await;
+        assert_eq!((done.sessions, done.ended), (0, 1), "{under_way}");
+    }
 }
 
 #[tokio::test]

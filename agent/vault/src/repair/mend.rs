@@ -317,7 +317,7 @@ impl Mender<'_> {
         let stored = self.segments.load(id, generation).await?;
         let read_back = self.segments.are_whole(&self.vault.workers, &stored, &whole).await?
             && self.are_parts(&stored, &parts).await?
-            && unless_damaged(self.segments.check_rest_of(&stored).await)?.flatten().is_some();
+            && self.segments.rest_is_right(&stored).await?;
         Ok(if read_back { Stored::AndReadBack } else { Stored::AsSomethingElse })
     }
 }

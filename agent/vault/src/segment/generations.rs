@@ -173,6 +173,20 @@ impl Segments {
         Ok(workers.run(move || sealed.iter().all(|sealed| sealed.open().is_ok())).await)
     }
 
+    /// Whether one generation has right what is not needed to read records: a reread compares with it, and a repair is proven by it.
+    pub(crate) async fn rest_is_right(&self, segment: &Segment) -> Result<bool> {
+        match self.check_rest_of(segment).await {
+            Ok(checked) => Ok(checked.is_some()),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether one generation can stand in for those before it, if these are the records that are needed.
+    pub(crate) async fn can_replace(&self, workers: &Workers, segment: &Arc<Segment>, needed: &[u32]) -> Result<bool> {
+        Ok(self.are_whole(workers, segment, needed).await? && self.rest_is_right(segment).await?)
+    }
+
     /// Asks the generation in use, and the others if that one is damaged or went.
     async fn ask<T, F: Future<Output = Result<T>> + Send>(
         &self,

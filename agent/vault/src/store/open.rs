@@ -19,7 +19,7 @@ use crate::store::access::{Access, Reach};
 use crate::store::credentials::Variables;
 use crate::store::limits::{Limited, Paces};
 use crate::store::lock::{Locks, S3Locks};
-use crate::store::outage::Waiting;
+use crate::store::outage::{Seen, Waiting};
 use crate::store::reach::{Connector, ToInternet};
 
 /// The client's own, where none is named.
@@ -91,7 +91,8 @@ pub(super) fn open(location: &Location, patience: Patience) -> Result<Opened> {
                 locks = Some(s3_locks(location, bucket, patience, paces.clone())?);
             }
             let options = client_options(&location.access, patience)?;
-            Arc::new(PrefixStore::new(client(location, bucket, options, patience, CHECKSUM)?, bucket.prefix.clone()))
+            let client = client(location, bucket, options, patience, CHECKSUM, Seen::Never)?;
+            Arc::new(PrefixStore::new(client, bucket.prefix.clone()))
         }
         Place::Plugin(plugin) => plugin_store(location, plugin)?,
     };
@@ -116,8 +117,8 @@ fn s3_locks(
 ) -> Result<Arc<dyn Locks>> {
     let options = client_options(&location.access, patience)?;
     // Of an endpoint of plain HTTP.
-    let http = connector(&location.access, patience)?.connect(&options.clone().with_allow_http(true));
-    let connector = connector(&location.access, patience)?;
+    let http = connector(&location.access, patience, Seen::Never)?.connect(&options.clone().with_allow_http(true));
+    let connector = connector(&location.access, patience, Seen::Never)?;
     let how = How { options, patience, connector };
     let (s3, region) = s3(bucket, &variables(location, bucket)?, how, CHECKSUM).map_err(|e| invalid(bucket, e))?;
     let keeping = {
@@ -137,7 +138,7 @@ fn s3_locks(
 }
 
 /// Of S3: a client whose objects are kept until then. It sends the headers with every request, so it is for PUTs only.
-fn keeping_client(
+pub(super) fn keeping_client(
     location: &Location,
     bucket: &Bucket,
     patience: Patience,
@@ -156,6 +157,7 @@ pub(super) fn mistaken_client(location: &Location, patience: Patience) -> Option
     (bucket.vendor == Vendor::S3).then(|| client_with_headers(location, bucket, patience, &of_another, None))
 }
 
+/// A client of a store that was asked for other things before, and has answered.
 fn client_with_headers(
     location: &Location,
     bucket: &Bucket,
@@ -169,7 +171,7 @@ fn client_with_headers(
     };
     let headers = headers.iter().map(header).collect();
     let options = client_options(&location.access, patience)?.with_default_headers(headers);
-    let store = client(location, bucket, options, patience, checksum)?;
+    let store = client(location, bucket, options, patience, checksum, Seen::There)?;
     Ok(Arc::new(PrefixStore::new(store, bucket.prefix.clone())))
 }
 
@@ -179,9 +181,10 @@ fn client(
     options: ClientOptions,
     patience: Patience,
     checksum: Option<Checksum>,
+    seen: Seen,
 ) -> Result<Arc<dyn ObjectStore>> {
     let variables = variables(location, bucket)?;
-    let how = How { options, patience, connector: connector(&location.access, patience)? };
+    let how = How { options, patience, connector: connector(&location.access, patience, seen)? };
     let built = match bucket.vendor {
         Vendor::S3 => s3(bucket, &variables, how, checksum).map(|(s3, _)| Arc::new(s3) as Arc<dyn ObjectStore>),
         Vendor::Azure => azure(bucket, &variables, how),
@@ -198,12 +201,12 @@ struct How {
 }
 
 /// What makes the HTTP clients.
-fn connector(access: &Access, patience: Patience) -> Result<Waiting<Connector>> {
+fn connector(access: &Access, patience: Patience, seen: Seen) -> Result<Waiting<Connector>> {
     let connector = match access.reach {
         Reach::Anywhere => Connector::Anywhere(ReqwestConnector::default()),
         Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(access)? }),
     };
-    Ok(Waiting { connector, outage: patience.outage })
+    Ok(Waiting { connector, outage: patience.outage, seen })
 }
 
 /// The PEM certificates that are trusted beside the system's.

@@ -1,32 +1,41 @@
 //! A store that was there, and is away for a while: requests wait for it, where its client would give up within seconds.
 //!
 //! A store that has never answered is not waited for: more likely its endpoint is mistyped.
+//!
+//! What is asked again here never reached the store, or the client itself would ask it again, only for a shorter time.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
 use tokio::time::Instant;
 
-/// How often it is tried whether the store is there again.
+use crate::keys::random;
+
+/// About how often it is tried whether the store is there again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The same of one that answers that it cannot: it may be asked for too much, so the pauses grow up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Makes clients that wait for a store that is away, for so long.
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
     pub(super) connector: C,
     pub(super) outage: Duration,
+    /// What is known of the store beforehand.
+    pub(super) seen: Seen,
 }
 
 impl<C: HttpConnector> HttpConnector for Waiting<C> {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = self.connector.connect(options)?;
-        Ok(HttpClient::new(Client { inner: client, outage: self.outage, store: Mutex::default() }))
+        Ok(HttpClient::new(Client { inner: client, outage: self.outage, store: Mutex::new(self.seen) }))
     }
 }
 
@@ -38,10 +47,9 @@ struct Client {
 }
 
 /// What is known of the store.
-#[derive(Clone, Copy, Debug, Default)]
-enum Seen {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Seen {
     /// It has never answered.
-    #[default]
     Never,
     /// It answered last.
     There,
@@ -52,11 +60,14 @@ enum Seen {
 #[async_trait]
 impl HttpService for Client {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let begun = Instant::now();
+        let (begun, mut pause) = (Instant::now(), PAUSE);
         loop {
             let answer = self.inner.execute(request.clone()).await;
-            if !is_away(&answer) {
-                *self.store() = Seen::There;
+            if !is_away(request.method(), &answer) {
+                // A connection that breaks off, or a server that is silent, tells nothing of the store.
+                if answer.is_ok() {
+                    *self.store() = Seen::There;
+                }
                 return answer;
             }
             // It may be away for some requests only, and answer others all the time.
@@ -64,7 +75,10 @@ impl HttpService for Client {
             if !self.waits(now) || now - begun >= self.outage {
                 return answer;
             }
-            tokio::time::sleep(PAUSE).await;
+            let next = if answer.is_ok() { (pause * 2).min(LONGEST_PAUSE) } else { PAUSE };
+            drop(answer);
+            tokio::time::sleep(jittered(pause)).await;
+            pause = next;
         }
     }
 }
@@ -76,6 +90,7 @@ impl Client {
         match *store {
             Seen::Never => false,
             Seen::There => {
+                tracing::info!(seconds = self.outage.as_secs(), "the store is away, and is waited for");
                 *store = Seen::Away(now);
                 true
             }
@@ -88,13 +103,25 @@ impl Client {
     }
 }
 
-/// Whether nothing of the store has done what was asked: then it may be asked again, whatever it was.
-fn is_away(answer: &Result<HttpResponse, HttpError>) -> bool {
+/// A pause of about so long: those who wait together must not come back together.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let [jitter] = random::<1>();
+    pause.mul_f64(0.5 + f64::from(jitter) / 256.0)
+}
+
+/// Whether the store could not be reached, or could not do what was asked. A connection that broke, or a gateway, may hide
+/// that it was done all the same: nothing of the vault asks for what must not be done twice (`Store::create` looks).
+fn is_away(asked: &Method, answer: &Result<HttpResponse, HttpError>) -> bool {
     const STATUSES: [StatusCode; 3] =
         [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
     match answer {
         Ok(answer) => STATUSES.contains(&answer.status()),
-        Err(error) => matches!(error.kind(), HttpErrorKind::Connect | HttpErrorKind::Request) || connecting(error),
+        Err(error) => match error.kind() {
+            HttpErrorKind::Connect | HttpErrorKind::Request => true,
+            // What stands before a store that is away may take a connection and reset it.
+            HttpErrorKind::Interrupted => asked.is_safe(),
+            _ => connecting(error),
+        },
     }
 }
 
@@ -105,14 +132,64 @@ fn connecting(error: &HttpError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use object_store::client::ReqwestConnector;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::Response;
+    use object_store::client::{HttpRequestBody, HttpResponseBody};
 
     use super::*;
 
+    const OUTAGE: Duration = Duration::from_secs(100);
+
+    /// What each request comes to.
+    #[derive(Clone, Copy, Debug)]
+    enum Played {
+        IsBusy,
+        BreaksOff,
+    }
+
+    #[derive(Debug)]
+    struct Server {
+        played: Played,
+        asked: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl HttpService for Server {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            match self.played {
+                Played::IsBusy => {
+                    let mut answer = Response::new(HttpResponseBody::from(String::from("SlowDown")));
+                    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    Ok(answer)
+                }
+                Played::BreaksOff => {
+                    let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+                    Err(HttpError::new(HttpErrorKind::Interrupted, reset))
+                }
+            }
+        }
+    }
+
+    /// A client of such a server, and how often that was asked.
+    fn client(played: Played, seen: Seen) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let inner = HttpClient::new(Server { played, asked: Arc::clone(&asked) });
+        (Client { inner, outage: OUTAGE, store: Mutex::new(seen) }, asked)
+    }
+
+    fn request(method: Method) -> HttpRequest {
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = method;
+        request
+    }
+
     #[test]
     fn a_store_is_waited_for_once_it_has_answered_and_for_so_long() {
-        let client = ReqwestConnector::default().connect(&ClientOptions::new()).unwrap();
-        let client = Client { inner: client, outage: Duration::from_secs(100), store: Mutex::default() };
+        let (client, _) = client(Played::IsBusy, Seen::Never);
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
         assert!(!client.waits(at(0)), "it has never answered");
@@ -121,5 +198,35 @@ mod tests {
         assert!(!client.waits(at(110)) && !client.waits(at(500)), "whoever comes later does not wait again");
         *client.store() = Seen::There;
         assert!(client.waits(at(600)), "it was there in between");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_says_that_it_cannot_is_asked_ever_more_seldom_and_its_answer_is_given_in_the_end() {
+        let (client, asked) = client(Played::IsBusy, Seen::There);
+        let begun = Instant::now();
+        assert_eq!(client.call(request(Method::GET)).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(begun.elapsed() >= OUTAGE);
+        let asked = asked.load(Ordering::Relaxed);
+        // Once a second it would be a hundred times.
+        assert!((2..40).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_off_is_waited_for_where_nothing_can_have_been_done() {
+        for (method, waits) in [(Method::GET, true), (Method::PUT, false)] {
+            let (client, asked) = client(Played::BreaksOff, Seen::There);
+            client.call(request(method.clone())).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::Relaxed) > 1, waits, "{method}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_off_does_not_show_that_there_is_a_store() {
+        for method in [Method::GET, Method::PUT] {
+            let (client, asked) = client(Played::BreaksOff, Seen::Never);
+            client.call(request(method)).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+            assert!(!client.waits(Instant::now()));
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! addresses that stand in a URL, whoever wrote it, are looked at with each request; and no redirect is followed, nor a
 //! proxy of the process's environment asked, which would connect in our stead.
 
+use std::error::Error;
+use std::iter::successors;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -86,13 +88,18 @@ impl HttpService for InternetOnly {
         if let Some(address) = address.filter(|address| !is_internet(*address)) {
             return Err(never(Inside(address.to_string())));
         }
-        self.0.call(request).await
+        self.0.call(request).await.map_err(|error| if is_inside(&error) { never(error) } else { error })
     }
 }
 
+/// Whether it is what a name resolves to, which is told as a connection that failed.
+fn is_inside(error: &HttpError) -> bool {
+    successors(error.source(), |cause| cause.source()).any(|cause| cause.is::<Inside>())
+}
+
 /// What another try does not change.
-fn never(inside: Inside) -> HttpError {
-    HttpError::new(HttpErrorKind::Unknown, inside)
+fn never(why: impl Error + Send + Sync + 'static) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, why)
 }
 
 /// Resolves names to addresses of the internet.
@@ -115,3 +122,24 @@ impl Resolve for InternetNames {
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not an address of the internet, and a tenant's repository reaches no other")]
 struct Inside(String);
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::HttpRequestBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_inside_is_asked_for_once_be_it_an_address_or_a_name() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let to_internet = ToInternet { patience: Patience::USUAL, certificates: None };
+        let client = to_internet.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
+        for url in ["http://127.0.0.1:1/", "http://localhost:1/"] {
+            let mut request = HttpRequest::new(HttpRequestBody::empty());
+            *request.uri_mut() = url.parse().unwrap();
+            let error = client.execute(request).await.unwrap_err();
+            // Of this kind nothing is tried again, neither by the client nor while a store is waited for.
+            assert_eq!(error.kind(), HttpErrorKind::Unknown, "{url}: {error:?}");
+        }
+    }
+}

@@ -7,16 +7,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use remora_core::ports::{LineageBreak, Mover};
 use remora_core::{ErrorKind, VmName};
 use remora_plugins::movers::Movers;
 use remora_tests::{Fault as Meddling, Meddler, Plugin, S3, Transport, WebDav};
 
 use super::lenient::Lenient;
-use super::open::Patience;
+use super::open::{Patience, keeping_client};
 use super::{Access, Created, Plugins, Store};
-use crate::location::Location;
+use crate::location::{Location, Place};
 use crate::testing::{Fault, FaultyStore};
 use crate::{Passphrase, Secret, Vault, VaultOptions};
 
@@ -244,6 +244,26 @@ async fn a_store_that_was_there_is_waited_for_and_one_that_never_answered_is_not
     meddler.come_back();
     assert_eq!(creating.await.unwrap().unwrap(), Created::Yes);
     assert_eq!(store.get(&name, 10).await.unwrap().unwrap(), "x");
+}
+
+/// It is made anew when objects are to be kept until another time, and then has never been answered itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_keeps_what_it_stores_waits_from_its_first_object_on() {
+    let s3 = S3::start();
+    s3.locking_bucket("kept");
+    let meddler = Meddler::before(s3.address());
+    let location = location(&s3, &s3.url_at("kept", meddler.address()));
+    let Place::Bucket(bucket) = &location.place else { panic!("it is a bucket") };
+    let patience = Patience { outage: Duration::from_mins(10), ..PATIENT };
+    let until = Timestamp::now() + Duration::from_hours(1);
+    let client = keeping_client(&location, bucket, patience, None, until).unwrap();
+    meddler.go_down();
+    let storing = tokio::spawn(async move { client.put(&Path::from("object"), PutPayload::from_static(b"x")).await });
+    let longer = 2 * (1 + PATIENT.retries);
+    let waits = || meddler.turned_away() > longer || storing.is_finished();
+    tokio::task::block_in_place(|| remora_tests::wait_until("nobody waits for it", Duration::from_mins(5), waits));
+    meddler.come_back();
+    storing.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -15,9 +15,9 @@ use object_store::signer::Signer;
 use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload, Result};
 
 use super::{Locks, Version, rounded, xml};
-use crate::keys::random;
 use crate::store::limits::Paces;
 use crate::store::open::Patience;
+use crate::store::outage::jittered;
 
 /// Makes a client of which each PUT stores an object that is kept until then.
 pub(in crate::store) type KeepingClient = dyn Fn(Timestamp) -> remora_core::Result<Arc<dyn ObjectStore>> + Send + Sync;
@@ -102,8 +102,7 @@ impl S3Locks {
                 let (status, body) = answer?;
                 return if status.is_success() { Ok(body) } else { Err(refused(ask.name, status, body)) };
             }
-            let [jitter] = random::<1>();
-            tokio::time::sleep(pause.mul_f64(0.5 + f64::from(jitter) / 256.0)).await;
+            tokio::time::sleep(jittered(pause)).await;
             (tries, pause) = (tries - 1, (pause * 2).min(Duration::from_secs(10)));
         }
     }
