@@ -1,6 +1,6 @@
 //! What is wrong with a value of the settings, and where in them.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write as _};
 
 use serde::de::{self, Expected, Unexpected};
 
@@ -81,8 +81,8 @@ impl de::Error for Fault {
     }
 }
 
-/// In serde's words, but for `null`; and a fraction without its digits, for to print these takes more code than all that
-/// is here.
+/// In serde's words, but for `null`. Neither are fractions told with their digits nor are texts printed by `Debug`: each
+/// takes more code than all that is here.
 struct Found<'a>(Unexpected<'a>);
 
 impl Display for Found<'_> {
@@ -92,8 +92,8 @@ impl Display for Found<'_> {
             Unexpected::Unsigned(found) => write!(f, "integer `{found}`"),
             Unexpected::Signed(found) => write!(f, "integer `{found}`"),
             Unexpected::Float(_) => f.write_str("a number with a fraction"),
-            Unexpected::Char(found) => write!(f, "string {:?}", found.encode_utf8(&mut [0; 4])),
-            Unexpected::Str(found) => write!(f, "string {found:?}"),
+            Unexpected::Char(found) => text(f, found.encode_utf8(&mut [0; 4])),
+            Unexpected::Str(found) => text(f, found),
             Unexpected::Unit | Unexpected::Option => f.write_str("null"),
             Unexpected::Seq => f.write_str("sequence"),
             Unexpected::Map => f.write_str("map"),
@@ -101,4 +101,11 @@ impl Display for Found<'_> {
             _ => f.write_str("something else"),
         }
     }
+}
+
+/// On one line.
+fn text(f: &mut Formatter<'_>, found: &str) -> fmt::Result {
+    f.write_str("string \"")?;
+    found.chars().try_for_each(|c| f.write_char(if c.is_control() { ' ' } else { c }))?;
+    f.write_char('"')
 }
