@@ -47,6 +47,7 @@ fn a_mover_is_tried_and_the_report_is_the_documented_one() {
     assert!(ran.text().contains("storing 4 MiB, p50"), "{ran:?}");
     let ran = bare.ok(plain("check").1);
     assert!(ran.text().contains("ok       takes its settings and opens"), "{ran:?}");
+    assert!(ran.text().contains("tried    remora:mover/objects@0.1.0"), "{ran:?}");
 }
 
 #[test]

@@ -74,6 +74,7 @@ fn lint_tells_what_is_in_force_and_what_is_wrong_with_the_others() {
     let modules = linted["files"][1]["modules"].as_array().unwrap();
     let fields: Vec<_> = modules.iter().map(|module| module["field"].as_str().unwrap()).collect();
     assert_eq!(fields, ["select", "schedule", "retention"]);
+    assert_eq!(modules[0]["interface"], "remora:policy/select@0.1.0", "{modules:?}");
     assert!(modules[1]["facts"]["time zone database"].is_string(), "{modules:?}");
     // One document alone.
     let one = place.remora.json(["policy", "lint", &format!("{policies}/nightly.yaml")]);

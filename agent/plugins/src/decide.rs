@@ -32,6 +32,8 @@ pub struct Said {
     pub policy: String,
     /// The module, as the document names it.
     pub module: String,
+    /// The interface by which it was asked, with its version: `remora:policy/authorize@0.2.0`.
+    pub interface: &'static str,
     /// The SHA-256 of the module.
     pub digest: Digest,
     /// The SHA-256 of the settings.
@@ -103,6 +105,7 @@ fn ask(asked: &Asked<'_>, requests: &[Access], now: Timestamp, until: Duration) 
     let say = |effect, code: &str, reason: String| Said {
         policy: policy.name.clone(),
         module: binding.module.clone(),
+        interface: binding.policy.interface(),
         digest: binding.policy.digest(),
         settings: binding.policy.settings_hash(),
         mode: binding.mode,

@@ -62,6 +62,11 @@ macro_rules! policy {
                 self.0.digest()
             }
 
+            /// The interface that is called, as `wit/` names it, with its version.
+            pub fn interface(&self) -> &'static str {
+                self.0.interface()
+            }
+
             /// The SHA-256 of its settings.
             pub fn settings_hash(&self) -> crate::Digest {
                 self.0.settings_hash()

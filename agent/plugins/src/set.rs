@@ -30,6 +30,7 @@ macro_rules! shown {
     ($field:literal, $policy:expr) => {
         ModuleInForce {
             field: $field,
+            interface: $policy.interface(),
             digest: $policy.digest(),
             settings: $policy.settings_hash(),
             facts: $policy.facts().iter().cloned().collect(),
@@ -237,6 +238,8 @@ impl PolicyFile {
 pub struct ModuleInForce {
     /// What it decides on: `select`, `authorize`, …
     pub field: &'static str,
+    /// The interface by which it is asked, with its version: `remora:policy/authorize@0.2.0`.
+    pub interface: &'static str,
     /// The SHA-256 of its component.
     pub digest: Digest,
     /// The SHA-256 of its settings.

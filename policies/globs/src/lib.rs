@@ -66,6 +66,7 @@ impl Glob {
     }
 
     fn matches(&self, path: &[u8]) -> bool {
-        glob_match(&self.text, path) || self.folder.is_some_and(|end| glob_match(&self.text[..end], path))
+        let glob = self.text.as_bytes();
+        glob_match(glob, path) || self.folder.is_some_and(|end| glob_match(&glob[..end], path))
     }
 }

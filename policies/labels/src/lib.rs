@@ -115,7 +115,7 @@ impl Labels {
         for (key, wanted) in &settings.match_labels {
             match label(key) {
                 Some(value) if value == wanted => {}
-                Some(value) => return Some(format!("its label {key} is {value:?}, not {wanted:?}")),
+                Some(value) => return Some(format!("its label {key} is \"{value}\", not \"{wanted}\"")),
                 None => return Some(format!("it has no label {key}")),
             }
         }

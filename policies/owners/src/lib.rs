@@ -70,7 +70,7 @@ impl Policy for Owners {
         let owns = self.owns(context);
         move |access| {
             if !matches!(access.action.as_str(), "list" | "stat" | "read") {
-                return Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", access.action));
+                return Decision::new(Effect::Deny, "unknown-action", format!("\"{}\" is not known", access.action));
             }
             match &owns {
                 Some(reason) => Decision::new(Effect::Allow, "owner", reason),

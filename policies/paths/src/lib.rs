@@ -102,7 +102,7 @@ fn decide(rules: &[&Checked], access: &Access) -> Decision {
     let allowed = rules.iter().flat_map(|rule| &rule.allow_paths).find(|glob| glob.covers(&access.path));
     match allowed {
         Some(glob) if known => Decision::new(Effect::Allow, "path-allowed", format!("{} is allowed", glob.text())),
-        Some(_) => Decision::new(Effect::Deny, "unknown-action", format!("{:?} is not known", access.action)),
+        Some(_) => Decision::new(Effect::Deny, "unknown-action", format!("\"{}\" is not known", access.action)),
         None => Decision::new(Effect::Abstain, "no-rule", "no path of the settings covers it"),
     }
 }

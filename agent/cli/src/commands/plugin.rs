@@ -103,7 +103,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn text(report: &Report) -> String {
-    let mut lines: Vec<String> = Vec::new();
+    let mut lines: Vec<_> = report.exports.iter().map(|name| format!("{:<7}  {name}", "tried")).collect();
     for check in &report.checks {
         let why = check.why.as_ref().map(|why| format!(": {}", printable(why))).unwrap_or_default();
         let outcome = match check.outcome {

@@ -87,7 +87,7 @@ fn lint_text(linted: &Linted) -> String {
         lines.extend(file.modules.iter().map(|module| {
             let facts = module.facts.iter().map(|(name, value)| format!(", {} {}", printable(name), printable(value)));
             let short: String = module.digest.to_string().chars().take(12).collect();
-            format!("  {}: {short}{}", module.field, facts.collect::<Vec<_>>().concat())
+            format!("  {}: {short}, {}{}", module.field, module.interface, facts.collect::<Vec<_>>().concat())
         }));
     }
     lines.join("\n")

@@ -79,6 +79,7 @@ pub(crate) enum Reuse {
 pub(crate) struct Configured<I: Interface> {
     engine: Engine,
     module: Arc<Module>,
+    interface: &'static str,
     pre: I::Pre,
     settings: String,
     settings_hash: Digest,
@@ -102,7 +103,7 @@ impl<I: Interface> Configured<I> {
         settings: String,
         deadline: Duration,
     ) -> Result<Self, Refused> {
-        let Some(export) = module.exports().get(&I::KIND) else {
+        let Some(interface) = module.exports().get(&I::KIND).copied() else {
             let exported: Vec<_> = module.exports().values().copied().collect();
             let error =
                 Error::new(ErrorKind::Invalid, format!("it does not export {}", I::KIND.exports().join(" or ")))
@@ -110,14 +111,15 @@ impl<I: Interface> Configured<I> {
                     .advise(format!("Name a module that decides on {}.", I::KIND));
             return Err(error.into());
         };
-        let pre = I::find(module.linked().clone(), export);
+        let pre = I::find(module.linked().clone(), interface);
         let pre = pre.map_err(|e| {
             Error::new(ErrorKind::Invalid, "its exports do not fit").because(format!("{e:#}")).advise(BUILD_AGAIN)
         })?;
         let settings_hash = Digest::of(settings.as_bytes());
         let ready = Mutex::default();
         let engine = engine.clone();
-        let mut made = Self { engine, module, pre, settings, settings_hash, facts: Vec::new(), deadline, ready };
+        let facts = Vec::new();
+        let mut made = Self { engine, module, interface, pre, settings, settings_hash, facts, deadline, ready };
         // Not kept: most policies are asked in a new instance each time, and there is room for so many only.
         (_, made.facts) = made.start(deadline.max(STARTING))?;
         Ok(made)
@@ -126,6 +128,11 @@ impl<I: Interface> Configured<I> {
     /// The component.
     pub(crate) fn digest(&self) -> Digest {
         self.module.digest()
+    }
+
+    /// The name of the interface that is called, with its version.
+    pub(crate) fn interface(&self) -> &'static str {
+        self.interface
     }
 
     /// The settings, as JSON.

@@ -77,6 +77,40 @@ async fn labels_select_by_all_that_is_asked_for() {
     assert_eq!(fields(load(r#"{"names": ["db-{1"]}"#)), ["/names/0"]);
 }
 
+/// The SDK reads settings for all of them.
+#[test]
+fn what_is_wrong_with_settings_is_told_with_its_place() {
+    let host = host();
+    for (settings, place, said) in [
+        ("[]", "", "invalid type: sequence, expected struct Settings"),
+        ("{", "", "it is no JSON: line 1, column 1"),
+        (r#"{"nam": []}"#, "/nam", "unknown field `nam`"),
+        (r#"{"all": null}"#, "/all", "invalid type: null, expected a boolean"),
+        (r#"{"names": "db"}"#, "/names", r#"invalid type: string "db", expected a sequence"#),
+        (r#"{"names": ["db", 1.5]}"#, "/names/1", "invalid type: a number with a fraction, expected a string"),
+        (r#"{"names": [{}]}"#, "/names/0", "invalid type: map, expected a string"),
+        (r#"{"matchLabels": {"a/~b": 7}}"#, "/matchLabels/a~1~0b", "invalid type: integer `7`, expected a string"),
+        (r#"{"matchExpressions": [{"key": "a"}]}"#, "/matchExpressions/0", "missing field `operator`"),
+        (r#"{"matchExpressions": [["a", "In", ["b"]]]}"#, "/matchExpressions/0", "invalid type: sequence, expected"),
+        (
+            r#"{"matchExpressions": [{"key": "a", "operator": "in"}]}"#,
+            "/matchExpressions/0/operator",
+            "unknown variant `in`, expected one of `In`, `NotIn`",
+        ),
+        (
+            r#"{"matchExpressions": [{"key": "a", "operator": {"In": 1}}]}"#,
+            "/matchExpressions/0/operator/In",
+            "invalid type: integer `1`, expected nothing",
+        ),
+    ] {
+        let Err(Refused::Settings(errors)) = SelectPolicy::load(&host, builtin("labels"), settings) else {
+            panic!("it takes {settings}");
+        };
+        assert_eq!(errors[0].path, place, "{settings}");
+        assert!(errors[0].message.starts_with(said), "{settings}: {}", errors[0].message);
+    }
+}
+
 #[tokio::test]
 async fn more_vms_than_one_call_takes_are_all_answered() {
     let policy = SelectPolicy::load(&host(), builtin("labels"), r#"{"names": ["vm-*7"]}"#).unwrap();

@@ -119,7 +119,9 @@ async fn a_keeper_of_0_1_0_answers() {
 }
 
 fn authorizer(version: &str) -> AuthorizePolicy {
-    AuthorizePolicy::load(&host(), &fixture(&format!("policy/{version}/authorize.wasm")), "{}").unwrap()
+    let policy = AuthorizePolicy::load(&host(), &fixture(&format!("policy/{version}/authorize.wasm")), "{}").unwrap();
+    assert_eq!(policy.interface(), format!("remora:policy/authorize@{version}"));
+    policy
 }
 
 #[track_caller]

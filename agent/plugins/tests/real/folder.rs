@@ -117,6 +117,7 @@ fn a_decision_is_logged_with_what_each_policy_said_by_which_module_and_settings(
             let digests = [binding.policy.digest(), binding.policy.settings_hash()].map(|digest| digest.to_string());
             assert_eq!([&said["digest"], &said["settings"]], digests.each_ref().map(String::as_str), "{said}");
             assert_eq!((&said["policy"], &said["module"]), (&json!("files"), &json!(binding.module)), "{said}");
+            assert_eq!(said["interface"], "remora:policy/authorize@0.2.0", "{said}");
             assert_eq!((&said["effect"], &said["code"]), (&json!(effects[n]), &json!(outcome.said[n].code)), "{said}");
             assert_eq!(said["mode"], if n == 2 { "shadow" } else { "enforce" }, "{said}");
             let reason = said["reason"].as_str().unwrap();

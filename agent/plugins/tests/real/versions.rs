@@ -158,5 +158,6 @@ fn of_a_component_that_exports_both_versions_the_newer_is_called() {
     let world = resolve.select_world(&[package], Some("w")).unwrap();
     let component = component(&wat::parse_str(text).unwrap(), &resolve, world);
     let policy = AuthorizePolicy::load(&host(), &component, "{}").unwrap();
+    assert_eq!(policy.interface(), "remora:policy/authorize@0.2.0");
     assert_eq!(policy.authorize(&[request("root", "/a")]).unwrap()[0].effect, Effect::Allow);
 }

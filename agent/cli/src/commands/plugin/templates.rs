@@ -145,6 +145,9 @@ files! {
     "sdk/rust/src/objects.rs" => "remora/sdk/rust/src/objects.rs",
     "sdk/rust/src/objects/answers.rs" => "remora/sdk/rust/src/objects/answers.rs",
     "sdk/rust/src/settings.rs" => "remora/sdk/rust/src/settings.rs",
+    "sdk/rust/src/settings/fault.rs" => "remora/sdk/rust/src/settings/fault.rs",
+    "sdk/rust/src/settings/json.rs" => "remora/sdk/rust/src/settings/json.rs",
+    "sdk/rust/src/settings/read.rs" => "remora/sdk/rust/src/settings/read.rs",
     "sdk/rust/src/volumes.rs" => "remora/sdk/rust/src/volumes.rs",
 }
 
