@@ -9,8 +9,8 @@ use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 
 use super::observed::{
-    Claim, Found, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors, StorageClasses,
-    Taken, Thing, TrackerFacts,
+    Claim, Found, Halted, Instance, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, Selectors,
+    StorageClasses, Taken, Thing, TrackerFacts,
 };
 use super::plan;
 use super::users::Others;
@@ -160,7 +160,7 @@ impl Reader<'_> {
     }
 
     /// What can be read of a machine of which nothing runs.
-    async fn halted(&self, run: &BackupRun, machine: &VirtualMachine) -> Result<Option<Vec<Claim>>> {
+    async fn halted(&self, run: &BackupRun, machine: &VirtualMachine) -> Result<Option<Halted>> {
         let state = machine.status.as_ref().and_then(|status| status.printable_status.as_deref());
         let template = machine.spec.template.as_ref().filter(|_| state == Some(STOPPED));
         let Some(template) = template else { return Ok(None) };
@@ -175,7 +175,7 @@ impl Reader<'_> {
             let users = others.of(name, &uid).into_iter().filter(|user| *user != itself).collect();
             claims.push(Claim { name: name.to_owned(), block: claim.map(block), users });
         }
-        Ok(Some(claims))
+        Ok(Some(Halted { claims, placement: others.placement(&machine.name_any()) }))
     }
 
     async fn selectors(&self) -> Result<Selectors> {

@@ -167,10 +167,13 @@ fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
 fn steps(observed: &Observed, point: &Point, targets: &[Target]) -> Result<Vec<Step>, Trouble> {
     let (run, free) = (&observed.run, ClaimFacts::default());
     let (mut steps, mut mounts) = (Vec::new(), Mounts::default());
-    if run.spec.virtual_machine.is_some() {
+    let placement = machine::placement(&point.definition);
+    mounts.placement = match run.spec.virtual_machine {
         // Where the worker runs first, claims are bound: there the machine has to be able to run.
-        mounts.placement = machine::placement(&point.definition);
-    }
+        Some(_) => placement,
+        // Nobody knows who is to have them. They may be, or have to be, on nodes that are kept for machines such as this one.
+        None => placement.tolerations(),
+    };
     for target in targets {
         let facts = observed.claims.get(&target.claim).unwrap_or(&free);
         let mut block = facts.block;
