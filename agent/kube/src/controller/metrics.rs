@@ -203,6 +203,11 @@ fn register_runs(all: &mut Registry, runs: &[Arc<BackupRun>]) {
         damaged.get_or_create(&OfVm { vm }).set(is_damaged);
     }
     all.register("verified_point_damaged", "1 if the newest point that was verified is damaged", damaged);
+    let checkpoints: Family<OfVm, Gauge> = Family::default();
+    for (vm, left) in run::left_checkpoints(runs) {
+        checkpoints.get_or_create(&OfVm { vm }).set(left);
+    }
+    all.register("checkpoints_left", "The newest runs in a row after which checkpoints may have stayed", checkpoints);
 }
 
 fn register_repositories(all: &mut Registry, repositories: &[Arc<Repository>]) {
