@@ -1,6 +1,7 @@
 //! What a restore needs before an agent can write: checked, and made.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use remora_core::point::Point;
@@ -16,13 +17,25 @@ use crate::controller::worker::{Mounted, Mounts, Task, Trouble};
 use crate::resources::VirtualMachineTarget;
 use crate::targets::{Target, targets};
 
+/// So long a run waits for what is no fault of its own. Later nobody expects any more that it overwrites what it names.
+pub(super) const BEGINS_WITHIN: Duration = Duration::from_hours(24);
+
 /// Of a run that has no node yet.
 pub(super) fn plan(observed: &Observed) -> Plan {
     match next(observed) {
         Ok(next) => next,
         Err(Trouble::Ends(says)) => end(observed, Ended::Badly(says)),
+        Err(Trouble::Waits(says)) if observed.age > BEGINS_WITHIN => end(observed, Ended::Badly(too_late(&says))),
         Err(Trouble::Waits(says)) => waiting(says),
     }
+}
+
+fn too_late(says: &Says) -> Says {
+    let message = format!(
+        "The restore could not begin within 24 hours, and nothing was written. {}. Create another RestoreRun when that is mended.",
+        says.message.trim_end_matches('.')
+    );
+    Says::no("DeadlineExceeded", message)
 }
 
 fn waiting(says: Says) -> Plan {

@@ -70,6 +70,7 @@ fn point() -> Point {
 fn observed(run: RestoreRun) -> Observed {
     Observed {
         run,
+        age: Duration::ZERO,
         silent: Duration::ZERO,
         agents: vec!["agent-uid".into()],
         repository: RepositoryFacts::Ready(RepositoryId::random()),
@@ -254,6 +255,21 @@ fn the_worker_of_a_machine_runs_where_the_machine_may() {
     let of_claims = spec(&to_copy);
     assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &tolerations));
     assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
+}
+
+/// Else it would overwrite a claim when nobody thinks of it any more.
+#[test]
+fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
+    let away = RepositoryFacts::NotReady("its store is away.".into());
+    let waits = |age| Observed { age, repository: away.clone(), ..made(to_claims()) };
+    assert_eq!(plan(&waits(making::BEGINS_WITHIN)).status.unwrap().ended, None);
+    let late = waits(making::BEGINS_WITHIN + Duration::from_secs(1));
+    let (reason, message) = ends(&late);
+    assert!(reason == "DeadlineExceeded" && message.contains("its store is away."), "{reason}: {message}");
+    assert_eq!(names(&plan(&late)), ["-worker", "-secret", "-claim data-copy", "-claim root-copy"]);
+    // One that has begun takes as long as it takes.
+    let works = Observed { age: late.age, ..made(claimed(to_claims())) };
+    assert_eq!(plan(&works).status.unwrap().ended, None);
 }
 
 #[test]
