@@ -166,7 +166,8 @@ fn a_run_has_all_made_and_is_given_to_the_node_of_its_worker() {
     };
     let pending = plan(&waits);
     assert_eq!((names(&pending), assigned(&pending)), (vec![], ("WorkerPending".into(), None)));
-    assert!(pending.status.unwrap().assigned.unwrap().message.contains("no node"));
+    let message = pending.status.unwrap().assigned.unwrap().message;
+    assert!(message.ends_with("yet: no node. `kubectl describe pod remora-worker-run-uid` tells more."), "{message}");
     let no_agent = plan(&Observed { agents: vec![], ..made(to_claims()) });
     assert_eq!(assigned(&no_agent), ("NoAgent".into(), None));
     assert_eq!(assigned(&plan(&made(to_claims()))), ("Assigned".into(), Some("one".into())));
