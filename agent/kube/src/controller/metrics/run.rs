@@ -43,6 +43,12 @@ impl RunState {
     }
 }
 
+/// What a run has read of disks, and what it has stored.
+pub(super) fn bytes(run: &BackupRun) -> (u64, u64) {
+    let count = |bytes: Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default();
+    run.status.as_ref().map_or((0, 0), |status| (count(status.read_bytes), count(status.stored_bytes)))
+}
+
 /// Of each machine that runs have a verified point of, what was found of the newest one in each repository: 1 if any of these
 /// is damaged.
 pub(super) fn damaged_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {

@@ -187,6 +187,20 @@ fn checkpoints_that_stay_are_counted_until_a_run_removes_them() {
 }
 
 #[test]
+fn what_runs_have_read_and_stored_is_added_up() {
+    let metrics = Metrics::default();
+    for (read, stored) in [(Some(100), Some(40)), (Some(7), None), (None, None)] {
+        let conditions = [condition("Complete", "True")];
+        let status = json!({"conditions": conditions, "readBytes": read, "storedBytes": stored});
+        metrics.ended(&run("run", "web", &status));
+    }
+    let text = metrics.text().unwrap();
+    for line in ["remora_controller_read_bytes_total 107", "remora_controller_stored_bytes_total 40"] {
+        assert!(text.lines().any(|one| one == line), "wanted {line} in\n{text}");
+    }
+}
+
+#[test]
 fn who_does_not_lead_tells_of_no_runs() {
     let text = Metrics::default().text().unwrap();
     assert!(text.contains("remora_controller_leads 0"), "{text}");
