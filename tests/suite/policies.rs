@@ -76,6 +76,17 @@ fn lint_tells_what_is_in_force_and_what_is_wrong_with_the_others() {
     assert_eq!(fields, ["select", "schedule", "retention"]);
     assert_eq!(modules[0]["interface"], "remora:policy/select@0.1.0", "{modules:?}");
     assert!(modules[1]["facts"]["time zone database"].is_string(), "{modules:?}");
+    // Which repository is meant by a policy that names none, only a libvirt host knows.
+    let only_on = |linted: &Value| -> Vec<Value> {
+        linted["files"].as_array().unwrap().iter().map(|file| file["only_on"].clone()).collect()
+    };
+    assert_eq!(only_on(&linted), [Value::Null, json!("libvirt")]);
+    let of_both = format!("{NIGHTLY}target: {{repository: offsite}}\n");
+    place.write("nightly.yaml", &of_both);
+    assert_eq!(only_on(&place.remora.json(["policy", "lint", &policies])), [Value::Null, Value::Null]);
+    place.write("nightly.yaml", &of_both.replace("offsite", "offsite, scratch: {storageClassName: fast}"));
+    assert_eq!(only_on(&place.remora.json(["policy", "lint", &policies])), [Value::Null, json!("kubernetes")]);
+    place.write("nightly.yaml", NIGHTLY);
     // One document alone.
     let one = place.remora.json(["policy", "lint", &format!("{policies}/nightly.yaml")]);
     assert_eq!(told(&one), [json!(["nightly.yaml", "nightly"])]);

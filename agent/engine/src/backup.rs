@@ -58,6 +58,8 @@ pub struct BackupReport {
     pub seconds: f64,
     /// What the caller should know beside the point, as sentences: what went another way than planned.
     pub notes: Vec<String>,
+    /// Why checkpoints that no point needs may have stayed, if they may; one of the notes says it too.
+    pub left: Option<String>,
 }
 
 /// Makes a new point of a VM.

@@ -27,6 +27,9 @@ impl Truth {
     }
 }
 
+/// The condition of a run that may have left checkpoints which no point needs; there only if it may.
+pub(crate) const CHECKPOINTS_STAY: &str = "CheckpointsStay";
+
 /// What a condition says, without since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Says {

@@ -96,7 +96,7 @@ pub async fn run(
     let mut beside = tokio::task::JoinSet::new();
     let listener = remora_service::bind(settings.health).await?;
     beside.spawn(remora_service::serve(listener, health(&metrics, &at_work), cancel.clone()));
-    let certificate = certificate::ready(&client, &settings).await?;
+    let certificate = at_start("reading its certificate", certificate::ready(&client, &settings)).await?;
     let keys = key_service::Keys::new(client.clone(), settings.clone(), opened.clone());
     let listener = tls::Listener::bind(settings.keys, &certificate).await?;
     beside.spawn(key_service::serve(listener, keys, cancel.clone()));
@@ -147,6 +147,14 @@ async fn within<T, E: From<kube::Error>>(
     tokio::time::timeout(PATIENCE, requests).await.unwrap_or_else(late)
 }
 
+/// What a controller that starts asks for, answered within [`PATIENCE`]: without it there is nothing to wait with.
+async fn at_start<T>(what: &str, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+        let late = format!("{what}: the API server did not answer within {} s", PATIENCE.as_secs());
+        Err(Error::new(ErrorKind::Unavailable, late))
+    })
+}
+
 /// An error of the API server's.
 fn api(what: &str, error: kube::Error) -> Error {
     let kind = match &error {
@@ -166,5 +174,13 @@ mod tests {
         let began = tokio::time::Instant::now();
         let error = within::<(), kube::Error>(std::future::pending()).await.expect_err("there is no answer");
         assert!(matches!(error, kube::Error::Service(_)) && began.elapsed() == PATIENCE, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_does_not_wait_for_ever_to_start() {
+        let began = tokio::time::Instant::now();
+        let error = at_start::<()>("reading it", std::future::pending()).await.expect_err("there is no answer");
+        assert_eq!((error.kind(), began.elapsed()), (ErrorKind::Unavailable, PATIENCE));
+        assert!(error.to_string().starts_with("reading it: the API server did not answer"), "{error}");
     }
 }

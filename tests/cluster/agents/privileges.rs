@@ -44,6 +44,7 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
         let status = runs(&mut scene, &without_capability(&whole, capability));
         assert!(is_true(&status, "Complete"), "{capability}: {status:#}");
         assert!(said(&status, "Complete").contains("removing old checkpoints"), "{capability}: {status:#}");
+        assert!(is_true(&status, "CheckpointsStay"), "{capability}: {status:#}");
         assert!(scene.checkpoints().len() > before, "{capability}");
     }
 
@@ -60,7 +61,7 @@ fn without_any_one_of_its_privileges_the_agent_says_what_it_lacks() {
 
     // With all of them, it goes on as if nothing had been.
     let status = runs(&mut scene, &whole);
-    assert!(is_true(&status, "Complete"), "{status:#}");
+    assert!(is_true(&status, "Complete") && !is_true(&status, "CheckpointsStay"), "{status:#}");
     assert_eq!(scene.checkpoints().len(), 1);
     scene.assert_points_are_right();
 }

@@ -65,7 +65,7 @@ impl Worker for Played {
         cluster.job().await?;
         cluster.end(&backup, Outcome::Stored).await?;
         cluster.latest_checkpoint().await?;
-        Ok(Done { point: self.point(order)?, notes: Vec::new() })
+        Ok(Done { point: self.point(order)?, notes: Vec::new(), left: None })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

@@ -63,7 +63,7 @@ impl Worker for Engine {
             memory: MemoryBudget::new(32 << 20),
         };
         let report = backup(&source, &vault, request, desk.meter(), cancel).await?;
-        Ok(Done { point: report.point, notes: report.notes })
+        Ok(Done { point: report.point, notes: report.notes, left: report.left })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

@@ -92,6 +92,21 @@ fn the_worker_of_a_halted_machine_has_its_claims_read_only_devices_too() {
     assert_eq!(devices, &json!([{"name": "disk-1", "devicePath": "/dev/disk-1"}]));
 }
 
+/// Where all nodes for machines are kept for them, nothing else would let the worker run.
+#[test]
+fn the_worker_of_a_halted_machine_runs_where_the_machine_may() {
+    let shop = halted();
+    let tolerations = json!([{"key": "machines", "operator": "Exists", "effect": "NoSchedule"}]);
+    let fields = json!({"spec": {"template": {"spec": {"nodeSelector": {"zone": "a"}, "tolerations": tolerations}}}});
+    shop.cluster.api.merge(&format!("{}/web", shop.list("kubevirt.io/v1", "virtualmachines")), &fields).ok();
+    let run = shop.run("run", &json!({}));
+    run.waits_for("Assigned", "WorkerPending");
+    let spec = worker(&run).runs()["spec"].take();
+    assert_eq!(spec["nodeSelector"]["zone"], "a");
+    // The API server adds some of its own.
+    assert!(spec["tolerations"].as_array().unwrap().contains(&tolerations[0]), "{spec:#}");
+}
+
 #[test]
 fn a_machine_that_is_started_before_its_run_begins_is_backed_up_as_it_runs() {
     let shop = halted();

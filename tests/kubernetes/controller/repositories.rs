@@ -192,6 +192,7 @@ fn credentials_that_the_store_rejects_are_said_and_nothing_is_begun_with_them() 
     let to_do = "The store does not accept the credentials: check them";
     let message = waits_for(&shop, "remora", &name, "Unavailable");
     assert!(message.contains("SignatureDoesNotMatch") && message.contains(to_do), "{message}");
+    assert!(message.ends_with(&format!(" They are in Secret {name}.")), "{message}");
     assert!(!message.contains("another-one"), "{message}");
     shop.cluster.tells("remora", "Repository", &name, "Unavailable");
     let run = shop.run("run", &json!({"repository": {"name": name, "namespace": "remora"}}));

@@ -45,6 +45,20 @@ fn a_run_that_is_done_tells_its_point() {
 }
 
 #[test]
+fn checkpoints_that_stay_are_told_of_by_the_runs_that_left_them_alone() {
+    let (scene, played) = (Scene::new(), Played::new(Act::StoreAndLeave("its libvirt is silent")));
+    let _agent = scene.agent("agent", played.clone());
+    scene.assigned("leaves", &json!({}));
+    scene.becomes("leaves", "Complete", "True", "Stored");
+    assert_eq!(scene.condition("leaves", "CheckpointsStay"), Some(("True".into(), "CleaningUpFailed".into())));
+    assert!(scene.message("leaves", "CheckpointsStay").ends_with("its libvirt is silent"));
+    played.act(Act::Store);
+    scene.assigned("removes", &json!({}));
+    scene.becomes("removes", "Complete", "True", "Stored");
+    assert_eq!(scene.condition("removes", "CheckpointsStay"), None);
+}
+
+#[test]
 fn a_run_that_fails_says_why_and_what_to_do() {
     let scene = Scene::new();
     let played = Played::new(Act::Fail(ErrorKind::NoSpace, "the bucket is full"));

@@ -49,7 +49,7 @@ impl Worker for InMemory {
         };
         let report = backup(&self.host, &self.mover, request, desk.meter(), cancel).await?;
         self.made.lock().unwrap().push(report.point.id.clone());
-        Ok(Done { point: report.point, notes: report.notes })
+        Ok(Done { point: report.point, notes: report.notes, left: report.left })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

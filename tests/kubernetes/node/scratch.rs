@@ -50,7 +50,7 @@ impl Worker for OverKubevirt {
             memory: MemoryBudget::new(1 << 20),
         };
         let report = backup(&source, &self.mover, request, desk.meter(), cancel).await?;
-        Ok(Done { point: report.point, notes: report.notes })
+        Ok(Done { point: report.point, notes: report.notes, left: report.left })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

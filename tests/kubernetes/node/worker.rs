@@ -24,6 +24,8 @@ pub(super) enum Act {
     StoreWhenTold,
     /// A point at once, but of the run of this name: somebody else has its machine.
     StoreAllBut(&'static str),
+    /// A point at once, and checkpoints that could not be removed: why.
+    StoreAndLeave(&'static str),
     /// Nothing, with this error.
     Fail(ErrorKind, &'static str),
     /// Nothing known, once it is told to: the store is away. Whether there is a point is answered when it is told so again.
@@ -153,11 +155,13 @@ impl Worker for Played {
     async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
         self.0.begun.lock().unwrap().push(order.name.clone());
         let act = self.0.act.lock().unwrap().clone();
+        let mut left = None;
         match act {
             Act::StoreAllBut(waits) if order.name == waits => {
                 return Err(Error::new(ErrorKind::Busy, "theirs is in flight").named(QUEUED).into());
             }
             Act::Store | Act::StoreAllBut(_) => {}
+            Act::StoreAndLeave(why) => left = Some(why.to_owned()),
             Act::StoreWhenTold => self.wait(order, desk, &cancel).await?,
             Act::LoseStoreWhenTold => {
                 self.wait(order, desk, &cancel).await?;
@@ -166,7 +170,7 @@ impl Worker for Played {
             Act::Fail(kind, what) => return Err(Error::new(kind, what).advise("Do something.").into()),
             Act::Panic => panic!("as it was told"),
         }
-        Ok(Done { point: a_point(order.vm_name()), notes: vec!["played".into()] })
+        Ok(Done { point: a_point(order.vm_name()), notes: vec!["played".into()], left })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

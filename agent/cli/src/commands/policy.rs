@@ -11,6 +11,7 @@ use remora_core::{Error, ErrorKind, PointId, Result, VmName};
 use remora_engine::or_cancelled;
 use remora_plugins::cases::{self, CaseResult};
 use remora_plugins::decide::Outcome;
+use remora_plugins::documents::Target;
 use remora_plugins::movers::Dropping;
 use remora_plugins::set::{Active, BackupPolicy, Generation, ModuleInForce, PolicyFile, Snapshot};
 use remora_vault::Mode;
@@ -48,8 +49,37 @@ struct Linted {
 struct LintedFile {
     file: String,
     policy: Option<String>,
+    only_on: Option<Home>,
     modules: Vec<ModuleInForce>,
     error: Option<String>,
+}
+
+/// Where alone something is done by a policy.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Home {
+    Kubernetes,
+    Libvirt,
+}
+
+impl Home {
+    /// None of a policy that is for both, as far as its document tells.
+    fn of(active: &Active) -> Option<Self> {
+        let Active::Backup(policy) = active else { return None };
+        match &policy.target {
+            // Which repository there is, and what movers keep in a form of their own, only a libvirt host knows.
+            None | Some(Target::Mover(_)) => Some(Self::Libvirt),
+            Some(Target::Repository(_)) => policy.scratch_class.as_ref().map(|_| Self::Kubernetes),
+        }
+    }
+
+    /// In brackets, behind what is said of the policy.
+    const fn why(self) -> &'static str {
+        match self {
+            Self::Kubernetes => " (on Kubernetes: target.scratch is nothing to a libvirt host)",
+            Self::Libvirt => " (on a libvirt host: it has no target.repository)",
+        }
+    }
 }
 
 fn lint(context: &Context, path: &Path) -> Result<()> {
@@ -57,6 +87,7 @@ fn lint(context: &Context, path: &Path) -> Result<()> {
     let file = |file: &Arc<PolicyFile>| LintedFile {
         file: file.file.clone(),
         policy: file.active.as_ref().map(|active| active.name().to_owned()),
+        only_on: file.active.as_ref().and_then(Home::of),
         modules: file.active.as_ref().map(Active::modules).unwrap_or_default(),
         error: file.broken.as_ref().map(|error| error.chain()),
     };
@@ -82,7 +113,10 @@ fn lint_text(linted: &Linted) -> String {
     for file in &linted.files {
         lines.push(match (&file.error, &file.policy) {
             (Some(error), _) => format!("{}: {}", file.file, printable(error)),
-            (None, policy) => format!("{}: {} is good", file.file, policy.as_deref().unwrap_or("it")),
+            (None, policy) => {
+                let only = file.only_on.map(Home::why).unwrap_or_default();
+                format!("{}: {} is good{only}", file.file, policy.as_deref().unwrap_or("it"))
+            }
         });
         lines.extend(file.modules.iter().map(|module| {
             let facts = module.facts.iter().map(|(name, value)| format!(", {} {}", printable(name), printable(value)));

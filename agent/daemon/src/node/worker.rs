@@ -79,7 +79,7 @@ impl Worker for EngineWorker {
         if let Some(policies) = &self.policies {
             notes.extend(policies.prune(order, &report.point, vault, &cancel).await);
         }
-        Ok(Done { point: report.point, notes })
+        Ok(Done { point: report.point, notes, left: report.left })
     }
 
     async fn capabilities(&self) -> Vec<Capability> {

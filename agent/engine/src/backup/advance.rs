@@ -29,13 +29,16 @@ impl Run<'_> {
 
     /// The point is safe: what fails here is told, and left for the next run to clean up.
     pub(super) async fn advance(&mut self, point: Point) -> BackupReport {
-        if let Err(error) = self.close_and_retire(&point).await {
-            self.note(format!(
-                "the point is stored, but cleaning up after it failed (the next run does it): {}",
-                error.chain()
-            ));
+        let left = self.close_and_retire(&point).await.err().map(|error| error.chain());
+        if let Some(why) = &left {
+            self.note(format!("the point is stored, but cleaning up after it failed (the next run does it): {why}"));
         }
-        BackupReport { point, seconds: self.began.elapsed().as_secs_f64(), notes: std::mem::take(&mut self.notes) }
+        BackupReport {
+            point,
+            seconds: self.began.elapsed().as_secs_f64(),
+            notes: std::mem::take(&mut self.notes),
+            left,
+        }
     }
 
     async fn close_and_retire(&mut self, point: &Point) -> Result<()> {

@@ -304,7 +304,10 @@ async fn a_failure_at_any_call_loses_nothing_and_leaves_nothing() {
             let done = lab.run(Lab::request(Asked::Auto)).await;
             let Some(hit) = lab.faults.hit() else { return false };
             match (&done, hit) {
-                (Ok(report), "close" | "retire") => assert!(report.notes.iter().any(|note| note.contains("injected"))),
+                (Ok(report), "close" | "retire") => {
+                    assert!(report.notes.iter().any(|note| note.contains("injected")));
+                    assert!(report.left.as_ref().is_some_and(|why| why.contains("injected")), "{:?}", report.left);
+                }
                 // A parent that is damaged, or a bitmap that is refused, makes a reread.
                 (Ok(report), _) => {
                     assert_eq!((kind, report.point.decision), (ErrorKind::Damaged, Decision::Reread), "{hit}");

@@ -7,7 +7,7 @@ use kube_lease_manager::LeaseManagerBuilder;
 use remora_core::{Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
+use super::{Settings, at_start};
 
 /// The Lease's name.
 const LEASE: &str = "remora-controller";
@@ -32,14 +32,14 @@ where
         Error::new(ErrorKind::Unavailable, format!("{what} the Lease {LEASE} of namespace {}", settings.namespace))
             .because(error)
     };
-    let manager = LeaseManagerBuilder::new(client, LEASE)
+    let asked = LeaseManagerBuilder::new(client, LEASE)
         .with_namespace(&settings.namespace)
         .with_identity(&settings.instance)
         .with_duration(DURATION)
         .with_grace(GRACE)
-        .build()
-        .await
-        .map_err(|error| failed("asking for", error))?;
+        .build();
+    let asked = async { asked.await.map_err(|error| failed("asking for", error)) };
+    let manager = at_start("asking for its Lease", asked).await?;
     let (mut held, manager) = manager.watch().await;
     let first = tokio::select! {
         held = held.wait_for(|held| *held) => held.is_ok(),

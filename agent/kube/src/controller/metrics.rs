@@ -33,6 +33,8 @@ struct Counted {
     leads: Gauge,
     waits: Histogram,
     ended: Family<OfRun, Counter>,
+    read: Counter,
+    stored: Counter,
     errors: Family<OfKind, Counter>,
     runs: OnceLock<Store<BackupRun>>,
     repositories: OnceLock<Store<Repository>>,
@@ -91,6 +93,8 @@ impl Default for Metrics {
             leads: Gauge::default(),
             waits: Histogram::new(WAITS),
             ended: Family::default(),
+            read: Counter::default(),
+            stored: Counter::default(),
             errors: Family::default(),
             runs: OnceLock::new(),
             repositories: OnceLock::new(),
@@ -135,6 +139,9 @@ impl Metrics {
     /// Nothing is left of a run but its object; told once of each.
     pub(super) fn ended(&self, run: &BackupRun) {
         self.0.ended.get_or_create(&OfRun { state: RunState::of(run) }).inc();
+        let (read, stored) = run::bytes(run);
+        self.0.read.inc_by(read);
+        self.0.stored.inc_by(stored);
     }
 
     /// An object could not be looked at.
@@ -165,6 +172,10 @@ impl Metrics {
         let help = "From the creation of runs to their assignment to a node";
         all.register_with_unit("assignment_wait", help, Unit::Seconds, counted.waits.clone());
         all.register("runs_ended", "Runs that have ended, by how", counted.ended.clone());
+        let help = "What runs that have ended have read of disks";
+        all.register_with_unit("read", help, Unit::Bytes, counted.read.clone());
+        let help = "What runs that have ended have stored, compressed";
+        all.register_with_unit("stored", help, Unit::Bytes, counted.stored.clone());
         all.register("reconcile_errors", "Objects that could not be looked at", counted.errors.clone());
         all.register("scheduled_runs", "Runs made that policies asked for", counted.scheduled.clone());
         all.register("scheduled_runs_waiting", "Runs that are due and wait for their turn", counted.waiting.clone());
@@ -203,6 +214,11 @@ fn register_runs(all: &mut Registry, runs: &[Arc<BackupRun>]) {
         damaged.get_or_create(&OfVm { vm }).set(is_damaged);
     }
     all.register("verified_point_damaged", "1 if the newest point that was verified is damaged", damaged);
+    let checkpoints: Family<OfVm, Gauge> = Family::default();
+    for (vm, left) in run::left_checkpoints(runs) {
+        checkpoints.get_or_create(&OfVm { vm }).set(left);
+    }
+    all.register("checkpoints_left", "The newest runs in a row after which checkpoints may have stayed", checkpoints);
 }
 
 fn register_repositories(all: &mut Registry, repositories: &[Arc<Repository>]) {

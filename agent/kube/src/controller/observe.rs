@@ -149,11 +149,7 @@ impl Reader<'_> {
             .labels("app.kubernetes.io/name=remora-agent")
             .fields(&format!("spec.nodeName={node}"));
         let pods = pods.list(&params).await?.items.into_iter();
-        let running = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
-        };
-        Ok(pods.filter(running).filter_map(|pod| pod.metadata.uid).collect())
+        Ok(pods.filter(works).filter_map(|pod| pod.metadata.uid).collect())
     }
 
     async fn others(&self, run: &BackupRun) -> Result<Vec<OtherRun>> {
@@ -221,6 +217,15 @@ impl Reader<'_> {
             names: classes.iter().map(ResourceExt::name_any).collect(),
         })
     }
+}
+
+/// Whether an agent's pod runs, and not only from one crash to the next.
+fn works(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let states = status.container_statuses.into_iter().flatten().filter_map(|one| one.state);
+    let mut waiting = states.filter_map(|state| state.waiting?.reason);
+    let crashes = waiting.any(|reason| reason == "CrashLoopBackOff");
+    status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none() && !crashes
 }
 
 /// The node of a machine that runs, or of the pod that has its claims.

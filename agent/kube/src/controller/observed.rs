@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use remora_core::RepositoryId;
 
-use super::worker::{Image, Worker};
+use super::worker::{Image, Placement, Worker};
 use crate::resources::BackupRun;
 
 /// All of it.
@@ -69,7 +69,16 @@ pub(super) struct Found {
     pub(super) selectors: Selectors,
     pub(super) instance: Option<Instance>,
     /// What can be read of it while nothing of it runs and KubeVirt is not about to change that.
-    pub(super) halted: Option<Vec<Claim>>,
+    pub(super) halted: Option<Halted>,
+}
+
+/// What there is of a machine of which nothing runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Halted {
+    /// The claims of its disks.
+    pub(super) claims: Vec<Claim>,
+    /// Where it may run, and so may who reads them.
+    pub(super) placement: Placement,
 }
 
 /// The claim of a halted machine's disk.

@@ -120,7 +120,7 @@ pub(super) fn plan(observed: &Observed) -> Plan {
 fn assignment(observed: &Observed) -> Plan {
     let run = &observed.run;
     let mut plan = match assignment::decide(observed) {
-        Ok(Place::Claims(claims)) => halted::plan(observed, claims),
+        Ok(Place::Claims(halted)) => halted::plan(observed, halted),
         decided => elsewhere(observed, decided),
     };
     plan.finalizer = missing_finalizer(run);

@@ -21,7 +21,7 @@ use super::opened::{IfEmpty, Open, Opened};
 use super::tenancy::{self, Trouble};
 use super::{OWNER, Settings, within};
 use crate::conditions::{self, Says, Truth};
-use crate::resources::{Repository, SecretKeyReference};
+use crate::resources::{Repository, RepositorySpec, SecretKeyReference};
 
 /// How often one that works is looked at again: its Secrets are not watched.
 const AGAIN: Duration = Duration::from_mins(10);
@@ -127,7 +127,7 @@ async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, T
     let late =
         || Error::new(ErrorKind::Unavailable, format!("its store did not answer within {} s", PATIENCE.as_secs()));
     let opened = tokio::time::timeout(PATIENCE, opening).await.unwrap_or_else(|_| Err(late()));
-    let open = opened.map_err(|error| Trouble::Says(cannot(&error, &repository.spec.passphrase_secret)))?;
+    let open = opened.map_err(|error| Trouble::Says(cannot(&error, &repository.spec)))?;
     if let Some(known) = known.filter(|known| *known != open.keyring.repository().to_string()) {
         let message = format!(
             "There is another repository than before: {}, not {known}. Its store was exchanged, or emptied and made anew. Put \
@@ -140,7 +140,7 @@ async fn open(repository: &Repository, context: &Context) -> Result<Arc<Open>, T
 }
 
 /// Why it cannot be opened, and what to do.
-fn cannot(error: &Error, passphrase: &SecretKeyReference) -> Says {
+fn cannot(error: &Error, spec: &RepositorySpec) -> Says {
     let reason = match error.kind() {
         ErrorKind::Invalid => "Invalid",
         ErrorKind::NotFound => "StoreMissing",
@@ -152,13 +152,23 @@ fn cannot(error: &Error, passphrase: &SecretKeyReference) -> Says {
         ErrorKind::Refused => "Refused",
         _ => "Failed",
     };
-    let SecretKeyReference { name, key } = passphrase;
-    let advice = match error.kind() {
+    let SecretKeyReference { name, key } = &spec.passphrase_secret;
+    let advice = match (error.kind(), error.advice()) {
         // Here nobody has typed it.
-        ErrorKind::WrongKey => format!(" Put that of the repository into key {key} of Secret {name}."),
-        _ => error.advice().map(|advice| format!(" {advice}")).unwrap_or_default(),
+        (ErrorKind::WrongKey, _) => format!(" Put that of the repository into key {key} of Secret {name}."),
+        (_, Some(advice)) if advice.contains("credentials") => format!(" {advice}{}", credentials(spec)),
+        (_, advice) => advice.map(|advice| format!(" {advice}")).unwrap_or_default(),
     };
     Says::no(reason, format!("{}.{advice}", error.chain().trim_end_matches('.')))
+}
+
+/// Where the credentials are that its store is asked with, as a sentence.
+fn credentials(spec: &RepositorySpec) -> String {
+    match (&spec.credentials_secret, &spec.backup_storage_location) {
+        (Some(secret), _) => format!(" They are in Secret {}.", secret.name),
+        (None, Some(location)) => format!(" They are those that BackupStorageLocation {location} names."),
+        (None, None) => String::new(),
+    }
 }
 
 /// Writes the status where it says something new, and an event with it.

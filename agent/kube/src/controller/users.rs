@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::is_unknown;
 use super::observe::Reader;
+use super::worker::Placement;
 use crate::kubevirt::is_of_run;
 
 type Result<T> = std::result::Result<T, kube::Error>;
@@ -40,6 +41,12 @@ impl Others {
     /// Who uses one of them, but for the worker of a run.
     pub(super) fn of(&self, claim: &str, run: &str) -> Vec<String> {
         users(claim, run, &self.pods, &self.instances, &self.machines)
+    }
+
+    /// Where a machine may run, as its template has it.
+    pub(super) fn placement(&self, machine: &str) -> Placement {
+        let machine = self.machines.iter().find(|one| name(one) == machine);
+        machine.map(|one| Placement::of(&one["spec"]["template"]["spec"])).unwrap_or_default()
     }
 }
 

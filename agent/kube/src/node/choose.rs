@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -35,6 +36,14 @@ pub(super) enum Claimed {
 pub(super) struct Candidate<R> {
     pub(super) run: Arc<R>,
     pub(super) claimed: Claimed,
+}
+
+/// After so long with all places taken by the same runs, there is one more: what drips must not keep the node from others.
+const LONG: Duration = Duration::from_hours(1);
+
+/// How many places there are beyond `parallel`, of which runs at work have had theirs for so long.
+pub(super) fn spare(held: &[Duration], parallel: usize) -> usize {
+    usize::from(held.len() == parallel && held.iter().all(|time| *time > LONG))
 }
 
 /// So many namespaces are remembered.
@@ -76,13 +85,15 @@ pub(super) struct Room<'a> {
     pub(super) turns: &'a Turns,
     /// Places that nobody has.
     pub(super) free: usize,
+    /// More places, for namespaces that have none.
+    pub(super) spare: usize,
     /// What was given back later than this waits still.
     pub(super) rested: Timestamp,
 }
 
 /// Which of `runs` get the free places, one of what `of` says they are of, such as a VM, and none of one that is busy. With
 /// them, how many more there are. A place goes to the namespace that has the fewest, and of those to the one whose turn was
-/// longest ago, so that none keeps the others out; there to the oldest run.
+/// longest ago, so that none keeps the others out; there to the oldest run. Those to spare go to namespaces without a place only.
 pub(super) fn choose<'a, R: Run>(
     runs: impl Iterator<Item = &'a Arc<R>>,
     of: fn(&R) -> Machine,
@@ -95,8 +106,10 @@ pub(super) fn choose<'a, R: Run>(
     for (namespace, _) in room.busy {
         *places.entry(namespace.clone()).or_default() += 1;
     }
-    while chosen.len() < room.free {
-        let free = waiting.iter().enumerate().filter(|(_, (machine, _))| !taken.contains(machine));
+    while chosen.len() < room.free + room.spare {
+        let has_enough = |namespace: &String| chosen.len() >= room.free && places.contains_key(namespace);
+        let free = waiting.iter().enumerate();
+        let free = free.filter(|(_, (machine, _))| !taken.contains(machine) && !has_enough(&machine.0));
         // The first of those that are equal: the oldest.
         let next = free.min_by_key(|(_, ((namespace, _), _))| {
             (places.get(namespace).copied().unwrap_or_default(), room.turns.of(namespace))
@@ -170,7 +183,8 @@ mod tests {
 
     fn names_after(turns: &Turns, runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
         let busy = busy.iter().map(|vm| ("shop".to_owned(), (*vm).to_owned())).collect();
-        let room = Room { me: "me", busy: &busy, turns, free, rested: "2026-01-01T00:00:10Z".parse().unwrap() };
+        let rested = "2026-01-01T00:00:10Z".parse().unwrap();
+        let room = Room { me: "me", busy: &busy, turns, free, spare: 0, rested };
         let (chosen, left) = choose(runs.iter(), machine, &room);
         (chosen.iter().map(|one| one.run.name_any()).collect(), left)
     }
@@ -204,6 +218,34 @@ mod tests {
         // Of those that have as many, the oldest run.
         let all: Vec<_> = shops.iter().chain([&third, &other]).cloned().collect();
         assert_eq!(names(&all, &["busy", "busy-too"], 3).0, ["late-1", "later-1", "web-1"]);
+    }
+
+    #[test]
+    fn runs_that_take_for_ever_keep_no_other_namespace_out() {
+        let (minute, long) = (Duration::from_mins(1), LONG + Duration::from_mins(1));
+        for (held, parallel, wanted) in [
+            (vec![long, long], 2, 1),
+            (vec![long], 1, 1),
+            (vec![long, minute], 2, 0),
+            // A place is free, or the one to spare is taken.
+            (vec![long], 2, 0),
+            (vec![long, long, long], 2, 0),
+        ] {
+            assert_eq!(spare(&held, parallel), wanted, "{held:?} {parallel}");
+        }
+        let none = json!({});
+        let own = run("web-1", 1, &none, false);
+        let other = in_namespace(&run("late-1", 9, &none, false), "other");
+        let third = in_namespace(&run("later-1", 10, &none, false), "third");
+        let busy: BTreeSet<Machine> = ["db", "mail"].map(|vm| ("shop".to_owned(), vm.to_owned())).into();
+        let chosen = |runs: &[&Arc<BackupRun>]| {
+            let (turns, rested) = (Turns::default(), Timestamp::UNIX_EPOCH);
+            let room = Room { me: "me", busy: &busy, turns: &turns, free: 0, spare: 1, rested };
+            let (chosen, _) = choose(runs.iter().copied(), machine, &room);
+            chosen.iter().map(|one| one.run.name_any()).collect::<Vec<_>>()
+        };
+        assert!(chosen(&[&own]).is_empty());
+        assert_eq!(chosen(&[&own, &third, &other]), ["late-1"]);
     }
 
     #[test]
@@ -257,7 +299,7 @@ mod tests {
         ] {
             let runs = [run("web", 1, &status, cancel)];
             let (busy, turns) = (BTreeSet::new(), Turns::default());
-            let room = Room { me: "me", busy: &busy, turns: &turns, free: 1, rested: Timestamp::UNIX_EPOCH };
+            let room = Room { me: "me", busy: &busy, turns: &turns, free: 1, spare: 0, rested: Timestamp::UNIX_EPOCH };
             let (chosen, _) = choose(runs.iter(), machine, &room);
             assert_eq!(chosen.first().map(|one| one.claimed.clone()), wanted, "{status} {cancel}");
         }

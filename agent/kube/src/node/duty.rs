@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Me;
-use super::choose::{Candidate, Machine, Room, Turns, choose};
+use super::choose::{Candidate, Machine, Room, Turns, choose, spare};
 use super::claim::{Claim, claim};
 use super::record::Record;
 use super::run::Outcome;
@@ -28,7 +28,7 @@ use crate::resources::Run;
 /// How often and how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Runs at work at once.
+    /// Runs at work at once; and one more, of another namespace, once all of these have been at work for an hour.
     pub parallel: usize,
     /// Between two heartbeats of a run.
     pub heartbeat: Duration,
@@ -145,6 +145,7 @@ struct Active<R> {
     task: Id,
     machine: Machine,
     seen: watch::Sender<Seen<R>>,
+    since: Instant,
 }
 
 impl<D: Duty> Rounds<D> {
@@ -217,6 +218,8 @@ impl<D: Duty> Rounds<D> {
         }
         let free = self.pace.parallel.saturating_sub(self.active.len());
         let now = Instant::now();
+        let held: Vec<_> = self.active.values().map(|active| now.duration_since(active.since)).collect();
+        let spare = spare(&held, self.pace.parallel);
         self.postponed.retain(|_, until| *until > now);
         let busy: BTreeSet<_> = self.active.values().map(|active| active.machine.clone()).collect();
         let known = |uid: &String| self.active.contains_key(uid) || self.postponed.contains_key(uid);
@@ -226,7 +229,7 @@ impl<D: Duty> Rounds<D> {
             .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
             .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
         let rested = Timestamp::now() - self.pace.rest;
-        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, rested };
+        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, spare, rested };
         let (chosen, left) = choose(idle, D::machine, &room);
         for candidate in chosen {
             self.begin(candidate, stop);
@@ -264,7 +267,7 @@ impl<D: Duty> Rounds<D> {
             Some(duty.done(Taken { object: candidate.run, record, seen, stopping }).await)
         };
         let task = self.tasks.spawn(task.instrument(span)).id();
-        self.active.insert(uid, Active { task, machine, seen: sender });
+        self.active.insert(uid, Active { task, machine, seen: sender, since: Instant::now() });
     }
 
     fn ended(&mut self, ended: Result<(Id, Option<Outcome>), JoinError>) {

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use remora_core::point::{Point, PointDisk};
+use remora_core::point::PointDisk;
 use serde_json::{Value, json};
 
-use super::{Failure, Me, Meter};
-use crate::conditions::{find, shortened};
+use super::{Done, Failure, Me, Meter};
+use crate::conditions::{CHECKPOINTS_STAY, find, shortened};
 use crate::resources::{Attempt, AttemptState, BackupRun, BackupRunStatus, DiskResult, Run};
 
 /// The conditions that are the agent's while it holds the claim.
@@ -115,7 +115,8 @@ impl Said {
     }
 
     /// There is a point.
-    pub(super) fn completed(&mut self, point: &Point, notes: &[String], now: Timestamp) {
+    pub(super) fn completed(&mut self, done: &Done, now: Timestamp) {
+        let Done { point, notes, left } = done;
         let status = &mut self.status;
         status.completion_time = Some(Time(now));
         status.point = Some(point.id.to_string());
@@ -130,6 +131,13 @@ impl Said {
         let message = message.collect::<Vec<_>>().join("; ");
         self.say(COMPLETE, "True", "Stored", &message, now);
         self.status.conditions.retain(|condition| condition.type_ != FAILED);
+        if let Some(why) = left {
+            let message = format!(
+                "checkpoints that no point needs may have stayed: they cost the guest's writes, and take up room in the claim of \
+                 the machine's state until a run removes them. {why}"
+            );
+            self.say(CHECKPOINTS_STAY, "True", "CleaningUpFailed", &message, now);
+        }
     }
 
     /// There is none, and there will be none.

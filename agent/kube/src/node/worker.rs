@@ -48,6 +48,8 @@ pub struct Done {
     pub point: Point,
     /// What people should know beside it, as sentences.
     pub notes: Vec<String>,
+    /// Why checkpoints that no point needs may have stayed, if they may.
+    pub left: Option<String>,
 }
 
 impl Order {

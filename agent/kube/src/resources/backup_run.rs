@@ -131,7 +131,8 @@ pub struct BackupRunStatus {
     /// `Prepared`: what the attempt needs of KubeVirt was made; Unknown while that waits; False when it cannot be.
     /// `Complete`: True with the point listed; False with the reason while it runs or when it failed. `Failed`: True when
     /// it ended without a point. `Verified`, where `spec.verify` asks for it: Unknown while the point is read, or why that could
-    /// not be done; True if it is sound; False with what of it is damaged.
+    /// not be done; True if it is sound; False with what of it is damaged. `CheckpointsStay`: True when the point is stored, and
+    /// checkpoints that no point needs may have stayed; the next run removes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

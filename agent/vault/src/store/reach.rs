@@ -5,7 +5,6 @@
 //! proxy of the process's environment asked, which would connect in our stead.
 
 use std::error::Error;
-use std::iter::successors;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -94,7 +93,14 @@ impl HttpService for InternetOnly {
 
 /// Whether it is what a name resolves to, which is told as a connection that failed.
 fn is_inside(error: &HttpError) -> bool {
-    successors(error.source(), |cause| cause.source()).any(|cause| cause.is::<Inside>())
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.is::<Inside>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// What another try does not change.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use prometheus_client::encoding::EncodeLabelValue;
 
-use crate::conditions;
-use crate::resources::{BackupRun, Verify};
+use crate::conditions::{self, CHECKPOINTS_STAY};
+use crate::resources::{BackupRun, Run, Verify};
 use crate::verification::{self, Found};
 
 /// How far a run is.
@@ -43,6 +43,12 @@ impl RunState {
     }
 }
 
+/// What a run has read of disks, and what it has stored.
+pub(super) fn bytes(run: &BackupRun) -> (u64, u64) {
+    let count = |bytes: Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default();
+    run.status.as_ref().map_or((0, 0), |status| (count(status.read_bytes), count(status.stored_bytes)))
+}
+
 /// Of each machine that runs have a verified point of, what was found of the newest one in each repository: 1 if any of these
 /// is damaged.
 pub(super) fn damaged_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
@@ -74,6 +80,25 @@ pub(super) fn newest_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
         *at = (*at).max(begun.0.as_second());
     }
     newest
+}
+
+/// Of each machine that runs have a point of, after how many of the newest in a row checkpoints may have stayed; those of all
+/// repositories together. A run of a machine that is halted has none to remove.
+pub(super) fn left_checkpoints(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
+    let mut of_each: BTreeMap<(String, String), Vec<(Option<Timestamp>, bool)>> = BTreeMap::new();
+    let halted = |run: &BackupRun| run.status.as_ref().is_some_and(|status| status.halted);
+    for run in runs.iter().filter(|run| RunState::of(run) == RunState::Complete && !halted(run)) {
+        let left = conditions::holds(run.conditions(), CHECKPOINTS_STAY);
+        let made = run.creation_timestamp().map(|time| time.0);
+        of_each.entry((vm(run), repository(run))).or_default().push((made, left));
+    }
+    let mut all = BTreeMap::new();
+    for ((vm, _), mut of_one) in of_each {
+        of_one.sort_unstable();
+        let in_a_row = of_one.iter().rev().take_while(|(_, left)| *left).count();
+        *all.entry(vm).or_insert(0) += i64::try_from(in_a_row).unwrap_or(i64::MAX);
+    }
+    all
 }
 
 /// Where its point is, as `NAMESPACE/NAME`.

@@ -114,6 +114,7 @@ fn what_there_is_is_counted_when_it_is_asked_for() {
         "remora_controller_last_point_timestamp_seconds{vm=\"shop/web\"} 1767398400",
         "remora_controller_verified_point_damaged{vm=\"shop/web\"} 1",
         "remora_controller_verified_point_damaged{vm=\"shop/db\"} 0",
+        "remora_controller_checkpoints_left{vm=\"shop/web\"} 0",
         "remora_controller_scheduled_runs_total{policy=\"nightly\"} 1",
         "remora_controller_scheduled_runs_waiting 2",
         "remora_controller_repositories{state=\"Ready\"} 1",
@@ -149,6 +150,53 @@ fn damage_is_told_of_until_the_data_were_read_again_where_it_is() {
         let names: Vec<_> = runs.iter().map(|run| (run.spec.clone(), run.status.clone())).collect();
         let runs: Vec<_> = runs.into_iter().map(Arc::new).collect();
         assert_eq!(super::run::damaged_points(&runs).get("shop/web").copied(), wanted, "{names:#?}");
+    }
+}
+
+#[test]
+fn checkpoints_that_stay_are_counted_until_a_run_removes_them() {
+    let made = |day: u8, left: bool| {
+        let stay = left.then(|| condition("CheckpointsStay", "True"));
+        let conditions: Vec<_> = [condition("Complete", "True")].into_iter().chain(stay).collect();
+        let mut run = run(&format!("day-{day}"), "web", &json!({"conditions": conditions}));
+        run.metadata.creation_timestamp = Some(Time(format!("2026-01-0{day}T00:00:00Z").parse().unwrap()));
+        run
+    };
+    let (stay, go) = (|day| made(day, true), |day| made(day, false));
+    let elsewhere = |mut run: BackupRun| {
+        run.spec.repository.name = "elsewhere".into();
+        run
+    };
+    let halted = |mut run: BackupRun| {
+        run.status.as_mut().unwrap().halted = true;
+        run
+    };
+    for (runs, wanted) in [
+        (vec![go(1)], 0),
+        (vec![stay(1), stay(2), stay(3)], 3),
+        (vec![stay(3), go(2), stay(1)], 1),
+        (vec![go(2), stay(1)], 0),
+        (vec![stay(1), elsewhere(go(2))], 1),
+        (vec![stay(1), elsewhere(stay(2))], 2),
+        (vec![stay(1), halted(go(2))], 1),
+    ] {
+        let names: Vec<_> = runs.iter().map(|run| (run.spec.clone(), run.status.clone())).collect();
+        let runs: Vec<_> = runs.into_iter().map(Arc::new).collect();
+        assert_eq!(super::run::left_checkpoints(&runs).get("shop/web").copied(), Some(wanted), "{names:#?}");
+    }
+}
+
+#[test]
+fn what_runs_have_read_and_stored_is_added_up() {
+    let metrics = Metrics::default();
+    for (read, stored) in [(Some(100), Some(40)), (Some(7), None), (None, None)] {
+        let conditions = [condition("Complete", "True")];
+        let status = json!({"conditions": conditions, "readBytes": read, "storedBytes": stored});
+        metrics.ended(&run("run", "web", &status));
+    }
+    let text = metrics.text().unwrap();
+    for line in ["remora_controller_read_bytes_total 107", "remora_controller_stored_bytes_total 40"] {
+        assert!(text.lines().any(|one| one == line), "wanted {line} in\n{text}");
     }
 }
 

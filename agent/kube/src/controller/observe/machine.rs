@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 
 use super::{Reader, Result};
 use crate::controller::is_unknown;
-use crate::controller::observed::{Claim, Found, Instance, Machine, Selectors};
+use crate::controller::observed::{Claim, Found, Halted, Instance, Machine, Selectors};
 use crate::controller::users::Others;
 use crate::kubevirt::{Backing, KubeVirt, VirtualMachine, VirtualMachineInstance, bytes, tracking};
 use crate::resources::BackupRun;
@@ -56,7 +56,7 @@ impl Reader<'_> {
     }
 
     /// What can be read of a machine of which nothing runs.
-    async fn halted(&self, run: &BackupRun, machine: &VirtualMachine) -> Result<Option<Vec<Claim>>> {
+    async fn halted(&self, run: &BackupRun, machine: &VirtualMachine) -> Result<Option<Halted>> {
         let state = machine.status.as_ref().and_then(|status| status.printable_status.as_deref());
         let template = machine.spec.template.as_ref().filter(|_| state == Some(STOPPED));
         let Some(template) = template else { return Ok(None) };
@@ -78,7 +78,7 @@ impl Reader<'_> {
             let users = others.of(&name, &uid).into_iter().filter(|user| *user != itself).collect();
             claims.push(Claim { name, block: claim.map(block), users });
         }
-        Ok(Some(claims))
+        Ok(Some(Halted { claims, placement: others.placement(&machine.name_any()) }))
     }
 
     async fn selectors(&self) -> Result<Selectors> {

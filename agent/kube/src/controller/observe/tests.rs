@@ -44,3 +44,25 @@ fn a_repository_serves_its_own_namespace_and_of_the_administrators_those_that_it
     let broken = repository_facts(Some(&repository(&[], "False")), "remora", "shop", "shop");
     assert_eq!(broken, RepositoryFacts::NotReady("m".into()));
 }
+
+#[test]
+fn an_agent_that_crashes_over_and_over_is_none() {
+    let pod = |phase: &str, leaving: Option<&str>, state: serde_json::Value| -> Pod {
+        let container =
+            json!({"name": "agent", "image": "i", "imageID": "", "ready": false, "restartCount": 7, "state": state});
+        serde_json::from_value(json!({
+            "metadata": {"name": "agent", "deletionTimestamp": leaving},
+            "status": {"phase": phase, "containerStatuses": [container]},
+        }))
+        .unwrap()
+    };
+    let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+    assert!(works(&pod("Running", None, json!({"running": {}}))));
+    // It is started anew, at once.
+    assert!(works(&pod("Running", None, json!({"terminated": {"exitCode": 1}}))));
+    assert!(!works(&pod("Running", None, waiting("CrashLoopBackOff"))));
+    assert!(!works(&pod("Pending", None, waiting("ContainerCreating"))));
+    assert!(!works(&pod("Running", Some("2026-01-01T00:00:00Z"), json!({"running": {}}))));
+    let untold: Pod = serde_json::from_value(json!({"status": {"phase": "Running"}})).unwrap();
+    assert!(works(&untold), "nothing speaks against it");
+}

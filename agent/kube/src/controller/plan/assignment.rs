@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::conditions::Says;
-use crate::controller::observed::{Claim, Found, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors};
+use crate::controller::observed::{
+    Claim, Found, Halted, Instance, Machine, Observed, OtherRun, RepositoryFacts, Selectors,
+};
 use crate::controller::worker::no_agent;
 use crate::kubevirt::tracking;
 use crate::resources::{BackupRun, Run};
@@ -17,17 +19,17 @@ pub(super) enum Place<'a> {
     /// On the node on which it runs.
     Node(String),
     /// It is halted, and this is what it has.
-    Claims(&'a [Claim]),
+    Claims(&'a Halted),
 }
 
 /// The place; or why there is none yet. What is nearest to the user comes first.
 pub(super) fn decide(observed: &Observed) -> Result<Place<'_>, Says> {
     repository(&observed.run, &observed.repository)?;
     let found = machine(observed)?;
-    if let Some(claims) = &found.halted {
-        readable(&observed.run, claims)?;
+    if let Some(halted) = &found.halted {
+        readable(&observed.run, &halted.claims)?;
         first(observed)?;
-        return Ok(Place::Claims(claims));
+        return Ok(Place::Claims(halted));
     }
     let instance = running(&observed.run, found)?;
     tracked(&observed.run, found)?;

@@ -5,12 +5,12 @@
 
 use super::{Plan, SOON, Status, Step, WAITING, WORKING, missing_finalizer};
 use crate::conditions::Says;
-use crate::controller::observed::{Claim, Machine, Observed};
+use crate::controller::observed::{Claim, Halted, Machine, Observed};
 use crate::controller::worker::{Mounted, Mounts, PodState, Task, Trouble, WorkerFacts};
 
 /// Of a run that nobody has claimed.
-pub(super) fn plan(observed: &Observed, claims: &[Claim]) -> Plan {
-    let (steps, again, status) = match next(observed, claims) {
+pub(super) fn plan(observed: &Observed, halted: &Halted) -> Plan {
+    let (steps, again, status) = match next(observed, halted) {
         Ok(Next::Make(steps)) => (steps, SOON, preparing()),
         Ok(Next::Runs(node)) => {
             let message = format!("{} runs on node {node}, whose agent takes the run.", Task::Lend.described());
@@ -36,13 +36,17 @@ enum Next {
     Runs(String),
 }
 
-fn next(observed: &Observed, claims: &[Claim]) -> Result<Next, Trouble> {
+fn next(observed: &Observed, halted: &Halted) -> Result<Next, Trouble> {
     // First it is written that there may be a worker: who only looks at the status must not overlook one.
     if !super::is_halted(&observed.run) {
         return Ok(Next::Make(Vec::new()));
     }
     let mounted = |claim: &Claim| Mounted { claim: claim.name.clone(), block: claim.block == Some(true) };
-    let mounts = Mounts { disks: claims.iter().map(mounted).collect(), ..Mounts::default() };
+    let mounts = Mounts {
+        disks: halted.claims.iter().map(mounted).collect(),
+        placement: halted.placement.clone(),
+        ..Mounts::default()
+    };
     let steps = observed.worker.making(&observed.run, Task::Lend, observed.image.as_ref(), &mounts)?;
     if !steps.is_empty() {
         return Ok(Next::Make(steps.into_iter().map(Step::Worker).collect()));
@@ -59,7 +63,7 @@ fn preparing() -> Status {
 pub(super) fn working(observed: &Observed) -> Plan {
     let still = match &observed.machine {
         Machine::Found(found) => {
-            found.halted.as_ref().is_some_and(|claims| claims.iter().all(|one| one.users.is_empty()))
+            found.halted.as_ref().is_some_and(|halted| halted.claims.iter().all(|one| one.users.is_empty()))
         }
         _ => false,
     };

@@ -485,7 +485,8 @@ fn halted() -> Observed {
     let claim = |name: &str, block| Claim { name: name.into(), block: Some(block), users: Vec::new() };
     let machine = found(&mut observed);
     (machine.state, machine.instance) = ("Stopped".into(), None);
-    machine.halted = Some(vec![claim("root-claim", false), claim("data-claim", true)]);
+    let claims = vec![claim("root-claim", false), claim("data-claim", true)];
+    machine.halted = Some(Halted { claims, ..Halted::default() });
     observed.agents.clear();
     observed
 }
@@ -498,7 +499,7 @@ fn known_halted() -> Observed {
 }
 
 fn claims(observed: &mut Observed) -> &mut Vec<Claim> {
-    found(observed).halted.as_mut().unwrap()
+    &mut found(observed).halted.as_mut().unwrap().claims
 }
 
 fn worker(state: PodState) -> Worker {

@@ -21,7 +21,7 @@ pub(super) fn original(definition: &str) -> Option<String> {
 /// Where the original may run, and so the machine that is made of it.
 pub(super) fn placement(definition: &str) -> Placement {
     let definition: Value = serde_json::from_str(definition).unwrap_or_default();
-    serde_json::from_value(definition["virtualMachine"]["spec"]["template"]["spec"].clone()).unwrap_or_default()
+    Placement::of(&definition["virtualMachine"]["spec"]["template"]["spec"])
 }
 
 /// The machine, of disks that are now in claims: by the volume's name.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -39,7 +40,9 @@ pub(super) async fn observe(
 ) -> Result<Observed> {
     let reader = Reader { client, settings, namespace: run.namespace().unwrap_or_default() };
     let uid = run.uid().unwrap_or_default();
+    let age = run.creation_timestamp().map(|made| Timestamp::now().duration_since(made.0));
     let mut observed = Observed {
+        age: age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default(),
         silent,
         agents: Vec::new(),
         repository: RepositoryFacts::Missing,

@@ -13,6 +13,8 @@ use crate::resources::RestoreRun;
 #[derive(Clone, Debug)]
 pub(in crate::controller) struct Observed {
     pub(super) run: RestoreRun,
+    /// For how long there is the run.
+    pub(super) age: Duration,
     /// Since when its agent has shown no sign of life, by this process's own clock.
     pub(super) silent: Duration,
     /// The UIDs of the agents' pods that run on the worker's node.

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use remora_transfer::Credentials;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Image;
 use crate::controller::objects::managed;
@@ -66,6 +67,18 @@ pub(in crate::controller) struct Placement {
     node_selector: BTreeMap<String, String>,
     affinity: Affinity,
     tolerations: Vec<Toleration>,
+}
+
+impl Placement {
+    /// That of a machine whose instances have this spec.
+    pub(in crate::controller) fn of(spec: &Value) -> Self {
+        serde_json::from_value(spec.clone()).unwrap_or_default()
+    }
+
+    /// The same, but for which nodes are chosen: only which are not kept out.
+    pub(in crate::controller) fn tolerations(self) -> Self {
+        Self { tolerations: self.tolerations, ..Self::default() }
+    }
 }
 
 /// The overlay through which a machine of KubeVirt has a claim: see `restores/overlays.rs`.

@@ -84,12 +84,19 @@ impl Worker {
     }
 
     /// Where it runs. `agents` are those of that node.
-    pub(in crate::controller) fn node<R: Run>(&self, _: &R, task: Task, agents: &[String]) -> Result<String, Trouble> {
+    pub(in crate::controller) fn node<R: Run>(
+        &self,
+        run: &R,
+        task: Task,
+        agents: &[String],
+    ) -> Result<String, Trouble> {
         let pod = task.described();
         let node = match &self.pod {
             WorkerFacts::Pod(_, PodState::Runs(node)) => node,
             WorkerFacts::Pod(_, PodState::Waiting(why)) => {
-                let message = format!("{pod} does not run yet: {why}");
+                // Why a volume is not mounted is in its events alone, which are not ours to read.
+                let (why, name) = (why.trim_end_matches('.'), objects::worker_name(run));
+                let message = format!("{pod} does not run yet: {why}. `kubectl describe pod {name}` tells more.");
                 return Err(Trouble::Waits(Says::not_yet("WorkerPending", message)));
             }
             WorkerFacts::Pod(_, PodState::Ended(why)) => {

@@ -69,7 +69,9 @@ fn of_pod(pod: &Pod) -> String {
     let state = status.container_statuses.as_ref().and_then(|all| all.first()?.state.as_ref());
     let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
     let phase = status.phase.as_deref().unwrap_or("Pending");
-    format!("pod {name}, which attaches it there, is {}", waiting.unwrap_or(phase))
+    // Why a volume is not mounted is in the pod's events alone, which are not ours to read.
+    let more = if phase == "Pending" { format!(" (`kubectl describe pod {name}` tells why)") } else { String::new() };
+    format!("pod {name}, which attaches it there, is {}{more}", waiting.unwrap_or(phase))
 }
 
 /// Why the scheduler has no node for a pod.
@@ -148,7 +150,8 @@ mod tests {
             "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"waiting": {"reason": "ContainerCreating"}}}],
         }));
-        assert!(words("scratch", Some(&claim("Bound")), &made, Some(&starting)).ends_with("is ContainerCreating"));
+        let creating = words("scratch", Some(&claim("Bound")), &made, Some(&starting));
+        assert!(creating.ends_with("is ContainerCreating (`kubectl describe pod hp` tells why)"), "{creating}");
         let waits = words("scratch", Some(&claim("Pending")), &message("PVC is in phase ClaimPending"), None);
         assert_eq!(
             waits,

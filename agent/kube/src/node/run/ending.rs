@@ -47,7 +47,7 @@ impl<W: Worker> Driven<W> {
         };
         match result {
             Ok(done) => {
-                self.run.record.said.completed(&done.point, &done.notes, Timestamp::now());
+                self.run.record.said.completed(&done, Timestamp::now());
                 if !self.write_all().await {
                     return Outcome::Lost;
                 }
@@ -90,7 +90,7 @@ impl<W: Worker> Driven<W> {
             }
         };
         match found {
-            Some(point) => Ok(Done { point, notes: vec![failure.message()] }),
+            Some(point) => Ok(Done { point, notes: vec![failure.message()], left: None }),
             None => Err(failure),
         }
     }

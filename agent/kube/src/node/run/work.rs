@@ -35,7 +35,7 @@ impl<W: Worker> Work<W> {
             };
             if let Some(point) = found {
                 let note = "it was committed by an agent that ended before it could tell";
-                return Ok(Done { point, notes: vec![note.into()] });
+                return Ok(Done { point, notes: vec![note.into()], left: None });
             }
         }
         if self.cancel.is_cancelled() {

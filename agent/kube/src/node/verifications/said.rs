@@ -5,7 +5,7 @@ use remora_core::ErrorKind;
 use remora_core::ports::{Damage, Effect, VerifyReport};
 use serde_json::{Value, json};
 
-use crate::conditions::{Says, find};
+use crate::conditions::{CHECKPOINTS_STAY, Says, find};
 use crate::node::status::{CLAIMED, COMPLETE, Words, next_beat, say};
 use crate::node::tend::{Beats, Early};
 use crate::node::{Failure, Me, Meter};
@@ -35,7 +35,8 @@ impl VerifySaid {
             ..run.status.clone().unwrap_or_default()
         };
         status.heartbeat = Some(next_beat(status.heartbeat));
-        status.conditions.retain(|one| [CLAIMED, COMPLETE, VERIFIED].contains(&one.type_.as_str()));
+        let ours = [CLAIMED, COMPLETE, CHECKPOINTS_STAY, VERIFIED];
+        status.conditions.retain(|one| ours.contains(&one.type_.as_str()));
         let message = format!("the agent {} of node {} works on it", me.pod, me.node);
         say(&mut status.conditions, CLAIMED, ("True", "Claimed", &message), now);
         say(&mut status.conditions, VERIFIED, ("Unknown", VERIFYING, "the point is being read"), now);
@@ -136,8 +137,13 @@ mod tests {
             let since = "2026-01-01T00:00:00Z";
             json!({"type": kind, "status": "True", "reason": reason, "message": "", "lastTransitionTime": since})
         };
-        let conditions =
-            [condition("Assigned", "Assigned"), condition("Claimed", "Claimed"), condition("Complete", "Stored")];
+        let conditions = [
+            ("Assigned", "Assigned"),
+            ("Claimed", "Claimed"),
+            ("Complete", "Stored"),
+            ("CheckpointsStay", "CleaningUpFailed"),
+        ]
+        .map(|(kind, reason)| condition(kind, reason));
         serde_json::from_value(json!({
             "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": {"name": "run", "namespace": "shop"},
             "spec": {"virtualMachine": "web", "repository": {"name": "r"}, "verify": verify},
@@ -166,7 +172,8 @@ mod tests {
         for field in ["node", "halted", "preparedAttempt", "observedGeneration"] {
             assert!(status[field].is_null(), "{field}: {status:#}");
         }
-        assert!(holds(&said.status.conditions, "Complete") && find(&said.status.conditions, "Assigned").is_none());
+        assert!(holds(&said.status.conditions, "Complete") && holds(&said.status.conditions, CHECKPOINTS_STAY));
+        assert!(find(&said.status.conditions, "Assigned").is_none());
         let claimed = BackupRun { status: Some(said.status.clone()), ..run.clone() };
         assert!(!VerifySaid::is_over(&claimed), "another agent may have to go on");
         said.says(&Says::not_yet("Unavailable", ""), Timestamp::UNIX_EPOCH);

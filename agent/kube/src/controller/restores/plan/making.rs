@@ -1,6 +1,7 @@
 //! What a restore needs before an agent can write: checked, and made.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use remora_core::point::Point;
@@ -16,13 +17,25 @@ use crate::controller::worker::{Mounted, Mounts, Task, Trouble};
 use crate::resources::VirtualMachineTarget;
 use crate::targets::{Target, targets};
 
+/// So long a run waits for what is no fault of its own. Later nobody expects any more that it overwrites what it names.
+pub(super) const BEGINS_WITHIN: Duration = Duration::from_hours(24);
+
 /// Of a run that has no node yet.
 pub(super) fn plan(observed: &Observed) -> Plan {
     match next(observed) {
         Ok(next) => next,
         Err(Trouble::Ends(says)) => end(observed, Ended::Badly(says)),
+        Err(Trouble::Waits(says)) if observed.age > BEGINS_WITHIN => end(observed, Ended::Badly(too_late(&says))),
         Err(Trouble::Waits(says)) => waiting(says),
     }
+}
+
+fn too_late(says: &Says) -> Says {
+    let message = format!(
+        "The restore could not begin within 24 hours, and nothing was written. {}. Create another RestoreRun when that is mended.",
+        says.message.trim_end_matches('.')
+    );
+    Says::no("DeadlineExceeded", message)
 }
 
 fn waiting(says: Says) -> Plan {
@@ -167,10 +180,13 @@ fn is_class(observed: &Observed, target: &Target) -> Result<(), Trouble> {
 fn steps(observed: &Observed, point: &Point, targets: &[Target]) -> Result<Vec<Step>, Trouble> {
     let (run, free) = (&observed.run, ClaimFacts::default());
     let (mut steps, mut mounts) = (Vec::new(), Mounts::default());
-    if run.spec.virtual_machine.is_some() {
+    let placement = machine::placement(&point.definition);
+    mounts.placement = match run.spec.virtual_machine {
         // Where the worker runs first, claims are bound: there the machine has to be able to run.
-        mounts.placement = machine::placement(&point.definition);
-    }
+        Some(_) => placement,
+        // Nobody knows who is to have them. They may be, or have to be, on nodes that are kept for machines such as this one.
+        None => placement.tolerations(),
+    };
     for target in targets {
         let facts = observed.claims.get(&target.claim).unwrap_or(&free);
         let mut block = facts.block;

@@ -70,6 +70,7 @@ fn point() -> Point {
 fn observed(run: RestoreRun) -> Observed {
     Observed {
         run,
+        age: Duration::ZERO,
         silent: Duration::ZERO,
         agents: vec!["agent-uid".into()],
         repository: RepositoryFacts::Ready(RepositoryId::random()),
@@ -165,7 +166,8 @@ fn a_run_has_all_made_and_is_given_to_the_node_of_its_worker() {
     };
     let pending = plan(&waits);
     assert_eq!((names(&pending), assigned(&pending)), (vec![], ("WorkerPending".into(), None)));
-    assert!(pending.status.unwrap().assigned.unwrap().message.contains("no node"));
+    let message = pending.status.unwrap().assigned.unwrap().message;
+    assert!(message.ends_with("yet: no node. `kubectl describe pod remora-worker-run-uid` tells more."), "{message}");
     let no_agent = plan(&Observed { agents: vec![], ..made(to_claims()) });
     assert_eq!(assigned(&no_agent), ("NoAgent".into(), None));
     assert_eq!(assigned(&plan(&made(to_claims()))), ("Assigned".into(), Some("one".into())));
@@ -249,11 +251,26 @@ fn the_worker_of_a_machine_runs_where_the_machine_may() {
     assert_eq!((&of_copy["nodeSelector"], &of_copy["tolerations"]), (&selector, &tolerations));
     assert_eq!(of_copy["affinity"], json!({"nodeAffinity": nodes}));
 
-    // Of claims nobody knows who is to have them.
+    // Of claims nobody knows who is to have them; but they may be on nodes that are kept for machines.
     to_copy.run = to_claims();
     let of_claims = spec(&to_copy);
-    assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &Value::Null));
+    assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &tolerations));
     assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
+}
+
+/// Else it would overwrite a claim when nobody thinks of it any more.
+#[test]
+fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
+    let away = RepositoryFacts::NotReady("its store is away.".into());
+    let waits = |age| Observed { age, repository: away.clone(), ..made(to_claims()) };
+    assert_eq!(plan(&waits(making::BEGINS_WITHIN)).status.unwrap().ended, None);
+    let late = waits(making::BEGINS_WITHIN + Duration::from_secs(1));
+    let (reason, message) = ends(&late);
+    assert!(reason == "DeadlineExceeded" && message.contains("its store is away."), "{reason}: {message}");
+    assert_eq!(names(&plan(&late)), ["-worker", "-secret", "-claim data-copy", "-claim root-copy"]);
+    // One that has begun takes as long as it takes.
+    let works = Observed { age: late.age, ..made(claimed(to_claims())) };
+    assert_eq!(plan(&works).status.unwrap().ended, None);
 }
 
 #[test]
