@@ -38,7 +38,7 @@ where
         .with_duration(DURATION)
         .with_grace(GRACE)
         .build();
-    let asked = async { asked.await.map_err(|error| failed("asking for", error)) };
+    let asked = Box::pin(async { asked.await.map_err(|error| failed("asking for", error)) });
     let manager = at_start("asking for its Lease", asked).await?;
     let (mut held, manager) = manager.watch().await;
     let first = tokio::select! {

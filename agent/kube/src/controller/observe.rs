@@ -222,8 +222,8 @@ impl Reader<'_> {
 /// Whether an agent's pod runs, and not only from one crash to the next.
 fn works(pod: &Pod) -> bool {
     let status = pod.status.clone().unwrap_or_default();
-    let states = status.container_statuses.into_iter().flatten().filter_map(|one| one.state);
-    let mut waiting = states.filter_map(|state| state.waiting?.reason);
+    let containers = status.container_statuses.into_iter().flatten();
+    let mut waiting = containers.filter_map(|one| one.state?.waiting?.reason);
     let crashes = waiting.any(|reason| reason == "CrashLoopBackOff");
     status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none() && !crashes
 }

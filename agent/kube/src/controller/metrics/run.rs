@@ -82,10 +82,10 @@ pub(super) fn newest_points(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
     newest
 }
 
-/// Of each machine that runs have a point of, after how many of the newest in a row checkpoints may have stayed; those of all
-/// repositories together. A run of a machine that is halted has none to remove.
+/// How many of the newest complete runs of each machine, in a row, may have left checkpoints behind: of each of its repositories,
+/// added up. Runs of a halted machine do not count, for they have none to remove.
 pub(super) fn left_checkpoints(runs: &[Arc<BackupRun>]) -> BTreeMap<String, i64> {
-    let mut of_each: BTreeMap<(String, String), Vec<(Option<Timestamp>, bool)>> = BTreeMap::new();
+    let mut of_each: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let halted = |run: &BackupRun| run.status.as_ref().is_some_and(|status| status.halted);
     for run in runs.iter().filter(|run| RunState::of(run) == RunState::Complete && !halted(run)) {
         let left = conditions::holds(run.conditions(), CHECKPOINTS_STAY);
