@@ -11,6 +11,11 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// What is wrong with a setting, after where it is; of all of them that is nowhere.
+pub(crate) fn wrong_setting(path: &str, message: &str) -> String {
+    if path.is_empty() { message.into() } else { format!("{path}: {message}") }
+}
+
 /// Why a component is not taken.
 #[derive(Debug)]
 pub enum Refused {
