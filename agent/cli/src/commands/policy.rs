@@ -329,7 +329,7 @@ fn explain_text(explained: &Explained) -> String {
     text
 }
 
-/// A row for each point and policy; nothing if nobody asked for points.
+/// A row for each point and policy; nothing if nobody asked for points, or no policy selects the VM.
 fn points_text(backup: &[ExplainedBackup]) -> String {
     let mut rows = vec![["POLICY", "POINT", "TIME", "FATE", "WHY"].map(String::from)];
     for explained in backup {
@@ -343,5 +343,10 @@ fn points_text(backup: &[ExplainedBackup]) -> String {
             ]
         }));
     }
-    if rows.len() == 1 { String::new() } else { format!("\n{}", table(&rows)) }
+    let asked = backup.iter().any(|explained| explained.retention.is_some());
+    match rows.len() {
+        1 if asked => "\nThe repository has no point of the VM.\n".into(),
+        1 => String::new(),
+        _ => format!("\n{}", table(&rows)),
+    }
 }
