@@ -350,3 +350,22 @@ fn points_text(backup: &[ExplainedBackup]) -> String {
         _ => format!("\n{}", table(&rows)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_points_is_told_that_there_are_none() {
+        let explained = |retention| ExplainedBackup {
+            policy: "nightly".into(),
+            selected: true,
+            reason: String::new(),
+            start: None,
+            start_reason: None,
+            retention,
+        };
+        assert_eq!(points_text(&[explained(Some(Vec::new()))]), "\nThe repository has no point of the VM.\n");
+        assert_eq!(points_text(&[explained(None)]), "", "nobody asks");
+    }
+}

@@ -45,3 +45,14 @@ pub(crate) fn failed_call(error: &wasmtime::Error, doing: &str, deadline: std::t
         if matches!(error.downcast_ref(), Some(Trap::Interrupt)) { ErrorKind::Cancelled } else { ErrorKind::Failed };
     Error::new(kind, format!("{doing} failed")).because(cause)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_all_settings_is_told_without_a_place() {
+        assert_eq!(wrong_setting("", "missing field `endpoint`"), "missing field `endpoint`");
+        assert_eq!(wrong_setting("/endpoint", "it is empty"), "/endpoint: it is empty");
+    }
+}
