@@ -20,7 +20,7 @@ pub use module::Digest;
 pub(crate) use bindings::{authorize_0_1, authorize_0_2, retention, schedule, select};
 pub(crate) use compile::{COMPILE, COMPILED, FAILED, INVALID};
 pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_clock};
-pub(crate) use errors::failed_call;
+pub(crate) use errors::{failed_call, wrong_setting};
 pub(crate) use instance::{Configured, Guest, PATIENCE, Reuse, of_processor};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting, Version};
 pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, check_form};

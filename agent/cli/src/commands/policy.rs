@@ -329,7 +329,7 @@ fn explain_text(explained: &Explained) -> String {
     text
 }
 
-/// A row for each point and policy; nothing if nobody asked for points.
+/// A row for each point and policy; nothing if nobody asked for points, or no policy selects the VM.
 fn points_text(backup: &[ExplainedBackup]) -> String {
     let mut rows = vec![["POLICY", "POINT", "TIME", "FATE", "WHY"].map(String::from)];
     for explained in backup {
@@ -343,5 +343,29 @@ fn points_text(backup: &[ExplainedBackup]) -> String {
             ]
         }));
     }
-    if rows.len() == 1 { String::new() } else { format!("\n{}", table(&rows)) }
+    let asked = backup.iter().any(|explained| explained.retention.is_some());
+    match rows.len() {
+        1 if asked => "\nThe repository has no point of the VM.\n".into(),
+        1 => String::new(),
+        _ => format!("\n{}", table(&rows)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_points_is_told_that_there_are_none() {
+        let explained = |retention| ExplainedBackup {
+            policy: "nightly".into(),
+            selected: true,
+            reason: String::new(),
+            start: None,
+            start_reason: None,
+            retention,
+        };
+        assert_eq!(points_text(&[explained(Some(Vec::new()))]), "\nThe repository has no point of the VM.\n");
+        assert_eq!(points_text(&[explained(None)]), "", "nobody asks");
+    }
 }

@@ -11,6 +11,11 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// What is wrong with a setting, after where it is; of all of them that is nowhere.
+pub(crate) fn wrong_setting(path: &str, message: &str) -> String {
+    if path.is_empty() { message.into() } else { format!("{path}: {message}") }
+}
+
 /// Why a component is not taken.
 #[derive(Debug)]
 pub enum Refused {
@@ -39,4 +44,15 @@ pub(crate) fn failed_call(error: &wasmtime::Error, doing: &str, deadline: std::t
     let kind =
         if matches!(error.downcast_ref(), Some(Trap::Interrupt)) { ErrorKind::Cancelled } else { ErrorKind::Failed };
     Error::new(kind, format!("{doing} failed")).because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_all_settings_is_told_without_a_place() {
+        assert_eq!(wrong_setting("", "missing field `endpoint`"), "missing field `endpoint`");
+        assert_eq!(wrong_setting("/endpoint", "it is empty"), "/endpoint: it is empty");
+    }
 }

@@ -17,6 +17,7 @@ use super::store::MoverStore;
 use super::volume::VolumeMover;
 use super::wire::World;
 use crate::documents::Settings;
+use crate::host::wrong_setting;
 use crate::mounted::{secret_file, small_file, small_text, version};
 use crate::network::{Names, SystemNames};
 use crate::program::plugin_host;
@@ -190,8 +191,7 @@ fn tell(file: String, settings: Settings) -> Tell {
     Box::new(move |wrong| {
         let each = wrong.iter().map(|(path, message)| {
             let line = settings.line(path).map(|line| format!(", line {line}")).unwrap_or_default();
-            let path = if path.is_empty() { "" } else { &format!("{path}: ") };
-            format!("{file}{line}: settings: {path}{message}")
+            format!("{file}{line}: settings: {}", wrong_setting(path, message))
         });
         let what = each.collect::<Vec<_>>().join("; ");
         Error::new(ErrorKind::Invalid, what).advise("What the settings mean is told by who made the mover.")

@@ -14,7 +14,7 @@ use super::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 use crate::cases;
 use crate::conformance::settings::{Refusal, refusals};
 use crate::conformance::{Depth, Findings, Report};
-use crate::host::{Digest, Host, HostOptions, Kind, Module, Refused, Reuse};
+use crate::host::{Digest, Host, HostOptions, Kind, Module, Refused, Reuse, wrong_setting};
 use questions::Random;
 
 /// How a policy is tried.
@@ -182,7 +182,7 @@ fn told(refused: &Refused) -> String {
     match refused {
         Refused::Because(error) => error.chain(),
         Refused::Settings(errors) => {
-            let each = errors.iter().map(|error| format!("{}: {}", error.path, error.message));
+            let each = errors.iter().map(|error| wrong_setting(&error.path, &error.message));
             each.collect::<Vec<_>>().join("; ")
         }
     }

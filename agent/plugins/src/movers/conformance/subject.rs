@@ -18,6 +18,7 @@ use super::super::words::{Class, MoverError, Object, Page, Stored};
 use super::injector::Injector;
 use super::{ENDPOINT, MoverTrial};
 use crate::conformance::Findings;
+use crate::host::wrong_setting;
 use crate::network::{Grants, SystemNames};
 use crate::program::plugin_host;
 
@@ -95,7 +96,7 @@ impl Subject {
             deadline,
             broker,
             tell: Box::new(|wrong| {
-                let each: Vec<_> = wrong.iter().map(|(path, message)| format!("{path}: {message}")).collect();
+                let each: Vec<_> = wrong.iter().map(|(path, message)| wrong_setting(path, message)).collect();
                 Error::new(ErrorKind::Invalid, format!("it does not take its settings: {}", each.join("; ")))
             }),
             state: Mutex::new(State::default()),
