@@ -131,7 +131,7 @@ pub async fn run(host: &Host, file: &Path) -> Result<Vec<CaseResult>> {
     let text = std::fs::read_to_string(file).map_err(|e| Error::io(named(), e))?;
     let cases: PolicyTest = serde_saphyr::from_str(&text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().to_string();
+        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
         Error::new(
             ErrorKind::Invalid,
             format!("{}, line {line}: {}", file.display(), plain.lines().next().unwrap_or("")),

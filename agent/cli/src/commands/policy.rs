@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<()>
 /// The policies of a folder or of one document.
 fn load(context: &Context, path: &Path) -> Result<Generation> {
     let snapshot = if path.is_dir() { Snapshot::read(path)? } else { Snapshot::of_file(path)? };
-    if snapshot.documents.is_empty() {
+    if snapshot.documents.is_empty() && snapshot.unreadable.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no policy in {}", path.display()))
             .advise("Documents are files named *.yaml."));
     }

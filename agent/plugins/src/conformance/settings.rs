@@ -32,7 +32,7 @@ pub(crate) fn refusals(text: Option<&str>) -> Result<Vec<Refusal>> {
     let Some(text) = text else { return Ok(Vec::new()) };
     serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().to_string();
+        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
         Error::new(ErrorKind::Invalid, format!("settings to be refused, line {line}: {plain}"))
             .advise("Give a list, each item of it {settings: {…}, field: /where/it/is}.")
     })
@@ -42,7 +42,7 @@ pub(crate) fn refusals(text: Option<&str>) -> Result<Vec<Refusal>> {
 pub fn settings_of(text: &str) -> Result<String> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().to_string();
+        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
         Error::new(ErrorKind::Invalid, format!("settings, line {line}: {plain}")).advise("Write them as YAML or JSON.")
     })?;
     Ok(value.to_string())

@@ -30,7 +30,7 @@ impl At<'_> {
         serde_saphyr::from_str(text).map_err(|error| {
             let line = error.location().map(|location| location.line());
             // The error's own text names the place again, and shows a picture of it.
-            let plain = error.without_snippet().to_string();
+            let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
             let plain = plain.lines().next().unwrap_or_default();
             self.error(line, plain).advise(self.guide)
         })

@@ -64,12 +64,17 @@ pub(super) fn next(
     having.begin(host);
     let mut names = Names::new();
     let mut files = Vec::new();
-    for (file, text) in &snapshot.documents {
+    let unread = snapshot.unreadable.iter().map(|(file, why)| (file, "", Some(why)));
+    let documents = snapshot.documents.iter().map(|(file, text)| (file, text.as_str(), None));
+    for (file, text, why) in documents.chain(unread) {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
         let same = earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust));
         let loading = Loading { host, folder: &snapshot.folder, file, having };
         let anew = || load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()));
-        let loaded = same.map_or_else(anew, Ok);
+        let loaded = match why {
+            Some(why) => Err(unreadable(file, why)),
+            None => same.map_or_else(anew, Ok),
+        };
         let loaded = loaded.and_then(|loaded| unique(&mut names, file, loaded));
         let mut settled = PolicyFile { trust, ..settle(file, text, loaded, earlier, now) };
         if let Some(kept) = kept {
@@ -79,9 +84,14 @@ pub(super) fn next(
     }
     one_of_each_name(&mut files, kept);
     if let Some(kept) = kept {
-        kept.only(snapshot.documents.keys().map(String::as_str));
+        kept.only(snapshot.documents.keys().chain(snapshot.unreadable.keys()).map(String::as_str));
     }
     Generation { number: before.number + 1, files: files.into_iter().map(Arc::new).collect() }
+}
+
+fn unreadable(file: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("{file}: it cannot be read: {why}"))
+        .advise("Put a document there that is text in UTF-8, or remove it.")
 }
 
 /// The last good versions of all documents, in the place of a folder that cannot be read: `error` says why. That is all there is

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use remora_core::{Error, ErrorKind, Result};
 
-use crate::host::Digest;
+use crate::host::{Digest, LARGEST_COMPONENT};
 use crate::mounted::version;
 
 /// So often a swap may come in between: more is no swap.
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub folder: PathBuf,
     /// The documents, by file name.
     pub documents: BTreeMap<String, String>,
+    /// The documents that cannot be read, and why: their neighbours are read all the same.
+    pub unreadable: BTreeMap<String, String>,
     /// The digests of the modules beside them, by file name.
     pub modules: BTreeMap<String, Digest>,
     /// What tells a change of any file, documents, modules and signatures alike.
@@ -34,7 +36,7 @@ impl Snapshot {
         let mut tries = 0;
         loop {
             // Resolved once: what is read then is one version, whatever happens to the link meanwhile.
-            match read(&version(folder)) {
+            match read(&version(folder), tries == TRIES) {
                 Ok(snapshot) => return Ok(snapshot),
                 // The version, or a file, was removed while it was read: there is a newer one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
@@ -57,36 +59,66 @@ impl Snapshot {
             folder: parent.unwrap_or(Path::new(".")).into(),
             digest: Digest::of(text.as_bytes()),
             documents: BTreeMap::from([(name.to_owned(), text)]),
+            unreadable: BTreeMap::new(),
             modules: BTreeMap::new(),
         })
     }
 }
 
-fn read(folder: &Path) -> io::Result<Snapshot> {
-    let (mut documents, mut modules, mut all) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+/// What cannot be read in it is told of by its file. One that is not there is so only if `last`, for a swap may be why.
+fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
+    let (mut documents, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    let (mut modules, mut all) = (BTreeMap::new(), BTreeMap::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("yaml" | "yml") => {
-                let bytes = fs::read(&path)?;
-                all.insert(name.to_owned(), Digest::of(&bytes));
-                documents.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
-            }
-            // Of a module.
-            Some("sig") => {
-                all.insert(name.to_owned(), Digest::of(&fs::read(&path)?));
-            }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !matches!(extension, Some("yaml" | "yml" | "sig" | "wasm")) {
+            continue;
+        }
+        let bytes = match regular(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !last => return Err(error),
+            bytes => bytes,
+        };
+        let digest = match &bytes {
+            Ok(bytes) => Digest::of(bytes),
+            Err(error) => Digest::of(error.to_string().as_bytes()),
+        };
+        all.insert(name.to_owned(), digest);
+        match extension {
             Some("wasm") => {
-                let digest = Digest::of(&fs::read(&path)?);
-                all.insert(name.to_owned(), digest);
                 modules.insert(name.to_owned(), digest);
             }
-            _ => {}
+            // Of a module.
+            Some("sig") => {}
+            _ => match bytes.and_then(text) {
+                Ok(text) => {
+                    documents.insert(name.to_owned(), text);
+                }
+                Err(error) => {
+                    unreadable.insert(name.to_owned(), error.to_string());
+                }
+            },
         }
     }
     let sum: Vec<_> = all.iter().map(|(name, digest)| format!("{digest} {name}\n")).collect();
-    Ok(Snapshot { folder: folder.into(), documents, modules, digest: Digest::of(sum.concat().as_bytes()) })
+    let digest = Digest::of(sum.concat().as_bytes());
+    Ok(Snapshot { folder: folder.into(), documents, unreadable, modules, digest })
+}
+
+/// The bytes of a file, and of nothing else: whoever opens a pipe waits for ever, and a device has no end. No more than shows
+/// that it is too large.
+fn regular(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LARGEST_COMPONENT as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }

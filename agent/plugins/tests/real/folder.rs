@@ -293,6 +293,29 @@ fn the_swap_of_a_config_map_is_one_step() {
     assert_eq!(Snapshot::read(mount.path()).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+/// A pipe would be waited for, and a folder or a link to nothing would take its neighbours with it.
+#[test]
+fn what_is_no_readable_file_is_told_and_its_neighbours_are_good() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
+    let sound = Snapshot::read(folder.path()).unwrap();
+    fs::create_dir(folder.path().join("a.yaml")).unwrap();
+    symlink("b.yaml", folder.path().join("b.yaml")).unwrap();
+    symlink("nowhere", folder.path().join("c.yaml")).unwrap();
+    symlink("/dev/zero", folder.path().join("d.yaml")).unwrap();
+    fs::write(folder.path().join("e.yaml"), b"kind: \xff").unwrap();
+    symlink("/dev/zero", folder.path().join("f.wasm")).unwrap();
+    let snapshot = Snapshot::read(folder.path()).unwrap();
+    assert_ne!(snapshot.digest, sound.digest);
+    let generation = Generation::default().next(&host(), &snapshot, now());
+    let told = errors(&generation);
+    assert_eq!(told.len(), 5, "{told:?}");
+    for (told, file) in told.iter().zip(["a", "b", "c", "d", "e"]) {
+        assert!(told.starts_with(&format!("{file}.yaml: it cannot be read: ")), "{told}");
+    }
+    assert_eq!(generation.backups().count(), 1);
+}
+
 #[test]
 fn a_module_in_a_file_is_taken_and_its_change_noticed() {
     let folder = tempfile::tempdir().unwrap();
