@@ -173,6 +173,12 @@ pub trait PointWriter: Send + Sync {
     /// `Incremental` disks. `changed` is in order and block-aligned.
     async fn worth_rewriting(&self, disk: DiskIndex, changed: &[ByteRange], budget: u64) -> Result<Vec<ByteRange>>;
 
+    /// Stores what was handed over and is still on its way, once all of it was: so that little is left for the commit, which is not
+    /// interrupted. Dropping it is as good as a failure.
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the point visible: everything is stored and synced before. `reads` has one entry a disk.
     async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point>;
 

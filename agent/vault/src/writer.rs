@@ -214,6 +214,14 @@ impl Work {
         self.store_full_segments().await
     }
 
+    /// Stores what chunks are left. Nodes of the maps come with the commit, for only then are there all of them.
+    async fn settle(&self) -> Result<()> {
+        if let Some(built) = self.chunks.take_rest() {
+            self.uploads.push(built).await?;
+        }
+        self.uploads.settle().await
+    }
+
     async fn commit(mut self, reads: &[DiskReads]) -> Result<Point> {
         if reads.len() != self.disks.len() {
             return Err(Error::new(ErrorKind::Failed, "there is not one count of reads a disk"));
@@ -311,6 +319,10 @@ impl PointWriter for Writer {
             },
             _ => Ok(Vec::new()),
         }
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.work.settle().await
     }
 
     async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point> {

@@ -92,6 +92,10 @@ impl PointWriter for Writer {
         self.faults.call("worth_rewriting", self.inner.worth_rewriting(disk, changed, budget)).await
     }
 
+    async fn settle(&self) -> Result<()> {
+        self.faults.call("settle", self.inner.settle()).await
+    }
+
     async fn commit(self: Box<Self>, reads: &[DiskReads]) -> Result<Point> {
         let Self { inner, faults } = *self;
         faults.call("commit", inner.commit(reads)).await

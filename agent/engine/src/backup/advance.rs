@@ -12,8 +12,7 @@ use crate::cancel::{self, or_cancelled};
 impl Run<'_> {
     /// Not interrupted once it began: a commit that is broken off leaves everybody guessing.
     pub(super) async fn commit(&mut self, writer: Box<dyn PointWriter>, reads: &[DiskReads]) -> Result<Point> {
-        let confirmed = or_cancelled(&self.cancel, self.opened()?.confirm()).await;
-        if let Err(error) = confirmed.and_then(|()| cancel::check(&self.cancel)) {
+        if let Err(error) = self.make_ready(writer.as_ref()).await {
             writer.abandon().await;
             return Err(error);
         }
@@ -25,6 +24,13 @@ impl Run<'_> {
             self.on_failure = Outcome::Stored;
         }
         committed
+    }
+
+    /// All that can be done before the commit.
+    async fn make_ready(&self, writer: &dyn PointWriter) -> Result<()> {
+        or_cancelled(&self.cancel, writer.settle()).await?;
+        or_cancelled(&self.cancel, self.opened()?.confirm()).await?;
+        cancel::check(&self.cancel)
     }
 
     /// The point is safe: what fails here is told, and left for the next run to clean up.
