@@ -63,7 +63,7 @@ fn an_api_server_that_is_away_for_ten_minutes_costs_nothing_but_lateness() {
     world.backup("first", "web");
     world.job_runs("first", "web");
     world.ends_well("backupruns", "first", "Stored");
-    world.job_ends("web");
+    world.job_ends("first", "web");
 
     // A backup and a restore are in their middle.
     let (host, gate) = (world.host("web"), &world.engine.gate);
@@ -98,7 +98,7 @@ fn an_api_server_that_is_away_for_ten_minutes_costs_nothing_but_lateness() {
     world.api_server_comes_back();
 
     world.ends_well("backupruns", "second", "Stored");
-    world.job_ends("web");
+    world.job_ends("second", "web");
     let second = world.status("second");
     assert_eq!((&second["decision"], &second["attempt"]["number"]), (&json!("incremental"), &json!(1)), "{second:#}");
     assert_eq!(second["agent"], json!(world.agent));
@@ -114,7 +114,7 @@ fn an_api_server_that_is_away_for_ten_minutes_costs_nothing_but_lateness() {
     let name = text(&due["name"]);
     world.job_runs(name, "other");
     world.ends_well("backupruns", name, "Stored");
-    world.job_ends("other");
+    world.job_ends(name, "other");
     assert!(world.stored(name) == *world.host("other").bytes(0), "the point has other bytes");
 
     // Nor does it cost the next one a reread.

@@ -163,13 +163,15 @@ impl World {
         api.merge(&format!("{}/status", path(&wanted)), &begun).ok();
     }
 
-    /// KubeVirt lets go of a machine whose backup has gone, and Kubernetes of its scratch.
-    pub(super) fn job_ends(&self, machine: &str) {
+    /// KubeVirt lets go of a machine whose backup has gone, and Kubernetes of the run's scratch.
+    pub(super) fn job_ends(&self, run: &str, machine: &str) {
         let api = self.api();
         instance_is(api, machine, &json!([]), &json!({"completed": true}));
+        let uid = api.get(&format!("{}/{run}", runs("backupruns")))["metadata"]["uid"].clone();
+        let uid = uid.as_str().unwrap();
         let list = format!("/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims");
         wait_until("the scratch stays", SOON, || {
-            let scratches = api.get(&format!("{list}?labelSelector=remora.dev/run"))["items"].clone();
+            let scratches = api.get(&format!("{list}?labelSelector=remora.dev/run={uid}"))["items"].clone();
             for scratch in scratches.as_array().unwrap() {
                 if !scratch["metadata"]["deletionTimestamp"].is_null() {
                     let path = format!("{list}/{}", scratch["metadata"]["name"].as_str().unwrap());
