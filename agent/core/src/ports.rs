@@ -74,7 +74,8 @@ pub struct Listing {
     pub points: Vec<Point>,
     /// Points that are there but cannot be read, and why.
     pub unreadable: Vec<(PointId, Error)>,
-    /// Those among the points of which only a part was read back when they were stored, through a component that somebody else made.
+    /// Those among the points of which only a part was read back when they were stored, through a component that somebody
+    /// else made.
     pub sampled: Vec<PointId>,
 }
 
@@ -173,8 +174,8 @@ pub trait PointWriter: Send + Sync {
     /// `Incremental` disks. `changed` is in order and block-aligned.
     async fn worth_rewriting(&self, disk: DiskIndex, changed: &[ByteRange], budget: u64) -> Result<Vec<ByteRange>>;
 
-    /// Stores what was handed over and is still on its way, once all of it was: so that little is left for the commit, which is not
-    /// interrupted. Dropping it is as good as a failure.
+    /// Stores what was handed over and is still on its way, once all of it was: so that little is left for the commit, which
+    /// is not interrupted. If it fails or is dropped, there will be no commit.
     async fn settle(&self) -> Result<()> {
         Ok(())
     }

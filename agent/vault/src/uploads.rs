@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use remora_core::{Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::manifest::SegmentEntry;
 use crate::names::{self, Folder};
@@ -31,6 +31,17 @@ pub(crate) struct Uploads {
 struct State {
     tasks: JoinSet<Result<()>>,
     segments: Vec<SegmentEntry>,
+    /// How many of the segments are stored.
+    stored: usize,
+}
+
+impl State {
+    /// Notes what became of one.
+    fn note(&mut self, done: Result<Result<()>, JoinError>) -> Result<()> {
+        done.map_err(|e| Error::new(ErrorKind::Failed, "storing a segment").because(e))??;
+        self.stored += 1;
+        Ok(())
+    }
 }
 
 impl Uploads {
@@ -47,7 +58,7 @@ impl Uploads {
         let entry = SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len };
         let mut state = self.lock();
         while let Some(done) = state.tasks.try_join_next() {
-            joined(done)?;
+            state.note(done)?;
         }
         state.segments.push(entry);
         state.tasks.spawn(async move {
@@ -69,15 +80,20 @@ impl Uploads {
     pub(crate) async fn settle(&self) -> Result<()> {
         let mut tasks = std::mem::take(&mut self.lock().tasks);
         while let Some(done) = tasks.join_next().await {
-            joined(done)?;
+            self.lock().note(done)?;
         }
         Ok(())
     }
 
-    /// Waits until all are stored.
+    /// Waits until all are stored. Fails if one was given up before, or has failed: no point may name it.
     pub(crate) async fn finish(self) -> Result<Vec<SegmentEntry>> {
         self.settle().await?;
-        Ok(self.state.into_inner().unwrap_or_else(PoisonError::into_inner).segments)
+        let State { segments, stored, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if stored != segments.len() {
+            let what = format!("only {stored} of the point's {} segments are stored", segments.len());
+            return Err(Error::new(ErrorKind::Failed, what));
+        }
+        Ok(segments)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -85,6 +101,41 @@ impl Uploads {
     }
 }
 
-fn joined(done: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    done.map_err(|e| Error::new(ErrorKind::Failed, "storing a segment").because(e))?
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use object_store::PutPayload;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::names::SegmentId;
+    use crate::segment::footer::Holds;
+
+    const FOLDER: Folder = Folder([7; 8]);
+
+    fn segment(n: u8) -> Built {
+        Built { id: SegmentId([n; 16]), holds: Holds::Chunks, payload: PutPayload::from(vec![n; 100]), len: 100 }
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_not_stored_is_in_no_point_whatever_is_asked_afterwards() {
+        let store = Store::over(Arc::new(InMemory::new()));
+        let uploads = || Uploads::new(store.clone(), FOLDER, FOLDER);
+        let good = uploads();
+        good.push(segment(1)).await.unwrap();
+        good.settle().await.unwrap();
+        assert_eq!(good.finish().await.unwrap().len(), 1);
+
+        let taken = names::segment(FOLDER, FOLDER, SegmentId([2; 16]), 0);
+        store.create(&taken, PutPayload::from(vec![0; 3])).await.unwrap();
+        let failed = uploads();
+        failed.push(segment(2)).await.unwrap();
+        assert_eq!(failed.settle().await.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(failed.finish().await.unwrap_err().kind(), ErrorKind::Failed);
+
+        let given_up = uploads();
+        given_up.push(segment(3)).await.unwrap();
+        assert!(given_up.settle().now_or_never().is_none(), "its task has not run yet");
+        assert_eq!(given_up.finish().await.unwrap_err().kind(), ErrorKind::Failed);
+    }
 }
