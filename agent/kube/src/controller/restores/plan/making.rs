@@ -22,20 +22,26 @@ pub(super) const BEGINS_WITHIN: Duration = Duration::from_hours(24);
 
 /// Of a run that has no node yet.
 pub(super) fn plan(observed: &Observed) -> Plan {
+    let late = observed.age > BEGINS_WITHIN;
     match next(observed) {
-        Ok(next) => next,
         Err(Trouble::Ends(says)) => end(observed, Ended::Badly(says)),
-        Err(Trouble::Waits(says)) if observed.age > BEGINS_WITHIN => end(observed, Ended::Badly(too_late(&says))),
+        Err(Trouble::Waits(says)) if late => end(observed, Ended::Badly(too_late(Some(&says)))),
+        // Perhaps no controller was there to look at it in time.
+        Ok(_) if late => end(observed, Ended::Badly(too_late(None))),
         Err(Trouble::Waits(says)) => waiting(says),
+        Ok(next) => next,
     }
 }
 
-fn too_late(says: &Says) -> Says {
-    let message = format!(
-        "The restore could not begin within 24 hours, and nothing was written. {}. Create another RestoreRun when that is mended.",
-        says.message.trim_end_matches('.')
-    );
-    Says::no("DeadlineExceeded", message)
+/// With what it still waits for, if it does.
+fn too_late(waits: Option<&Says>) -> Says {
+    let now = match waits {
+        Some(says) => {
+            format!("{}. Create another RestoreRun when that is mended.", says.message.trim_end_matches('.'))
+        }
+        None => "Nothing speaks against it now: create another RestoreRun.".to_owned(),
+    };
+    Says::no("DeadlineExceeded", format!("The restore did not begin within 24 hours, and nothing was written. {now}"))
 }
 
 fn waiting(says: Says) -> Plan {

@@ -268,6 +268,9 @@ fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
     let (reason, message) = ends(&late);
     assert!(reason == "DeadlineExceeded" && message.contains("its store is away."), "{reason}: {message}");
     assert_eq!(names(&plan(&late)), ["-worker", "-secret", "-claim data-copy", "-claim root-copy"]);
+    // Nor does what could begin now, if no controller was there in time.
+    let (reason, message) = ends(&Observed { age: late.age, ..made(to_claims()) });
+    assert!(reason == "DeadlineExceeded" && message.contains("Nothing speaks against it now"), "{reason}: {message}");
     // One that has begun takes as long as it takes.
     let works = Observed { age: late.age, ..made(claimed(to_claims())) };
     assert_eq!(plan(&works).status.unwrap().ended, None);
