@@ -21,6 +21,17 @@ pub(crate) fn version(folder: &Path) -> PathBuf {
     }
 }
 
+/// The bytes of a file, and of nothing else: whoever opens a pipe waits for ever, and a device has no end. Of one that has more
+/// than `most`, one more, which shows that.
+pub(crate) fn regular_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// A file of at most 64 KiB; relative paths are relative to the folder.
 pub(crate) fn small_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
     let path = folder.join(path);

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::host::{Digest, LARGEST_COMPONENT, ModuleBytes};
+use crate::mounted::regular_file;
 use crate::registry::{Artifact, Fetch, Registries};
 
 /// The components that are built in, by name.
@@ -87,7 +88,7 @@ impl ModuleRef {
                     .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no built-in module {wanted}")))
             }
             Self::File(name) => {
-                let bytes = file(folder, name).map_err(|e| {
+                let bytes = regular_file(&folder.join(name), LARGEST_COMPONENT as u64).map_err(|e| {
                     Error::io(format!("reading the module {name}"), e)
                         .advise("Put the component beside the document that names it.")
                 })?;
@@ -97,18 +98,6 @@ impl ModuleRef {
             Self::Registry(artifact) => registries.module(artifact, fetch),
         }
     }
-}
-
-/// No more of a file than shows that it is too large.
-fn file(folder: &Path, name: &str) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    // Whoever opens a pipe waits for ever.
-    if !std::fs::metadata(folder.join(name))?.is_file() {
-        return Err(std::io::Error::other("it is no file"));
-    }
-    std::fs::File::open(folder.join(name))?.take(LARGEST_COMPONENT as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use remora_core::{Error, ErrorKind, Result};
 
 use crate::host::{Digest, LARGEST_COMPONENT};
-use crate::mounted::version;
+use crate::mounted::{regular_file, version};
 
 /// So often a swap may come in between: more is no swap.
 const TRIES: usize = 5;
@@ -78,7 +78,7 @@ fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
         if !matches!(extension, Some("yaml" | "yml" | "sig" | "wasm")) {
             continue;
         }
-        let bytes = match regular(&path) {
+        let bytes = match regular_file(&path, LARGEST_COMPONENT as u64) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !last => return Err(error),
             bytes => bytes,
         };
@@ -106,17 +106,6 @@ fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
     let sum: Vec<_> = all.iter().map(|(name, digest)| format!("{digest} {name}\n")).collect();
     let digest = Digest::of(sum.concat().as_bytes());
     Ok(Snapshot { folder: folder.into(), documents, unreadable, modules, digest })
-}
-
-/// The bytes of a file, and of nothing else: whoever opens a pipe waits for ever, and a device has no end. No more than shows
-/// that it is too large.
-fn regular(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(LARGEST_COMPONENT as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
