@@ -45,8 +45,12 @@ pub(crate) fn small_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same, as text.
+/// The same, as text: of a document or a signature, which is a file and no pipe that somebody waits for.
 pub(crate) fn small_text(folder: &Path, path: &Path) -> Result<String> {
+    let there = folder.join(path);
+    if fs::metadata(&there).is_ok_and(|found| !found.is_file()) {
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is no file", there.display())));
+    }
     String::from_utf8(small_file(folder, path)?)
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("{} is no text", path.display())).because(e))
 }
@@ -79,4 +83,20 @@ pub(crate) fn documents(folder: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_no_document_and_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("/dev/zero", folder.path().join("a.yaml")).unwrap();
+        let error = documents(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().ends_with("a.yaml is no file"), "{error}");
+    }
 }
