@@ -1,5 +1,5 @@
-//! The server that `sdk/examples/plain` is for and `docs/plugins.md` describes: objects in memory, which it may be told to lie about.
-//! It takes no uploads in parts.
+//! The server that `sdk/examples/plain` is for and `docs/plugins.md` describes: objects in memory, which it may be told
+//! to lie about. It takes no uploads in parts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -134,8 +134,9 @@ pub fn wait_until(what: impl Display, limit: Duration, mut ready: impl FnMut() -
     }
 }
 
-/// For how long not to look after a look that took so long, in a wait that has taken so long. To look may be to run a command, and what
-/// is waited for needs the processor, too: so it is looked often at first, and then for a tenth of the time.
+/// For how long not to look after a look that took so long, in a wait that has taken so long. To look may be to run a
+/// command, and what is waited for needs the processor, too: so it is looked often at first, and then for a tenth of
+/// the time.
 fn pause(looked: Duration, waited: Duration) -> Duration {
     (looked * 9).min(waited / 4).clamp(LOOK_EVERY, LONGEST_PAUSE)
 }

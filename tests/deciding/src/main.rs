@@ -49,8 +49,8 @@ fn builtin(wanted: &str) -> &'static [u8] {
     builtins().find(|(name, _)| *name == wanted).unwrap().1
 }
 
-/// What is asked of a file server about a file of a listing: a user in some groups, a VM with labels, a path of usual length. Of two
-/// files nothing but the paths differs.
+/// What is asked of a file server about a file of a listing: a user in some groups, a VM with labels, a path of usual
+/// length. Of two files nothing but the paths differs.
 fn request(n: usize) -> Access {
     let at = Timestamp::from_second(1_767_225_600).unwrap();
     let labels = [("app", "shop"), ("backup", "nightly"), ("remora.dev/owner", "alice"), ("tier", "gold")];

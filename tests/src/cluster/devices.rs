@@ -11,8 +11,9 @@ use crate::process::{Must, run};
 use super::Cluster;
 
 impl Cluster {
-    /// Gives the first node a device that holds zeros, and makes a volume of it and the storage class of that volume, if that is not
-    /// there. Such a volume waits for a claim that a pod has. Gives the device's path, which is the same on this host.
+    /// Gives the first node a device that holds zeros, and makes a volume of it and the storage class of that volume,
+    /// if that is not there. Such a volume waits for a claim that a pod has. Gives the device's path, which is the same
+    /// on this host.
     #[track_caller]
     pub fn make_device(&self, class: &str, size: u64) -> PathBuf {
         self.make_volume(class, size).1

@@ -29,8 +29,8 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Select, Self::Schedule, Self::Retention, Self::Authorize];
 
-    /// The names of the interface in each version that this host takes, the newest first: of those that a component exports, the first is
-    /// called.
+    /// The names of the interface in each version that this host takes, the newest first: of those that a component
+    /// exports, the first is called.
     pub const fn exports(self) -> &'static [&'static str] {
         match self {
             Self::Select => &["remora:policy/select@0.1.0"],

@@ -173,7 +173,8 @@ impl Segments {
         Ok(workers.run(move || sealed.iter().all(|sealed| sealed.open().is_ok())).await)
     }
 
-    /// Whether one generation has right what is not needed to read records: a reread compares with it, and a repair is proven by it.
+    /// Whether one generation has right what is not needed to read records: a reread compares with it, and a repair is
+    /// proven by it.
     pub(crate) async fn rest_is_right(&self, segment: &Segment) -> Result<bool> {
         match self.check_rest_of(segment).await {
             Ok(checked) => Ok(checked.is_some()),

@@ -34,8 +34,8 @@ const IN_FORCE: Duration = Duration::from_secs(2);
 /// How long is waited for that.
 const WHILE: Duration = Duration::from_mins(1);
 
-/// What is measured of decisions: its name, where it stands in the answer, what is allowed in nanoseconds. The 64 are about files of one
-/// folder that one user lists.
+/// What is measured of decisions: its name, where it stands in the answer, what is allowed in nanoseconds. The 64 are
+/// about files of one folder that one user lists.
 const DECISIONS: [(&str, &str, u64); 3] = [
     ("authorize, warm: p50 of a decision", "warm", 5_000),
     ("authorize, a fresh instance: p50 of a decision", "fresh", 60_000),

@@ -1,5 +1,5 @@
-//! `authorize` 0.2.0: what questions have in common is said once for all that follow one another. Each text that is said is copied by a
-//! call of the component's allocator, which costs more than the rest of a decision.
+//! `authorize` 0.2.0: what questions have in common is said once for all that follow one another. Each text that is
+//! said is copied by a call of the component's allocator, which costs more than the rest of a decision.
 
 use bumpalo::Bump;
 use remora_core::policy::{Access, Decision};

@@ -129,7 +129,8 @@ async fn bombs_of_tables_and_of_handles_cost_their_own_call_while_another_mover_
     }
 }
 
-/// What the SDK writes for everybody: an upload, or a point that is written, has a token, by which another instance goes on with it.
+/// What the SDK writes for everybody: an upload, or a point that is written, has a token, by which another instance
+/// goes on with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn traps_in_token_and_resume_are_contained() {
     let folder = folder();
