@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(good.finish().await.unwrap().len(), 1);
 
         let taken = names::segment(FOLDER, FOLDER, SegmentId([2; 16]), 0);
-        store.create(&taken, PutPayload::from(vec![0; 3])).await.unwrap();
+        assert_eq!(store.create(&taken, PutPayload::from(vec![0; 3])).await.unwrap(), Created::Yes);
         let failed = uploads();
         failed.push(segment(2)).await.unwrap();
         assert_eq!(failed.settle().await.unwrap_err().kind(), ErrorKind::Damaged);
