@@ -50,17 +50,17 @@ impl Uploads {
         Self { store, tenant, vm, places, under_way, state: Mutex::default() }
     }
 
-    /// Starts to store a segment, once there is a place. Reports what failed before.
+    /// Starts to store a segment, once there is a place. Reports what failed before. If it is dropped before, the segment is given
+    /// up.
     pub(crate) async fn push(&self, built: Built) -> Result<()> {
+        self.lock().segments.push(SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len });
         let under_way = Arc::clone(&self.under_way).acquire_owned().await.expect("the semaphore is never closed");
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         let (store, name) = (self.store.clone(), names::segment(self.tenant, self.vm, built.id, 0));
-        let entry = SegmentEntry { id: built.id.0, holds: built.holds.into(), len: built.len };
         let mut state = self.lock();
         while let Some(done) = state.tasks.try_join_next() {
             state.note(done)?;
         }
-        state.segments.push(entry);
         state.tasks.spawn(async move {
             let _under_way = under_way;
             // Our own PUT, repeated by the store's client after a lost reply, has our bytes: 128 random bits do not meet.
@@ -137,5 +137,11 @@ mod tests {
         given_up.push(segment(3)).await.unwrap();
         assert!(given_up.settle().now_or_never().is_none(), "its task has not run yet");
         assert_eq!(given_up.finish().await.unwrap_err().kind(), ErrorKind::Failed);
+
+        let full = uploads();
+        full.push(segment(4)).await.unwrap();
+        full.push(segment(5)).await.unwrap();
+        assert!(full.push(segment(6)).now_or_never().is_none(), "there is no place for it yet");
+        assert_eq!(full.finish().await.unwrap_err().kind(), ErrorKind::Failed);
     }
 }
