@@ -115,7 +115,8 @@ fn before_scratch_is_full_the_job_ends_and_no_write_of_the_guest_ever_fails() {
                     waited = true;
                 }
             }
-            assert!(waited, "the scratch file took {} bytes", small.used());
+            // It may have ended, and its file have gone, between a write and the look at what that took.
+            assert!(ended(), "the scratch file took {} bytes", small.used());
         });
         assert_eq!(domain.writes("vda").failed, 0);
         for error in [read_error(&*view).await, view.confirm().await.unwrap_err()] {
