@@ -88,12 +88,12 @@ impl Mover for S3 {
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        let call = Call { headers: &[IF_NONE], body: Body::Buffer(data), ..Call::new("PUT") };
+        let call = Call { headers: &[IF_NONE], body: Body::Object(data), ..Call::new("PUT") };
         stored(key, &self.request(key, &call).send()?)
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        let call = Call { body: Body::Buffer(data), ..Call::new("PUT") };
+        let call = Call { body: Body::Object(data), ..Call::new("PUT") };
         done("storing", key, &self.request(key, &call).send()?)
     }
 

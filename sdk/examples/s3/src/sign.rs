@@ -49,6 +49,9 @@ pub(crate) enum Body<'a> {
     Inline(&'a [u8]),
     /// The host has its digest at hand.
     Buffer(&'a Buffer),
+    /// All of an object. Its digest is sent as its checksum, which is signed, in the place of the body's: without one the store would
+    /// compute another of its own beside, and with both the same one twice.
+    Object(&'a Buffer),
 }
 
 /// Who signs, and for where.
@@ -76,8 +79,14 @@ impl Signer {
             Body::Nothing => hex(&Sha256::digest([])),
             Body::Inline(bytes) => hex(&Sha256::digest(bytes)),
             Body::Buffer(buffer) => hex(&buffer.sha256()),
+            Body::Object(_) => "UNSIGNED-PAYLOAD".to_owned(),
+        };
+        let checksum = match body {
+            Body::Object(buffer) => Some(base64(&buffer.sha256())),
+            _ => None,
         };
         let mut signed = vec![("host", host.as_str()), ("x-amz-content-sha256", &digest), ("x-amz-date", &time)];
+        signed.extend(checksum.as_deref().map(|checksum| ("x-amz-checksum-sha256", checksum)));
         signed.extend_from_slice(headers);
         signed.sort_unstable();
         let names = signed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
@@ -103,7 +112,7 @@ impl Signer {
         match body {
             Body::Nothing => request,
             Body::Inline(bytes) => request.inline(bytes),
-            Body::Buffer(buffer) => request.buffer(buffer),
+            Body::Buffer(buffer) | Body::Object(buffer) => request.buffer(buffer),
         }
     }
 
@@ -141,4 +150,18 @@ fn hex(bytes: &[u8]) -> String {
         write!(hex, "{byte:02x}").expect("a string takes all");
     }
     hex
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let at = |n: usize| u32::from(three.get(n).copied().unwrap_or_default());
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for n in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * n) & 63) as usize];
+            text.push(if n > three.len() { '=' } else { char::from(letter) });
+        }
+    }
+    text
 }
