@@ -5,7 +5,7 @@ mod agent_node;
 mod claims;
 mod cluster;
 mod ends;
-mod engine;
+pub(crate) mod engine;
 mod logs;
 mod outages;
 mod restores;

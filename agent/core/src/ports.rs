@@ -1,8 +1,8 @@
 //! The ports: where sources, movers and the engine meet. All are used behind `dyn`.
 //!
 //! A backup run talks to them in this order: [`Source::claim`] → [`Mover::history`] → [`crate::plan::plan`] →
-//! [`ClaimedVm::open`] → [`Mover::begin`] → reads and writes → [`OpenVm::confirm`] → [`PointWriter::commit`] →
-//! [`OpenVm::close`] → [`ClaimedVm::retire`].
+//! [`ClaimedVm::open`] → [`Mover::begin`] → reads and writes → [`PointWriter::settle`] → [`OpenVm::confirm`] →
+//! [`PointWriter::commit`] → [`OpenVm::close`] → [`ClaimedVm::retire`].
 //!
 //! The port of sources is in `source.rs`, that of movers here.
 

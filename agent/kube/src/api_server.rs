@@ -1,6 +1,7 @@
 //! The way to the API server.
 
 use kube::Client;
+use kube::core::Status;
 use remora_core::{Error, ErrorKind, Result};
 
 /// A client of the API server: as the pod's `ServiceAccount`, or with what `KUBECONFIG` names. `advice` is for whoever has
@@ -11,4 +12,10 @@ pub async fn client(advice: &str) -> Result<Client> {
     Client::try_default().await.map_err(|error| {
         Error::new(ErrorKind::Unavailable, "there is no API server to speak with").because(error).advise(advice)
     })
+}
+
+/// Whether an answer is a no: forbidden, invalid, not there. A token that has expired is renewed, though perhaps only once the API
+/// server is there again; and it may have been slow, or asked too much.
+pub(crate) fn is_refusal(answer: &Status) -> bool {
+    (400..500).contains(&answer.code) && !matches!(answer.code, 401 | 408 | 429)
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
 use crate::set::{BackupPolicy, Generation, Snapshot};
+use crate::yaml;
 
 /// A file of cases.
 #[derive(Debug, Deserialize)]
@@ -129,14 +130,10 @@ pub struct CaseResult {
 pub async fn run(host: &Host, file: &Path) -> Result<Vec<CaseResult>> {
     let named = || format!("the cases of {}", file.display());
     let text = std::fs::read_to_string(file).map_err(|e| Error::io(named(), e))?;
-    let cases: PolicyTest = serde_saphyr::from_str(&text).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        Error::new(
-            ErrorKind::Invalid,
-            format!("{}, line {line}: {}", file.display(), plain.lines().next().unwrap_or("")),
-        )
-        .advise("docs/policies.md shows a file of cases.")
+    let cases: PolicyTest = yaml::read(&text).map_err(|fault| {
+        let line = fault.line.unwrap_or_default();
+        Error::new(ErrorKind::Invalid, format!("{}, line {line}: {}", file.display(), fault.brief()))
+            .advise("docs/policies.md shows a file of cases.")
     })?;
     let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut snapshot = Snapshot { documents: std::collections::BTreeMap::new(), ..Snapshot::of_file(file)? };

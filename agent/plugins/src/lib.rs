@@ -20,6 +20,7 @@ mod reference;
 mod registry;
 pub mod set;
 mod state;
+mod yaml;
 
 pub use host::{CompileLimits, Digest, FieldError, Host, HostOptions, Kind, Refused};
 pub use policies::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};

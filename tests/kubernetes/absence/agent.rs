@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
-use remora_core::plan::Asked;
-use remora_core::point::{Point, Quiesce};
-use remora_core::ports::{Mover, Patience};
+use remora_core::BackupName;
+use remora_core::point::Point;
+use remora_core::ports::Mover;
 use remora_core::testing::FakeHost;
-use remora_core::{BackupName, MemoryBudget, VmName};
-use remora_engine::{BackupRequest, SPOT_CHECKS, backup};
+use remora_engine::backup;
 use remora_kube::node::{
     Agent, Counts, Desk, Done, Failure, KeyService, Me, Meter, Order, Pace, RestoreOrder, RestoreWorker, Restores,
     Worker,
@@ -24,6 +23,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::{Gate, Machine};
+use crate::node::engine::request;
 
 /// Makes points of machines whose disks are in memory.
 #[derive(Clone)]
@@ -53,16 +53,7 @@ impl Worker for Engine {
             cluster: desk.cluster(vault.repository()),
             gate: self.gate.clone(),
         };
-        let request = BackupRequest {
-            vm: VmName::new(order.vm_name()).unwrap(),
-            disks: None,
-            asked: Asked::Auto,
-            quiesce: Quiesce::Never,
-            patience: Patience::None,
-            spot_checks: SPOT_CHECKS,
-            memory: MemoryBudget::new(32 << 20),
-        };
-        let report = backup(&source, &vault, request, desk.meter(), cancel).await?;
+        let report = backup(&source, &vault, request(order, 32 << 20), desk.meter(), cancel).await?;
         Ok(Done { point: report.point, notes: report.notes, left: report.left })
     }
 

@@ -16,6 +16,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::scene::Scene;
 
+/// A backup of all disks of a run's machine, with so many bytes of memory.
+pub(crate) fn request(order: &Order, memory: u64) -> BackupRequest {
+    BackupRequest {
+        vm: VmName::new(order.vm_name()).unwrap(),
+        disks: None,
+        asked: Asked::Auto,
+        quiesce: Quiesce::Never,
+        patience: Patience::None,
+        spot_checks: SPOT_CHECKS,
+        memory: MemoryBudget::new(memory),
+    }
+}
+
 /// Backs one VM up from one memory to another.
 #[derive(Clone)]
 struct InMemory {
@@ -38,16 +51,7 @@ impl Worker for InMemory {
     }
 
     async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
-        let request = BackupRequest {
-            vm: VmName::new(order.vm_name()).unwrap(),
-            disks: None,
-            asked: Asked::Auto,
-            quiesce: Quiesce::Never,
-            patience: Patience::None,
-            spot_checks: SPOT_CHECKS,
-            memory: MemoryBudget::new(1 << 20),
-        };
-        let report = backup(&self.host, &self.mover, request, desk.meter(), cancel).await?;
+        let report = backup(&self.host, &self.mover, request(order, 1 << 20), desk.meter(), cancel).await?;
         self.made.lock().unwrap().push(report.point.id.clone());
         Ok(Done { point: report.point, notes: report.notes, left: report.left })
     }

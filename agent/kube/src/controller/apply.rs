@@ -12,6 +12,7 @@ use super::objects::{Wanted, with_token};
 use super::observed::{Machine, Observed};
 use super::plan::{Finalizer, Plan, Status, Step};
 use super::{FINALIZER, OWNER, worker};
+use crate::api_server::is_refusal;
 use crate::conditions::{self, Says};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker};
 use crate::resources::{BackupRun, Run};
@@ -107,11 +108,10 @@ where
 /// what it decides by (`WaitForReady`, Kubernetes 1.34).
 const STARTING: &str = "not yet ready to handle request";
 
-/// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook. A token that has expired is
-/// renewed, though perhaps only once the API server is there again.
+/// Whether the same request would be refused again: forbidden, invalid, over a quota, by a webhook.
 pub(super) fn is_final(status: &kube::core::Status) -> bool {
-    let later = status.is_already_exists() || status.is_conflict() || matches!(status.code, 401 | 408 | 429);
-    (400..500).contains(&status.code) && !later && !status.message.contains(STARTING)
+    let later = status.is_already_exists() || status.is_conflict() || status.message.contains(STARTING);
+    is_refusal(status) && !later
 }
 
 fn refusal(step: &Step, message: &str) -> Says {

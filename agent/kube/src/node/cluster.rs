@@ -29,6 +29,7 @@ use super::Desk;
 use super::again::Backoff;
 use super::desk::{Change, Wish};
 use super::watch::is_too_old;
+use crate::api_server::is_refusal;
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
 use crate::resources::{Attempt, AttemptState};
 
@@ -195,7 +196,7 @@ impl RunCluster {
 /// Whether asking again would change nothing.
 fn is_final(error: &kube::Error) -> bool {
     match error {
-        kube::Error::Api(status) => (400..500).contains(&status.code) && ![401, 408, 429].contains(&status.code),
+        kube::Error::Api(status) => is_refusal(status),
         // An object that is not as this version of remora knows it.
         kube::Error::SerdeError(_) => true,
         _ => false,

@@ -4,6 +4,8 @@ use remora_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::yaml::{self, Fault};
+
 /// A field that nobody has.
 pub(crate) const UNKNOWN: &str = "no-such-setting";
 
@@ -30,22 +32,21 @@ impl Refusal {
 /// Those of a file: YAML, a list.
 pub(crate) fn refusals(text: Option<&str>) -> Result<Vec<Refusal>> {
     let Some(text) = text else { return Ok(Vec::new()) };
-    serde_saphyr::from_str(text).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        Error::new(ErrorKind::Invalid, format!("settings to be refused, line {line}: {plain}"))
+    yaml::read(text).map_err(|fault| {
+        invalid("settings to be refused", &fault)
             .advise("Give a list, each item of it {settings: {…}, field: /where/it/is}.")
     })
 }
 
 /// Settings as components are given them, JSON, of a YAML or JSON text.
 pub fn settings_of(text: &str) -> Result<String> {
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line());
-        let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        Error::new(ErrorKind::Invalid, format!("settings, line {line}: {plain}")).advise("Write them as YAML or JSON.")
-    })?;
+    let read = yaml::read::<Value>(text);
+    let value = read.map_err(|fault| invalid("settings", &fault).advise("Write them as YAML or JSON."))?;
     Ok(value.to_string())
+}
+
+fn invalid(what: &str, fault: &Fault) -> Error {
+    Error::new(ErrorKind::Invalid, format!("{what}, line {}: {}", fault.line.unwrap_or_default(), fault.what))
 }
 
 /// What are no settings at all. Not a list: serde takes one for a record, field by field.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use crate::reference::ModuleRef;
+use crate::yaml;
 
 /// A file.
 pub(crate) struct At<'a> {
@@ -27,13 +28,7 @@ impl At<'_> {
     }
 
     pub(crate) fn yaml<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
-        serde_saphyr::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            // The error's own text names the place again, and shows a picture of it.
-            let plain = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-            let plain = plain.lines().next().unwrap_or_default();
-            self.error(line, plain).advise(self.guide)
-        })
+        yaml::read(text).map_err(|fault| self.error(fault.line, fault.brief()).advise(self.guide))
     }
 
     /// What a field names.

@@ -62,18 +62,23 @@ pub(crate) fn call_of(world: &str) -> (&'static str, &'static str, &'static str)
     }
 }
 
+/// Memory, of which calls take some from 4096 on and give nothing back.
+pub(crate) const MEMORY: &str = r#"
+    (memory (export "memory") 2)
+    (global $next (mut i32) (i32.const 4096))
+    (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+        (local $at i32)
+        (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+        (global.set $next (i32.add (local.get $at) (local.get 3)))
+        (local.get $at))
+"#;
+
 /// A component of a world.
 pub(crate) fn policy(of: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
     let ((interface, call, takes), (_, version)) = (call_of(of), versioned(of));
     let text = format!(
         r#"(module
-            (memory (export "memory") 2)
-            (global $next (mut i32) (i32.const 4096))
-            (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
-                (global.set $next (i32.add (local.get $at) (local.get 3)))
-                (local.get $at))
+            {MEMORY}
             {beside}
             (func (export "remora:policy/{interface}@{version}#configure") (param i32 i32) (result i32) {configure})
             (func (export "remora:policy/{interface}@{version}#{call}") (param {takes}) (result i32) {answer}))"#

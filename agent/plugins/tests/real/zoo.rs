@@ -8,7 +8,7 @@ use remora_plugins::{AuthorizePolicy, Host, Refused, RetentionPolicy, SchedulePo
 use wit_component::dummy_module;
 use wit_parser::ManglingAndAbi;
 
-use super::components::{FOR_EVER, call_of, component, host, policy, selector, world};
+use super::components::{FOR_EVER, MEMORY, call_of, component, host, policy, selector, world};
 
 fn vm(name: &str) -> VmFacts {
     VmFacts::named(VmName::new(name).unwrap())
@@ -44,13 +44,7 @@ fn handle_bomb() -> Vec<u8> {
     let text = format!(
         r#"(module
             (import "[export]acme:other/thing@1.0.0" "[resource-new]r" (func $new (param i32) (result i32)))
-            (memory (export "memory") 2)
-            (global $next (mut i32) (i32.const 4096))
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
-                (global.set $next (i32.add (local.get $at) (local.get 3)))
-                (local.get $at))
+            {MEMORY}
             (func (export "remora:policy/select@0.1.0#configure") (param i32 i32) (result i32) (i32.const 0))
             (func (export "remora:policy/select@0.1.0#select") (param i32 i32) (result i32) (local $made i32) {many}))"#
     );

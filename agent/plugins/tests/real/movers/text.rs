@@ -17,7 +17,7 @@ use super::hostile::folder;
 use super::network::ours;
 use super::objects::{create, get};
 use super::{Folder, example};
-use crate::components::{component, wit};
+use crate::components::{MEMORY, component, wit};
 
 /// A function of a mover's interface, and what it does.
 type Written<'a> = (&'a str, &'a str);
@@ -41,7 +41,8 @@ fn mover(world: &str, functions: &[Written<'_>]) -> Vec<u8> {
             write!(text, r#"(import "[export]{name}" "[resource-new]{resource}" {new})"#).unwrap();
         }
     }
-    text.push_str(AROUND);
+    // And a table, for those that want more of it.
+    write!(text, "{MEMORY} (table $t 1 funcref)").unwrap();
     for (function, shape) in &interface.functions {
         let does = functions.iter().find(|(written, _)| written == function).map_or("unreachable", |(_, does)| *does);
         let signature = resolve.wasm_signature(AbiVariant::GuestExport, shape);
@@ -52,18 +53,6 @@ fn mover(world: &str, functions: &[Written<'_>]) -> Vec<u8> {
     text.push(')');
     component(&wat::parse_str(text).unwrap(), &resolve, world)
 }
-
-/// What every one has: memory, of which calls take some without giving it back, and a table.
-const AROUND: &str = r#"
-    (memory (export "memory") 2)
-    (table $t 1 funcref)
-    (global $next (mut i32) (i32.const 4096))
-    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-        (local $at i32)
-        (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
-        (global.set $next (i32.add (local.get $at) (local.get 3)))
-        (local.get $at))
-"#;
 
 fn types(flat: &[WasmType]) -> String {
     let name = |flat: &WasmType| match flat {
