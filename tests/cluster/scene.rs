@@ -273,10 +273,13 @@ impl Scene {
     /// Waits until KubeVirt's job of a run runs. The run cannot go on until what this gives is dropped.
     #[track_caller]
     pub(crate) fn hold_in_the_middle(&self, run: &str) -> Held<'_> {
-        // All that is needed of the store before the job runs has been read; the next thing is to write to it.
-        self.wait_for(run, "its backup is not made", |status| has(status, "Prepared", "True"));
+        // All that is needed of the store before the job runs has been read; the next thing is to write to it, which a machine
+        // that is starved must not see done before the store is held.
+        self.wait_for(run, "it wants no backup", |status| status["attempt"]["backup"].is_string());
         let held = Held::new(&self.store);
-        self.wait_for_job(run);
+        let runs = |instance: Option<&Value>| instance.is_some_and(is_backed_up);
+        let what = "no job runs that is held up";
+        self.vm.cluster().wait_for("vmi", self.vm.namespace(), self.vm.name(), what, RUN, runs);
         held
     }
 
@@ -339,6 +342,12 @@ fn has_ended(object: Option<&Value>) -> bool {
         let status = &one["status"];
         (is_true(status, "Complete") || is_true(status, "Failed")) && one["metadata"]["finalizers"].is_null()
     })
+}
+
+/// Whether KubeVirt has a backup of an instance at work, as its own migrations look for one.
+fn is_backed_up(instance: &Value) -> bool {
+    let backup = &instance["status"]["changedBlockTracking"]["backupStatus"];
+    backup["backupName"].is_string() && backup["completed"] != true
 }
 
 /// Whether a condition of a status has that status.

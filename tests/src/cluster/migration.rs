@@ -31,17 +31,18 @@ impl<'vm> Migration<'vm> {
         Self { vm, name: name.to_owned() }
     }
 
-    /// Waits until it is as wanted; panics with it if it fails before.
+    /// Waits until it is as wanted; panics with it if it ends before.
     #[track_caller]
     pub fn wait_for(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
-        let found = self.ready_or_failed(what, &ready);
+        let found = self.ready_or_over(what, &ready);
         assert!(ready(&found), "{what}: {found:#}\n{:#}", self.vm.instance()["status"]);
         found
     }
 
     #[track_caller]
-    fn ready_or_failed(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
-        let ended = |one: Option<&Value>| one.is_some_and(|one| ready(one) || one["status"]["phase"] == "Failed");
+    fn ready_or_over(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
+        let over = |one: &Value| one["status"]["phase"] == "Failed" || arrived(one);
+        let ended = |one: Option<&Value>| one.is_some_and(|one| ready(one) || over(one));
         let kind = "virtualmachineinstancemigration";
         let found = self.vm.cluster().wait_for(kind, self.vm.namespace(), &self.name, what, LIMIT, ended);
         found.must("have a migration")
@@ -57,7 +58,7 @@ impl<'vm> Migration<'vm> {
     /// The same, of one that may fail: then the machine stays where it is.
     #[track_caller]
     pub fn try_wait(&self) -> Option<String> {
-        arrived(&self.ready_or_failed(ENDS, arrived)).then(|| self.running())
+        arrived(&self.ready_or_over(ENDS, arrived)).then(|| self.running())
     }
 
     #[track_caller]
