@@ -1,10 +1,10 @@
 //! Backups of a machine of a real KubeVirt: remora's, beside the same machine through KubeVirt's own exporter, and by a push
-//! into a claim that is copied from there. Wants `make setup-cluster`, and some 3 GB of memory.
+//! into a claim that is copied from there. Wants `make setup-cluster` and `make setup-kopia`, and some 3 GB of memory.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use remora_tests::cluster::{NAMESPACE, Product, Pull, Vm, is_true};
@@ -12,6 +12,7 @@ use remora_tests::{GIB, MIB, Must, content, run};
 use serde_json::{Value, json};
 
 use crate::measure::{mib, seconds};
+use crate::peers::{Kopia, Place};
 use crate::report::{Row, Run};
 use crate::setting::{REPEATS, Setting};
 
@@ -58,24 +59,39 @@ pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
     let vm = cluster.vm(&namespace, "web").disk("system", 64 * MIB).empty_disk(NAME, DISK).start();
     fill(&vm, folder.path());
     let ours: Vec<_> = (0..REPEATS).map(|number| by_remora(product, &vm, &repository, number)).collect();
-    let exporter: Vec<_> = (0..REPEATS).map(|number| by_exporter(&vm, number)).collect();
+    let store = Product::store(cluster);
+    let by_kopia = |number: usize| {
+        let name = format!("exported-{number}");
+        // Each has a repository of its own: in the same one the second would store nothing.
+        let kopia = Kopia::new(&Place::Bucket(&store, store.bucket(&name)), &folder.path().join(&name));
+        by_exporter(&vm, &name, Some(&kopia))
+    };
+    let stored: Vec<_> = (0..REPEATS).map(by_kopia).collect();
+    let thrown_away: Vec<_> = (0..REPEATS).map(|number| by_exporter(&vm, &format!("loaded-{number}"), None)).collect();
     let push: Vec<_> = (0..REPEATS).map(|number| by_push(&vm, number, folder.path())).collect();
     let all = [
         ("remora, stored in S3", &ours),
-        ("KubeVirt's exporter, thrown away", &exporter),
+        ("KubeVirt's exporter, stored in S3 by kopia", &stored),
+        ("KubeVirt's exporter, thrown away", &thrown_away),
         ("a push, then a copy of its file", &push),
     ];
     let text = table(&all);
     println!("{text}");
     setting.tell("Machines of KubeVirt", text);
-    let base = median(&exporter);
-    let allowed = format!("{FASTER} × {} a second through KubeVirt's exporter", mib(base.rate() as u64));
+    vec![
+        row("Full backup of a machine of KubeVirt: throughput, beside one through the exporter", &ours, &stored),
+        row("The same, beside the exporter's bytes thrown away", &ours, &thrown_away),
+    ]
+}
+
+fn row(what: &'static str, ours: &[Took], exporter: &[Took]) -> Row {
+    let base = median(exporter).rate();
     let runs = ours.iter().map(|took| Run {
-        allowed: allowed.clone(),
-        measured: format!("{} a second: {:.1} × the exporter", mib(took.rate() as u64), took.rate() / base.rate()),
-        share: FASTER * base.rate() / took.rate(),
+        allowed: format!("{FASTER} × {} a second through KubeVirt's exporter", mib(base as u64)),
+        measured: format!("{} a second: {:.1} × the exporter", mib(took.rate() as u64), took.rate() / base),
+        share: FASTER * base / took.rate(),
     });
-    vec![Row::median("Full backup of a machine of KubeVirt: throughput", WHERE, runs.collect())]
+    Row::median(what, WHERE, runs.collect())
 }
 
 /// Half text, half noise, written where the disk lies: the guest does not look at it.
@@ -176,12 +192,12 @@ impl<'a> Exporter<'a> {
 }
 
 /// As a client that uses the exporter well: it asks for the maps, and then for what they call data, over one connection.
-fn by_exporter(vm: &Vm, number: usize) -> Took {
+fn by_exporter(vm: &Vm, name: &str, into: Option<&Kopia>) -> Took {
     // Each has a tracker of its own: by the same one the second would be an increment, of next to nothing.
-    let tracker = format!("exporter-{number}");
+    let tracker = format!("{name}-tracker");
     Pull::make_tracker(vm, &tracker);
     let began = Instant::now();
-    let pull = Pull::start(vm, &tracker, &format!("exported-{number}"), 2 * DISK);
+    let pull = Pull::start(vm, &tracker, name, 2 * DISK);
     let serves = |status: &Value| {
         let conditions = status["conditions"].as_array();
         conditions.is_some_and(|all| all.iter().any(|one| one["reason"] == "ExportReady"))
@@ -192,21 +208,20 @@ fn by_exporter(vm: &Vm, number: usize) -> Took {
     let exporter = Exporter::of(vm, volumes);
     let parts: Vec<_> = volumes.iter().map(|volume| (volume, exporter.data(volume))).collect();
     let mut curl = exporter.client();
-    curl.args(["--write-out", "%{size_download} %{time_starttransfer} %{time_total}\\n"]);
+    curl.args(["--write-out", "%{stderr}%{size_download} %{time_starttransfer} %{time_total}\n"]);
     let mut bytes = 0_u64;
     for (volume, data) in &parts {
         let url = volume["dataEndpoint"].as_str().must("find where it is served");
         for (at, length) in data {
-            curl.args(["--output", "/dev/null", &format!("{url}?offset={at}&length={length}")]);
+            curl.args(["--output", into.map_or("/dev/null", |_| "-"), &format!("{url}?offset={at}&length={length}")]);
             bytes += length;
         }
     }
     let before = began.elapsed();
-    let told = run(&mut curl).ok();
-    let ended = Instant::now();
+    let told = load(&mut curl, into);
     pull.end();
     // Of each request: its bytes, and the seconds until its first one and until its last.
-    let requests = told.text().lines().map(|line| {
+    let requests = told.lines().map(|line| {
         let numbers: Vec<f64> = line.split(' ').map(|one| one.parse().must("read what curl tells")).collect();
         <[f64; 3]>::try_from(numbers).unwrap_or_else(|numbers| panic!("{numbers:?}"))
     });
@@ -218,9 +233,21 @@ fn by_exporter(vm: &Vm, number: usize) -> Took {
     Took {
         first: before + Duration::from_secs_f64(first),
         read: Duration::from_secs_f64(all - first),
-        end: ended.elapsed(),
+        end: began.elapsed() - before - Duration::from_secs_f64(all),
         bytes,
     }
+}
+
+/// Has curl load what it was told, and what it loads stored; what it tells at its standard error.
+fn load(curl: &mut Command, into: Option<&Kopia>) -> String {
+    let Some(kopia) = into else { return run(curl).ok().stderr };
+    let mut curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().must("start curl");
+    let loaded = curl.stdout.take().expect("its output is a pipe");
+    let stored = kopia.backup_of_input("disks").stdin(loaded).output().must("start kopia");
+    let told = curl.wait_with_output().must("wait for curl");
+    assert!(told.status.success(), "curl: {}", String::from_utf8_lossy(&told.stderr));
+    assert!(stored.status.success(), "kopia: {}", String::from_utf8_lossy(&stored.stderr));
+    String::from_utf8(told.stderr).must("read what curl tells")
 }
 
 /// KubeVirt says nothing of the first byte: all until its end is reading, and the copy is the end.
@@ -277,8 +304,9 @@ fn table(all: &[(&str, &Vec<Took>)]) -> String {
         "A running machine with a disk of {} of half text and half noise and one of 64 MiB, both read in full; KubeVirt 1.9, \
          emulated. remora reads the job's socket on the node, compresses, encrypts and stores in an S3 server of the same \
          machine. The exporter is asked for the map of each disk (`/map`), and then for what that calls data (`/data`), one \
-         request after the other over one connection; what it sends (over TLS, through a pod) is thrown away. Both are told the \
-         same of the disks, and the large one has no zeros that a map could leave out. A push writes a qcow2 file into a claim \
+         request after the other over one connection; what it sends (over TLS, through a pod) kopia compresses (zstd-fastest), \
+         encrypts and stores in an S3 server of the same machine, or it is thrown away. Both are told the same of the \
+         disks, and the large one has no zeros that a map could leave out. A push writes a qcow2 file into a claim \
          and says nothing of its first byte; the end is a plain copy of it. Medians of {REPEATS}.\n\n\
          | | Created to first byte | First to last byte | Last byte to the end | MiB a second | In all |\n|---|---|---|---|---|---|\n",
         mib(DISK),

@@ -13,7 +13,8 @@ use remora_tests::{DiskSpec, Domain, Format, Lab, Must, Remora, S3, scattered};
 use crate::measure::{mib, seconds, took};
 use crate::report::Row;
 use crate::setting::{DISK, Setting};
-use tools::{Kopia, Restic, Tool};
+pub(crate) use tools::Kopia;
+use tools::{Restic, Tool};
 
 const INTRODUCTION: &str = "A disk of 4 GiB, half text, half noise; then 1 % of it changed in scattered blocks of 64 KiB. \
     remora reads the running VM through QEMU; restic and kopia read the raw image file, which a running VM does not offer \

@@ -75,14 +75,18 @@ impl Tool for Restic {
     }
 }
 
-pub(super) struct Kopia {
+pub(crate) struct Kopia {
     place: PathBuf,
     state: PathBuf,
 }
 
 impl Kopia {
-    /// With a new repository.
     pub(super) fn boxed(place: &Place<'_>, state: &Path) -> Box<dyn Tool> {
+        Box::new(Self::new(place, state))
+    }
+
+    /// With a new repository.
+    pub(crate) fn new(place: &Place<'_>, state: &Path) -> Self {
         let kopia = Self { place: place.folder(), state: state.to_owned() };
         let mut create = kopia.command();
         create.args(["repository", "create"]);
@@ -97,7 +101,14 @@ impl Kopia {
         };
         run(&mut create).ok();
         run(kopia.command().args(["policy", "set", "--global", "--compression=zstd-fastest"])).ok();
-        Box::new(kopia)
+        kopia
+    }
+
+    /// Backs up what it is given at its standard input.
+    pub(crate) fn backup_of_input(&self, name: &str) -> Command {
+        let mut command = self.command();
+        command.args(["snapshot", "create", "--stdin-file", name, "/"]);
+        command
     }
 
     fn command(&self) -> Command {
