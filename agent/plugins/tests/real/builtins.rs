@@ -82,7 +82,8 @@ async fn labels_select_by_all_that_is_asked_for() {
 fn what_is_wrong_with_settings_is_told_with_its_place() {
     let host = host();
     for (settings, place, said) in [
-        ("[]", "", "invalid type: sequence, expected struct Settings"),
+        ("[]", "", "invalid type: sequence, expected a mapping"),
+        (r#"["db-*"]"#, "", "invalid type: sequence, expected a mapping"),
         ("{", "", "it is no JSON: line 1, column 1"),
         (r#"{"nam": []}"#, "/nam", "unknown field `nam`"),
         (r#"{"all": null}"#, "/all", "invalid type: null, expected a boolean"),
@@ -91,7 +92,11 @@ fn what_is_wrong_with_settings_is_told_with_its_place() {
         (r#"{"names": [{}]}"#, "/names/0", "invalid type: map, expected a string"),
         (r#"{"matchLabels": {"a/~b": 7}}"#, "/matchLabels/a~1~0b", "invalid type: integer `7`, expected a string"),
         (r#"{"matchExpressions": [{"key": "a"}]}"#, "/matchExpressions/0", "missing field `operator`"),
-        (r#"{"matchExpressions": [["a", "In", ["b"]]]}"#, "/matchExpressions/0", "invalid type: sequence, expected"),
+        (
+            r#"{"matchExpressions": [["a", "In", ["b"]]]}"#,
+            "/matchExpressions/0",
+            "invalid type: sequence, expected a mapping",
+        ),
         (
             r#"{"matchExpressions": [{"key": "a", "operator": "in"}]}"#,
             "/matchExpressions/0/operator",
