@@ -147,7 +147,10 @@ async fn a_copy_is_stopped_at_every_call_that_hangs() {
         let token = cancel.clone();
         lab.to.faults.arm(call, Fault::Hang(Arc::new(move || token.cancel())));
         let outcome = lab.copy_until(cancel, &[]).await;
-        let Some(name) = lab.to.faults.hit() else { break };
+        let Some(name) = lab.to.faults.hit() else {
+            outcome.unwrap();
+            break;
+        };
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled, "{name}");
         hit.push(name);
         lab.to.faults.disarm();
