@@ -76,6 +76,7 @@ fn a_component_that_fails_a_check_is_exit_code_1_and_what_is_none_is_2() {
     fs::write(&other, "no component").unwrap();
     bare.fails(["plugin", "check", other.to_str().unwrap()], 2, "no WebAssembly component");
     bare.fails(["plugin", "check", folder.join("none.wasm").to_str().unwrap()], 3, "none.wasm");
+    bare.fails(["plugin", "check", folder.to_str().unwrap()], 2, "Name the file NAME.wasm in it");
     bare.fails(["plugin", "test", &hostile, "--upstream", "https://127.0.0.1:1"], 2, "--upstream");
     bare.fails(["plugin", "test", &hostile, "--cases", "x.yaml"], 2, "it is a mover");
 }

@@ -176,7 +176,7 @@ impl Copy<'_> {
         }
     }
 
-    /// Writes all disks; gives the hash of each window's data.
+    /// Writes and stores all disks; gives the hash of each window's data.
     async fn write(
         &self,
         reader: &dyn PointReader,
@@ -200,6 +200,8 @@ impl Copy<'_> {
             });
             hashes.push(copied.buffered(WINDOWS).try_collect().await?);
         }
+        // A store that hangs or fails now does so before the commit, while there cannot be a point.
+        writer.settle().await?;
         Ok(hashes)
     }
 

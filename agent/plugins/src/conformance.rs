@@ -26,6 +26,12 @@ pub enum Depth {
     Bench,
 }
 
+/// In a report, why a component is not taken, and what to do.
+pub(crate) fn told(error: &Error) -> String {
+    let advice = error.advice().map(|advice| format!(". {advice}"));
+    error.chain() + &advice.unwrap_or_default()
+}
+
 /// What a component is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {

@@ -23,5 +23,5 @@ pub(crate) use engine::{HANDED_OVER, LARGEST_COMPONENT, limits, sandbox, start_c
 pub(crate) use errors::{failed_call, wrong_setting};
 pub(crate) use instance::{Configured, Guest, PATIENCE, Reuse, of_processor};
 pub(crate) use interface::{Authorizing, Keeping, Scheduling, Selecting, Version};
-pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, check_form};
+pub(crate) use module::{BUILD_AGAIN, FETCH_AGAIN, Module, ModuleBytes, NEWER, check_form};
 pub(crate) use private::PrivateFolder;

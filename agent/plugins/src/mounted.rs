@@ -1,9 +1,11 @@
 //! Small files of a folder that administrators write, which may be a mounted `ConfigMap`.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use remora_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -21,36 +23,35 @@ pub(crate) fn version(folder: &Path) -> PathBuf {
     }
 }
 
-/// The bytes of a file, and of nothing else: whoever opens a pipe waits for ever, and a device has no end. Of one that has more
-/// than `most`, one more, which shows that.
+/// The bytes of a file, and of nothing else: a pipe may have no end, as a device has none, and what is none is invalid input. Of
+/// one that has more than `most`, one more, which shows that.
 pub(crate) fn regular_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no file"));
+    // Whoever opens a pipe waits for ever, but so. It is looked at once it is open, for what lies there may be swapped.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// A file of at most 64 KiB; relative paths are relative to the folder.
 pub(crate) fn small_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
     let path = folder.join(path);
-    let named = || format!("reading {}", path.display());
-    let file = fs::File::open(&path).map_err(|e| Error::io(named(), e))?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(named(), e))?;
+    let bytes = regular_file(&path, LONGEST).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Error::new(ErrorKind::Invalid, format!("{} is no file", path.display()))
+            .advise("Put what it is to hold into a file there: pipes, devices and folders are not read."),
+        _ => Error::io(format!("reading {}", path.display()), error),
+    })?;
     if bytes.len() as u64 > LONGEST {
         return Err(Error::new(ErrorKind::Invalid, format!("{} is larger than 64 KiB", path.display())));
     }
     Ok(bytes)
 }
 
-/// The same, as text: of a document or a signature, which is a file and no pipe that somebody waits for.
+/// The same, as text.
 pub(crate) fn small_text(folder: &Path, path: &Path) -> Result<String> {
-    let there = folder.join(path);
-    if fs::metadata(&there).is_ok_and(|found| !found.is_file()) {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is no file", there.display())));
-    }
     String::from_utf8(small_file(folder, path)?)
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("{} is no text", path.display())).because(e))
 }
@@ -89,6 +90,9 @@ pub(crate) fn documents(folder: &Path) -> Result<Vec<String>> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     #[test]
@@ -98,5 +102,21 @@ mod tests {
         let error = documents(folder.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().ends_with("a.yaml is no file"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_and_a_folder_are_no_secret_and_are_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        mkfifo(&folder.path().join("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        for name in ["pipe", "folder"] {
+            let error = secret_file(folder.path(), Path::new(name)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().ends_with(&format!("{name} is no file")), "{error}");
+        }
+        let error = secret_file(folder.path(), Path::new("absent")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        fs::write(folder.path().join("token"), "s3cret\n").unwrap();
+        assert_eq!(*secret_file(folder.path(), Path::new("token")).unwrap(), b"s3cret");
     }
 }

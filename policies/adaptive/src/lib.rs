@@ -58,6 +58,9 @@ impl Policy for Adaptive {
         if settings.max < settings.min {
             invalid.add("/max", "it is shorter than min");
         }
+        if settings.jitter > settings.max {
+            invalid.add("/jitter", "it is longer than max, the longest time between two runs; give less");
+        }
         let zone = settings.timezone.unwrap_or_else(|| "UTC".into());
         let timing = timing::Settings { timezone: zone, jitter: settings.jitter, blackout: settings.blackout };
         let timing = Timing::new(timing)?;

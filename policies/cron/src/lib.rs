@@ -32,12 +32,20 @@ struct Scheduler {
 /// From here on an expression must have an occasion: later on, none may come within the life of a backup.
 const SOME_TIME: i64 = 1_767_225_600;
 
+/// How long a schedule pauses at most is seen in a year, or in so many occasions: those of a day with one each minute.
+const YEAR: i64 = 366 * 86_400;
+const OCCASIONS: usize = 1_440;
+
+/// What the parts of an expression are, and how many values each has.
+const PARTS: [(&str, u32); 5] = [("minute", 60), ("hour", 24), ("day of month", 31), ("month", 12), ("day of week", 7)];
+
 impl Policy for Scheduler {
     type Settings = Settings;
 
     fn new(settings: Settings) -> Result<Self, Invalid> {
         let zone = settings.timezone.unwrap_or_else(|| "UTC".into());
-        let timing = timing::Settings { timezone: zone, jitter: settings.jitter, blackout: settings.blackout };
+        let jitter = settings.jitter;
+        let timing = timing::Settings { timezone: zone, jitter, blackout: settings.blackout };
         let timing = Timing::new(timing)?;
         let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
         let cron = parser.parse(&settings.cron).map_err(|error| {
@@ -46,11 +54,17 @@ impl Policy for Scheduler {
                 format!("{error}; minute, hour, day, month, weekday are wanted, such as 15 2 * * *"),
             )
         })?;
-        let policy = Self { cron, timing };
-        match policy.occasion(SOME_TIME) {
-            Some(_) => Ok(policy),
-            None => Err(Invalid::field("/cron", "there is no such day")),
+        if let Some(what) = nonsense(&settings.cron) {
+            return Err(Invalid::field("/cron", what));
         }
+        let policy = Self { cron, timing };
+        let Some(first) = policy.occasion(SOME_TIME) else {
+            return Err(Invalid::field("/cron", "there is no such day"));
+        };
+        if !policy.pauses(first, jitter.0) {
+            return Err(Invalid::field("/jitter", "no two occasions are so far apart; give less, such as 30m"));
+        }
+        Ok(policy)
     }
 
     fn facts(&self) -> Facts {
@@ -76,7 +90,37 @@ impl Policy for Scheduler {
     }
 }
 
+/// What is wrong with an expression that the parser takes: it passes over items that are missing, and a step that leads beyond
+/// the last value leaves the first one alone.
+fn nonsense(expression: &str) -> Option<String> {
+    for (part, (name, values)) in expression.split_whitespace().zip(PARTS) {
+        for item in part.split(',') {
+            if item.is_empty() {
+                return Some(format!("the {name} {part} has an item that is empty; leave out the comma"));
+            }
+            let step = item.split_once('/').and_then(|(_, step)| step.parse::<u32>().ok());
+            if step.is_some_and(|step| step > values) {
+                return Some(format!("the {name} {item} has a step beyond all {values} values; give a smaller one"));
+            }
+        }
+    }
+    None
+}
+
 impl Scheduler {
+    /// Whether there is ever so long between two occasions. Of most schedules it is between the first two.
+    fn pauses(&self, first: i64, jitter: i64) -> bool {
+        let mut at = first;
+        for _ in 0..OCCASIONS {
+            match self.occasion(at) {
+                Some(next) if next - at >= jitter => return true,
+                Some(next) if next - first <= YEAR => at = next,
+                _ => return false,
+            }
+        }
+        false
+    }
+
     /// The first occasion after an instant.
     fn occasion(&self, after: i64) -> Option<i64> {
         let after = Timestamp::from_second(after).ok()?;

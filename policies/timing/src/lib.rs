@@ -59,6 +59,10 @@ impl Timing {
             let name = &settings.timezone;
             Invalid::field("/timezone", format!("there is no time zone {name:?}; one is Europe/Prague, another UTC"))
         })?;
+        if window::cover_the_week(&settings.blackout) {
+            let what = "the windows cover the whole week, so that nothing would ever run; leave some time between them";
+            return Err(Invalid::field("/blackout", what));
+        }
         Ok(Self { zone, jitter: settings.jitter.0, blackout: settings.blackout })
     }
 

@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, command: PluginCommand) -> Result<()>
         PluginCommand::Test(args) => (Depth::Test, args),
         PluginCommand::Bench(args) => (Depth::Bench, args),
     };
-    let component = read(&args.file)?;
+    let component = component(&args.file)?;
     let made = Made::of(&component).map_err(|error| error.within(args.file.display()))?;
     let report = match made {
         Made::Policy => conformance::policy(component, policy_trial(&args)?, depth).await,
@@ -91,6 +91,14 @@ fn settings(args: &Plugin) -> Result<String> {
 fn text_of(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?)
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("{} is no text", path.display())).because(e))
+}
+
+fn component(path: &Path) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is a folder, and no component", path.display()))
+            .advise("Name the file NAME.wasm in it: the script `build` makes it in a folder of `remora plugin new`."));
+    }
+    read(path)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

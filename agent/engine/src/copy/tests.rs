@@ -54,7 +54,11 @@ impl Lab {
     }
 
     async fn copy(&self, wanted: &[PointId]) -> Result<CopyReport> {
-        copy(&self.from, &self.to, wanted, Arc::new(NoProgress), CancellationToken::new()).await
+        self.copy_until(CancellationToken::new(), wanted).await
+    }
+
+    async fn copy_until(&self, cancel: CancellationToken, wanted: &[PointId]) -> Result<CopyReport> {
+        copy(&self.from, &self.to, wanted, Arc::new(NoProgress), cancel).await
     }
 
     /// Every point has exactly one copy, with the same bytes.
@@ -132,6 +136,29 @@ async fn a_copy_that_failed_anywhere_goes_on() {
             lab.assert_all_copied().await;
         }
     }
+}
+
+/// Whatever call of the store hangs, a copy that is told to stop does, and the next one goes on.
+#[tokio::test]
+async fn a_copy_is_stopped_at_every_call_that_hangs() {
+    let mut hit = Vec::new();
+    for call in 0.. {
+        let (lab, cancel) = (Lab::new().await, CancellationToken::new());
+        let token = cancel.clone();
+        lab.to.faults.arm(call, Fault::Hang(Arc::new(move || token.cancel())));
+        let outcome = lab.copy_until(cancel, &[]).await;
+        let Some(name) = lab.to.faults.hit() else {
+            outcome.unwrap();
+            break;
+        };
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled, "{name}");
+        hit.push(name);
+        lab.to.faults.disarm();
+        lab.copy(&[]).await.unwrap();
+        lab.assert_all_copied().await;
+    }
+    let commits: Vec<_> = hit.windows(2).filter(|calls| calls[1] == "commit").map(|calls| calls[0]).collect();
+    assert_eq!(commits, ["settle"; 3], "all is stored before there may be a point");
 }
 
 #[tokio::test]

@@ -49,9 +49,9 @@ fn invalid(what: &str, fault: &Fault) -> Error {
     Error::new(ErrorKind::Invalid, format!("{what}, line {}: {}", fault.line.unwrap_or_default(), fault.what))
 }
 
-/// What are no settings at all. Not a list: serde takes one for a record, field by field.
-pub(crate) fn none() -> [Value; 3] {
-    [json!("text"), json!(7), json!(true)]
+/// What are no settings at all. A list is none either, though a parser may take one for a record, field by field.
+pub(crate) fn none() -> [Value; 4] {
+    [json!("text"), json!(7), json!(true), json!([])]
 }
 
 /// Good settings with a field that nobody has; none if they are no mapping.

@@ -72,6 +72,11 @@ pub(crate) const FETCH_AGAIN: &str =
 /// What to do about a component that has the right names, and other types behind them.
 pub(crate) const BUILD_AGAIN: &str = "Build it again, against the wit/ of this version of remora; or ask who made it.";
 
+/// What to do about a component with interfaces of `wit/` that this remora does not know: it knows all that were ever released
+/// before it.
+pub(crate) const NEWER: &str = "It is made for a newer version: a newer remora is needed, or it is to be built again, against the \
+                                wit/ of this one.";
+
 /// A component's file.
 pub(crate) struct ModuleBytes<'a> {
     pub(crate) digest: Digest,
@@ -178,12 +183,15 @@ fn check_world(engine: &Engine, component: &Component) -> Result<BTreeMap<Kind, 
     let world = component.component_type();
     let imports: Vec<_> = world.imports(engine).map(|(name, _)| name.to_owned()).collect();
     if !imports.is_empty() {
+        let newer = imports.iter().any(|name| name.starts_with("remora:policy/"));
         return Err(Error::new(ErrorKind::Refused, "a policy imports nothing")
             .because(format!("it imports {}", imports.join(", ")))
-            .advise(
+            .advise(if newer {
+                NEWER
+            } else {
                 "Build it without a standard library that asks for an operating system: for Rust, for the target \
-             wasm32-unknown-unknown; for others see docs/plugins.md.",
-            ));
+                 wasm32-unknown-unknown; for others see docs/plugins.md."
+            }));
     }
     let exports: Vec<_> = world
         .exports(engine)
@@ -201,7 +209,7 @@ fn check_world(engine: &Engine, component: &Component) -> Result<BTreeMap<Kind, 
         let error = Error::new(ErrorKind::Unsupported, "it exports no interface that this remora knows")
             .because(format!("it exports {}", if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
         return Err(error.advise(if newer {
-            format!("It is for another version of remora, which knows {wanted}: update one of the two.")
+            format!("{NEWER} This one knows {wanted}.")
         } else {
             format!("A policy exports one of {wanted}.")
         }));

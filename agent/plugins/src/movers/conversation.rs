@@ -278,10 +278,11 @@ impl Component {
 
     /// A call, and all that is asked during it. Bounded: by the deadline here, whatever the child does.
     async fn converse(&self, instance: &mut Instance, call: Call, luggage: &Luggage) -> Result<Done, Failed> {
-        let deadline = Instant::now() + self.deadline;
-        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
         instance.calls += 1;
         let sha256 = self.digest_for(luggage).await?;
+        // All of its time is the component's, as the child counts it: hashing is not its work.
+        let deadline = Instant::now() + self.deadline;
+        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
         instance.say(&Down::Call { instance: instance.number, deadline_ms, sha256, call })?;
         let mut requests = Requests::default();
         loop {

@@ -13,7 +13,7 @@ use remora_core::Result;
 use super::{AuthorizePolicy, RetentionPolicy, SchedulePolicy, SelectPolicy};
 use crate::cases;
 use crate::conformance::settings::{Refusal, refusals};
-use crate::conformance::{Depth, Findings, Report};
+use crate::conformance::{self, Depth, Findings, Report};
 use crate::host::{Digest, Host, HostOptions, Kind, Module, Refused, Reuse, wrong_setting};
 use questions::Random;
 
@@ -88,7 +88,7 @@ impl Component<'_> {
         let module = match self.host.module(&component.into()) {
             Ok(module) => module,
             Err(error) => {
-                findings.note(WORLD, Err(error.chain()));
+                findings.note(WORLD, Err(conformance::told(&error)));
                 return (findings, Vec::new());
             }
         };
@@ -180,7 +180,7 @@ fn same<P: Tried>(policy: &P, questions: &[P::Question], answers: &[String]) -> 
 /// What a policy says of itself when it is not taken.
 fn told(refused: &Refused) -> String {
     match refused {
-        Refused::Because(error) => error.chain(),
+        Refused::Because(error) => conformance::told(error),
         Refused::Settings(errors) => {
             let each = errors.iter().map(|error| wrong_setting(&error.path, &error.message));
             each.collect::<Vec<_>>().join("; ")

@@ -65,7 +65,7 @@ impl Snapshot {
     }
 }
 
-/// What cannot be read in it is told of by its file. One that is not there is so only if `last`, for a swap may be why.
+/// What cannot be read in it is told of by its file. One that went meanwhile is so only if `last`, for a swap may be why.
 fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
     let (mut documents, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
     let (mut modules, mut all) = (BTreeMap::new(), BTreeMap::new());
@@ -79,7 +79,7 @@ fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
             continue;
         }
         let bytes = match regular_file(&path, LARGEST_COMPONENT as u64) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !last => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !last && !dangles(&path) => return Err(error),
             bytes => bytes,
         };
         let digest = match &bytes {
@@ -108,6 +108,38 @@ fn read(folder: &Path, last: bool) -> io::Result<Snapshot> {
     Ok(Snapshot { folder: folder.into(), documents, unreadable, modules, digest })
 }
 
+/// Whether it is a link to nothing, which it may be for long, and no file that was just removed.
+fn dangles(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
 fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_to_nothing_is_told_of_at_the_first_try() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("nowhere", folder.path().join("a.yaml")).unwrap();
+        let snapshot = read(folder.path(), false).unwrap();
+        assert_eq!(snapshot.unreadable.keys().collect::<Vec<_>>(), ["a.yaml"]);
+    }
+
+    #[test]
+    fn what_was_removed_meanwhile_is_no_link_to_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        assert!(!dangles(&file));
+        symlink("a.yaml", &link).unwrap();
+        assert!(dangles(&link));
+        // It was swapped: there is a file again.
+        fs::write(&file, "").unwrap();
+        assert!(!dangles(&link) && !dangles(&file));
+    }
 }

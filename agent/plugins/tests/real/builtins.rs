@@ -82,7 +82,8 @@ async fn labels_select_by_all_that_is_asked_for() {
 fn what_is_wrong_with_settings_is_told_with_its_place() {
     let host = host();
     for (settings, place, said) in [
-        ("[]", "", "invalid type: sequence, expected struct Settings"),
+        ("[]", "", "invalid type: sequence, expected a mapping"),
+        (r#"["db-*"]"#, "", "invalid type: sequence, expected a mapping"),
         ("{", "", "it is no JSON: line 1, column 1"),
         (r#"{"nam": []}"#, "/nam", "unknown field `nam`"),
         (r#"{"all": null}"#, "/all", "invalid type: null, expected a boolean"),
@@ -91,7 +92,11 @@ fn what_is_wrong_with_settings_is_told_with_its_place() {
         (r#"{"names": [{}]}"#, "/names/0", "invalid type: map, expected a string"),
         (r#"{"matchLabels": {"a/~b": 7}}"#, "/matchLabels/a~1~0b", "invalid type: integer `7`, expected a string"),
         (r#"{"matchExpressions": [{"key": "a"}]}"#, "/matchExpressions/0", "missing field `operator`"),
-        (r#"{"matchExpressions": [["a", "In", ["b"]]]}"#, "/matchExpressions/0", "invalid type: sequence, expected"),
+        (
+            r#"{"matchExpressions": [["a", "In", ["b"]]]}"#,
+            "/matchExpressions/0",
+            "invalid type: sequence, expected a mapping",
+        ),
         (
             r#"{"matchExpressions": [{"key": "a", "operator": "in"}]}"#,
             "/matchExpressions/0/operator",
@@ -248,8 +253,6 @@ async fn what_was_missed_is_made_up_for_at_once_but_not_in_a_blackout() {
     for (now, expected) in table {
         assert_eq!(next(&policy, "2026-01-11T02:00:00Z", now, 0).await, expected, "at {now}");
     }
-    let never = cron(&host(), r#"{"cron": "0 2 * * *", "blackout": [{"from": "00:00", "to": "00:00"}]}"#);
-    assert_eq!(next(&never, "2026-01-11T02:00:00Z", "2026-01-12T12:00:00Z", 0).await, None);
 }
 
 #[test]
@@ -266,9 +269,51 @@ fn cron_settings_that_make_no_sense_are_told() {
             r#"{"cron": "15 2 * * *", "blackout": [{"days": ["monday"], "from": "08:00", "to": "18:00"}]}"#,
             "/blackout/0/days/0",
         ),
+        (r#"{"cron": "15 2 * * *", "blackout": [[["mon"], "08:00", "18:00"]]}"#, "/blackout/0"),
         (r#"{"corn": "15 2 * * *"}"#, "/corn"),
+        // What croner takes.
+        (r#"{"cron": "1,,2 2 * * *"}"#, "/cron"),
+        (r#"{"cron": "15 2 * * 1,"}"#, "/cron"),
+        (r#"{"cron": "*/61 * * * *"}"#, "/cron"),
+        (r#"{"cron": "0 0 * * 1,*/8"}"#, "/cron"),
+        // Longer than the schedule ever pauses.
+        (r#"{"cron": "15 2 * * *", "jitter": "99999d"}"#, "/jitter"),
+        (r#"{"cron": "15 2 * * *", "jitter": "25h"}"#, "/jitter"),
+        (r#"{"cron": "*/5 * * * *", "jitter": "6m"}"#, "/jitter"),
+        (r#"{"cron": "0 0 29 2 *", "jitter": "99999d"}"#, "/jitter"),
+        // All of the week.
+        (r#"{"cron": "15 2 * * *", "blackout": [{"from": "00:00", "to": "00:00"}]}"#, "/blackout"),
+        (
+            r#"{"cron": "15 2 * * *", "blackout": [{"from": "08:00", "to": "20:00"}, {"from": "19:00", "to": "08:00"}]}"#,
+            "/blackout",
+        ),
+        (
+            r#"{"cron": "15 2 * * *", "blackout": [
+                {"days": ["mon", "tue", "wed", "thu", "fri", "sat"], "from": "06:00", "to": "06:00"},
+                {"days": ["sun"], "from": "05:00", "to": "08:00"}, {"days": ["sun"], "from": "08:00", "to": "07:00"}]}"#,
+            "/blackout",
+        ),
     ] {
         assert_eq!(fields(SchedulePolicy::load(&host, builtin("cron"), settings)), [field], "{settings}");
+    }
+}
+
+/// What is like it, and makes sense.
+#[test]
+fn cron_settings_that_are_only_rare_are_taken() {
+    let host = host();
+    for settings in [
+        r#"{"cron": "*/60 */24 * * *"}"#,
+        r#"{"cron": "@daily", "jitter": "24h"}"#,
+        // It pauses at night, in winter, and for four years.
+        r#"{"cron": "*/10 8-18 * * *", "jitter": "2h"}"#,
+        r#"{"cron": "0 0 1 4-9 *", "jitter": "60d"}"#,
+        r#"{"cron": "0 0 29 2 *", "jitter": "500d"}"#,
+        r#"{"cron": "15 2 * * *", "blackout": [{"from": "00:00", "to": "23:59"}]}"#,
+        r#"{"cron": "15 2 * * *", "blackout": [
+            {"days": ["mon", "tue", "wed", "thu", "fri", "sat"], "from": "06:00", "to": "06:00"}]}"#,
+    ] {
+        cron(&host, settings);
     }
 }
 
@@ -310,6 +355,8 @@ async fn adaptive_comes_sooner_to_a_vm_that_changes_more() {
         fields(SchedulePolicy::load(&host, builtin("adaptive"), r#"{"min": "5s", "max": "1s", "target": "1GiB"}"#)),
         ["/min", "/max"]
     );
+    let spread = r#"{"min": "1h", "max": "24h", "target": "1GiB", "jitter": "25h"}"#;
+    assert_eq!(fields(SchedulePolicy::load(&host, builtin("adaptive"), spread)), ["/jitter"]);
 }
 
 #[tokio::test]

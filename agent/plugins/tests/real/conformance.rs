@@ -142,5 +142,6 @@ async fn a_policy_that_traps_or_hangs_at_some_question_is_found_and_the_question
 async fn what_is_no_policy_is_told_and_tried_no_further() {
     let report = policy(wat::parse_str("(module)").unwrap(), trial("{}"), Depth::Test).await.unwrap();
     assert_failed(&report, "is a component that imports nothing", "core module");
+    assert_failed(&report, "is a component that imports nothing", ". Make a component of it: ");
     assert_eq!(report.checks.len(), 2, "{report:#?}");
 }

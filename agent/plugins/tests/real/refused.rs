@@ -32,8 +32,10 @@ fn of_world(text: &str) -> Vec<u8> {
 type Refusal = (&'static str, Vec<u8>, ErrorKind, &'static str, &'static str);
 
 /// Components that no selector is made of.
-fn refusals() -> [Refusal; 10] {
+fn refusals() -> [Refusal; 11] {
     let newer = "package remora:policy@0.2.0; interface select { configure: func(); } world w { export select; }";
+    let newer_import = "package remora:policy@0.2.0; interface types { now: func() -> u64; }
+                        interface select { configure: func(); } world w { import types; export select; }";
     let other = "package acme:other@1.0.0; interface thing { go: func(); } world w { export thing; }";
     let import = "package acme:other@1.0.0; interface net { send: func(); } interface thing { go: func(); }
                   world w { import net; export thing; }";
@@ -45,14 +47,15 @@ fn refusals() -> [Refusal; 10] {
     let core = wat::parse_str("(module)").unwrap();
     let mut cut = selector("(i32.const 0)", "(i32.const 0)", "");
     cut.truncate(cut.len() / 2);
-    let (newer, other, import, lie) = (of_world(newer), of_world(other), of_world(import), of_world(lie));
+    let [newer, newer_import, other, import, lie] = [newer, newer_import, other, import, lie].map(of_world);
     [
         ("text", b"hello".to_vec(), ErrorKind::Invalid, "no WebAssembly component", "\\0asm"),
         ("nothing", Vec::new(), ErrorKind::Invalid, "no WebAssembly component", "\\0asm"),
         ("a core module", core, ErrorKind::Invalid, "core module", "component new"),
         ("compiled code", b"\x7fELF...".to_vec(), ErrorKind::Invalid, "compiled code", ".wasm"),
         ("half a component", cut, ErrorKind::Invalid, "no valid component", "Fetch it again"),
-        ("a newer version", newer, ErrorKind::Unsupported, "remora:policy/select@0.2.0", "update one"),
+        ("a newer version", newer, ErrorKind::Unsupported, "remora:policy/select@0.2.0", "a newer remora is needed"),
+        ("its import", newer_import, ErrorKind::Refused, "remora:policy/types@0.2.0", "a newer remora is needed"),
         ("another world", other, ErrorKind::Unsupported, "acme:other/thing", "remora:policy/select@0.1.0"),
         ("an import", import, ErrorKind::Refused, "acme:other/net", "wasm32-unknown-unknown"),
         ("another kind of policy", gfs.to_vec(), ErrorKind::Invalid, "remora:policy/retention", "select"),

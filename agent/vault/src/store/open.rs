@@ -117,8 +117,8 @@ fn s3_locks(
 ) -> Result<Arc<dyn Locks>> {
     let options = client_options(&location.access, patience)?;
     // Of an endpoint of plain HTTP.
-    let http = connector(&location.access, patience, Seen::Never)?.connect(&options.clone().with_allow_http(true));
-    let connector = connector(&location.access, patience, Seen::Never)?;
+    let http = connector(location, patience, Seen::Never)?.connect(&options.clone().with_allow_http(true));
+    let connector = connector(location, patience, Seen::Never)?;
     let how = How { options, patience, connector };
     let (s3, region) = s3(bucket, &variables(location, bucket)?, how, CHECKSUM).map_err(|e| invalid(bucket, e))?;
     let keeping = {
@@ -184,7 +184,7 @@ fn client(
     seen: Seen,
 ) -> Result<Arc<dyn ObjectStore>> {
     let variables = variables(location, bucket)?;
-    let how = How { options, patience, connector: connector(&location.access, patience, seen)? };
+    let how = How { options, patience, connector: connector(location, patience, seen)? };
     let built = match bucket.vendor {
         Vendor::S3 => s3(bucket, &variables, how, checksum).map(|(s3, _)| Arc::new(s3) as Arc<dyn ObjectStore>),
         Vendor::Azure => azure(bucket, &variables, how),
@@ -201,12 +201,12 @@ struct How {
 }
 
 /// What makes the HTTP clients.
-fn connector(access: &Access, patience: Patience, seen: Seen) -> Result<Waiting<Connector>> {
-    let connector = match access.reach {
+fn connector(location: &Location, patience: Patience, seen: Seen) -> Result<Waiting<Connector>> {
+    let connector = match location.access.reach {
         Reach::Anywhere => Connector::Anywhere(ReqwestConnector::default()),
-        Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(access)? }),
+        Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(&location.access)? }),
     };
-    Ok(Waiting { connector, outage: patience.outage, seen })
+    Ok(Waiting { connector, name: location.to_string(), outage: patience.outage, seen })
 }
 
 /// The PEM certificates that are trusted beside the system's.

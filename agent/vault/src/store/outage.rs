@@ -27,6 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
     pub(super) connector: C,
+    /// How the log names the store.
+    pub(super) name: String,
     pub(super) outage: Duration,
     /// What is known of the store beforehand.
     pub(super) seen: Seen,
@@ -35,13 +37,15 @@ pub(super) struct Waiting<C> {
 impl<C: HttpConnector> HttpConnector for Waiting<C> {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = self.connector.connect(options)?;
-        Ok(HttpClient::new(Client { inner: client, outage: self.outage, store: Mutex::new(self.seen) }))
+        let (name, store) = (self.name.clone(), Mutex::new(self.seen));
+        Ok(HttpClient::new(Client { inner: client, name, outage: self.outage, store }))
     }
 }
 
 #[derive(Debug)]
 struct Client {
     inner: HttpClient,
+    name: String,
     outage: Duration,
     store: Mutex<Seen>,
 }
@@ -90,7 +94,8 @@ impl Client {
         match *store {
             Seen::Never => false,
             Seen::There => {
-                tracing::info!(seconds = self.outage.as_secs(), "the store is away, and is waited for");
+                let seconds = self.outage.as_secs();
+                tracing::info!(store = %self.name, seconds, "the store is away, and is waited for");
                 *store = Seen::Away(now);
                 true
             }
@@ -178,7 +183,8 @@ mod tests {
     fn client(played: Played, seen: Seen) -> (Client, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let inner = HttpClient::new(Server { played, asked: Arc::clone(&asked) });
-        (Client { inner, outage: OUTAGE, store: Mutex::new(seen) }, asked)
+        let name = "s3://bucket/vms at https://store.example".into();
+        (Client { inner, name, outage: OUTAGE, store: Mutex::new(seen) }, asked)
     }
 
     fn request(method: Method) -> HttpRequest {
@@ -198,6 +204,21 @@ mod tests {
         assert!(!client.waits(at(110)) && !client.waits(at(500)), "whoever comes later does not wait again");
         *client.store() = Seen::There;
         assert!(client.waits(at(600)), "it was there in between");
+    }
+
+    /// On one thread, so that the log of this test is this test's.
+    #[test]
+    fn the_log_names_the_store_that_is_away() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        // Where there is one log alone, a callsite asks that of the thread that comes by first, which may be another test's, for
+        // all.
+        let off = tracing::level_filters::LevelFilter::OFF;
+        let _another = tracing::Dispatch::new(tracing_subscriber::fmt().with_max_level(off).finish());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.reopen().unwrap()).finish();
+        let (client, _) = client(Played::IsBusy, Seen::There);
+        tracing::subscriber::with_default(subscriber, || assert!(client.waits(Instant::now())));
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        assert!(text.contains("store=s3://bucket/vms at https://store.example"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]

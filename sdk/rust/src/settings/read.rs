@@ -99,7 +99,11 @@ impl<'de> Deserializer<'de> for &'de Json {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        self.deserialize_map(visitor)
+        match self {
+            Json::Mapping(found) => fields(found, visitor),
+            // What the code calls it says nothing to whoever wrote the settings.
+            found => Err(Fault::mismatch(found, &"a mapping")),
+        }
     }
 
     /// The name of a variant, or a map with that as its one field.

@@ -9,7 +9,7 @@ use super::bindings::objects::remora::mover::{errors, host_io, log, task};
 use super::bindings::volumes::VolumeStorePre;
 use super::compiled;
 use super::instance::Guest;
-use crate::host::{BUILD_AGAIN, FETCH_AGAIN, check_form, sandbox, start_clock};
+use crate::host::{BUILD_AGAIN, FETCH_AGAIN, NEWER, check_form, sandbox, start_clock};
 
 /// The interfaces that a mover may import; `errors` has types only.
 const IMPORTS: [&str; 4] =
@@ -93,15 +93,26 @@ fn check_world(engine: &Engine, component: &Component, wanted: World) -> Result<
     if !beyond.is_empty() {
         return Err(unfit(
             format!("it imports {}, and a mover gets nothing but {}", beyond.join(", "), IMPORTS.join(", ")),
-            Some("Build it for wasm32-unknown-unknown, against the wit/mover of this remora."),
+            Some(if beyond.iter().any(|name| is_newer(name)) {
+                NEWER
+            } else {
+                "Build it for wasm32-unknown-unknown, against the wit/mover of this remora."
+            }),
         ));
     }
     let exports: Vec<_> = world.exports(engine).map(|(name, _)| name.to_owned()).collect();
     if !exports.iter().any(|name| name == export) {
+        let other = format!("Name a mover of the world {named}, for this version of remora.");
         return Err(unfit(
             format!("it does not export {export}; it exports {}", exports.join(", ")),
-            Some(&format!("Name a mover of the world {named}, for this version of remora.")),
+            Some(if exports.iter().any(|name| is_newer(name)) { NEWER } else { other.as_str() }),
         ));
     }
     Ok(())
+}
+
+/// Whether a name is one of `wit/mover` that this remora does not know.
+fn is_newer(name: &str) -> bool {
+    let known = [World::Objects, World::Volumes].map(|world| export(world).0);
+    name.starts_with("remora:mover/") && !IMPORTS.contains(&name) && !known.contains(&name)
 }

@@ -9,7 +9,7 @@ use super::super::process::Child;
 use super::super::wire::World;
 use super::subject::{Subject, ensure, ready, told};
 use crate::conformance::settings::{self, UNKNOWN};
-use crate::conformance::{Depth, Findings};
+use crate::conformance::{self, Depth, Findings};
 use crate::host::check_form;
 
 /// What a vault stores in one piece.
@@ -28,7 +28,7 @@ pub(super) async fn try_all(findings: &mut Findings, subject: &Subject, componen
         Err(error) => Err(error),
     };
     findings.figure("starting a process and compiling", started.elapsed().as_secs_f64() * 1e3, "ms", None);
-    let fits = fits.map_err(|error| error.chain());
+    let fits = fits.map_err(|error| conformance::told(&error));
     let sound = fits.is_ok();
     let world = match subject.world {
         World::Objects => "object-store",

@@ -166,6 +166,7 @@ async fn what_is_no_mover_is_told_and_tried_no_further() {
     let (_, labels) = remora_plugins::builtins().find(|(name, _)| *name == "labels").unwrap();
     let report = mover(labels.to_vec(), trial("{}", &[]), Depth::Test).await.unwrap();
     assert_failed(&report, "is a component of the world", "does not export remora:mover/objects@0.1.0");
+    assert_failed(&report, "is a component of the world", ". Name a mover of the world object-store");
     assert_eq!(report.checks.len(), 1, "{report:#?}");
     let settings = r#"{"endpoint": "nowhere"}"#;
     let report = of("plain", trial(settings, &[("token", "t")])).await;

@@ -28,6 +28,9 @@ fn of_world(text: &str) -> Vec<u8> {
 async fn what_is_no_mover_of_this_version_is_told_apart() {
     let folder = Folder::new();
     let newer = "package remora:mover@0.2.0; interface objects { open: func(); } world w { export objects; }";
+    let newer_import =
+        "package remora:mover@0.2.0; interface host-io { send: func(); } interface objects { open: func(); }
+                        world w { import host-io; export objects; }";
     // The name and version of an interface that this host knows, and other functions.
     let other = "package remora:mover@0.1.0; interface objects { other: func(); } world w { export objects; }";
     let import = "package acme:other@1.0.0; interface net { send: func(); } interface thing { go: func(); }
@@ -38,7 +41,8 @@ async fn what_is_no_mover_of_this_version_is_told_apart() {
         (b"text".to_vec(), "no WebAssembly component", "\\0asm"),
         (core, "core module", "component new"),
         (policy.to_vec(), "does not export remora:mover/objects@0.1.0", "of the world object-store"),
-        (of_world(newer), "it exports remora:mover/objects@0.2.0", "for this version of remora"),
+        (of_world(newer), "it exports remora:mover/objects@0.2.0", "a newer remora is needed"),
+        (of_world(newer_import), "it imports remora:mover/host-io@0.2.0", "a newer remora is needed"),
         (of_world(import), "it imports acme:other/net@1.0.0", "wasm32-unknown-unknown"),
         (b"\0asm\x0d\0\x01\0nonsense".to_vec(), "no valid component", "Fetch it again"),
         (of_world(other), "does not have export", "against the wit/ of this version"),
