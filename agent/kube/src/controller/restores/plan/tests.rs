@@ -13,7 +13,7 @@ use super::*;
 use crate::controller::FINALIZER;
 use crate::controller::observed::{RepositoryFacts, StorageClasses};
 use crate::controller::restores::observed::MachineFacts;
-use crate::controller::worker::{Image, Overlay, PodState, Worker, WorkerFacts, WorkerStep};
+use crate::controller::worker::{Image, Overlay, Placement, PodState, Worker, WorkerFacts, WorkerStep};
 use crate::resources::RestoreRun;
 
 const GIB: u64 = 1 << 30;
@@ -256,6 +256,21 @@ fn the_worker_of_a_machine_runs_where_the_machine_may() {
     let of_claims = spec(&to_copy);
     assert_eq!((&of_claims["affinity"], &of_claims["tolerations"]), (&Value::Null, &tolerations));
     assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
+}
+
+#[test]
+fn what_nobody_can_read_of_where_a_machine_may_run_leaves_the_rest() {
+    let selector = json!({"zone": "a"});
+    let tolerations = json!([{"key": "machines", "operator": "Exists"}]);
+    for unreadable in [json!(null), json!("x"), json!({"nodeAffinity": 7})] {
+        let spec = json!({"nodeSelector": selector, "tolerations": tolerations, "affinity": unreadable});
+        let rest = json!({"nodeSelector": selector, "tolerations": tolerations});
+        assert_eq!(Placement::of(&spec), Placement::of(&rest), "{unreadable}");
+        assert_ne!(Placement::of(&rest), Placement::default());
+    }
+    let selector = json!({"nodeSelector": {"zone": 1}, "tolerations": tolerations});
+    assert_eq!(Placement::of(&selector), Placement::of(&json!({"tolerations": tolerations})));
+    assert_eq!(Placement::of(&json!(null)), Placement::default());
 }
 
 /// Else it would overwrite a claim when nobody thinks of it any more.
