@@ -286,9 +286,31 @@ fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
     // Nor does what could begin now, if no controller was there in time.
     let (reason, message) = ends(&Observed { age: late.age, ..made(to_claims()) });
     assert!(reason == "DeadlineExceeded" && message.contains("Nothing speaks against it now"), "{reason}: {message}");
-    // One that has begun takes as long as it takes.
+    // One that has begun has more time.
     let works = Observed { age: late.age, ..made(claimed(to_claims())) };
     assert_eq!(plan(&works).status.unwrap().ended, None);
+}
+
+#[test]
+fn what_has_begun_has_three_days_and_ends_then_as_what_fails_does() {
+    let of = |run: RestoreRun, age| Observed { age, ..made(run) };
+    let late = ENDS_WITHIN + Duration::from_secs(1);
+    assert_eq!(ENDS_WITHIN.checked_sub(making::BEGINS_WITHIN), Some(Duration::from_hours(72)));
+    assert_eq!(plan(&of(claimed(to_claims()), ENDS_WITHIN)).status.unwrap().ended, None);
+    let mut drips = of(claimed(to_claims()), late);
+    drips.claims.insert("data-copy".into(), theirs());
+    let (reason, message) = ends(&drips);
+    assert!(reason == "DeadlineExceeded" && message.contains("in data-copy may be overwritten"), "{reason}: {message}");
+    assert_eq!(names(&plan(&drips)), ["-worker", "-secret", "-claim root-copy"]);
+
+    // What is written stays, and only its machine is waited for no longer.
+    let mut run = claimed(to_machine(&json!({})));
+    say(&mut run, "Written", "True", "Verified");
+    let gone = |age| Observed { worker: Worker::default(), point: PointFacts::Unread, ..of(run.clone(), age) };
+    assert_eq!(plan(&gone(ENDS_WITHIN)).status, None);
+    let (reason, message) = ends(&gone(late));
+    assert!(reason == "DeadlineExceeded" && message.ends_with("their claims stay."), "{reason}: {message}");
+    assert_eq!(names(&plan(&gone(late))), Vec::<String>::new());
 }
 
 #[test]
