@@ -75,6 +75,7 @@ fn observed(run: RestoreRun) -> Observed {
         agents: vec!["agent-uid".into()],
         repository: RepositoryFacts::Ready(RepositoryId::random()),
         point: PointFacts::Found(Box::new(point())),
+        first: None,
         claims: BTreeMap::new(),
         worker: Worker::default(),
         machine: MachineFacts::default(),
@@ -316,13 +317,14 @@ fn what_has_begun_has_three_days_and_ends_then_as_what_fails_does() {
 #[test]
 fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, RestoreRun, Change); 14] = [
+    let cases: [(&str, RestoreRun, Change); 15] = [
         ("NoSuchPoint", to_claims(), |o| o.point = PointFacts::Unusable("NoSuchPoint", "none".into())),
         ("NoSuchDisk", run(&json!({"disks": [{"disk": "none", "claim": "c"}]})), |_| {}),
         ("ClaimInUse", to_claims(), |o| {
             let used = ClaimFacts { users: vec!["pod db".into()], ..theirs() };
             o.claims.insert("data-copy".into(), used);
         }),
+        ("ClaimInUse", to_claims(), |o| o.first = Some(("data-copy".into(), "earlier".into()))),
         ("ClaimTooSmall", to_claims(), |o| {
             o.claims.insert("data-copy".into(), ClaimFacts { capacity: Some(GIB - 1), ..theirs() });
         }),
@@ -364,7 +366,10 @@ fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
 #[test]
 fn what_is_no_fault_of_the_request_is_waited_for() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, Change); 5] = [
+    let cases: [(&str, Change); 6] = [
+        ("WaitingForRun", |o| {
+            o.claims.insert("data-copy".into(), ClaimFacts { left_by: Some("later".into()), ..theirs() });
+        }),
         ("RepositoryMissing", |o| o.repository = RepositoryFacts::Missing),
         ("RepositoryNotAllowed", |o| o.repository = RepositoryFacts::NotAllowed),
         ("RepositoryNotReady", |o| o.repository = RepositoryFacts::NotReady("asleep".into())),
