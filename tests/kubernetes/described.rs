@@ -78,6 +78,7 @@ fn explain_tells_of_each_field_what_it_is() {
         ("BackupRun.status.disks.sizeBytes", "size in bytes"),
         ("BackupRun.status.heartbeat", "30 seconds"),
         ("BackupRun.status.percent", "0 to 100"),
+        ("Repository.spec.caSecret", "trusted everywhere"),
         ("Repository.spec.passphraseSecret", "Whoever loses it loses the points"),
         ("RestoreRun.spec.virtualMachine.keepIdentity", "MAC addresses"),
         ("RestoreRun.spec.disks.claim", "must not be in use"),

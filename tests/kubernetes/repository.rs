@@ -94,6 +94,22 @@ fn a_location_of_velero_has_its_own_credentials() {
     repositories().refuses(&with(spec(), &fields), "a backupStorageLocation names its own credentials");
 }
 
+#[test]
+fn a_ca_is_for_the_server_of_a_bucket() {
+    let repositories = repositories();
+    let ca = json!({"caSecret": {"name": "ca"}});
+    repositories.create("bucket", &with(spec(), &ca)).ok();
+    assert_eq!(repositories.spec("bucket")["caSecret"], json!({"name": "ca", "key": "ca.crt"}));
+    repositories.change("bucket", &json!({"caSecret": {"name": "renewed", "key": "other.pem"}})).ok();
+    for place in [
+        json!({"url": "file:///srv/backups"}),
+        json!({"url": "plugin:acme"}),
+        json!({"url": null, "backupStorageLocation": "default"}),
+    ] {
+        repositories.refuses(&with(with(spec(), &ca), &place), "a CA is for the server of a bucket that url names");
+    }
+}
+
 /// It is asked for by its name, below a path of the API server's.
 #[test]
 fn a_location_of_velero_is_a_name_and_no_path() {

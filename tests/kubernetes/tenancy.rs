@@ -72,6 +72,7 @@ fn repository(name: &str, fields: &Value) -> Value {
 fn a_tenant_borrows_nothing_of_the_nodes_the_cluster_or_the_administrators() {
     let cluster = Cluster::shared();
     cluster.create("shop", "sound", &json!({})).ok();
+    cluster.create("shop", "ca-of-its-own", &json!({"caSecret": {"name": "ca"}})).ok();
     cluster
         .create("shop", "velero", &json!({"url": null, "credentialsSecret": null, "backupStorageLocation": "b"}))
         .ok();

@@ -2,9 +2,9 @@
 //! the keys of the tenants whose machines they hold.
 //!
 //! Start reading at `plan.rs`: what is decided about a run, a pure function of `observed.rs`. `observe.rs` and `apply.rs`
-//! are its hands. `restores.rs` and what is below it are the same for restores. `repositories.rs` opens repositories, by the
-//! rules of `tenancy.rs`; `schedule.rs` makes the runs that policies ask for; `key_service.rs` gives keys to agents,
-//! `metrics.rs` has what is counted.
+//! are its hands. `restores.rs` and what is below it are the same for restores. `unverified.rs` ends verifications that no agent
+//! ends. `repositories.rs` opens repositories, by the rules of `tenancy.rs`; `schedule.rs` makes the runs that policies ask for;
+//! `key_service.rs` gives keys to agents, `metrics.rs` has what is counted.
 
 mod apply;
 mod certificate;
@@ -27,6 +27,7 @@ mod tenancy;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod unverified;
 mod users;
 mod worker;
 

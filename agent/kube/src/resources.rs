@@ -15,7 +15,7 @@ pub use agent_node::{AgentNode, AgentNodeSpec, AgentNodeStatus, Capability, Poli
 pub use backup_run::{
     Attempt, AttemptState, BackupRun, BackupRunSpec, BackupRunStatus, DiskResult, Mode, Quiesce, ScratchSpec, Verify,
 };
-pub use references::{RepositoryReference, SecretKeyReference, SecretReference};
+pub use references::{CaSecretReference, RepositoryReference, SecretKeyReference, SecretReference};
 pub use repository::{Repository, RepositorySpec, RepositoryStatus};
 pub use restore_run::{DiskTarget, RestoreRun, RestoreRunSpec, RestoreRunStatus, VirtualMachineTarget};
 pub use run::Run;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use remora_tests::s3::{KEY, SECRET};
+use remora_tests::s3::{KEY, SECRET, Transport};
 use remora_tests::{ApiServer, Plugin, S3, wait_until};
 use serde_json::{Value, json};
 
@@ -211,6 +211,47 @@ fn credentials_that_the_store_rejects_are_said_and_nothing_is_begun_with_them() 
     waits_for(&shop, "remora", &name, "Opened");
     assert!(folder.join("remora.json").is_file());
     run.waits_for("Assigned", "Assigned");
+}
+
+#[test]
+fn a_store_with_a_ca_of_its_own_is_reached_by_who_is_given_that_and_by_nobody_else() {
+    let shop = Shop::open();
+    let (cluster, api) = (shop.cluster, &shop.cluster.api);
+    let s3 = S3::start_with(Transport::Https);
+    let name = format!("private-ca-of-{}", shop.namespace);
+    let cloud = std::fs::read_to_string(s3.credentials()).unwrap();
+    secret(api, "remora", &name, &json!({"cloud": cloud}));
+    let spec = json!({
+        "url": s3.url(&s3.bucket("backups")), "credentialsSecret": {"name": name},
+        "passphraseSecret": {"name": "passphrase"}, "allowedNamespaces": [shop.namespace],
+    });
+    repository(api, "remora", &name, &spec);
+    let message = waits_for(&shop, "remora", &name, "Unavailable");
+    assert!(message.contains("name it in caSecret") && !message.contains("--ca-file"), "{message}");
+
+    // A wrong key of a Secret: what it holds is told to nobody.
+    let path = super::cluster::repository_path("remora", &name);
+    let give = |key: &str| {
+        let reference = json!({"name": format!("{name}-ca"), "key": key});
+        api.merge(&path, &json!({"spec": {"caSecret": reference}})).ok();
+    };
+    give("ca.crt");
+    assert!(waits_for(&shop, "remora", &name, "SecretMissing").contains("the store's CA"));
+    let ca = std::fs::read_to_string(s3.ca_file()).unwrap();
+    secret(api, "remora", &format!("{name}-ca"), &json!({"ca.crt": ca, "other": "hunter2"}));
+    give("other");
+    let message = waits_for(&shop, "remora", &name, "CaInvalid");
+    assert!(message.contains("Key other of Secret") && !message.contains("hunter2"), "{message}");
+
+    give("ca.crt");
+    waits_for(&shop, "remora", &name, "Opened");
+    assert!(s3.files("backups").join("a/repository/remora.json").is_file());
+    // The agent, and by it the movers, have the same.
+    let run = shop.run("run", &json!({"repository": {"name": name, "namespace": "remora"}}));
+    run.claim();
+    let agent = cluster.agent("one", Some("remora-controller"));
+    let given = cluster.controller.keys(api, Some(&agent), &shop.namespace, "run");
+    assert_eq!((given.code, &given.body["ca"]), (200, &json!(ca)), "{}", given.code);
 }
 
 /// A place of Velero's in a bucket of the server, and its credentials.

@@ -252,6 +252,28 @@ fn a_machine_that_starts_with_a_claim_that_is_being_written_ends_the_restore() {
 }
 
 #[test]
+fn of_two_restores_to_one_claim_the_older_goes_on_and_the_other_leaves_nothing() {
+    let scene = Scene::new();
+    let shop = &scene.shop;
+    let [first, second] = ["first", "second"].map(|name| scene.restore(name, &to("copy")));
+    says(&second.waits_for("Failed", "ClaimInUse"), "RestoreRun first was first to write PersistentVolumeClaim copy");
+    wait_until("something of the second is left", SOON, || {
+        claims(shop);
+        second.is_done()
+    });
+    first.worker().runs();
+    first.claim();
+    let claim = shop.cluster.api.get(&format!("{}/copy", shop.core("persistentvolumeclaims")));
+    assert_eq!(claim["metadata"]["labels"]["remora.dev/run"], first.get()["metadata"]["uid"], "{claim:#}");
+
+    // Once it has ended, the claim may be restored to again.
+    first.write("one", &first.with("Written", "True", "Verified")).ok();
+    first.worker().goes();
+    first.waits_for("Complete", "Restored");
+    scene.restore("third", &to("copy")).worker().runs();
+}
+
+#[test]
 fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     let scene = Scene::new();
     let shop = &scene.shop;

@@ -16,6 +16,7 @@ use crate::api_server::is_refusal;
 use crate::conditions::{self, Says};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker};
 use crate::resources::{BackupRun, Run};
+use crate::verification::VERIFIED;
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
@@ -157,6 +158,18 @@ async fn set_status(client: &Client, run: &BackupRun, status: &Status) -> Result
         "node": status.node,
         "halted": status.halted.then_some(true),
         "preparedAttempt": status.prepared.as_ref().map(|(number, _)| *number).or(earlier),
+    });
+    tell(client, run, &said, fields).await
+}
+
+/// Ends the verification of a run's point in the place of its agent; gives the conditions that are new.
+pub(super) async fn end_verification(client: &Client, run: &BackupRun, says: Says) -> Result<Vec<Condition>> {
+    let said = [("Assigned", None), ("Prepared", None), (VERIFIED, Some(says))];
+    let status = run.status.as_ref();
+    let fields = json!({
+        "node": run.node(),
+        "halted": status.is_some_and(|status| status.halted).then_some(true),
+        "preparedAttempt": status.and_then(|status| status.prepared_attempt),
     });
     tell(client, run, &said, fields).await
 }

@@ -22,7 +22,7 @@ impl Clocks {
     pub(super) fn silent(&self, run: &impl Run, now: Instant) -> Duration {
         let Some(uid) = run.meta().uid.clone() else { return Duration::ZERO };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(agent) = run.agent().filter(|_| !run.is_over()) else {
+        let Some(agent) = run.agent() else {
             seen.remove(&uid);
             return Duration::ZERO;
         };

@@ -6,6 +6,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
 use crate::resources::{BackupRun, Repository, RestoreRun};
+use crate::verification::VERIFIED;
 
 /// The most that an event's note may be.
 const LONGEST: usize = 1000;
@@ -26,7 +27,8 @@ impl Events {
     /// Of what changed for a run; on its machine too where that is the cause.
     pub(super) async fn of_run(&self, run: &BackupRun, machine: Option<&str>, changed: &[Condition]) {
         for condition in changed.iter().filter(|one| one.type_ != "Complete") {
-            let bad = (condition.status == "False") != (condition.type_ == "Failed");
+            // Of a verification the controller tells only that nobody has done it.
+            let bad = condition.type_ == VERIFIED || (condition.status == "False") != (condition.type_ == "Failed");
             let kind = if bad { EventType::Warning } else { EventType::Normal };
             let event = event(kind, &condition.reason, &condition.message, action(&condition.type_));
             self.publish(&event, &run.object_ref(&())).await;

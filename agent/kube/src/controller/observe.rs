@@ -142,7 +142,7 @@ impl Reader<'_> {
         Ok(repository_facts(repository.as_ref(), &self.settings.namespace, namespace, &self.namespace))
     }
 
-    /// The UIDs of the agents' pods that run on a node.
+    /// The UIDs of the agents' pods that are ready on a node.
     pub(super) async fn agents(&self, node: &str) -> Result<Vec<String>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let params = ListParams::default()
@@ -219,13 +219,14 @@ impl Reader<'_> {
     }
 }
 
-/// Whether an agent's pod runs, and not only from one crash to the next.
+/// Whether an agent's pod is ready: it knows the runs of its node. One that crashes over and over is not, nor one whose node is
+/// lost, though both are called running for ever. Of one that nobody has looked at yet nothing is said.
 fn works(pod: &Pod) -> bool {
-    let status = pod.status.clone().unwrap_or_default();
-    let containers = status.container_statuses.into_iter().flatten();
-    let mut waiting = containers.filter_map(|one| one.state?.waiting?.reason);
-    let crashes = waiting.any(|reason| reason == "CrashLoopBackOff");
-    status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none() && !crashes
+    let Some(status) = &pod.status else { return false };
+    let ready = status.conditions.iter().flatten().find(|one| one.type_ == "Ready");
+    status.phase.as_deref() == Some("Running")
+        && pod.metadata.deletion_timestamp.is_none()
+        && ready.is_none_or(|ready| ready.status == "True")
 }
 
 /// The node of a machine that runs, or of the pod that has its claims.

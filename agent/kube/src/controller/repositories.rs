@@ -156,6 +156,8 @@ fn cannot(error: &Error, spec: &RepositorySpec) -> Says {
     let advice = match (error.kind(), error.advice()) {
         // Here nobody has typed it.
         (ErrorKind::WrongKey, _) => format!(" Put that of the repository into key {key} of Secret {name}."),
+        // Nor is there a command line.
+        (_, Some(advice)) if advice.contains("--ca-file") => untrusted(spec),
         (_, Some(advice)) if advice.contains("credentials") => format!(" {advice}{}", credentials(spec)),
         (_, advice) => advice.map(|advice| format!(" {advice}")).unwrap_or_default(),
     };
@@ -169,6 +171,15 @@ fn credentials(spec: &RepositorySpec) -> String {
         (None, Some(location)) => format!(" They are those that BackupStorageLocation {location} names."),
         (None, None) => String::new(),
     }
+}
+
+/// Where the CA belongs that the certificate of its store's server is from, as a sentence.
+fn untrusted(spec: &RepositorySpec) -> String {
+    let place = match &spec.backup_storage_location {
+        Some(location) => format!("into BackupStorageLocation {location}, as objectStorage.caCert"),
+        None => "into a Secret, and name it in caSecret".to_owned(),
+    };
+    format!(" The server's certificate is not trusted: put that of its CA {place}, and check the endpoint's name.")
 }
 
 /// Writes the status where it says something new, and an event with it.

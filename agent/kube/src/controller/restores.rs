@@ -2,7 +2,7 @@
 //!
 //! As for backups, `plan.rs` is what is decided, a pure function of `observed.rs`; `observe.rs` and `apply.rs` are its
 //! hands. `machine.rs` makes a machine of what a point says of one, `claim.rs` the claims; `overlays.rs` says what else the
-//! worker has to do.
+//! worker has to do, `rivals.rs` which of two restores to one claim is first.
 
 mod apply;
 mod claim;
@@ -11,6 +11,7 @@ mod observe;
 mod observed;
 mod overlays;
 mod plan;
+mod rivals;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -19,9 +19,10 @@ use super::clocks::Clocks;
 use super::events::Events;
 use super::index::Index;
 use super::metrics::{Kind, Metrics};
-use super::{Settings, apply, observe, plan, within};
+use super::{Settings, apply, observe, plan, unverified, within};
 use crate::kubevirt::{RUN_LABEL, VirtualMachineBackup, VirtualMachineInstance};
 use crate::resources::{BackupRun, Repository, Run};
+use crate::verification;
 
 /// How many runs are looked at at once.
 pub(super) const AT_ONCE: u16 = 16;
@@ -183,9 +184,7 @@ async fn reconcile(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action,
 
 async fn look(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube::Error> {
     if run.has_ended() && !plan::has_finalizer(&*run) {
-        // Most runs are such ones, and nothing of theirs is left to look at.
-        context.clocks.forget(&run.uid().unwrap_or_default());
-        return Ok(Action::await_change());
+        return after_its_end(&run, &context).await;
     }
     let silent = context.clocks.silent(&*run, Instant::now());
     let observed = observe::observe(&context.client, &context.settings, (*run).clone(), silent).await?;
@@ -197,6 +196,20 @@ async fn look(run: Arc<BackupRun>, context: Arc<Context>) -> Result<Action, kube
         context.clocks.forget(&run.uid().unwrap_or_default());
     }
     Ok(plan.again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Of most runs nothing is left to look at then. Of others it is whether their points are verified.
+async fn after_its_end(run: &BackupRun, context: &Context) -> Result<Action, kube::Error> {
+    let again = if verification::is_open(run) {
+        let silent = context.clocks.silent(run, Instant::now());
+        unverified::look(&context.client, &context.settings, &context.events, run, silent).await?
+    } else {
+        None
+    };
+    if again.is_none() {
+        context.clocks.forget(&run.uid().unwrap_or_default());
+    }
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
 /// What was written was guarded by the version that was looked at: each of these is counted once.

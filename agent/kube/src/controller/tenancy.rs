@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::is_unknown;
 use crate::conditions::Says;
 use crate::keys::{ReachOfStore, StoreAccess};
-use crate::resources::Repository;
+use crate::resources::{CaSecretReference, Repository};
 
 /// The fewest characters of a passphrase: it is tried by whoever has the store.
 const SHORTEST: usize = 20;
@@ -208,8 +208,23 @@ impl Reader {
             Some(reference) => Some(encoded(self.secret(&reference.name, "the store's credentials").await?)),
             None => None,
         };
+        let ca = match &repository.spec.ca_secret {
+            Some(reference) => Some(self.ca(reference).await?),
+            None => None,
+        };
         let url = repository.spec.url.clone().unwrap_or_default();
-        Ok(StoreAccess { url, reach: ReachOfStore::default(), credentials, ca: None })
+        Ok(StoreAccess { url, reach: ReachOfStore::default(), credentials, ca })
+    }
+
+    async fn ca(&self, reference: &CaSecretReference) -> Result<String, Trouble> {
+        let CaSecretReference { name, key } = reference;
+        let value = self.value(name, key, "the store's CA").await?;
+        certificates(value).ok_or_else(|| {
+            let message = format!(
+                "Key {key} of Secret {name} holds no certificates. The store's CA is PEM there: -----BEGIN CERTIFICATE----- and so on."
+            );
+            no("CaInvalid", message)
+        })
     }
 
     async fn of_location(&self, location: &BackupStorageLocationSpec) -> Result<StoreAccess, Trouble> {
@@ -234,10 +249,17 @@ impl Reader {
             ),
             (None, None) => None,
         };
-        let ca = ca.map(String::from_utf8).transpose();
-        let ca = ca.map_err(|_| no("LocationInvalid", "The CA of the BackupStorageLocation is not PEM."))?;
+        let pem = |ca| {
+            certificates(ca).ok_or_else(|| no("LocationInvalid", "The CA of the BackupStorageLocation is not PEM."))
+        };
+        let ca = ca.map(pem).transpose()?;
         Ok(StoreAccess { url, reach: ReachOfStore::default(), credentials, ca })
     }
+}
+
+/// What is PEM of certificates: such as a key that somebody named instead goes to no agent.
+fn certificates(value: Vec<u8>) -> Option<String> {
+    String::from_utf8(value).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"))
 }
 
 fn encoded(data: BTreeMap<String, ByteString>) -> BTreeMap<String, String> {

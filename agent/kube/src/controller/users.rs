@@ -38,9 +38,14 @@ impl Others {
         })
     }
 
-    /// Who uses one of them, but for the worker of a run.
-    pub(super) fn of(&self, claim: &str, run: &str) -> Vec<String> {
-        users(claim, run, &self.pods, &self.instances, &self.machines)
+    /// Who uses one of them, but for the workers of some runs.
+    pub(super) fn of(&self, claim: &str, runs: &[String]) -> Vec<String> {
+        users(claim, runs, &self.pods, &self.instances, &self.machines)
+    }
+
+    /// Whether the worker of a run has one of them.
+    pub(super) fn has_worker(&self, claim: &str, run: &str) -> bool {
+        self.pods.iter().any(|pod| is_of_run(&pod.metadata, run) && mounts(pod, claim))
     }
 
     /// Where a machine may run, as its template has it.
@@ -92,16 +97,16 @@ fn is_made_with(machine: &DynamicObject, claim: &str) -> bool {
     has_volume(&machine.data["spec"]["template"]["spec"]["volumes"], claim)
 }
 
-/// Pods, instances and machines of a namespace that use a claim, or are about to; but for the worker of the run.
-fn users(claim: &str, run: &str, pods: &[Pod], instances: &[Value], machines: &[Value]) -> Vec<String> {
+/// Pods, instances and machines of a namespace that use a claim, or are about to; but for the workers of these runs.
+fn users(claim: &str, runs: &[String], pods: &[Pod], instances: &[Value], machines: &[Value]) -> Vec<String> {
     let lives = |pod: &&Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
     };
-    let pods = pods.iter().filter(lives).filter(|pod| !is_of_run(&pod.metadata, run));
+    let pods = pods.iter().filter(lives).filter(|pod| !runs.iter().any(|run| is_of_run(&pod.metadata, run)));
     let pods = pods.filter(|pod| mounts(pod, claim)).map(|pod| format!("pod {}", pod.name_any()));
-    let runs = |instance: &&Value| !matches!(instance["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    let instances = instances.iter().filter(runs).filter(|one| has_volume(&one["spec"]["volumes"], claim));
+    let runs_still = |instance: &&Value| !matches!(instance["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let instances = instances.iter().filter(runs_still).filter(|one| has_volume(&one["spec"]["volumes"], claim));
     let instances = instances.map(|one| format!("VirtualMachineInstance {}", name(one)));
     let machines = machines.iter().filter(|one| is_to_run(&one["spec"]));
     let machines = machines.filter(|one| has_volume(&one["spec"]["template"]["spec"]["volumes"], claim));
@@ -192,9 +197,12 @@ mod tests {
             pod("ours", "Running", &claim, Some("run-uid")),
             pod("of-another-run", "Running", &claim, Some("other-uid")),
         ];
-        assert_eq!(users("root", "run-uid", &pods, &[], &[]), ["pod runs", "pod waits", "pod of-another-run"]);
+        let ours = ["run-uid".to_owned()];
+        assert_eq!(users("root", &ours, &pods, &[], &[]), ["pod runs", "pod waits", "pod of-another-run"]);
+        let both = ["run-uid", "other-uid"].map(str::to_owned);
+        assert_eq!(users("root", &both, &pods, &[], &[]), ["pod runs", "pod waits"]);
         let own = [pod("app", "Running", &json!({"name": "v", "ephemeral": {}}), None)];
-        assert_eq!(users("app-v", "run-uid", &own, &[], &[]), ["pod app"]);
+        assert_eq!(users("app-v", &ours, &own, &[], &[]), ["pod app"]);
 
         let volumes = |volume: &Value| json!([{"name": "cd"}, volume]);
         let filled = json!({"name": "v", "dataVolume": {"name": "root"}});
@@ -204,7 +212,7 @@ mod tests {
             json!({"metadata": {"name": "c"}, "spec": {"volumes": volumes(&claim)}, "status": {"phase": "Failed"}}),
         ];
         let used = ["VirtualMachineInstance a", "VirtualMachineInstance b"];
-        assert_eq!(users("root", "run-uid", &[], &instances, &[]), used);
+        assert_eq!(users("root", &ours, &[], &instances, &[]), used);
 
         let machine = |name: &str, spec: &Value| {
             let mut spec = spec.clone();
@@ -217,7 +225,7 @@ mod tests {
             machine("halted", &json!({"runStrategy": "Halted"})),
             machine("stopped", &json!({"running": false})),
         ];
-        assert_eq!(users("root", "run-uid", &[], &[], &machines), ["VirtualMachine always", "VirtualMachine running"]);
-        assert!(users("data", "run-uid", &[], &instances, &machines).is_empty());
+        assert_eq!(users("root", &ours, &[], &[], &machines), ["VirtualMachine always", "VirtualMachine running"]);
+        assert!(users("data", &ours, &[], &instances, &machines).is_empty());
     }
 }

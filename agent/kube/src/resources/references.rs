@@ -42,3 +42,21 @@ pub struct SecretKeyReference {
 fn passphrase_key() -> String {
     "passphrase".into()
 }
+
+/// The certificates of a CA in a Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaSecretReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The key of the certificates in it, which are PEM.
+    #[serde(default = "ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// As in a Secret of cert-manager's.
+fn ca_key() -> String {
+    "ca.crt".into()
+}

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{SecretKeyReference, SecretReference};
+use super::{CaSecretReference, SecretKeyReference, SecretReference};
 
 /// A place that holds points: a bucket, named by its URL or by a `BackupStorageLocation` of Velero.
 ///
@@ -34,6 +34,7 @@ use super::{SecretKeyReference, SecretReference};
     validation = Rule::new("!has(self.url) || !(self.url.contains('@') || self.url.matches('(?i)[?&][^=&]*(key|secret|token|sig|sas|pass|cred)'))").message("url holds no credentials: put them into a Secret and name it in credentialsSecret (an @ of the prefix is written %40)"),
     validation = Rule::new("!(has(self.url) && self.url.startsWith('plugin:') && has(self.credentialsSecret))").message("the document of a plugin names its own secrets: leave credentialsSecret out"),
     validation = Rule::new("!(has(self.backupStorageLocation) && has(self.credentialsSecret))").message("a backupStorageLocation names its own credentials: leave credentialsSecret out"),
+    validation = Rule::new("!has(self.caSecret) || (has(self.url) && self.url.matches('^(s3|az|gs)://'))").message("a CA is for the server of a bucket that url names: leave caSecret out"),
     validation = Rule::new("has(self.url) == has(oldSelf.url) && (!has(self.url) || self.url == oldSelf.url)").message("a repository stays where it is: create another Repository"),
     validation = Rule::new("has(self.backupStorageLocation) == has(oldSelf.backupStorageLocation) && (!has(self.backupStorageLocation) || self.backupStorageLocation == oldSelf.backupStorageLocation)").message("a repository stays where it is: create another Repository")
 )]
@@ -54,6 +55,10 @@ pub struct RepositorySpec {
     /// `BackupStorageLocation`, which names its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<SecretReference>,
+    /// The Secret with the certificates of the CA that the store's server has its own from, where that is not one that is
+    /// trusted everywhere. Left out for a `BackupStorageLocation`, which names its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaSecretReference>,
     /// The passphrase that opens the repository; of 20 characters or more. Whoever loses it loses the points.
     pub passphrase_secret: SecretKeyReference,
     /// The namespaces whose runs may use it; only of a Repository in the namespace of remora. Its own namespace always

@@ -69,13 +69,13 @@ impl Reader<'_> {
             .collect();
         let of_machine: BTreeSet<String> = names.iter().cloned().collect();
         let others = Others::read(self, &of_machine).await?;
-        let (uid, itself) = (run.uid().unwrap_or_default(), format!("VirtualMachine {}", machine.name_any()));
+        let (ours, itself) = ([run.uid().unwrap_or_default()], format!("VirtualMachine {}", machine.name_any()));
         let mut claims = Vec::new();
         for name in names {
             let claim = self.api::<PersistentVolumeClaim>().get_opt(&name).await?;
             let block =
                 |claim: PersistentVolumeClaim| claim.spec.and_then(|spec| spec.volume_mode).as_deref() == Some("Block");
-            let users = others.of(&name, &uid).into_iter().filter(|user| *user != itself).collect();
+            let users = others.of(&name, &ours).into_iter().filter(|user| *user != itself).collect();
             claims.push(Claim { name, block: claim.map(block), users });
         }
         Ok(Some(Halted { claims, placement: others.placement(&machine.name_any()) }))

@@ -46,23 +46,31 @@ fn a_repository_serves_its_own_namespace_and_of_the_administrators_those_that_it
 }
 
 #[test]
-fn an_agent_that_crashes_over_and_over_is_none() {
-    let pod = |phase: &str, leaving: Option<&str>, state: serde_json::Value| -> Pod {
-        let container =
-            json!({"name": "agent", "image": "i", "imageID": "", "ready": false, "restartCount": 7, "state": state});
+fn an_agent_that_crashes_over_and_over_is_none_at_any_instant_of_that() {
+    let pod = |phase: &str, leaving: Option<&str>, ready: &str, state: &serde_json::Value| -> Pod {
+        let container = json!({
+            "name": "agent", "image": "i", "imageID": "", "ready": ready == "True", "restartCount": 7, "state": state,
+        });
         serde_json::from_value(json!({
             "metadata": {"name": "agent", "deletionTimestamp": leaving},
-            "status": {"phase": phase, "containerStatuses": [container]},
+            "status": {
+                "phase": phase, "containerStatuses": [container],
+                "conditions": [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": ready}],
+            },
         }))
         .unwrap()
     };
+    let runs = json!({"running": {}});
     let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
-    assert!(works(&pod("Running", None, json!({"running": {}}))));
-    // It is started anew, at once.
-    assert!(works(&pod("Running", None, json!({"terminated": {"exitCode": 1}}))));
-    assert!(!works(&pod("Running", None, waiting("CrashLoopBackOff"))));
-    assert!(!works(&pod("Pending", None, waiting("ContainerCreating"))));
-    assert!(!works(&pod("Running", Some("2026-01-01T00:00:00Z"), json!({"running": {}}))));
+    assert!(works(&pod("Running", None, "True", &runs)));
+    // From its start to its crash, and until it is started again.
+    for state in [runs.clone(), json!({"terminated": {"exitCode": 1}}), waiting("CrashLoopBackOff")] {
+        assert!(!works(&pod("Running", None, "False", &state)), "{state}");
+    }
+    // Its node is lost.
+    assert!(!works(&pod("Running", None, "Unknown", &runs)));
+    assert!(!works(&pod("Pending", None, "False", &waiting("ContainerCreating"))));
+    assert!(!works(&pod("Running", Some("2026-01-01T00:00:00Z"), "True", &runs)));
     let untold: Pod = serde_json::from_value(json!({"status": {"phase": "Running"}})).unwrap();
     assert!(works(&untold), "nothing speaks against it");
 }

@@ -12,7 +12,7 @@ use remora_core::{Error, ErrorKind, PointId};
 use remora_vault::VaultOptions;
 
 use super::observed::{ClaimFacts, MachineFacts, Observed, PointFacts};
-use super::{machine, overlays};
+use super::{machine, overlays, rivals};
 use crate::conditions::holds;
 use crate::controller::observe::Reader;
 use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken};
@@ -47,6 +47,7 @@ pub(super) async fn observe(
         agents: Vec::new(),
         repository: RepositoryFacts::Missing,
         point: PointFacts::Unread,
+        first: None,
         claims: BTreeMap::new(),
         worker: Worker::default(),
         machine: MachineFacts::default(),
@@ -63,7 +64,10 @@ pub(super) async fn observe(
         observed.point = point(&reader, opened, &observed).await?;
         observed.machine = machine_facts(&reader, &observed, &uid).await?;
     }
-    observed.claims = claims(&reader, &observed, &uid).await?;
+    // What is left of a run that has ended goes, whoever uses it.
+    let others = if observed.run.has_ended() { Vec::new() } else { rivals::others(&reader, &observed.run).await? };
+    observed.first = rivals::first(&observed.run, &others);
+    observed.claims = claims(&reader, &observed, &uid, &others).await?;
     if preparing {
         observed.classes = reader.classes().await?;
         observed.image = worker::image(client, settings).await?;
@@ -129,8 +133,13 @@ fn no_such_point(id: &PointId, namespace: &str) -> PointFacts {
     PointFacts::Unusable("NoSuchPoint", message)
 }
 
-/// The claims that the run names or has had made, and who uses them.
-async fn claims(reader: &Reader<'_>, observed: &Observed, uid: &str) -> Result<BTreeMap<String, ClaimFacts>> {
+/// The claims that the run names or has had made, and who uses them. `restores` are the others of the namespace.
+async fn claims(
+    reader: &Reader<'_>,
+    observed: &Observed,
+    uid: &str,
+    restores: &[RestoreRun],
+) -> Result<BTreeMap<String, ClaimFacts>> {
     let run = &observed.run;
     let mut names: BTreeSet<String> = run.spec.disks.iter().map(|to| to.claim.clone()).collect();
     if let PointFacts::Found(point) = &observed.point {
@@ -140,18 +149,24 @@ async fn claims(reader: &Reader<'_>, observed: &Observed, uid: &str) -> Result<B
     let made = ListParams::default().labels(&format!("{RUN_LABEL}={uid}"));
     let made = api.list_metadata(&made).await?.items;
     names.extend(made.iter().map(ResourceExt::name_any).filter(|name| is_target(run, name)));
-    // What is left of a run that has ended goes, whoever uses it.
     let (others, states) = if run.has_ended() {
         Default::default()
     } else {
         (Others::read(reader, &names).await?, overlays::states(reader).await?)
     };
+    let ending: Vec<_> = restores.iter().filter(|other| rivals::ends(other, run)).collect();
+    let no_users: Vec<_> = ending.iter().filter_map(|other| other.uid()).chain([uid.to_owned()]).collect();
     let mut all = BTreeMap::new();
     for name in names {
         let claim = api.get_opt(&name).await?;
         let mut facts = claim.as_ref().map(|claim| claim_facts(claim, uid)).unwrap_or_default();
-        if claim.is_some() {
-            facts.users = others.of(&name, uid);
+        if let Some(claim) = &claim {
+            facts.users = others.of(&name, &no_users);
+            let has_it = |other: &&&RestoreRun| {
+                let uid = other.uid().unwrap_or_default();
+                others.has_worker(&name, &uid) || (is_labelled(claim, &uid) && rivals::takes_claims(other))
+            };
+            facts.left_by = ending.iter().find(has_it).map(|other| other.name_any());
         }
         // Also of one that is to be made in the place of another.
         facts.overlays = overlays::overlays(&name, &others.machines, &states);
@@ -165,17 +180,21 @@ fn claim_facts(claim: &PersistentVolumeClaim, uid: &str) -> ClaimFacts {
     let spec = claim.spec.as_ref();
     let asks = spec.and_then(|spec| size(spec.resources.as_ref()?.requests.as_ref()));
     let has = claim.status.as_ref().and_then(|status| size(status.capacity.as_ref()));
-    let labelled = claim.labels().get(RUN_LABEL).is_some_and(|of| of == uid);
     let leaving = claim.metadata.deletion_timestamp.is_some();
     ClaimFacts {
         // It has no owner, for it stays; its name is one of the run's.
-        taken: if labelled { Taken::Ours { leaving } } else { Taken::Foreign },
+        taken: if is_labelled(claim, uid) { Taken::Ours { leaving } } else { Taken::Foreign },
         uid: claim.uid().unwrap_or_default(),
         capacity: has.or(asks),
         block: spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block"),
         users: Vec::new(),
+        left_by: None,
         overlays: Vec::new(),
     }
+}
+
+fn is_labelled(claim: &PersistentVolumeClaim, run: &str) -> bool {
+    claim.labels().get(RUN_LABEL).is_some_and(|of| of == run)
 }
 
 async fn machine_facts(reader: &Reader<'_>, observed: &Observed, uid: &str) -> Result<MachineFacts> {

@@ -21,6 +21,8 @@ pub(in crate::controller) struct Observed {
     pub(super) agents: Vec<String>,
     pub(super) repository: RepositoryFacts,
     pub(super) point: PointFacts,
+    /// A claim that another restore writes first, and the name of that.
+    pub(super) first: Option<(String, String)>,
     /// The claims that it names, or has had made, by name.
     pub(super) claims: BTreeMap<String, ClaimFacts>,
     pub(super) worker: Worker,
@@ -50,8 +52,10 @@ pub(super) struct ClaimFacts {
     /// What it has, or asks for if that is more; in bytes.
     pub(super) capacity: Option<u64>,
     pub(super) block: bool,
-    /// Who uses it, but for this run's worker.
+    /// Who uses it, but for this run's worker, and for those of restores that end.
     pub(super) users: Vec<String>,
+    /// A restore that ends, or has ended, and has not let go of it.
+    pub(super) left_by: Option<String>,
     /// What would hide what is written to it.
     pub(super) overlays: Vec<Overlay>,
 }

@@ -21,6 +21,10 @@ use crate::controller::plan::{Finalizer, SOON, WAITING, WORKING, has_finalizer, 
 use crate::controller::worker::{PodState, WorkerFacts, WorkerStep};
 use crate::resources::Run;
 
+/// So long a run may take from its creation on: whatever has begun has three days, as long as a backup may have at the most. One
+/// that drips keeps a place of its node's, and its claims, until then.
+const ENDS_WITHIN: Duration = Duration::from_hours(96);
+
 /// What to do, in this order: the finalizer, the steps, the status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
@@ -111,7 +115,19 @@ fn ending(observed: &Observed) -> Option<Says> {
         );
         return Some(Says::no("AgentLost", message));
     }
+    // What has not begun has less time.
+    if run.node().is_some() && observed.age > ENDS_WITHIN {
+        return Some(too_late(&format!(
+            "{} See how fast its store is read, and what its agent's log says; then create another RestoreRun.",
+            overwritten(observed)
+        )));
+    }
     None
+}
+
+fn too_late(what_to_do: &str) -> Says {
+    let hours = ENDS_WITHIN.as_secs() / 3600;
+    Says::no("DeadlineExceeded", format!("The restore did not end within {hours} hours of its creation.{what_to_do}"))
 }
 
 /// What became of claims that were there before, once an agent has begun.
@@ -204,6 +220,10 @@ fn finish(observed: &Observed) -> Plan {
         },
         (Taken::Free, PointFacts::Unusable(reason, why)) => {
             end(observed, Ended::Badly(kept(Says::no(*reason, why.clone()))))
+        }
+        (Taken::Free, _) if observed.age > ENDS_WITHIN => {
+            let says = too_late(" The point, which tells what machine to make, cannot be read.");
+            end(observed, Ended::Badly(kept(says)))
         }
         (Taken::Free, _) => Plan { again: Some(WAITING), ..Plan::default() },
         (Taken::OfRun(_) | Taken::Foreign, _) => {

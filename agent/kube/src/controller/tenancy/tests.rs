@@ -120,3 +120,12 @@ fn credentials_that_would_fill_the_controller_s_memory_are_refused() {
         assert_eq!(is_small(&large).map_err(reason).unwrap_err(), "CredentialsTooLarge");
     }
 }
+
+#[test]
+fn a_ca_is_certificates_as_text_and_nothing_else() {
+    let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    assert_eq!(certificates(pem.into()).as_deref(), Some(pem));
+    for other in [b"-----BEGIN PRIVATE KEY-----".as_slice(), b"", b"\x30\x82\xff"] {
+        assert_eq!(certificates(other.to_vec()), None, "{other:?}");
+    }
+}

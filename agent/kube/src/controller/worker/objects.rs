@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use remora_transfer::Credentials;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Image;
@@ -61,8 +61,7 @@ pub(in crate::controller) struct Mounts {
 }
 
 /// On which nodes a machine may run, as its template has it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::controller) struct Placement {
     node_selector: BTreeMap<String, String>,
     affinity: Affinity,
@@ -72,13 +71,26 @@ pub(in crate::controller) struct Placement {
 impl Placement {
     /// That of a machine whose instances have this spec.
     pub(in crate::controller) fn of(spec: &Value) -> Self {
-        serde_json::from_value(spec.clone()).unwrap_or_default()
+        Self {
+            node_selector: field(spec, "nodeSelector"),
+            affinity: field(spec, "affinity"),
+            tolerations: field(spec, "tolerations"),
+        }
     }
 
     /// The same, but for which nodes are chosen: only which are not kept out.
     pub(in crate::controller) fn tolerations(self) -> Self {
         Self { tolerations: self.tolerations, ..Self::default() }
     }
+}
+
+/// A field of a machine's spec, of whatever age and whoever wrote it: one that cannot be read leaves the others.
+fn field<T: DeserializeOwned + Default>(spec: &Value, name: &str) -> T {
+    let read = serde_json::from_value::<Option<T>>(spec[name].clone());
+    let read = read.inspect_err(|error| {
+        tracing::warn!(field = name, %error, "a machine says in no known form where it may run: its worker knows nothing of it");
+    });
+    read.ok().flatten().unwrap_or_default()
 }
 
 /// The overlay through which a machine of KubeVirt has a claim: see `restores/overlays.rs`.

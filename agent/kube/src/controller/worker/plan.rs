@@ -126,8 +126,8 @@ impl Task {
 
 pub(in crate::controller) fn no_agent(node: &str) -> Says {
     let message = format!(
-        "No pod of remora's agent runs on node {node}. Look at its DaemonSet and whether it tolerates that node's taints: \
-         kubectl get pods -o wide -n remora."
+        "No pod of remora's agent is ready on node {node}. Look at its DaemonSet, whether it tolerates that node's taints, and \
+         whether its pod there crashes: kubectl get pods -o wide -n remora."
     );
     Says::no("NoAgent", message)
 }

@@ -50,6 +50,9 @@ fn waiting(says: Says) -> Plan {
 }
 
 fn next(observed: &Observed) -> Result<Plan, Trouble> {
+    if let Some((claim, first)) = &observed.first {
+        return Err(not_first(claim, first).into());
+    }
     assignment::repository(&observed.run, &observed.repository).map_err(Trouble::Waits)?;
     let point = point(observed)?;
     let targets = targets(&observed.run.spec, point)?;
@@ -66,6 +69,14 @@ fn next(observed: &Observed) -> Result<Plan, Trouble> {
     let message = format!("The pod that writes the claims runs on node {node}, whose agent takes the run.");
     let status = Status { node: Some(node), assigned: Some(Says::yes("Assigned", message)), ended: None };
     Ok(Plan { status: Some(status), again: Some(WAITING), ..Plan::default() })
+}
+
+fn not_first(claim: &str, first: &str) -> Says {
+    let message = format!(
+        "RestoreRun {first} was first to write PersistentVolumeClaim {claim}. Create another RestoreRun when that has ended, or with \
+         a claim of another name."
+    );
+    Says::no("ClaimInUse", message)
 }
 
 fn point(observed: &Observed) -> Result<&Point, Trouble> {
@@ -131,6 +142,10 @@ fn fits(observed: &Observed, target: &Target) -> Result<(), Trouble> {
     let Some(facts) = observed.claims.get(name).filter(|facts| facts.taken != Taken::Free) else {
         return is_class(observed, target);
     };
+    if let Some(other) = &facts.left_by {
+        let message = format!("RestoreRun {other} ends, and has not let go of PersistentVolumeClaim {name} yet.");
+        return Err(Trouble::Waits(Says::not_yet("WaitingForRun", message)));
+    }
     let ours = matches!(facts.taken, Taken::Ours { .. });
     if observed.run.spec.virtual_machine.is_some() && !ours {
         return Err(name_taken("PersistentVolumeClaim", name).into());

@@ -13,7 +13,7 @@ use super::*;
 use crate::controller::FINALIZER;
 use crate::controller::observed::{RepositoryFacts, StorageClasses};
 use crate::controller::restores::observed::MachineFacts;
-use crate::controller::worker::{Image, Overlay, PodState, Worker, WorkerFacts, WorkerStep};
+use crate::controller::worker::{Image, Overlay, Placement, PodState, Worker, WorkerFacts, WorkerStep};
 use crate::resources::RestoreRun;
 
 const GIB: u64 = 1 << 30;
@@ -75,6 +75,7 @@ fn observed(run: RestoreRun) -> Observed {
         agents: vec!["agent-uid".into()],
         repository: RepositoryFacts::Ready(RepositoryId::random()),
         point: PointFacts::Found(Box::new(point())),
+        first: None,
         claims: BTreeMap::new(),
         worker: Worker::default(),
         machine: MachineFacts::default(),
@@ -258,6 +259,21 @@ fn the_worker_of_a_machine_runs_where_the_machine_may() {
     assert_eq!(of_claims["nodeSelector"]["zone"], Value::Null);
 }
 
+#[test]
+fn what_nobody_can_read_of_where_a_machine_may_run_leaves_the_rest() {
+    let selector = json!({"zone": "a"});
+    let tolerations = json!([{"key": "machines", "operator": "Exists"}]);
+    for unreadable in [json!(null), json!("x"), json!({"nodeAffinity": 7})] {
+        let spec = json!({"nodeSelector": selector, "tolerations": tolerations, "affinity": unreadable});
+        let rest = json!({"nodeSelector": selector, "tolerations": tolerations});
+        assert_eq!(Placement::of(&spec), Placement::of(&rest), "{unreadable}");
+        assert_ne!(Placement::of(&rest), Placement::default());
+    }
+    let selector = json!({"nodeSelector": {"zone": 1}, "tolerations": tolerations});
+    assert_eq!(Placement::of(&selector), Placement::of(&json!({"tolerations": tolerations})));
+    assert_eq!(Placement::of(&json!(null)), Placement::default());
+}
+
 /// Else it would overwrite a claim when nobody thinks of it any more.
 #[test]
 fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
@@ -271,21 +287,44 @@ fn what_could_not_begin_within_a_day_does_not_begin_any_more() {
     // Nor does what could begin now, if no controller was there in time.
     let (reason, message) = ends(&Observed { age: late.age, ..made(to_claims()) });
     assert!(reason == "DeadlineExceeded" && message.contains("Nothing speaks against it now"), "{reason}: {message}");
-    // One that has begun takes as long as it takes.
+    // One that has begun has more time.
     let works = Observed { age: late.age, ..made(claimed(to_claims())) };
     assert_eq!(plan(&works).status.unwrap().ended, None);
 }
 
 #[test]
+fn what_has_begun_has_three_days_and_ends_then_as_what_fails_does() {
+    let of = |run: RestoreRun, age| Observed { age, ..made(run) };
+    let late = ENDS_WITHIN + Duration::from_secs(1);
+    assert_eq!(ENDS_WITHIN.checked_sub(making::BEGINS_WITHIN), Some(Duration::from_hours(72)));
+    assert_eq!(plan(&of(claimed(to_claims()), ENDS_WITHIN)).status.unwrap().ended, None);
+    let mut drips = of(claimed(to_claims()), late);
+    drips.claims.insert("data-copy".into(), theirs());
+    let (reason, message) = ends(&drips);
+    assert!(reason == "DeadlineExceeded" && message.contains("in data-copy may be overwritten"), "{reason}: {message}");
+    assert_eq!(names(&plan(&drips)), ["-worker", "-secret", "-claim root-copy"]);
+
+    // What is written stays, and only its machine is waited for no longer.
+    let mut run = claimed(to_machine(&json!({})));
+    say(&mut run, "Written", "True", "Verified");
+    let gone = |age| Observed { worker: Worker::default(), point: PointFacts::Unread, ..of(run.clone(), age) };
+    assert_eq!(plan(&gone(ENDS_WITHIN)).status, None);
+    let (reason, message) = ends(&gone(late));
+    assert!(reason == "DeadlineExceeded" && message.ends_with("their claims stay."), "{reason}: {message}");
+    assert_eq!(names(&plan(&gone(late))), Vec::<String>::new());
+}
+
+#[test]
 fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, RestoreRun, Change); 14] = [
+    let cases: [(&str, RestoreRun, Change); 15] = [
         ("NoSuchPoint", to_claims(), |o| o.point = PointFacts::Unusable("NoSuchPoint", "none".into())),
         ("NoSuchDisk", run(&json!({"disks": [{"disk": "none", "claim": "c"}]})), |_| {}),
         ("ClaimInUse", to_claims(), |o| {
             let used = ClaimFacts { users: vec!["pod db".into()], ..theirs() };
             o.claims.insert("data-copy".into(), used);
         }),
+        ("ClaimInUse", to_claims(), |o| o.first = Some(("data-copy".into(), "earlier".into()))),
         ("ClaimTooSmall", to_claims(), |o| {
             o.claims.insert("data-copy".into(), ClaimFacts { capacity: Some(GIB - 1), ..theirs() });
         }),
@@ -327,7 +366,10 @@ fn what_is_wrong_with_the_request_ends_it_with_nothing_left() {
 #[test]
 fn what_is_no_fault_of_the_request_is_waited_for() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, Change); 5] = [
+    let cases: [(&str, Change); 6] = [
+        ("WaitingForRun", |o| {
+            o.claims.insert("data-copy".into(), ClaimFacts { left_by: Some("later".into()), ..theirs() });
+        }),
         ("RepositoryMissing", |o| o.repository = RepositoryFacts::Missing),
         ("RepositoryNotAllowed", |o| o.repository = RepositoryFacts::NotAllowed),
         ("RepositoryNotReady", |o| o.repository = RepositoryFacts::NotReady("asleep".into())),
