@@ -66,8 +66,7 @@ impl Worker for EngineWorker {
     }
 
     async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
-        let opening = async { Ok(self.open(order).await) };
-        let (opened, claims) = or_cancelled(&cancel, opening).await??;
+        let (opened, claims) = or_cancelled(&cancel, self.open(order)).await?;
         let vault = &opened.vault;
         let source = self.source(desk, vault, claims);
         let request = request(order)?;
