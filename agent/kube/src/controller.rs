@@ -73,7 +73,7 @@ pub struct Settings {
     pub health: SocketAddr,
     /// The name of the key service's Service, which its certificate is for.
     pub service: String,
-    /// The image of restores' workers; that of this controller's own pod where none is given.
+    /// The image of workers; that of this controller's own pod where none is given.
     pub image: Option<String>,
     /// How many runs that policies ask for may be at work at once.
     pub scheduled_runs: usize,
