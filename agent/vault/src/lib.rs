@@ -1,9 +1,9 @@
 //! The vault: points, cut into chunks, compressed and sealed, in an object store. The format is in `docs/format.md`.
 //!
 //! Depends on `remora-core`, on `remora-process` (whether the writer of a session is gone) and on the store's and codecs'
-//! libraries; the keys live here and nowhere else. Start reading at `vault.rs` (the port) and `sequence.rs` (the entries of a VM's
-//! sequence), then `writer.rs` and `reader.rs`; below them lie `map/` (from blocks to chunks), `segment/` (from chunks to objects)
-//! and `seal.rs`.
+//! libraries; the keys live here and nowhere else. Start reading at `vault.rs` (the port) and `sequence.rs` (the entries of a
+//! VM's sequence), then `writer.rs` and `reader.rs`; below them lie `map/` (from blocks to chunks), `segment/` (from chunks
+//! to objects) and `seal.rs`.
 
 #[cfg(test)]
 mod crash_tests;
