@@ -134,12 +134,6 @@ fn health(metrics: &metrics::Metrics, at_work: &Arc<AtomicBool>) -> Health {
     Health { metrics: Box::new(move || metrics.text()), ready: Box::new(move || at_work.load(Ordering::Relaxed)) }
 }
 
-/// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a
-/// reason that `Status::is_not_found` knows.
-fn is_unknown(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
-}
-
 /// What the API server has answered within [`PATIENCE`].
 async fn within<T, E: From<kube::Error>>(
     requests: impl Future<Output = std::result::Result<T, E>>,
