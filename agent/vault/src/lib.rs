@@ -38,6 +38,7 @@ mod repository;
 mod salvage;
 mod sample;
 mod seal;
+mod sealed_json;
 mod secret;
 mod seen;
 mod segment;
