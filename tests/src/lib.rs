@@ -2,7 +2,8 @@
 //!
 //! [`Lab::shared`] is the lab of a test binary. [`Lab::domain`] builds domains: quick paused ones without any guest,
 //! whose disks are written through QEMU ([`Domain::write`]), and booted ones with a small Linux. [`truth`] says what
-//! the hypervisor holds. [`ApiServer`] is a Kubernetes that only stores objects, [`Cluster`] one that runs KubeVirt. Needs root, Debian 12 and the packages that `make setup` installs.
+//! the hypervisor holds. [`ApiServer`] is a Kubernetes that only stores objects, [`Cluster`] one that runs KubeVirt. Needs
+//! root, Debian 12 and the packages that `make setup` installs.
 //!
 //! A failure of the lab itself is a panic that says what failed: there is nothing that a test could do about it. The
 //! crate knows nothing of the product's crates, so that all of them may use it in their tests.

@@ -182,7 +182,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Try a component before it is used: a policy, or a mover of objects
+    /// Make a policy or a mover, and try one before it is used
     Plugin {
         #[command(subcommand)]
         command: PluginCommand,

@@ -1,4 +1,4 @@
-//! The commands, a file each.
+//! The commands, a file each, and what several of them share: `image.rs`, `lost.rs` and `renew.rs`.
 
 mod backup;
 mod copy;

@@ -3,9 +3,6 @@
 
 use nix::libc;
 
-/// Bytes of pieces that a backup holds at once.
-pub(crate) const PIECES: u64 = 32 * 1024 * 1024;
-
 /// Keeps glibc from holding on to freed pieces: by default each thread gets an arena of its own, and none of them gives
 /// back what another one needs.
 pub(crate) fn tune_allocator() {

@@ -2,7 +2,7 @@
 //! command line, never printed.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,6 @@ use remora_vault::{KeyFile, Passphrase, Secret};
 use zeroize::Zeroizing;
 
 use crate::environment::Environment;
-
-/// A passphrase or key file larger than this is none.
-const LIMIT: u64 = 64 * 1024;
 
 /// Where the secret comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +40,8 @@ pub(crate) enum Ask {
 /// Gets it. Blocks while a person types.
 pub(crate) fn get(from: &SecretFrom, environment: &Environment, ask: Ask) -> Result<Secret> {
     if let SecretFrom::KeyFile(path) = from {
-        let named = format!("key file {}", path.display());
-        return KeyFile::new(&read(&named, path)?).map(Secret::KeyFile).map_err(|e| e.within(named));
+        warn_if_public("key file", path);
+        return KeyFile::of_file(path).map(Secret::KeyFile);
     }
     passphrase(from, environment, ask).map(Secret::Passphrase)
 }
@@ -63,37 +60,24 @@ pub(crate) fn generate_key_file(path: &Path) -> Result<()> {
 }
 
 fn passphrase(from: &SecretFrom, environment: &Environment, ask: Ask) -> Result<Passphrase> {
-    let bytes = match (from, environment.passphrase()) {
-        (SecretFrom::PassphraseFile(path), _) => passphrase_file(path)?,
-        (SecretFrom::Environment, Some(passphrase)) => passphrase.clone(),
-        _ => prompt(ask)?,
+    let passphrase = match (from, environment.passphrase()) {
+        (SecretFrom::PassphraseFile(path), _) => {
+            warn_if_public("passphrase file", path);
+            Passphrase::of_file(path)?
+        }
+        (SecretFrom::Environment, Some(passphrase)) => Passphrase::new(passphrase.to_vec()),
+        _ => Passphrase::new(prompt(ask)?.to_vec()),
     };
-    if bytes.is_empty() {
+    if passphrase.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, "the passphrase is empty").advise("Give one that is not."));
     }
-    Ok(Passphrase::new(bytes.to_vec()))
+    Ok(passphrase)
 }
 
-fn passphrase_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = read(&format!("passphrase file {}", path.display()), path)?;
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
+fn warn_if_public(what: &str, path: &Path) {
+    if path.metadata().is_ok_and(|meta| meta.is_file() && meta.mode() & 0o004 != 0) {
+        tracing::warn!("everybody on this host may read the {what} {}", path.display());
     }
-    Ok(bytes)
-}
-
-fn read(named: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let failed = |error| Error::io(named, error);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().is_ok_and(|meta| meta.is_file() && meta.mode() & 0o004 != 0) {
-        tracing::warn!("everybody on this host may read the {named}");
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(Error::new(ErrorKind::Invalid, format!("{named} is larger than {LIMIT} bytes")));
-    }
-    Ok(bytes)
 }
 
 fn prompt(ask: Ask) -> Result<Zeroizing<Vec<u8>>> {
@@ -126,17 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_trailing_newline_of_a_file_is_ignored() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, expected) in [("s3cret\n", "s3cret"), ("s3cret", "s3cret"), ("two\n\n", "two\n"), (" sp \n", " sp ")]
-        {
-            std::fs::write(file.path(), text).unwrap();
-            assert_eq!(&**passphrase_file(file.path()).unwrap(), expected.as_bytes());
-        }
-    }
-
-    #[test]
-    fn an_empty_a_missing_and_a_huge_file_are_refused() {
+    fn an_empty_and_a_missing_file_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let kinds = |path: &Path| {
             let from = [SecretFrom::PassphraseFile(path.into()), SecretFrom::KeyFile(path.into())];
@@ -145,8 +119,6 @@ mod tests {
         std::fs::write(file.path(), "\n").unwrap();
         assert_eq!(kinds(file.path()), [ErrorKind::Invalid; 2]);
         assert_eq!(kinds(Path::new("/nonexistent/p")), [ErrorKind::NotFound; 2]);
-        std::fs::write(file.path(), vec![b'x'; LIMIT as usize + 1]).unwrap();
-        assert_eq!(kinds(file.path()), [ErrorKind::Invalid; 2]);
     }
 
     #[test]

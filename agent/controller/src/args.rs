@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// The Service of the key service
     #[arg(long, value_name = "NAME", default_value = "remora-controller")]
     pub(crate) service: String,
-    /// The image of the pods that write restored disks, which holds remora-agent; that of this pod if not given
+    /// The image of workers, the pods that write or read claims, which holds remora-agent; that of this pod if not given
     #[arg(long, env = "REMORA_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
     /// The folder of policies: the ConfigMap remora-policies; nothing is scheduled if not given

@@ -1,8 +1,8 @@
 //! The words of remora as types, the ports that its layers meet at, and planning as pure functions.
 //!
-//! Depends on no other crate of the product, does no I/O, and knows nothing of libvirt, Kubernetes, FUSE or any
-//! storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and [`plan`]
-//! (how a backup run decides between a full, an incremental and a reread).
+//! Depends on `remora-retention` alone, for the words of rules and verdicts; does no I/O, and knows nothing of libvirt,
+//! Kubernetes, FUSE or any storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and
+//! [`plan`] (how a backup run decides between a full, an incremental and a reread).
 
 mod base32;
 pub mod budget;

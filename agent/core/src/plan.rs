@@ -7,7 +7,7 @@ use crate::point::{Decision, PointDisk};
 use crate::ports::{Bitmaps, DiskSize, DiskState, History};
 
 /// All of a disk is read again at the latest this long after it was last read in full.
-pub const REREAD_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
+const REREAD_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What the caller asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

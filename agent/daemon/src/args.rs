@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Reads the claims of its pod to an agent; started by remora-controller
     #[command(hide = true)]
     Lend(WorkerArgs),
-    /// Backs up the VMs of KubeVirt that run on this node, as BackupRuns ask for it
+    /// Does the BackupRuns and RestoreRuns of KubeVirt's VMs that the controller gives to this node
     Node(Box<NodeArgs>),
 }
 

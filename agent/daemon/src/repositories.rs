@@ -2,8 +2,7 @@
 //! own is opened for each run, by its document as it is then.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use remora_core::ports::Mover;
@@ -12,12 +11,8 @@ use remora_plugins::documents::Target;
 use remora_plugins::movers::{Movers, VolumeMover};
 use remora_vault::{KeyFile, Passphrase, Secret, Vault, VaultOptions};
 use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
 
 use crate::config::Repository;
-
-/// A passphrase or key file larger than this is none.
-const LARGEST_SECRET: u64 = 64 * 1024;
 
 /// An open repository.
 pub(crate) enum Opened {
@@ -117,27 +112,8 @@ impl Repositories {
 
 fn secret(repository: &Repository) -> Result<Secret> {
     match (&repository.key_file, &repository.passphrase_file) {
-        (Some(path), _) => {
-            let named = format!("key file {}", path.display());
-            KeyFile::new(&read(&named, path)?).map(Secret::KeyFile).map_err(|error| error.within(named))
-        }
-        (None, Some(path)) => {
-            let mut bytes = read(&format!("passphrase file {}", path.display()), path)?;
-            if bytes.last() == Some(&b'\n') {
-                bytes.pop();
-            }
-            Ok(Secret::Passphrase(Passphrase::new(bytes.to_vec())))
-        }
+        (Some(path), _) => KeyFile::of_file(path).map(Secret::KeyFile),
+        (None, Some(path)) => Passphrase::of_file(path).map(Secret::Passphrase),
         (None, None) => Err(Error::new(ErrorKind::Invalid, "the repository has no key_file and no passphrase_file")),
     }
-}
-
-fn read(named: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-    let file = std::fs::File::open(path).map_err(|e| Error::io(named, e))?;
-    file.take(LARGEST_SECRET + 1).read_to_end(&mut bytes).map_err(|e| Error::io(named, e))?;
-    if bytes.len() as u64 > LARGEST_SECRET {
-        return Err(Error::new(ErrorKind::Invalid, format!("{named} is larger than {LARGEST_SECRET} bytes")));
-    }
-    Ok(bytes)
 }

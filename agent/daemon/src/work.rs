@@ -9,7 +9,7 @@ use remora_core::point::Point;
 use remora_core::policy::PastRun;
 use remora_core::ports::{Mover, NoProgress, Patience};
 use remora_core::{Error, ErrorKind, MemoryBudget, Result, VmName};
-use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup, or_cancelled};
+use remora_engine::{BackupReport, BackupRequest, PIECES, SPOT_CHECKS, backup, or_cancelled};
 use remora_plugins::movers::Dropping;
 use remora_plugins::set::Generation;
 use remora_schedule::Job;
@@ -20,9 +20,6 @@ use tokio_util::sync::CancellationToken;
 use crate::keepers::{Keepers, prune, tell_dropped};
 use crate::metrics::Step;
 use crate::repositories::{Opened, Repositories};
-
-/// Bytes of pieces that a backup holds at once.
-const PIECES: u64 = 32 * 1024 * 1024;
 
 /// How long a run waits for somebody else's backup of the VM to end.
 const PATIENCE: Duration = Duration::from_mins(10);

@@ -29,6 +29,9 @@ use tracing::Instrument;
 /// How many unchanged blocks of each increment are read and compared by default.
 pub const SPOT_CHECKS: usize = 16;
 
+/// Bytes of pieces that a backup holds at once by default.
+pub const PIECES: u64 = 32 * 1024 * 1024;
+
 /// What to back up, and how.
 #[derive(Clone, Debug)]
 pub struct BackupRequest {
@@ -44,8 +47,8 @@ pub struct BackupRequest {
     pub patience: Patience,
     /// How many unchanged blocks of each increment to compare with the parent; see [`SPOT_CHECKS`].
     pub spot_checks: usize,
-    /// What the pieces in flight are taken from. Not the budget that the mover draws on: a piece is held while the
-    /// mover works on it.
+    /// What the pieces in flight are taken from; see [`PIECES`]. Not the budget that the mover draws on: a piece is held
+    /// while the mover works on it.
     pub memory: MemoryBudget,
 }
 

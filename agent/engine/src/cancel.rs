@@ -6,10 +6,13 @@ use remora_core::{Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
 /// Awaits `work`, or drops it as soon as `cancel` is cancelled: `Cancelled` then.
-pub async fn or_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub async fn or_cancelled<T, E: From<Error>>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(cancelled()),
+        () = cancel.cancelled() => Err(cancelled().into()),
         done = work => done,
     }
 }

@@ -13,7 +13,7 @@ mod repair;
 mod restore;
 mod target;
 
-pub use backup::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
+pub use backup::{BackupReport, BackupRequest, PIECES, SPOT_CHECKS, backup};
 pub use breaks::record_breaks;
 pub use cancel::or_cancelled;
 pub use copy::{Copied, CopyReport, copy};

@@ -124,7 +124,7 @@ impl Target {
     }
 
     /// Whether what is not written keeps bytes of before, so that zeros must be written too.
-    pub fn keeps_old_bytes(&self) -> bool {
+    pub(crate) fn keeps_old_bytes(&self) -> bool {
         matches!(self.form, Form::Device)
     }
 

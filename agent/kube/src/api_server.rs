@@ -19,3 +19,9 @@ pub async fn client(advice: &str) -> Result<Client> {
 pub(crate) fn is_refusal(answer: &Status) -> bool {
     (400..500).contains(&answer.code) && !matches!(answer.code, 401 | 408 | 429)
 }
+
+/// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a
+/// reason that `Status::is_not_found` knows.
+pub(crate) fn is_unknown(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

@@ -81,6 +81,13 @@ pub fn holds(conditions: &[Condition], kind: &str) -> bool {
     find(conditions, kind).is_some_and(|one| one.status == "True")
 }
 
+/// Whether a condition says something else than the one of its type among `earlier` ones, or there was none.
+pub(crate) fn is_news(earlier: &[Condition], now: &Condition) -> bool {
+    find(earlier, &now.type_).is_none_or(|earlier| {
+        (&earlier.status, &earlier.reason, &earlier.message) != (&now.status, &now.reason, &now.message)
+    })
+}
+
 /// The most that the API server takes, and then some.
 const LONGEST: usize = 4096;
 

@@ -73,7 +73,7 @@ pub struct Settings {
     pub health: SocketAddr,
     /// The name of the key service's Service, which its certificate is for.
     pub service: String,
-    /// The image of restores' workers; that of this controller's own pod where none is given.
+    /// The image of workers; that of this controller's own pod where none is given.
     pub image: Option<String>,
     /// How many runs that policies ask for may be at work at once.
     pub scheduled_runs: usize,
@@ -132,12 +132,6 @@ pub async fn run(
 fn health(metrics: &metrics::Metrics, at_work: &Arc<AtomicBool>) -> Health {
     let (metrics, at_work) = (metrics.clone(), Arc::clone(at_work));
     Health { metrics: Box::new(move || metrics.text()), ready: Box::new(move || at_work.load(Ordering::Relaxed)) }
-}
-
-/// Whether the API server does not know what was asked for, an object or a whole kind: of a kind it says so without a
-/// reason that `Status::is_not_found` knows.
-fn is_unknown(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// What the API server has answered within [`PATIENCE`].

@@ -1,9 +1,10 @@
 //! What the controller's key service tells an agent: how to open the repository of a run of its node, for that run's
 //! tenant.
 //!
-//! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the agent's ServiceAccount for AUDIENCE>`. The
-//! answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (no run of that node, whether it is there or not, or
-//! one that is not allowed any more), 409 (the run is not that far, or has ended) or 503 (not now: ask again).
+//! `GET /v1/runs/<namespace>/<name>`, of a restore `/v1/restores/<namespace>/<name>`, with `Authorization: Bearer <token of the
+//! agent's ServiceAccount for AUDIENCE>`. The answer is [`RunKeys`] (200), or [`Refusal`] with 401 (no such token), 403 (no run
+//! of that node, whether it is there or not, or one that is not allowed any more), 409 (the run has ended, was cancelled, or is
+//! late) or 503 (not now: ask again).
 
 use std::collections::BTreeMap;
 use std::fmt;

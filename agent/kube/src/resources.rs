@@ -19,6 +19,3 @@ pub use references::{CaSecretReference, RepositoryReference, SecretKeyReference,
 pub use repository::{Repository, RepositorySpec, RepositoryStatus};
 pub use restore_run::{DiskTarget, RestoreRun, RestoreRunSpec, RestoreRunStatus, VirtualMachineTarget};
 pub use run::Run;
-
-/// The group of the resources.
-pub const GROUP: &str = "remora.dev";

@@ -52,7 +52,7 @@ pub fn targets(spec: &RestoreRunSpec, point: &Point) -> Result<Vec<Target>, Says
 }
 
 /// Whether a restore could have a claim of that name made.
-pub fn is_target(run: &RestoreRun, claim: &str) -> bool {
+pub(crate) fn is_target(run: &RestoreRun, claim: &str) -> bool {
     match &run.spec.virtual_machine {
         None => run.spec.disks.iter().any(|to| to.claim == claim),
         Some(machine) => claim.strip_prefix(&machine.name).is_some_and(|rest| rest.starts_with('-')),

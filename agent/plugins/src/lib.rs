@@ -1,10 +1,10 @@
 //! The host of WebAssembly components: policies, and movers.
 //!
-//! Depends on `remora-core` for the ports and on wasmtime; no other crate of the product knows wasmtime. Start reading at
-//! [`documents`] (what administrators write), then [`set`] (one generation of loaded policies, and how the next is made) and
-//! `host/` (an engine, modules, instances and their limits); or at [`movers`]. `registry/` fetches components, [`conformance`]
-//! tries them before they are used. What components see is in `wit/`. `unsafe` stands in
-//! `host/cache.rs` and `movers/child/compiled.rs` alone: native code that remora compiled is taken.
+//! Depends on `remora-core` for the ports, on `remora-process` (whether who began a point is gone) and on wasmtime, which no
+//! other crate of the product knows. Start reading at [`documents`] (what administrators write), then [`set`] (one generation of
+//! loaded policies, and how the next is made) and `host/` (an engine, modules, instances and their limits); or at [`movers`].
+//! `registry/` fetches components, [`conformance`] tries them before they are used. What components see is in `wit/`. `unsafe`
+//! stands in `host/cache.rs` and `movers/child/compiled.rs` alone: native code that remora compiled is taken.
 
 pub mod cases;
 pub mod conformance;

@@ -3,7 +3,8 @@
 //! Three parties, from the outside in:
 //!
 //! * The *host* is the process that backs up. It holds the data, the secrets and the network: `store.rs` is the object store
-//!   that the vault sees, `volume.rs` a repository of points in a mover's own form, `broker/` makes every HTTP request, `conversation.rs` keeps instances and calls.
+//!   that the vault sees, `volume.rs` a repository of points in a mover's own form, `broker/` makes every HTTP request,
+//!   `conversation.rs` keeps instances and calls.
 //! * The *child* (`child/`, the program `remora-plugin-host`) is a process without any right: it runs the component, and has
 //!   nothing but one socket to the host. `process.rs` starts and ends it, `wire.rs` is what goes over the socket.
 //! * The *component* plans requests. It sees neither data nor secrets, only handles of both.

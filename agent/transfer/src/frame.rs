@@ -104,6 +104,16 @@ pub(crate) fn refusal(body: &[u8]) -> (Fault, String) {
     (Fault::of(body[0]), printable(&body[1..]))
 }
 
+/// A number of a body that fits.
+pub(crate) fn u32_at(body: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(body[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// The same, of eight bytes.
+pub(crate) fn u64_at(body: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"))
+}
+
 pub(crate) fn nonsense(kind: u8, length: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a frame of kind {kind} and {length} bytes makes no sense"))
 }

@@ -12,7 +12,7 @@ use std::io::{self, Read};
 
 use tokio::io::AsyncRead;
 
-use crate::frame::{self, DATA, Fault, frame, refusal, refused};
+use crate::frame::{self, DATA, Fault, frame, refusal, refused, u32_at, u64_at};
 
 /// The version of all this.
 const VERSION: u32 = 1;
@@ -59,15 +59,14 @@ impl Order {
     /// The next one; none at the end of what is said.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
         let Some((kind, mut body)) = frame::read(from, Self::fits)? else { return Ok(None) };
-        let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-        let small = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().expect("four bytes"));
+        let (small, large) = (|at| u32_at(&body, at), |at| u64_at(&body, at));
         Ok(Some(match kind {
             BEGIN if small(0) != VERSION => {
                 let what = format!("version {} of the transfer is not known here, {VERSION} is", small(0));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
-            BEGIN => Self::Begin { disk: small(4), size: number(8), data: number(16) },
-            DATA_KIND => Self::Data { at: number(0), bytes: body.split_off(8) },
+            BEGIN => Self::Begin { disk: small(4), size: large(8), data: large(16) },
+            DATA_KIND => Self::Data { at: large(0), bytes: body.split_off(8) },
             _ => Self::End,
         }))
     }

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
-use crate::frame::{self, DATA, Fault, frame, nonsense, refusal, refused};
+use crate::frame::{self, DATA, Fault, frame, nonsense, refusal, refused, u32_at, u64_at};
 
 /// The version of all this.
 const VERSION: u32 = 1;
@@ -152,14 +152,6 @@ impl Reply {
             _ => false,
         }
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
@@ -28,13 +27,14 @@ use crate::collect::{Reached, replaces_older};
 use crate::manifest::{Entry, Manifest, PointEntry};
 use crate::names::{self, Folder, SegmentId};
 use crate::repository::Repository;
-use crate::seal::{Kind, Place, open_object, seal_object};
+use crate::seal::{Kind, Place};
+use crate::sealed_json::Form;
 use crate::segment::read::Segments;
 use crate::sequence::Sequence;
 use crate::store::{Version, What, rounded};
 use crate::vault::{MANIFEST_FETCHES, Vault};
 
-const MAGIC: &[u8; 8] = b"remoraL1";
+const FORM: Form = Form { magic: b"remoraL1", kind: Kind::Kept, what: "record of a renewal" };
 
 /// The most that a record may be.
 const LIMIT: u64 = 64 * 1024;
@@ -143,16 +143,11 @@ impl Record {
     /// One that is not sound is as good as none.
     async fn read(vault: &Repository, vm: Folder) -> Result<Option<Self>> {
         let Some(object) = vault.store.get(&names::kept(vault.tenant, vm), LIMIT).await? else { return Ok(None) };
-        let Some(sealed) = object.strip_prefix(MAGIC) else { return Ok(None) };
-        let text = open_object(&vault.keys.manifests, Kind::Kept, &Self::place(vault, vm), sealed);
-        Ok(text.ok().and_then(|text| serde_json::from_slice(&text).ok()))
+        Ok(FORM.open(&vault.keys.manifests, &Self::place(vault, vm), &object).ok())
     }
 
     async fn store(&self, vault: &Repository, vm: Folder) -> Result<()> {
-        let failed = |e| Error::new(ErrorKind::Failed, "writing the record of a renewal").because(e);
-        let text = serde_json::to_vec(self).map_err(|e: serde_json::Error| failed(e))?;
-        let sealed = seal_object(&vault.keys.manifests, Kind::Kept, &Self::place(vault, vm), text);
-        let object = Bytes::from([MAGIC.as_slice(), &sealed].concat());
+        let object = FORM.seal(&vault.keys.manifests, &Self::place(vault, vm), self)?;
         vault.store.replace(&names::kept(vault.tenant, vm), object.into()).await
     }
 }

@@ -1,8 +1,9 @@
 //! The vault: points, cut into chunks, compressed and sealed, in an object store. The format is in `docs/format.md`.
 //!
-//! Depends on `remora-core` and the store's and codecs' libraries alone; the keys live here and nowhere else. Start
-//! reading at `vault.rs` (the port) and `sequence.rs` (the entries of a VM's sequence), then `writer.rs` and `reader.rs`; below them
-//! lie `map/` (from blocks to chunks), `segment/` (from chunks to objects) and `seal.rs`.
+//! Depends on `remora-core`, on `remora-process` (whether the writer of a session is gone) and on the store's and codecs'
+//! libraries; the keys live here and nowhere else. Start reading at `vault.rs` (the port) and `sequence.rs` (the entries of a
+//! VM's sequence), then `writer.rs` and `reader.rs`; below them lie `map/` (from blocks to chunks), `segment/` (from chunks
+//! to objects) and `seal.rs`.
 
 #[cfg(test)]
 mod crash_tests;
@@ -37,6 +38,7 @@ mod repository;
 mod salvage;
 mod sample;
 mod seal;
+mod sealed_json;
 mod secret;
 mod seen;
 mod segment;

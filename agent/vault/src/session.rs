@@ -27,7 +27,8 @@ use crate::keys::random;
 use crate::manifest::{Entry, Manifest};
 use crate::names::{self, Folder, SessionId};
 use crate::repository::{Number, Repository};
-use crate::seal::{Kind, Place, open_object, seal_object};
+use crate::seal::{Kind, Place};
+use crate::sealed_json::Form;
 use crate::sequence::Appended;
 
 /// How often a live writer stores its session again.
@@ -37,7 +38,7 @@ const BEAT: Duration = Duration::from_mins(1);
 /// that is away is waited for longer.
 pub(crate) const ENDING: Duration = Duration::from_secs(15);
 
-const MAGIC: &[u8; 8] = b"remoraW1";
+const FORM: Form = Form { magic: b"remoraW1", kind: Kind::Session, what: "session" };
 
 /// The most that a session may be.
 const LIMIT: u64 = 64 * 1024;
@@ -72,10 +73,7 @@ impl Session {
     }
 
     fn seal(&self, vault: &Repository, id: SessionId) -> Result<Bytes> {
-        let failed = |e| Error::new(ErrorKind::Failed, "writing a session").because(e);
-        let text = serde_json::to_vec(self).map_err(|e: serde_json::Error| failed(e))?;
-        let sealed = seal_object(&vault.keys.manifests, Kind::Session, &place(vault, id), text);
-        Ok([MAGIC.as_slice(), &sealed].concat().into())
+        FORM.seal(&vault.keys.manifests, &place(vault, id), self)
     }
 }
 
@@ -88,10 +86,8 @@ impl Repository {
     pub(crate) async fn session(&self, vm: Folder, id: SessionId) -> Result<Option<Session>> {
         let name = names::session(self.tenant, vm, id);
         let Some(object) = self.store.get(&name, LIMIT).await? else { return Ok(None) };
-        let sealed = object.strip_prefix(MAGIC).ok_or_else(|| self.store.damaged(&name, "it is no session"))?;
-        let text = open_object(&self.keys.manifests, Kind::Session, &place(self, id), sealed)
-            .map_err(|e| self.store.damaged(&name, e))?;
-        let session: Session = serde_json::from_slice(&text).map_err(|e| self.store.damaged(&name, e))?;
+        let session = FORM.open::<Session>(&self.keys.manifests, &place(self, id), &object);
+        let session = session.map_err(|e| self.store.damaged(&name, e))?;
         if self.folder(&session.vm) != vm {
             return Err(self.store.damaged(&name, "it is another VM's"));
         }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use remora_core::{Error, ErrorKind, RepositoryId, Result};
 use serde::{Deserialize, Serialize};
@@ -15,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::keys::Key;
 use crate::names::{self, Folder};
 use crate::repository::Repository;
-use crate::seal::{Kind, Place, open_object, seal_object};
+use crate::seal::{Kind, Place};
+use crate::sealed_json::Form;
 use crate::sequence::Sequence;
 use crate::store::{Created, Store};
 
-const MAGIC: &[u8; 8] = b"remoraP1";
+const FORM: Form = Form { magic: b"remoraP1", kind: Kind::Settings, what: "object of settings" };
 
 /// The most that an object of settings may be.
 const LIMIT: u64 = 64 * 1024;
@@ -123,10 +123,7 @@ impl Settings {
     async fn one(&self, store: &Store, repository: RepositoryId, number: u64) -> Result<Stored> {
         let name = names::setting(repository, number);
         let object = store.get(&name, LIMIT).await?.ok_or_else(|| store.damaged(&name, "it is missing"))?;
-        let sealed = object.strip_prefix(MAGIC).ok_or_else(|| store.damaged(&name, "it is no object of settings"))?;
-        let text = open_object(&self.key, Kind::Settings, &place(repository, number), sealed)
-            .map_err(|e| store.damaged(&name, e))?;
-        serde_json::from_slice(&text).map_err(|e| store.damaged(&name, e))
+        FORM.open(&self.key, &place(repository, number), &object).map_err(|e| store.damaged(&name, e))
     }
 
     /// Stores settings under a number; kept as they say themselves. Of two who do that at once one is told to try again.
@@ -138,11 +135,8 @@ impl Settings {
         immutable: Option<Immutable>,
     ) -> Result<()> {
         store.keep_new_for(immutable.map(Immutable::time));
-        let failed = |e| Error::new(ErrorKind::Failed, "writing settings").because(e);
         let stored = Stored { written: Timestamp::now(), immutable };
-        let text = serde_json::to_vec(&stored).map_err(|e: serde_json::Error| failed(e))?;
-        let sealed = seal_object(&key, Kind::Settings, &place(repository, number), text);
-        let object = Bytes::from([MAGIC.as_slice(), &sealed].concat());
+        let object = FORM.seal(&key, &place(repository, number), &stored)?;
         match store.create(&names::setting(repository, number), object.into()).await? {
             Created::Yes => Ok(()),
             Created::NameTaken => Err(changed_meanwhile()),

@@ -58,7 +58,7 @@ impl Cluster {
             api.define(definition);
         }
         apply(&api, &deployed("controller.yaml"));
-        apply(&api, &deployed("agents.yaml"));
+        apply(&api, &deployed("admission.yaml"));
         apply(&api, AGENTS);
         for node in ["one", "two"] {
             let pod = pod(node);

@@ -4,14 +4,13 @@ use remora_core::plan::Asked;
 use remora_core::point::Decision;
 use remora_core::ports::Patience;
 use remora_core::{DiskName, MemoryBudget, PointId, Result, VmName};
-use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
+use remora_engine::{BackupReport, BackupRequest, PIECES, SPOT_CHECKS, backup};
 use remora_vault::Locked;
 use serde::Serialize;
 
 use super::renew::renew;
 use crate::args;
 use crate::context::Context;
-use crate::memory::PIECES;
 use crate::output::{bytes, print, printable, table};
 
 /// The result; the shape is a contract.

@@ -26,15 +26,12 @@ pub(super) struct TransferWorker {
 impl RestoreWorker for TransferWorker {
     async fn restore(&self, order: &RestoreOrder, meter: Arc<Meter>, cancel: CancellationToken) -> Result<(), Failure> {
         let opening = async {
-            Ok(async {
-                let keys = self.keys.service.restore_keys(order).await?;
-                let opened = self.keys.open(&keys, &order.namespace).await?;
-                let access = keys.worker.as_ref().ok_or_else(no_worker)?;
-                Ok::<_, Failure>((opened, worker(access)))
-            }
-            .await)
+            let keys = self.keys.service.restore_keys(order).await?;
+            let opened = self.keys.open(&keys, &order.namespace).await?;
+            let access = keys.worker.as_ref().ok_or_else(no_worker)?;
+            Ok::<_, Failure>((opened, worker(access)))
         };
-        let (opened, worker) = or_cancelled(&cancel, opening).await??;
+        let (opened, worker) = or_cancelled(&cancel, opening).await?;
         let reading = async { opened.vault.open(&order.spec.point.parse::<PointId>()?).await };
         let reader = or_cancelled(&cancel, reading).await?;
         let targets = targets(&order.spec, reader.point())

@@ -31,13 +31,10 @@ impl VerifyWorker for VaultVerifier {
             Verify::None | Verify::Structure => Depth::Structure,
         };
         let opening = async {
-            Ok(async {
-                let keys = self.keys.service.keys(order).await?;
-                self.keys.open(&keys, &order.namespace).await
-            }
-            .await)
+            let keys = self.keys.service.keys(order).await?;
+            self.keys.open(&keys, &order.namespace).await
         };
-        let opened = or_cancelled(&cancel, opening).await??;
+        let opened = or_cancelled(&cancel, opening).await?;
         let verifier = opened.vault.verifier(depth);
         Ok(or_cancelled(&cancel, verifier.point(point, &*meter)).await?)
     }

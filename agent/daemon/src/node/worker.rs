@@ -9,7 +9,7 @@ use remora_core::plan::Asked;
 use remora_core::point::{self, Point};
 use remora_core::ports::{Mover, Patience, Source};
 use remora_core::{BackupName, CheckpointName, Error, MemoryBudget, Result, VmName};
-use remora_engine::{BackupRequest, SPOT_CHECKS, backup, or_cancelled};
+use remora_engine::{BackupRequest, PIECES, SPOT_CHECKS, backup, or_cancelled};
 use remora_kube::node::{Desk, Done, Failure, Order, Worker};
 use remora_kube::resources::{BackupRunSpec, Capability, Mode, PolicyState, Quiesce};
 use remora_source::kubevirt::{HaltedSource, KubevirtOptions, KubevirtSource};
@@ -21,9 +21,6 @@ use super::capabilities::capabilities;
 use super::claims::Claims;
 use super::keys::{Keys, Opened};
 use super::policies::NodePolicies;
-
-/// Bytes of pieces that a backup holds at once.
-const PIECES: u64 = 32 * 1024 * 1024;
 
 /// How long a run waits here for somebody else's backup of the VM, beside the time that KubeVirt has to start one: then it is
 /// given back, and waits where it keeps no other one from this node.
@@ -66,8 +63,7 @@ impl Worker for EngineWorker {
     }
 
     async fn work(&self, order: &Order, desk: &Desk, cancel: CancellationToken) -> Result<Done, Failure> {
-        let opening = async { Ok(self.open(order).await) };
-        let (opened, claims) = or_cancelled(&cancel, opening).await??;
+        let (opened, claims) = or_cancelled(&cancel, self.open(order)).await?;
         let vault = &opened.vault;
         let source = self.source(desk, vault, claims);
         let request = request(order)?;

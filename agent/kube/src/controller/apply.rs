@@ -124,8 +124,14 @@ fn refusal(step: &Step, message: &str) -> Says {
         Step::Worker(step) => worker::refused(step),
         _ => ("RemovalRefused", "removal of what an earlier attempt left"),
     };
+    refused_by_cluster::<BackupRun>(reason, what, message)
+}
+
+/// What is said of a run for which the cluster refused something.
+pub(super) fn refused_by_cluster<R: Run>(reason: &'static str, what: &str, message: &str) -> Says {
+    let another = R::kind(&());
     let message = format!(
-        "The cluster refused the {what}: {message}. Remove the cause (a quota, a policy, a name), and create another BackupRun."
+        "The cluster refused the {what}: {message}. Remove the cause (a quota, a policy, a name), and create another {another}."
     );
     Says::no(reason, message)
 }
@@ -193,8 +199,7 @@ pub(super) async fn tell<R: Run>(
         None => conditions::find(earlier, kind).cloned(),
     };
     let conditions: Vec<_> = said.iter().filter_map(condition).collect();
-    let changed = conditions.iter().filter(|one| differs(conditions::find(earlier, &one.type_), one));
-    let changed: Vec<_> = changed.cloned().collect();
+    let changed: Vec<_> = conditions.iter().filter(|one| conditions::is_news(earlier, one)).cloned().collect();
     let before = serde_json::to_value(run).map_err(kube::Error::SerdeError)?["status"].take();
     let mut fields = fields;
     fields["observedGeneration"] = json!(generation);
@@ -222,12 +227,6 @@ async fn write_status<R: Run>(client: &Client, run: &R, fields: &serde_json::Val
     let api: Api<R> = Api::namespaced(client.clone(), &run.namespace().unwrap_or_default());
     api.patch_status(&run.name_any(), &PatchParams::apply(OWNER).force(), &Patch::Apply(object)).await?;
     Ok(())
-}
-
-fn differs(earlier: Option<&Condition>, now: &Condition) -> bool {
-    earlier.is_none_or(|earlier| {
-        (&earlier.status, &earlier.reason, &earlier.message) != (&now.status, &now.reason, &now.message)
-    })
 }
 
 #[cfg(test)]

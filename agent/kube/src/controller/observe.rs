@@ -15,10 +15,11 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use self::owners::{Beside, foreign, is_somebody_else_s, made, names};
+use super::Settings;
 use super::observed::{Machine, Made, Names, Observed, OtherRun, RepositoryFacts, StorageClasses, Thing};
 use super::plan;
 use super::worker::{self, PodState, Worker, WorkerFacts};
-use super::{Settings, is_unknown};
+use crate::api_server::is_unknown;
 use crate::conditions;
 use crate::kubevirt::{
     Source, TRACKER, VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, scratch_name,

@@ -1,9 +1,9 @@
 //! What to do about a run: a pure function of what was observed. `apply.rs` does it.
 //!
-//! A run is *assigned* to the node of its machine, or of the pod that has the claims of one that is halted, when nothing speaks against it, and says what does until then. Once an
-//! agent has claimed it, the controller makes what the agent's attempt wants, and removes what it no longer wants. Whoever
-//! holds the claim writes the end; the controller does where nobody holds it, or nobody lives. After the end everything is
-//! removed, and the finalizer last.
+//! A run is *assigned* to the node of its machine, or of the pod that has the claims of one that is halted, when nothing
+//! speaks against it, and says what does until then. Once an agent has claimed it, the controller makes what the agent's
+//! attempt wants, and removes what it no longer wants. Whoever holds the claim writes the end; the controller does where
+//! nobody holds it, or nobody lives. After the end everything is removed, and the finalizer last.
 
 pub(super) mod assignment;
 mod attempt;

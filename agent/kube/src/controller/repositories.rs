@@ -185,15 +185,12 @@ fn untrusted(spec: &RepositorySpec) -> String {
 /// Writes the status where it says something new, and an event with it.
 async fn tell(repository: &Repository, context: &Context, says: &Says, open: Option<&Open>) -> Result<(), kube::Error> {
     let earlier = repository.status.clone().unwrap_or_default();
-    let before = conditions::find(&earlier.conditions, "Ready");
-    let same = before.is_some_and(|one| {
-        one.status == says.truth.as_str() && one.reason == says.reason && one.message == says.message
-    });
-    if same && earlier.observed_generation == repository.metadata.generation {
+    let generation = repository.metadata.generation;
+    let condition = says.condition("Ready", &earlier.conditions, generation, Timestamp::now());
+    if !conditions::is_news(&earlier.conditions, &condition) && earlier.observed_generation == generation {
         return Ok(());
     }
-    let condition = says.condition("Ready", &earlier.conditions, repository.metadata.generation, Timestamp::now());
-    let mut status = json!({"observedGeneration": repository.metadata.generation, "conditions": [condition]});
+    let mut status = json!({"observedGeneration": generation, "conditions": [condition]});
     // Known once, known for good: that another one is found there is noticed by it.
     let id = open.map(|open| open.keyring.repository().to_string()).or(earlier.repository_id);
     let url = open.map(|open| open.place.clone()).or(earlier.url);

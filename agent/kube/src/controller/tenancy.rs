@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::is_unknown;
+use crate::api_server::is_unknown;
 use crate::conditions::Says;
 use crate::keys::{ReachOfStore, StoreAccess};
 use crate::resources::{CaSecretReference, Repository};

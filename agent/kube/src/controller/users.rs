@@ -10,9 +10,9 @@ use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::is_unknown;
 use super::observe::Reader;
 use super::worker::Placement;
+use crate::api_server::is_unknown;
 use crate::kubevirt::is_of_run;
 
 type Result<T> = std::result::Result<T, kube::Error>;

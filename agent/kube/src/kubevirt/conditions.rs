@@ -59,11 +59,6 @@ impl Stage {
         let last = last.or_else(|| conditions.iter().find(|one| one.kind == "Progressing"));
         Self::InFlight(last.map_or_else(|| "KubeVirt has not begun it".into(), BackupCondition::words))
     }
-
-    /// Whether it holds up another one.
-    pub const fn is_in_flight(&self) -> bool {
-        matches!(self, Self::InFlight(_) | Self::Ending(_))
-    }
 }
 
 impl BackupCondition {

@@ -29,7 +29,7 @@ use super::Desk;
 use super::again::Backoff;
 use super::desk::{Change, Wish};
 use super::watch::is_too_old;
-use crate::api_server::is_refusal;
+use crate::api_server::{is_refusal, is_unknown};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
 use crate::resources::{Attempt, AttemptState};
 
@@ -67,8 +67,7 @@ pub(super) async fn is_there(desk: &Desk, backup: &BackupName) -> Result<bool, k
     match timeout(REQUEST, backups.get_metadata(&backup.to_string())).await {
         Err(late) => Err(kube::Error::Service(late.into())),
         Ok(Ok(_)) => Ok(true),
-        // Also of a kind that the API server does not know, which it says in other words than of an object.
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
+        Ok(Err(error)) if is_unknown(&error) => Ok(false),
         Ok(Err(error)) => Err(error),
     }
 }

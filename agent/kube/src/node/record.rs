@@ -52,6 +52,14 @@ pub(super) enum Unwritten {
     Later(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl Unwritten {
+    /// Notes in the log that it is tried again.
+    pub(super) fn note(&self, run: &str) {
+        let why = std::error::Error::source(self).map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(run, why, "{self}; it is tried again");
+    }
+}
+
 /// Why the run is no longer this agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Lost {

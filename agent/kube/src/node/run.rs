@@ -211,8 +211,7 @@ impl<W: Worker> Driven<W> {
             }
             Err(Unwritten::Lost(lost)) => self.lost(lost),
             Err(error @ Unwritten::Later(_)) => {
-                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(run = self.run.desk.order.full_name(), why, "{error}; it is tried again");
+                error.note(&self.run.desk.order.full_name());
                 self.writing.next_try = self.writing.backoff.next_try();
             }
         }

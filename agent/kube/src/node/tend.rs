@@ -87,7 +87,7 @@ impl<S: Beats> Tended<S> {
                             cancel.cancel();
                         }
                         Err(error @ Unwritten::Later(_)) => {
-                            tracing::warn!(run = self.name, "{error}; it is tried again");
+                            error.note(&self.name);
                             next_beat = backoff.next_try();
                         }
                     }
@@ -105,9 +105,7 @@ impl<S: Beats> Tended<S> {
             match self.record.write().await {
                 Ok(()) => return true,
                 Err(Unwritten::Lost(_)) => return false,
-                Err(error @ Unwritten::Later(_)) => {
-                    tracing::warn!(run = self.name, "{error}; it is tried again");
-                }
+                Err(error @ Unwritten::Later(_)) => error.note(&self.name),
             }
             if last_words.are_over(&self.stopping) {
                 return false;

@@ -1,5 +1,5 @@
-//! The `AgentNode` of this node: what the agent can do here, which policies it has, and that it lives. Written by this agent alone: at its start,
-//! when something changes, and else every 15 to 20 minutes.
+//! The `AgentNode` of this node: what the agent can do here, which policies it has, and that it lives. Written by this agent
+//! alone: at its start, when something changes, and else every 15 to 20 minutes.
 
 use std::sync::Arc;
 use std::time::Duration;

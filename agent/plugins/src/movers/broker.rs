@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::words::{Level, MoverError, Request, Response};
-use crate::network::{CheckedNames, Grants, Names, authorities};
+use crate::network::{CheckedNames, Grants, Names, authorities, checked_client};
 use exchange::Exchange;
 use log::Log;
 use plan::Planned;
@@ -34,9 +34,6 @@ pub(super) use secrets::Secrets;
 
 /// How long a connection may take to be there.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// How long a server may be silent while an answer comes.
-const SILENCE: Duration = Duration::from_mins(1);
 
 /// The longest that a request may take as a whole.
 const LONGEST: Duration = Duration::from_mins(2);
@@ -76,8 +73,6 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn new(options: BrokerOptions) -> Result<Self> {
-        // The one of this process; another caller may have been first.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let grants = Arc::new(options.grants);
         let certificates = options
             .certificates
@@ -85,18 +80,12 @@ impl Broker {
             .map(|pem| authorities(pem, "network.caFile"))
             .transpose()?
             .unwrap_or_default();
-        let client = reqwest::Client::builder()
-            .tls_certs_merge(certificates)
+        let names = CheckedNames { names: options.names, grants: Arc::clone(&grants) };
+        let client = checked_client(certificates, names)
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
             .http1_max_headers(ANSWER_HEADERS)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .https_only(!options.rules.plain_http)
-            .dns_resolver(Arc::new(CheckedNames { names: options.names, grants: Arc::clone(&grants) }))
             .build()
             .map_err(|e| Error::new(ErrorKind::Failed, "making the client of a mover").because(e))?;
         let log = Log::new(options.mover, options.secrets.values(), options.ear);

@@ -337,12 +337,7 @@ impl Component {
                 }
                 Answer::Bytes(digest(kind, luggage.data.clone()).await?)
             }
-            Ask::Read { offset, len } => {
-                let pieces = Some(len).filter(|len| *len <= LOOKED_AT);
-                let pieces = pieces.and_then(|len| luggage.data.slice(offset, len.into()));
-                let pieces = pieces.ok_or("it reads beyond the buffer, or more than 64 KiB at once")?;
-                Answer::Bytes(pieces.concat())
-            }
+            Ask::Read { offset, len } => Answer::Bytes(looked_at(&luggage.data, offset, len)?),
             Ask::SinkLen => Answer::Number(luggage.sink.len()),
             Ask::SinkWrite(bytes) if luggage.sink.write(&bytes) => Answer::Nothing,
             Ask::SinkWrite(_) => {
@@ -365,17 +360,7 @@ impl Component {
                 let started = self.broker.submit(request, secrets, &luggage.data, &luggage.sink, until);
                 started.map_or_else(Answer::Error, |exchange| Answer::Handle(requests.start(exchange)))
             }
-            Ask::Wait(number) => {
-                let pending = requests.pending.remove(&number).ok_or("it waits for a request that it does not have")?;
-                match pending.await {
-                    Ok(Ok(response)) => {
-                        let filled = requests.pending.is_empty().then(|| luggage.sink.len());
-                        Answer::Response { response, filled }
-                    }
-                    Ok(Err(error)) => Answer::Error(error),
-                    Err(died) => return Err(format!("a request died: {died}")),
-                }
-            }
+            Ask::Wait(number) => requests.answered(number, &luggage.sink).await?,
             Ask::GiveUp(number) => {
                 requests.pending.remove(&number);
                 Answer::Nothing
@@ -390,6 +375,12 @@ impl Component {
 
 fn unexpected(done: &Done) -> Failed {
     Failed::Fault(format!("its process answered another question: {done:?}"))
+}
+
+/// Of what is to be stored, a part that the component looks at itself.
+fn looked_at(data: &Payload, offset: u64, len: u32) -> Result<Vec<u8>, String> {
+    let pieces = Some(len).filter(|len| *len <= LOOKED_AT).and_then(|len| data.slice(offset, len.into()));
+    Ok(pieces.ok_or("it reads beyond the buffer, or more than 64 KiB at once")?.concat())
 }
 
 /// Off the threads that wait for others: 64 MiB take a while.
@@ -423,5 +414,18 @@ impl Requests {
         self.next = self.next.wrapping_add(1);
         self.pending.insert(self.next, AbortOnDropHandle::new(tokio::spawn(exchange)));
         self.next
+    }
+
+    /// What came of a request, once it is over.
+    async fn answered(&mut self, number: u32, sink: &Sink) -> Result<Answer, String> {
+        let pending = self.pending.remove(&number).ok_or("it waits for a request that it does not have")?;
+        match pending.await {
+            Ok(Ok(response)) => {
+                let filled = self.pending.is_empty().then(|| sink.len());
+                Ok(Answer::Response { response, filled })
+            }
+            Ok(Err(error)) => Ok(Answer::Error(error)),
+            Err(died) => Err(format!("a request died: {died}")),
+        }
     }
 }

@@ -18,13 +18,10 @@ use super::artifact::{Place, host_and_port, server_of};
 use super::challenge::Challenge;
 use super::document::Registry;
 use crate::host::Digest;
-use crate::network::{CheckedNames, Forbidden, SystemNames, authorities, forbidden};
+use crate::network::{CheckedNames, Forbidden, SystemNames, authorities, checked_client, forbidden};
 
 /// How long a connection may take to be there.
 const CONNECT: Duration = Duration::from_secs(20);
-
-/// How long a server may be silent while an answer comes.
-const SILENCE: Duration = Duration::from_mins(1);
 
 /// Registries send whoever wants a blob to where it lies; more often than this none needs to.
 const REDIRECTS: usize = 3;
@@ -56,22 +53,11 @@ struct Token {
 impl<'a> Client<'a> {
     /// Of a repository below a place. Lives as long as the runtime in which its requests are made.
     pub(super) fn new(registry: &'a Registry, place: &Place, repository: &str) -> Result<Self> {
-        // The one of this process; another caller may have been first.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let certificates = registry.certificates.as_deref().map(|pem| authorities(pem, "caFile")).transpose()?;
-        let http = reqwest::Client::builder()
-            .tls_certs_merge(certificates.unwrap_or_default())
+        let names = CheckedNames { names: Arc::new(SystemNames), grants: Arc::new(registry.grants.clone()) };
+        let http = checked_client(certificates.unwrap_or_default(), names)
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
             .https_only(!registry.plain_http)
-            .dns_resolver(Arc::new(CheckedNames {
-                names: Arc::new(SystemNames),
-                grants: Arc::new(registry.grants.clone()),
-            }))
             .build()
             .map_err(|e| Error::new(ErrorKind::Failed, "making the client of a registry").because(e))?;
         let scheme = if registry.plain_http { "http" } else { "https" };

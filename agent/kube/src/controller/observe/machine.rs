@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use super::{Reader, Result};
-use crate::controller::is_unknown;
+use crate::api_server::is_unknown;
 use crate::controller::observed::{Claim, Found, Halted, Instance, Machine, Selectors};
 use crate::controller::users::Others;
 use crate::kubevirt::{Backing, KubeVirt, VirtualMachine, VirtualMachineInstance, bytes, tracking};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::plan::{Ended, Plan, Status, Step, kept};
 use crate::conditions::Says;
 use crate::controller::OWNER;
-use crate::controller::apply::{failed, is_final, make, remove, set_finalizer, tell};
+use crate::controller::apply::{failed, is_final, make, refused_by_cluster, remove, set_finalizer, tell};
 use crate::controller::events::Events;
 use crate::controller::plan::Finalizer;
 use crate::controller::worker;
@@ -72,11 +72,7 @@ fn refusal(step: &Step, message: &str) -> Says {
         Step::MakeMachine(_) => ("MachineRefused", "VirtualMachine"),
         Step::RemoveClaim(_) => ("RemovalRefused", "removal of a claim that the restore had made"),
     };
-    let message = format!(
-        "The cluster refused the {what}: {message}. Remove the cause (a quota, a policy, a name), and create another \
-         RestoreRun."
-    );
-    let says = Says::no(reason, message);
+    let says = refused_by_cluster::<RestoreRun>(reason, what, message);
     if matches!(step, Step::MakeMachine(_)) { kept(says) } else { says }
 }
 

@@ -13,14 +13,15 @@ use remora_vault::VaultOptions;
 
 use super::observed::{ClaimFacts, MachineFacts, Observed, PointFacts};
 use super::{machine, overlays, rivals};
+use crate::api_server::is_unknown;
 use crate::conditions::holds;
+use crate::controller::Settings;
 use crate::controller::observe::Reader;
 use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken};
 use crate::controller::opened::{IfEmpty, Opened};
 use crate::controller::tenancy::{self, Trouble};
 use crate::controller::users::{Others, kubevirt};
 use crate::controller::worker::{self, PodState, Worker, WorkerFacts};
-use crate::controller::{Settings, is_unknown};
 use crate::kubevirt::{RUN_LABEL, bytes};
 use crate::resources::{Repository, RestoreRun, Run};
 use crate::targets::{is_target, targets};

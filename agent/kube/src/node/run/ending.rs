@@ -41,37 +41,35 @@ impl<W: Worker> Driven<W> {
             _ => {}
         }
         self.remove_backup().await;
-        let outcome = match &result {
-            Ok(_) => Outcome::Stored,
-            Err(_) => Outcome::Failed,
-        };
         match result {
-            Ok(done) => {
-                self.run.record.said.completed(&done, Timestamp::now());
-                if !self.write_all().await {
-                    return Outcome::Lost;
-                }
-                let stored = format!("point {} ({}) is stored", done.point.id, done.point.decision);
-                // What is not as it should be concerns the machine's owner too.
-                let note = [stored].into_iter().chain(done.notes).collect::<Vec<_>>().join("; ");
-                self.run.teller.stored(&self.run.object, &note).await;
-            }
-            Err(failure) => {
-                let failure = self.why(failure);
-                tracing::error!(
-                    run = self.run.desk.order.full_name(),
-                    reason = failure.reason(),
-                    "{}",
-                    failure.message()
-                );
-                self.run.record.said.failed(&failure, Timestamp::now());
-                if !self.write_all().await {
-                    return Outcome::Lost;
-                }
-                self.run.teller.failed(&self.run.object, failure.reason(), &failure.message()).await;
-            }
+            Ok(done) => self.complete(done).await,
+            Err(failure) => self.fail(failure).await,
         }
-        outcome
+    }
+
+    /// There is a point.
+    async fn complete(mut self, done: Done) -> Outcome {
+        self.run.record.said.completed(&done, Timestamp::now());
+        if !self.write_all().await {
+            return Outcome::Lost;
+        }
+        let stored = format!("point {} ({}) is stored", done.point.id, done.point.decision);
+        // What is not as it should be concerns the machine's owner too.
+        let note = [stored].into_iter().chain(done.notes).collect::<Vec<_>>().join("; ");
+        self.run.teller.stored(&self.run.object, &note).await;
+        Outcome::Stored
+    }
+
+    /// There is none.
+    async fn fail(mut self, failure: Failure) -> Outcome {
+        let failure = self.why(failure);
+        tracing::error!(run = self.run.desk.order.full_name(), reason = failure.reason(), "{}", failure.message());
+        self.run.record.said.failed(&failure, Timestamp::now());
+        if !self.write_all().await {
+            return Outcome::Lost;
+        }
+        self.run.teller.failed(&self.run.object, failure.reason(), &failure.message()).await;
+        Outcome::Failed
     }
 
     /// Where it is not known whether the point was committed, the repository knows.

@@ -100,6 +100,24 @@ pub(super) struct Guest {
 }
 
 impl Guest {
+    fn new(number: u32, link: Arc<Link>, hears: Receiver<Said>, given_up: Arc<AtomicBool>) -> Self {
+        let now = Instant::now();
+        Self {
+            number,
+            limits: limits(MEMORY),
+            link,
+            hears,
+            given_up,
+            deadline: now,
+            buffer: 0,
+            sink: 0,
+            sha256: None,
+            filled: None,
+            answered: None,
+            started: now,
+        }
+    }
+
     /// Asks the host, and waits for what it says. Not for ever: the host answers, or ends the instance.
     pub(super) fn ask(&mut self, ask: Ask) -> wasmtime::Result<Answer> {
         self.link.ask(self.number, ask).map_err(|error| match error.kind() {
@@ -131,23 +149,32 @@ enum World {
 
 /// The thread: one call after another, until the host ends the instance or a call kills it.
 fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, given_up: Arc<AtomicBool>) {
-    let now = Instant::now();
     let said = Arc::clone(&link);
-    let limits = limits(MEMORY);
-    let guest = Guest {
-        number,
-        limits,
-        link,
-        hears,
-        given_up,
-        deadline: now,
-        buffer: 0,
-        sink: 0,
-        sha256: None,
-        filled: None,
-        answered: None,
-        started: now,
-    };
+    let mut fresh = Some(bounded(runtime, Guest::new(number, link, hears, given_up)));
+    let mut running: Option<Running> = None;
+    loop {
+        let received = match (&running, &fresh) {
+            (Some(running), _) => running.store.data().hears.recv(),
+            (None, Some(store)) => store.data().hears.recv(),
+            (None, None) => return,
+        };
+        let Ok(Said::Call { call, sha256, limit }) = received else { return };
+        let outcome = (|| {
+            if let Some(store) = fresh.take() {
+                running = Some(Running::start(runtime, store, limit)?);
+            }
+            let running = running.as_mut().ok_or_else(|| Fault::Died("it is gone".into()))?;
+            running.call(call, sha256, limit)
+        })();
+        let ended = matches!(outcome, Err(Fault::Died(_)));
+        if said.done(number, outcome).is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// What an instance lives in, with a bound for all that it may take.
+fn bounded(runtime: &Runtime, guest: Guest) -> Store<Guest> {
     let mut store = Store::new(&runtime.engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(HANDED_OVER);
@@ -158,39 +185,7 @@ fn run(number: u32, runtime: &Runtime, link: Arc<Link>, hears: Receiver<Said>, g
         let over = guest.is_cancelled() || Instant::now() >= guest.deadline;
         Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
     });
-    let mut running: Option<Running> = None;
-    let mut fresh = Some(store);
-    loop {
-        let received = match (&running, &fresh) {
-            (Some(running), _) => running.store.data().hears.recv(),
-            (None, Some(store)) => store.data().hears.recv(),
-            (None, None) => return,
-        };
-        let Ok(Said::Call { call, sha256, limit }) = received else { return };
-        let outcome = (|| {
-            if let Some(mut store) = fresh.take() {
-                store.data_mut().deadline = Instant::now() + limit;
-                let world = match &runtime.component {
-                    Linked::Objects(pre) => {
-                        pre.instantiate(&mut store).map(|world| World::Objects(Objects::new(world)))
-                    }
-                    Linked::Volumes(pre) => {
-                        pre.instantiate(&mut store).map(|world| World::Volumes(Volumes::new(world)))
-                    }
-                };
-                let world = world.map_err(|e| died(&e, "starting it", limit))?;
-                running = Some(Running { store, world });
-            }
-            let running = running.as_mut().ok_or_else(|| Fault::Died("it is gone".into()))?;
-            running.store.data_mut().deadline = Instant::now() + limit;
-            running.store.data_mut().sha256 = sha256;
-            running.call(call, limit)
-        })();
-        let ended = matches!(outcome, Err(Fault::Died(_)));
-        if said.done(number, outcome).is_err() || ended {
-            return;
-        }
-    }
+    store
 }
 
 fn died(error: &wasmtime::Error, doing: &str, limit: Duration) -> Fault {
@@ -198,8 +193,20 @@ fn died(error: &wasmtime::Error, doing: &str, limit: Duration) -> Fault {
 }
 
 impl Running {
-    fn call(&mut self, call: Call, limit: Duration) -> Result<Done, Fault> {
+    /// Starts the component, for which it has as long as for a call.
+    fn start(runtime: &Runtime, mut store: Store<Guest>, limit: Duration) -> Result<Self, Fault> {
+        store.data_mut().deadline = Instant::now() + limit;
+        let world = match &runtime.component {
+            Linked::Objects(pre) => pre.instantiate(&mut store).map(|world| World::Objects(Objects::new(world))),
+            Linked::Volumes(pre) => pre.instantiate(&mut store).map(|world| World::Volumes(Volumes::new(world))),
+        };
+        let world = world.map_err(|e| died(&e, "starting it", limit))?;
+        Ok(Self { store, world })
+    }
+
+    fn call(&mut self, call: Call, sha256: Option<Vec<u8>>, limit: Duration) -> Result<Done, Fault> {
         let doing = name(&call);
+        (self.store.data_mut().deadline, self.store.data_mut().sha256) = (Instant::now() + limit, sha256);
         (self.store.data_mut().buffer, self.store.data_mut().sink) = sizes(&call);
         // Each call numbers its requests anew, and has a sink of its own.
         (self.store.data_mut().answered, self.store.data_mut().filled) = (None, None);
