@@ -1,5 +1,6 @@
 //! The one error that crosses ports: a small matchable kind, what failed on what, what to do, and the cause.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The result of every port.
@@ -40,7 +41,7 @@ pub enum ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    name: Option<&'static str>,
+    name: Option<Cow<'static, str>>,
     what: String,
     advice: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -61,8 +62,8 @@ impl Error {
 
     /// Gives it a name of its own, in `CamelCase`, where its kind says too little for whoever has to tell it from others.
     #[must_use]
-    pub fn named(mut self, name: &'static str) -> Self {
-        self.name = Some(name);
+    pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -103,8 +104,8 @@ impl Error {
     }
 
     /// The name of its own, if it has one.
-    pub fn name(&self) -> Option<&'static str> {
-        self.name
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// What the person should do, if it is known.

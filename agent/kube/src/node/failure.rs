@@ -37,8 +37,8 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let reason = error.name().unwrap_or_else(|| reason(error.kind()));
-        Self { reason: reason.into(), error }
+        let reason = error.name().and_then(valid).unwrap_or_else(|| reason(error.kind()).into());
+        Self { reason, error }
     }
 }
 
@@ -90,5 +90,6 @@ mod tests {
             Failure::from(error().named("ScratchNotAttachable").within("opening")).reason(),
             "ScratchNotAttachable"
         );
+        assert_eq!(Failure::from(error().named("no reason".to_owned())).reason(), "Unavailable");
     }
 }

@@ -95,10 +95,8 @@ async fn wait(vm: &Vm, wish: &BackupWish) -> Result<Begun> {
             BackupProgress::Running(running) => return Ok(Begun::Runs(running, time)),
             BackupProgress::ScratchDetached => return Ok(Begun::ScratchDetached),
             BackupProgress::Failed { reason, message } => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!("the backup of KubeVirt failed ({reason}): {message}"),
-                ));
+                let what = format!("the backup of KubeVirt failed ({reason}): {message}");
+                return Err(Error::new(ErrorKind::Unavailable, what).named(reason));
             }
             BackupProgress::Ended(how) => return Err(ended(&how)),
             BackupProgress::Waiting(_) if !handed_over => {

@@ -168,6 +168,16 @@ async fn a_job_that_does_not_start_while_the_api_server_answers_is_given_up_in_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backup_that_cannot_be_made_is_told_by_the_name_of_what_refuses_it() {
+    let refused: fn() -> BackupProgress =
+        || BackupProgress::Failed { reason: "TrackerRefused".into(), message: "exceeded quota".into() };
+    let cluster = Deaf { first: refused, answers: Mutex::default(), unattached: || Ok(None) };
+    let error = waited_for(cluster, Depth::SinceLatest).await.0.err().unwrap();
+    assert_eq!((error.kind(), error.name()), (ErrorKind::Unavailable, Some("TrackerRefused")));
+    assert!(error.chain().ends_with("(TrackerRefused): exceeded quota"), "{}", error.chain());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_scratch_pvc_that_is_not_attached_is_named_and_no_reread_is_tried() {
     for depth in [Depth::SinceLatest, Depth::Full] {
         let unattached: Told = || Ok(Some(Unattached::SoFar("no node has it".into())));
