@@ -14,8 +14,11 @@ use crate::store::{Created, Store};
 /// Segments that are being sent at the same time: one more hides the time of a sync.
 const AT_ONCE: usize = 2;
 
-/// The same, and those that a mover's store looks at once they are sent: one more hides the time of that.
-const UNDER_WAY: usize = AT_ONCE + 1;
+/// The same behind a mover: one more hides the time of the calls to its process.
+const AT_ONCE_BY_A_MOVER: usize = AT_ONCE + 1;
+
+/// Segments that a mover's store looks at once they are sent: one hides the time of that.
+const LOOKED_AT: usize = 1;
 
 /// The segments of one run on their way into the store.
 pub(crate) struct Uploads {
@@ -46,7 +49,8 @@ impl State {
 
 impl Uploads {
     pub(crate) fn new(store: Store, tenant: Folder, vm: Folder) -> Self {
-        let [places, under_way] = [AT_ONCE, UNDER_WAY].map(|most| Arc::new(Semaphore::new(most)));
+        let (sent, looked_at) = if store.is_behind_a_mover() { (AT_ONCE_BY_A_MOVER, LOOKED_AT) } else { (AT_ONCE, 0) };
+        let [places, under_way] = [sent, sent + looked_at].map(|most| Arc::new(Semaphore::new(most)));
         Self { store, tenant, vm, places, under_way, state: Mutex::default() }
     }
 

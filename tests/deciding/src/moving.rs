@@ -22,7 +22,7 @@ const SIZE: usize = 4 << 20;
 const OBJECTS: usize = 40;
 /// An odd number, so that there is one in the middle.
 const ROUNDS: usize = 5;
-/// As a backup stores.
+/// As a backup stores: so many at once, and through a mover one more.
 const PUTS_AT_ONCE: usize = 2;
 /// As a restore reads.
 const GETS_AT_ONCE: usize = 16;
@@ -91,10 +91,14 @@ fn each(nanos: u128) -> u64 {
     u64::try_from(nanos / OBJECTS as u128).unwrap()
 }
 
-/// As a vault's uploads do it: each is a task, and through a mover one more is looked at while others are sent.
+/// As a vault's uploads do it: each is a task, and through a mover one is looked at while others are sent.
 async fn puts(Measured { store, through }: &Measured, round: &str, bytes: &Bytes) -> u128 {
     let started = Instant::now();
-    let [places, under_way] = [PUTS_AT_ONCE, PUTS_AT_ONCE + 1].map(|most| Arc::new(Semaphore::new(most)));
+    let (sent, looked_at) = match through {
+        Through::Own => (PUTS_AT_ONCE, 0),
+        Through::Mover => (PUTS_AT_ONCE + 1, 1),
+    };
+    let [places, under_way] = [sent, sent + looked_at].map(|most| Arc::new(Semaphore::new(most)));
     let mut tasks = JoinSet::new();
     for n in 0..OBJECTS {
         let under_way = Arc::clone(&under_way).acquire_owned().await.unwrap();

@@ -20,7 +20,7 @@ use crate::segment::part::Part;
 pub(crate) const HEADER_LEN: u64 = 24;
 
 /// A segment is stored once it holds this much. Four of them may be in memory: one grows, two are being stored, one waits.
-/// Behind a mover a fifth one, which is looked at.
+/// Behind a mover there are two more: a third that is being stored, and one that is looked at.
 pub(crate) const TARGET_LEN: u64 = 16 * 1024 * 1024;
 
 const MAGIC: &[u8; 8] = b"remoraS1";
