@@ -132,7 +132,7 @@ mod tests {
         let hours = Duration::from_hours;
         for (run, silent, now, todo_then) in [
             (&at_work, Duration::ZERO, at(1), Todo::Wait(AGAIN)),
-            (&at_work, LOST - Duration::from_secs(1), at(1), Todo::Wait(AGAIN)),
+            (&at_work, LOST.mul_f64(0.99), at(1), Todo::Wait(AGAIN)),
             (&at_work, LOST, at(1), Todo::LookForAgent),
             // 4 h, 72 h, and what an agent has to say so.
             (&at_work, LOST, at(77), Todo::EndLate),
