@@ -9,14 +9,14 @@ mod tests;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use self::owners::{Beside, foreign, is_somebody_else_s, made, names};
 use super::Settings;
-use super::observed::{Machine, Made, Names, Observed, OtherRun, RepositoryFacts, StorageClasses, Thing};
+use super::observed::{Agent, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, StorageClasses, Thing};
 use super::plan;
 use super::worker::{self, PodState, Worker, WorkerFacts};
 use crate::api_server::is_unknown;
@@ -143,14 +143,13 @@ impl Reader<'_> {
         Ok(repository_facts(repository.as_ref(), &self.settings.namespace, namespace, &self.namespace))
     }
 
-    /// The UIDs of the agents' pods that are ready on a node.
-    pub(super) async fn agents(&self, node: &str) -> Result<Vec<String>> {
+    /// The agents of a node.
+    pub(super) async fn agents(&self, node: &str) -> Result<Vec<Agent>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let params = ListParams::default()
             .labels("app.kubernetes.io/name=remora-agent")
             .fields(&format!("spec.nodeName={node}"));
-        let pods = pods.list(&params).await?.items.into_iter();
-        Ok(pods.filter(works).filter_map(|pod| pod.metadata.uid).collect())
+        Ok(pods.list(&params).await?.items.iter().filter_map(agent).collect())
     }
 
     async fn others(&self, run: &BackupRun) -> Result<Vec<OtherRun>> {
@@ -220,14 +219,21 @@ impl Reader<'_> {
     }
 }
 
-/// Whether an agent's pod is ready: it knows the runs of its node. One that crashes over and over is not, nor one whose node is
-/// lost, though both are called running for ever. Of one that nobody has looked at yet nothing is said.
-fn works(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
+/// The agent of a pod, if it lives: it is ready, or has just been started. One that crashes over and over does not, nor one whose
+/// node is lost, though both pods are called running for ever. Of one that nobody has looked at yet nothing is said.
+fn agent(pod: &Pod) -> Option<Agent> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() != Some("Running") || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let ready = status.conditions.iter().flatten().find(|one| one.type_ == "Ready");
-    status.phase.as_deref() == Some("Running")
-        && pod.metadata.deletion_timestamp.is_none()
-        && ready.is_none_or(|ready| ready.status == "True")
+    let is_ready = ready.is_none_or(|ready| ready.status == "True");
+    // Where a node is lost, its pods are said not to be ready, and their containers stay as they were told of last.
+    let begins = |one: &ContainerStatus| {
+        !one.ready && one.restart_count == 0 && one.state.as_ref().is_some_and(|state| state.running.is_some())
+    };
+    let lives = is_ready || status.container_statuses.iter().flatten().any(begins);
+    pod.metadata.uid.clone().filter(|_| lives).map(|uid| Agent { uid, is_ready })
 }
 
 /// The node of a machine that runs, or of the pod that has its claims.

@@ -16,8 +16,8 @@ pub(super) struct Observed {
     pub(super) now: Timestamp,
     /// Since when its agent has shown no sign of life, by this process's own clock.
     pub(super) silent: Duration,
-    /// The UIDs of the agents' pods that run on the machine's node.
-    pub(super) agents: Vec<String>,
+    /// The agents on the machine's node.
+    pub(super) agents: Vec<Agent>,
     /// The other runs of this machine that have not ended.
     pub(super) others: Vec<OtherRun>,
     pub(super) machine: Machine,
@@ -33,6 +33,15 @@ pub(super) struct Observed {
     pub(super) worker: Worker,
     /// The worker's image; none if nothing tells it.
     pub(super) image: Option<Image>,
+}
+
+/// An agent that lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agent {
+    /// Of its pod.
+    pub(super) uid: String,
+    /// Whether it knows the runs of its node: it takes none before.
+    pub(super) is_ready: bool,
 }
 
 /// Another run of the machine.

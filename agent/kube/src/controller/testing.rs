@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::observed::Agent;
 use crate::resources::{BackupRun, BackupRunSpec, RepositoryReference};
 
 /// A run of a machine in namespace `shop`, created at 1,000 s, that nobody has looked at.
@@ -25,6 +26,11 @@ pub(super) fn run(machine: &str) -> BackupRun {
     run.metadata.uid = Some("run-uid".into());
     run.metadata.creation_timestamp = Some(Time(at(1000)));
     run
+}
+
+/// An agent that is ready.
+pub(super) fn agent(uid: &str) -> Agent {
+    Agent { uid: uid.into(), is_ready: true }
 }
 
 /// That many seconds after the beginning of time.

@@ -45,14 +45,19 @@ fn a_repository_serves_its_own_namespace_and_of_the_administrators_those_that_it
     assert_eq!(broken, RepositoryFacts::NotReady("m".into()));
 }
 
+/// Of an agent.
+fn container(ready: bool, restarts: i32, state: &serde_json::Value) -> serde_json::Value {
+    json!({
+        "name": "agent", "image": "i", "imageID": "", "ready": ready, "restartCount": restarts, "state": state,
+    })
+}
+
 #[test]
 fn an_agent_that_crashes_over_and_over_is_none_at_any_instant_of_that() {
     let pod = |phase: &str, leaving: Option<&str>, ready: &str, state: &serde_json::Value| -> Pod {
-        let container = json!({
-            "name": "agent", "image": "i", "imageID": "", "ready": ready == "True", "restartCount": 7, "state": state,
-        });
+        let container = container(ready == "True", 7, state);
         serde_json::from_value(json!({
-            "metadata": {"name": "agent", "deletionTimestamp": leaving},
+            "metadata": {"name": "agent", "uid": "u", "deletionTimestamp": leaving},
             "status": {
                 "phase": phase, "containerStatuses": [container],
                 "conditions": [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": ready}],
@@ -62,15 +67,35 @@ fn an_agent_that_crashes_over_and_over_is_none_at_any_instant_of_that() {
     };
     let runs = json!({"running": {}});
     let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
-    assert!(works(&pod("Running", None, "True", &runs)));
+    assert_eq!(agent(&pod("Running", None, "True", &runs)), Some(Agent { uid: "u".into(), is_ready: true }));
     // From its start to its crash, and until it is started again.
     for state in [runs.clone(), json!({"terminated": {"exitCode": 1}}), waiting("CrashLoopBackOff")] {
-        assert!(!works(&pod("Running", None, "False", &state)), "{state}");
+        assert_eq!(agent(&pod("Running", None, "False", &state)), None, "{state}");
     }
-    // Its node is lost.
-    assert!(!works(&pod("Running", None, "Unknown", &runs)));
-    assert!(!works(&pod("Pending", None, "False", &waiting("ContainerCreating"))));
-    assert!(!works(&pod("Running", Some("2026-01-01T00:00:00Z"), "True", &runs)));
-    let untold: Pod = serde_json::from_value(json!({"status": {"phase": "Running"}})).unwrap();
-    assert!(works(&untold), "nothing speaks against it");
+    assert_eq!(agent(&pod("Pending", None, "False", &waiting("ContainerCreating"))), None);
+    assert_eq!(agent(&pod("Running", Some("2026-01-01T00:00:00Z"), "True", &runs)), None);
+    let untold: Pod =
+        serde_json::from_value(json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}})).unwrap();
+    assert!(agent(&untold).is_some_and(|agent| agent.is_ready), "nothing speaks against it");
+}
+
+/// It takes over what another one leaves, as soon as it knows of it.
+#[test]
+fn an_agent_that_was_just_started_lives_and_is_not_ready_and_one_of_a_lost_node_does_not() {
+    let is_ready = |container: serde_json::Value| {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "agent", "uid": "u"},
+            "status": {
+                "phase": "Running", "containerStatuses": [container],
+                "conditions": [{"type": "Ready", "status": "False"}],
+            },
+        }))
+        .unwrap();
+        agent(&pod).map(|agent| agent.is_ready)
+    };
+    let runs = json!({"running": {}});
+    assert_eq!(is_ready(container(false, 0, &runs)), Some(false));
+    assert_eq!(is_ready(container(false, 0, &json!({"terminated": {"exitCode": 1}}))), None);
+    // The node says nothing of its containers any more.
+    assert_eq!(is_ready(container(true, 0, &runs)), None);
 }

@@ -44,7 +44,7 @@ pub(super) fn decide(observed: &Observed) -> Result<Place<'_>, Says> {
     let node = instance.node.clone().filter(|node| !node.is_empty());
     let node =
         node.ok_or_else(|| Says::no("NotRunning", "The machine has no node yet. The run begins when it runs."))?;
-    if observed.agents.is_empty() {
+    if observed.agents.iter().all(|agent| !agent.is_ready) {
         return Err(no_agent(&node));
     }
     Ok(Place::Node(node))

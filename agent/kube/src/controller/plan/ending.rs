@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Ended, is_claimed};
 use crate::conditions;
-use crate::controller::observed::Observed;
+use crate::controller::observed::{Agent, Observed};
 use crate::deadline;
 use crate::resources::{BackupRun, Run};
 use crate::verification;
@@ -78,10 +78,11 @@ fn lost(observed: &Observed) -> Option<Ended> {
     Some(Ended { reason: "AgentLost", message })
 }
 
-/// Whether who has claimed a run is dead, and nobody takes it over. `agents` are the UIDs of the pods on its node.
-pub(in crate::controller) fn is_lost(run: &impl Run, agents: &[String], silent: Duration) -> bool {
+/// Whether who has claimed a run is dead, and nobody takes it over. `agents` are those of its node: one that is not ready yet will
+/// be.
+pub(in crate::controller) fn is_lost(run: &impl Run, agents: &[Agent], silent: Duration) -> bool {
     let Some(holder) = run.agent() else { return false };
-    let successor = agents.iter().any(|agent| agent != holder);
+    let successor = agents.iter().any(|agent| agent.uid != holder);
     let patience = if successor { DEAD + TAKE_OVER } else { DEAD };
     silent >= patience
 }

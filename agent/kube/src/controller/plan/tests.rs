@@ -7,7 +7,7 @@ use remora_core::{BackupName, CheckpointName, RepositoryId};
 use super::*;
 use crate::conditions::Truth;
 use crate::controller::observed::*;
-use crate::controller::testing::{at, run};
+use crate::controller::testing::{agent, at, run};
 use crate::controller::worker::{Image, PodState, Worker, WorkerFacts};
 use crate::kubevirt::tracking;
 use crate::resources::{Attempt, BackupRun, BackupRunStatus, Verify};
@@ -20,7 +20,7 @@ fn sound() -> Observed {
         run: with_finalizer(run("web")),
         now: at(2000),
         silent: Duration::ZERO,
-        agents: vec!["agent".into()],
+        agents: vec![agent("agent")],
         others: Vec::new(),
         machine: Machine::Found(Box::new(Found {
             uid: "vm-uid".into(),
@@ -161,6 +161,7 @@ fn what_speaks_against_a_run_is_said_with_what_to_do() {
         (|o| instance(o).migrating = true, "Migrating", "after that"),
         (|o| instance(o).node = None, "NotRunning", "no node yet"),
         (|o| o.agents.clear(), "NoAgent", "DaemonSet"),
+        (|o| o.agents[0].is_ready = false, "NoAgent", "is ready on node one"),
         (
             |o| o.foreign = vec![("theirs".into(), "ExportReady".into())],
             "WaitingForBackup",
@@ -442,8 +443,8 @@ fn a_run_ends_without_a_point_when_nobody_else_can_end_it() {
         observed.silent = Duration::from_secs(seconds);
         observed
     };
-    let succeeded = |mut observed: Observed| {
-        observed.agents = vec!["successor".into()];
+    let succeeded = |mut observed: Observed, is_ready: bool| {
+        observed.agents = vec![Agent { is_ready, ..agent("successor") }];
         observed
     };
     for (observed, wanted) in vec![
@@ -461,8 +462,10 @@ fn a_run_ends_without_a_point_when_nobody_else_can_end_it() {
         (late(claimed(), 180), Some("DeadlineExceeded")),
         (silent(claimed(), 119), None),
         (silent(claimed(), 120), Some("AgentLost")),
-        (silent(succeeded(claimed()), 239), None),
-        (silent(succeeded(claimed()), 240), Some("AgentLost")),
+        (silent(succeeded(claimed(), true), 239), None),
+        (silent(succeeded(claimed(), true), 240), Some("AgentLost")),
+        // It has just been started.
+        (silent(succeeded(claimed(), false), 239), None),
         (silent(sound(), 1000), None),
     ] {
         assert_eq!(ended(&observed), wanted, "{:?} at {}", observed.run, observed.now);
@@ -526,7 +529,7 @@ fn a_halted_machine_is_read_by_the_agent_of_the_node_on_which_its_worker_runs() 
     assert_eq!(assigned(&observed).reason, "WorkerPending");
     observed.worker = worker(PodState::Runs("two".into()));
     assert_eq!(assigned(&observed).reason, "NoAgent");
-    observed.agents = vec!["agent".into()];
+    observed.agents = vec![agent("agent")];
     let status = plan(&observed).status.unwrap();
     assert_eq!((status.node.as_deref(), status.halted), (Some("two"), true));
     assert_eq!(status.assigned.unwrap().truth, Truth::True);

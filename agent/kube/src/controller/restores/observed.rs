@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use remora_core::point::Point;
 
-use crate::controller::observed::{RepositoryFacts, StorageClasses, Taken};
+use crate::controller::observed::{Agent, RepositoryFacts, StorageClasses, Taken};
 use crate::controller::worker::{Image, Overlay, Worker};
 use crate::resources::RestoreRun;
 
@@ -17,8 +17,8 @@ pub(in crate::controller) struct Observed {
     pub(super) age: Duration,
     /// Since when its agent has shown no sign of life, by this process's own clock.
     pub(super) silent: Duration,
-    /// The UIDs of the agents' pods that run on the worker's node.
-    pub(super) agents: Vec<String>,
+    /// The agents on the worker's node.
+    pub(super) agents: Vec<Agent>,
     pub(super) repository: RepositoryFacts,
     pub(super) point: PointFacts,
     /// A claim that another restore writes first, and the name of that.

@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use super::{Image, Mounts, PodState, Task, Worker, WorkerFacts, objects};
 use crate::conditions::Says;
 use crate::controller::apply::{make, remove};
-use crate::controller::observed::{Taken, Thing};
+use crate::controller::observed::{Agent, Taken, Thing};
 use crate::resources::Run;
 
 /// Why a run does not go on.
@@ -84,12 +84,7 @@ impl Worker {
     }
 
     /// Where it runs. `agents` are those of that node.
-    pub(in crate::controller) fn node<R: Run>(
-        &self,
-        run: &R,
-        task: Task,
-        agents: &[String],
-    ) -> Result<String, Trouble> {
+    pub(in crate::controller) fn node<R: Run>(&self, run: &R, task: Task, agents: &[Agent]) -> Result<String, Trouble> {
         let pod = task.described();
         let node = match &self.pod {
             WorkerFacts::Pod(_, PodState::Runs(node)) => node,
@@ -107,7 +102,7 @@ impl Worker {
                 return Err(Trouble::Waits(Says::not_yet("Preparing", format!("{pod} is being made."))));
             }
         };
-        if agents.is_empty() {
+        if agents.iter().all(|agent| !agent.is_ready) {
             return Err(Trouble::Waits(no_agent(node)));
         }
         Ok(node.clone())

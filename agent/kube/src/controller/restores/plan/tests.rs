@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::FINALIZER;
-use crate::controller::observed::{RepositoryFacts, StorageClasses};
+use crate::controller::observed::{Agent, RepositoryFacts, StorageClasses};
 use crate::controller::restores::observed::MachineFacts;
+use crate::controller::testing::agent;
 use crate::controller::worker::{Image, Overlay, Placement, PodState, Worker, WorkerFacts, WorkerStep};
 use crate::resources::RestoreRun;
 
@@ -72,7 +73,7 @@ fn observed(run: RestoreRun) -> Observed {
         run,
         age: Duration::ZERO,
         silent: Duration::ZERO,
-        agents: vec!["agent-uid".into()],
+        agents: vec![agent("agent-uid")],
         repository: RepositoryFacts::Ready(RepositoryId::random()),
         point: PointFacts::Found(Box::new(point())),
         first: None,
@@ -171,6 +172,8 @@ fn a_run_has_all_made_and_is_given_to_the_node_of_its_worker() {
     assert!(message.ends_with("yet: no node. `kubectl describe pod remora-worker-run-uid` tells more."), "{message}");
     let no_agent = plan(&Observed { agents: vec![], ..made(to_claims()) });
     assert_eq!(assigned(&no_agent), ("NoAgent".into(), None));
+    let begins = vec![Agent { is_ready: false, ..agent("agent-uid") }];
+    assert_eq!(assigned(&plan(&Observed { agents: begins, ..made(to_claims()) })), ("NoAgent".into(), None));
     assert_eq!(assigned(&plan(&made(to_claims()))), ("Assigned".into(), Some("one".into())));
 }
 
@@ -474,7 +477,7 @@ fn what_is_left_after_the_end_is_removed_and_the_finalizer_last() {
 fn an_agent_is_given_time_to_be_replaced() {
     let mut waits = made(claimed(to_claims()));
     waits.silent = Duration::from_secs(121);
-    waits.agents = vec!["successor".into()];
+    waits.agents = vec![agent("successor")];
     let plan = plan(&waits);
     assert_eq!((names(&plan), plan.status.unwrap().ended), (vec![], None));
 }
