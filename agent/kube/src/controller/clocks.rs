@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::resources::Run;
 
+/// A clock that has run for so long is forgotten: a run that is deleted while its point is verified leaves one.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// What was last seen of a run's agent, and when it was seen first.
 struct Seen {
     agent: String,
@@ -26,6 +29,9 @@ impl Clocks {
             seen.remove(&uid);
             return Duration::ZERO;
         };
+        if !seen.contains_key(&uid) {
+            seen.retain(|_, last| now.saturating_duration_since(last.since) < LONGEST);
+        }
         let heartbeat = run.heartbeat();
         let fresh = || Seen { agent: agent.to_owned(), heartbeat, since: now };
         let last = seen.entry(uid).or_insert_with(fresh);
@@ -71,5 +77,21 @@ mod tests {
         clocks.forget("run-uid");
         assert_eq!(clocks.silent(&run, at(780)), Duration::ZERO);
         assert_eq!(clocks.silent(&run, at(790)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_clock_that_nobody_stops_is_forgotten_after_a_day() {
+        let (clocks, begin) = (Clocks::default(), Instant::now());
+        let ask = |uid: &str, after: Duration| {
+            let mut run = run("web");
+            run.metadata.uid = Some(uid.into());
+            run.status.get_or_insert_default().agent = Some("a".into());
+            clocks.silent(&run, begin + after)
+        };
+        ask("gone", Duration::ZERO);
+        ask("works", Duration::from_secs(1));
+        ask("new", LONGEST);
+        assert_eq!(clocks.0.lock().unwrap().len(), 2);
+        assert_eq!(ask("works", LONGEST + Duration::from_secs(1)), LONGEST);
     }
 }
