@@ -108,6 +108,7 @@ fn steps(observed: &Observed) -> Vec<&'static str> {
         Step::RemoveScratch(_) => "remove scratch",
         Step::RemoveToken(_) => "remove token",
         Step::RemoveTracker(..) => "remove tracker",
+        Step::LetGo(..) => "let go",
         Step::Worker(WorkerStep::RemovePod(_)) => "remove worker",
         Step::Worker(WorkerStep::RemoveSecret(_)) => "remove secret",
         Step::Worker(WorkerStep::MakeSecret(_)) => "secret",
@@ -397,8 +398,9 @@ fn an_attempt_that_has_ended_is_removed_the_backup_first() {
     observed.made.backups[0].leaving = true;
     assert!(steps(&observed).is_empty());
     // Its machine was deleted, and with it the tracker.
-    observed.made.orphans = vec![(observed.made.backups[0].clone(), "tracker".into())];
-    let Step::Make(Wanted::Tracker(tracker)) = &plan(&observed).steps[0] else { panic!("no tracker is made") };
+    let backup = observed.made.backups[0].clone();
+    observed.made.orphans = vec![Orphan { backup, tracker: "tracker".into(), others: Vec::new() }];
+    let Step::LetGo(tracker, _) = &plan(&observed).steps[0] else { panic!("no tracker is made") };
     assert_eq!(tracker.metadata.name.as_deref(), Some("tracker"));
     assert_eq!(tracker.metadata.owner_references.as_ref().unwrap()[0].uid, observed.made.backups[0].uid);
     observed.made.backups.clear();
