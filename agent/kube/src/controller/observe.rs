@@ -6,6 +6,7 @@ mod owners;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -212,16 +213,21 @@ impl Reader<'_> {
     }
 
     pub(super) async fn classes(&self) -> Result<StorageClasses> {
-        const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         let classes = classes.list_metadata(&ListParams::default()).await?.items;
-        let default =
-            classes.iter().find(|class| class.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
+        let default = classes.iter().find(|class| is_default(class.annotations()));
         Ok(StorageClasses {
             default: default.map(ResourceExt::name_any),
             names: classes.iter().map(ResourceExt::name_any).collect(),
         })
     }
+}
+
+/// Whether a class with these annotations is the cluster's default. The second is as old as classes, and counts still.
+fn is_default(annotations: &BTreeMap<String, String>) -> bool {
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+        .iter()
+        .any(|name| annotations.get(*name).is_some_and(|value| value == "true"))
 }
 
 /// The agent of a pod, if it lives: it is ready, or has just been started. One that crashes over and over does not, nor one whose
