@@ -1,7 +1,7 @@
 //! Events on objects, for people to see.
 //!
-//! As the recorder of `kube` 5.0, but for two things. What has another note is another event: that one counts it as the first,
-//! whose note no longer says what is. And an object's name may be as long as names may be: that one makes a name of it for the
+//! As the recorder of `kube` 5.0, but for two things. What has another note is another event, within bounds: that one counts it as
+//! the first, whose note no longer says what is. And an object's name may be as long as names may be: that one makes a name of it for the
 //! event that is longer, which no API server takes.
 
 use std::collections::HashMap;
@@ -19,6 +19,10 @@ use serde_json::json;
 /// So long after it was told last an event that happens again is counted, and not told anew.
 const REMEMBERED: SignedDuration = SignedDuration::from_mins(6);
 
+/// So many events of one object are told that differ in their notes alone, as many as by Kubernetes' own programs; those that
+/// follow are counted. A note may be another each time, such as one that quotes what a store answers.
+const NOTES: u32 = 10;
+
 /// How much of an object's name is shown in its event's: a dot and 16 digits follow, and a name has 253 bytes at the most.
 const SHOWN: usize = 236;
 
@@ -30,10 +34,13 @@ pub(crate) struct Recorder {
     told: Arc<Mutex<HashMap<blake3::Hash, Told>>>,
 }
 
-/// An event that was told.
+/// The last event of those that differ in their notes alone.
 #[derive(Clone)]
 struct Told {
     name: String,
+    note: Option<String>,
+    /// How many notes there were.
+    notes: u32,
     count: i32,
     last: Timestamp,
 }
@@ -47,24 +54,25 @@ impl Recorder {
     pub(crate) async fn publish(&self, event: &Event, of: &ObjectReference) -> Result<(), kube::Error> {
         let (now, what) = (Timestamp::now(), what(event, of));
         let events: Api<Stored> = Api::namespaced(self.client.clone(), of.namespace.as_deref().unwrap_or("default"));
-        let told = match self.before(&what, now) {
-            Some(before) => {
-                let series = EventSeries { count: before.count + 1, last_observed_time: MicroTime(now) };
-                let patch = Patch::Merge(json!({"series": series}));
-                events.patch(&before.name, &PatchParams::default(), &patch).await?;
-                Told { count: series.count, last: now, ..before }
-            }
-            None => {
-                let stored = self.stored(event, of, now);
-                events.create(&PostParams::default(), &stored).await?;
-                Told { name: stored.metadata.name.unwrap_or_default(), count: 1, last: now }
-            }
+        let before = self.before(&what, now);
+        let notes = before.as_ref().map_or(0, |before| before.notes);
+        let is_counted = |before: &Told| before.note == event.note || notes >= NOTES;
+        let told = if let Some(before) = before.filter(is_counted) {
+            let series = EventSeries { count: before.count + 1, last_observed_time: MicroTime(now) };
+            let patch = Patch::Merge(json!({"series": series}));
+            events.patch(&before.name, &PatchParams::default(), &patch).await?;
+            Told { count: series.count, last: now, ..before }
+        } else {
+            let stored = self.stored(event, of, now);
+            events.create(&PostParams::default(), &stored).await?;
+            let (name, note) = (stored.metadata.name.unwrap_or_default(), event.note.clone());
+            Told { name, note, notes: notes + 1, count: 1, last: now }
         };
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(what, told);
         Ok(())
     }
 
-    /// The same event, if it was told a moment ago.
+    /// What was told of the same a moment ago.
     fn before(&self, what: &blake3::Hash, now: Timestamp) -> Option<Told> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, one| now.duration_since(one.last) < REMEMBERED);
@@ -100,10 +108,10 @@ const fn word(type_: EventType) -> &'static str {
     }
 }
 
-/// What is the same each time that an event happens again.
+/// What is the same of events that differ in their notes alone.
 fn what(event: &Event, of: &ObjectReference) -> blake3::Hash {
-    let Event { type_, reason, note, action, secondary } = event;
-    blake3::hash(json!([of, word(*type_), reason, note, action, secondary]).to_string().as_bytes())
+    let Event { type_, reason, action, secondary, .. } = event;
+    blake3::hash(json!([of, word(*type_), reason, action, secondary]).to_string().as_bytes())
 }
 
 /// The name of an object's event.
@@ -141,7 +149,8 @@ mod tests {
             name: Some("run".into()),
             ..ObjectReference::default()
         };
-        for note in ["waits for a", "waits for a", "waits for b", "waits for a"] {
+        let others: Vec<_> = (0..12).map(|number| format!("waits for {number}")).collect();
+        for note in ["waits for a", "waits for a", "waits for b"].into_iter().chain(others.iter().map(String::as_str)) {
             let (reason, action) = ("WaitingForRun".into(), "Assign".into());
             let event = Event { type_: EventType::Warning, reason, note: Some(note.into()), action, secondary: None };
             recorder.publish(&event, &of).await.unwrap();
@@ -152,11 +161,14 @@ mod tests {
         };
         let event = |note: &str| ("POST".to_owned(), Some(note.to_owned()), None);
         let again = |count: i64| ("PATCH".to_owned(), None, Some(count));
-        let wanted = [event("waits for a"), again(2), event("waits for b"), again(3)];
+        // Ten notes, and no more.
+        let mut wanted = vec![event("waits for a"), again(2), event("waits for b")];
+        wanted.extend(others[..8].iter().map(|note| event(note)));
+        wanted.extend((2..6).map(again));
         assert_eq!(asked.iter().map(told).collect::<Vec<_>>(), wanted);
         let first = &asked[0].2;
         let path = format!("/namespaces/shop/events/{}", first["metadata"]["name"].as_str().unwrap());
-        assert!(asked[1].1.ends_with(&path) && asked[3].1.ends_with(&path), "{asked:#?}");
+        assert!(asked[1].1.ends_with(&path), "{asked:#?}");
         assert_eq!((&first["type"], &first["regarding"]["name"]), (&json!("Warning"), &json!("run")));
     }
 
