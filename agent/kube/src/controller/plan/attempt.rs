@@ -123,9 +123,8 @@ fn repository(observed: &Observed) -> Result<RepositoryId, Says> {
     let namespace = run.spec.repository.namespace.as_deref().unwrap_or(own);
     match &observed.repository {
         RepositoryFacts::Ready(id) => Ok(*id),
-        RepositoryFacts::NotAllowed | RepositoryFacts::Missing => {
-            Err(assignment::not_allowed(&run.spec.repository.name, namespace, own))
-        }
+        RepositoryFacts::Missing => Err(assignment::missing(&run.spec.repository.name, namespace)),
+        RepositoryFacts::NotAllowed => Err(assignment::not_allowed(&run.spec.repository.name, namespace, own)),
         RepositoryFacts::NotReady(why) => Err(Says::not_yet("RepositoryNotReady", why.clone())),
     }
 }

@@ -345,6 +345,7 @@ fn what_keeps_an_attempt_from_being_made_waits_or_fails_it() {
         ),
         (|o| instance(o).disks[0].1 = None, Truth::Unknown, "DiskSizeUnknown", "volume root"),
         (|o| o.repository = RepositoryFacts::NotAllowed, Truth::False, "RepositoryNotAllowed", "allowedNamespaces"),
+        (|o| o.repository = RepositoryFacts::Missing, Truth::False, "RepositoryMissing", "no Repository offsite in"),
         (|o| o.repository = RepositoryFacts::NotReady("x".into()), Truth::Unknown, "RepositoryNotReady", "x"),
         (|o| o.machine = Machine::Missing, Truth::False, "NoMachine", "gone"),
     ];
