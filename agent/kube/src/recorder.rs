@@ -1,8 +1,8 @@
 //! Events on objects, for people to see.
 //!
-//! As the recorder of `kube` 5.0, but for two things. What has another note is another event, within bounds: that one counts it as
-//! the first, whose note no longer says what is. And an object's name may be as long as names may be: that one makes a name of it for the
-//! event that is longer, which no API server takes.
+//! As the recorder of `kube` 5.0, but for two things. What has another note is another event, within bounds: that one counts it
+//! as the first, whose note no longer says what is. And an object's name may be as long as names may be: that one makes a name
+//! of it for the event that is longer, which no API server takes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -145,8 +145,8 @@ fn not_eligible(spec: &VirtualMachineInstanceSpec) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What KubeVirt keeps of a machine in a claim of its own. Who restores a disk that is encrypted with a key of the TPM's has to have
-/// another one.
+/// What KubeVirt keeps of a machine in a claim of its own. Whoever restores a disk that is encrypted with a key of the TPM's
+/// has to have another one.
 fn beside_the_disks(machine: &DynamicObject) -> Vec<(String, String)> {
     let domain = &machine.data["spec"]["template"]["spec"]["domain"];
     let states = [
