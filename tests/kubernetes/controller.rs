@@ -24,5 +24,6 @@ pub(crate) fn scenario() {
     restores::a_machine_is_made_when_its_disks_are_written();
     runs::what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it_is_deleted();
     runs::a_tracker_of_an_earlier_machine_is_made_anew();
+    runs::a_namespace_that_is_deleted_in_the_middle_of_a_backup_is_kept_by_nothing();
     schedule::remove_old_runs();
 }

@@ -10,11 +10,11 @@ mod quantity;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-pub(crate) use backup::TRACKER;
 pub use backup::{
     LatestCheckpoint, Source, VirtualMachineBackup, VirtualMachineBackupSpec, VirtualMachineBackupStatus,
     VirtualMachineBackupTracker, VirtualMachineBackupTrackerSpec, VirtualMachineBackupTrackerStatus,
 };
+pub(crate) use backup::{PROTECTION, TRACKER};
 pub use conditions::{BackupCondition, Stage};
 pub use installation::{Configuration, KubeVirt, KubeVirtSpec, TrackingSelectors};
 pub use machine::{

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod kubevirt;
 #[cfg(feature = "node")]
 pub mod node;
+mod recorder;
 // The derive of the schemas repeats each struct, public, in a scope of its own.
 #[allow(unreachable_pub)]
 pub mod resources;

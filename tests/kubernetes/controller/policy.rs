@@ -171,6 +171,24 @@ fn the_controller_makes_and_removes_nothing_but_remora_s() {
 
     make(&list, "ours", &ours).ok();
     delete(&format!("{list}/ours")).ok();
+
+    // Of a backup that goes it may take what holds it, and of no other; whatever labels it brings along.
+    let backups = shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups");
+    let source = json!({"apiGroup": "kubevirt.io", "kind": "VirtualMachine", "name": "web"});
+    let let_go = json!({"metadata": {"labels": ours, "finalizers": null}});
+    for (name, labels, words) in [("theirs", json!({}), "managed by remora"), ("stays", ours.clone(), "being deleted")]
+    {
+        let metadata = json!({"name": name, "labels": labels, "finalizers": ["example.org/holds"]});
+        let backup = json!({
+            "apiVersion": "backup.kubevirt.io/v1alpha1", "kind": "VirtualMachineBackup", "metadata": metadata,
+            "spec": {"source": source, "pvcName": "somewhere"},
+        });
+        api.create(&backups, &backup).ok();
+        says(&api.merge_as(&controller, &format!("{backups}/{name}"), &let_go).refused(), words);
+    }
+    api.delete(&format!("{backups}/stays")).ok();
+    api.merge_as(&controller, &format!("{backups}/stays"), &let_go).ok();
+    assert_eq!(api.look(&format!("{backups}/stays")).code, 404);
     // The certificate of its key service, which is there already.
     let own = "/api/v1/namespaces/remora/secrets";
     assert_eq!(make(own, "remora-controller-tls", &json!({})).code, 409);

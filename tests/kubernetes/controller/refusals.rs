@@ -58,6 +58,26 @@ pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_t
     assert!(shop.events("BackupRun", "run").contains(&"NoAgent".to_owned()));
     shop.change_instance(&json!({"status": {"nodeName": "one"}}));
     run.waits_for("Assigned", "Assigned");
+    what_happens_again_is_counted(&shop, &run);
+}
+
+/// As one event, if it is the very same.
+fn what_happens_again_is_counted(shop: &Shop, run: &Run<'_>) {
+    let list = format!("/apis/events.k8s.io/v1/namespaces/{}/events", shop.namespace);
+    let of_no_agent = || {
+        let told = shop.cluster.api.get(&list)["items"].as_array().unwrap().clone();
+        let is = |event: &Value| event["reason"] == "NoAgent" && event["regarding"]["name"] == "run";
+        told.into_iter().filter(is).collect::<Vec<_>>()
+    };
+    shop.change_instance(&json!({"status": {"nodeName": "three"}}));
+    run.waits_for("Assigned", "NoAgent");
+    wait_until(format_args!("it is not counted: {:#?}", of_no_agent()), SOON, || {
+        let counts = of_no_agent().iter().filter_map(|event| event["series"]["count"].as_u64()).collect::<Vec<_>>();
+        counts == [2]
+    });
+    assert_eq!(of_no_agent().len(), 1);
+    shop.change_instance(&json!({"status": {"nodeName": "four"}}));
+    wait_until(format_args!("another note is no other event: {:#?}", of_no_agent()), SOON, || of_no_agent().len() == 2);
 }
 
 #[test]

@@ -104,6 +104,35 @@ fn a_backup_whose_tracker_went_with_its_machine_is_given_another_for_its_end() {
 }
 
 #[test]
+pub(super) fn a_namespace_that_is_deleted_in_the_middle_of_a_backup_is_kept_by_nothing() {
+    let shop = Shop::open();
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.wants(1);
+    run.waits_for("Prepared", "Prepared");
+    // As KubeVirt does, which never takes it off once the tracker is gone.
+    let api = &shop.cluster.api;
+    let path = format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups"));
+    api.merge(&path, &json!({"metadata": {"finalizers": ["backup.kubevirt.io/vmbackup-protection"]}})).ok();
+    let tracker = backup(&shop, &name)["spec"]["source"]["name"].as_str().unwrap().to_owned();
+    // Nobody but this test removes what is in it, in an order that leaves the backup without its tracker.
+    api.delete(&format!("/api/v1/namespaces/{}", shop.namespace)).ok();
+    for (group, plural, name) in [
+        ("backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers", tracker.as_str()),
+        ("backup.kubevirt.io/v1alpha1", "virtualmachinebackups", &name),
+        ("kubevirt.io/v1", "virtualmachines", "web"),
+        ("kubevirt.io/v1", "virtualmachineinstances", "web"),
+        ("remora.dev/v1alpha1", "backupruns", "run"),
+    ] {
+        api.delete(&format!("{}/{name}", shop.list(group, plural))).ok();
+    }
+    run.write("one", &json!({"attempt": attempt(1, &name, "Ended")})).ok();
+    run.end("Failed");
+    waits_until_nothing_is_left(&shop);
+    waits_until_gone(&run);
+}
+
+#[test]
 fn of_two_runs_of_a_machine_one_is_first_and_the_other_follows() {
     let shop = Shop::open();
     let first = shop.run("first", &json!({}));

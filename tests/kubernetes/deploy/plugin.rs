@@ -133,6 +133,16 @@ fn waiting_tells_the_end_and_fails_with_the_run() {
 }
 
 #[test]
+fn a_run_that_takes_long_is_told_from_one_that_cannot_be_followed() {
+    let shop = Shop::open();
+    shop.repository("offsite");
+    let late = shop.kubectl(&["backup", "web", "--wait", "--timeout=5s"]).fails();
+    assert!(late.stderr.contains("has not ended within 5s; it goes on"), "{}", late.stderr);
+    let wrong = shop.kubectl(&["backup", "web", "--wait", "--timeout=soon"]).fails();
+    assert!(wrong.stderr.contains("is not followed to its end: error: invalid"), "{}", wrong.stderr);
+}
+
+#[test]
 fn a_restore_takes_the_repository_from_the_run_that_made_the_point() {
     let shop = Shop::open();
     shop.refuses(&["restore", POINT, "--vm", "copy"], "no BackupRun");

@@ -58,7 +58,7 @@ fn each_rule_of_the_api_server_stands_in_the_table_with_its_reason() {
         let objects = built(api(), overlay);
         for (_, program) in PROGRAMS {
             let mut wanted = listed(program, API);
-            if program == "remora-agent" && (overlay.ends_with("openshift") || overlay.ends_with("oadp")) {
+            if overlay.ends_with("openshift") || overlay.ends_with("oadp") {
                 wanted.extend(listed(program, "at the API server of OpenShift"));
             }
             assert!(wanted.len() > 5, "{program}: {wanted:?}");

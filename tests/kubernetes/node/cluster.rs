@@ -247,7 +247,7 @@ fn a_backup_is_asked_for_followed_and_let_go() {
     assert_eq!(facts.vm.as_str(), format!("{}/web", scene.namespace));
     assert_eq!((&facts.tracking, facts.volumes.len()), (&ChangedBlockTracking::Enabled, 1));
     assert_eq!((facts.volumes[0].name.as_str(), facts.volumes[0].capacity), ("root", 1 << 30));
-    assert_eq!(facts.left_out[0].0, "seed");
+    assert_eq!(facts.left_out[0].0, "disk seed");
     assert_eq!(facts.latest.as_ref().unwrap().name, "before");
     let pods = scene.api().get(&format!("/api/v1/namespaces/{}/pods/virt-launcher-web", scene.namespace));
     assert_eq!(json!(facts.instance.as_ref().unwrap().pod), pods["metadata"]["uid"]);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::events::Events;
 use super::objects::{Wanted, with_token};
-use super::observed::{Machine, Observed};
+use super::observed::{Machine, Observed, Orphan};
 use super::plan::{Finalizer, Plan, Status, Step};
 use super::{FINALIZER, OWNER, worker};
 use crate::api_server::is_refusal;
@@ -66,6 +66,7 @@ async fn take(client: &Client, namespace: &str, step: &Step) -> Result<()> {
         Step::RemoveScratch(thing) => remove::<PersistentVolumeClaim>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveToken(thing) => remove::<Secret>(client, namespace, &thing.name, &thing.uid).await,
         Step::RemoveTracker(name, uid) => remove::<VirtualMachineBackupTracker>(client, namespace, name, uid).await,
+        Step::LetGo(tracker, orphan) => let_go(client, namespace, tracker, orphan).await,
         Step::Worker(step) => worker::take(client, namespace, step).await,
         Step::Make(Wanted::Tracker(tracker)) => make(client, namespace, &**tracker).await,
         Step::Make(Wanted::Scratch(claim)) => make(client, namespace, &**claim).await,
@@ -103,6 +104,39 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(OWNER.into()), ..PostParams::default() };
     api.create(&params, object).await.map(drop)
+}
+
+/// Has KubeVirt let go of a backup, for which it wants a tracker. Where the namespace is being deleted none can be made any more,
+/// and the backup would keep the namespace for ever: there KubeVirt's finalizer is taken away. The job ends with its machine.
+async fn let_go(
+    client: &Client,
+    namespace: &str,
+    tracker: &VirtualMachineBackupTracker,
+    orphan: &Orphan,
+) -> Result<()> {
+    match make(client, namespace, tracker).await {
+        Err(kube::Error::Api(refused)) if is_of_a_going_namespace(&refused) => {}
+        made => return made,
+    }
+    let Orphan { backup, others, .. } = orphan;
+    tracing::info!(
+        namespace,
+        backup = backup.name,
+        "the namespace is being deleted: its VirtualMachineBackup is let go"
+    );
+    let patch = Patch::Merge(json!({"metadata": {"uid": backup.uid, "finalizers": others}}));
+    let params = PatchParams { field_manager: Some(OWNER.into()), ..PatchParams::default() };
+    let api: Api<VirtualMachineBackup> = Api::namespaced(client.clone(), namespace);
+    match api.patch(&backup.name, &params, &patch).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        patched => patched.map(drop),
+    }
+}
+
+/// Whether nothing can be made any more in the namespace, for it is being deleted.
+fn is_of_a_going_namespace(refused: &kube::core::Status) -> bool {
+    let mut causes = refused.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What admission says of any request, as if it were forbidden, in an API server that has just started and has not read yet

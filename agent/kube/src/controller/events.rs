@@ -2,9 +2,10 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
+use crate::recorder::Recorder;
 use crate::resources::{BackupRun, Repository, RestoreRun};
 use crate::verification::VERIFIED;
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::observed::RepositoryFacts;
 use super::opened::{self, IfEmpty, Opened};
+use super::plan::assignment;
 use super::tenancy::{self, Trouble};
 use super::{Settings, observe, plan, tls, within, worker};
 use crate::keys::{AUDIENCE, Refusal, RunKeys};
@@ -127,7 +128,11 @@ impl Keys {
         let repository = repositories.get_opt(&reference.name).await?;
         match observe::repository_facts(repository.as_ref(), &self.settings.namespace, namespace, tenant) {
             RepositoryFacts::Ready(_) => {}
-            RepositoryFacts::Missing | RepositoryFacts::NotAllowed => {
+            RepositoryFacts::Missing => {
+                let says = assignment::missing(&reference.name, namespace);
+                return Err(no(StatusCode::FORBIDDEN, &says.reason, says.message));
+            }
+            RepositoryFacts::NotAllowed => {
                 let message =
                     format!("Namespace {tenant} may use no Repository {} of namespace {namespace}.", reference.name);
                 return Err(no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", message));

@@ -103,7 +103,7 @@ impl Default for Metrics {
             policies: OnceLock::new(),
         };
         // From 0 on: who sees a counter at 1 first does not know that it was 0 before.
-        for state in [RunState::Complete, RunState::Failed] {
+        for state in [RunState::Complete, RunState::Failed, RunState::Cancelled] {
             drop(counted.ended.get_or_create(&OfRun { state }));
         }
         for kind in [Kind::BackupRun, Kind::RestoreRun, Kind::Repository] {

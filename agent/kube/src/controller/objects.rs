@@ -12,7 +12,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use remora_core::RepositoryId;
 
-use super::observed::Thing;
+use super::observed::{Orphan, Thing};
 use crate::kubevirt::{
     RUN_LABEL, Source, VirtualMachineBackup, VirtualMachineBackupSpec, VirtualMachineBackupTracker,
     VirtualMachineBackupTrackerSpec, scratch_name, token_name, tracker_name,
@@ -36,22 +36,8 @@ impl Wanted {
     /// that, and stay when runs go.
     pub(super) fn tracker(run: &BackupRun, machine: &str, repository: RepositoryId) -> Self {
         let name = &run.spec.virtual_machine;
-        Self::tracker_of(run, &tracker_name(name, repository), owner("kubevirt.io/v1", "VirtualMachine", name, machine))
-    }
-
-    /// A tracker for a backup that is being deleted and has none any more. It goes with the backup.
-    pub(super) fn last_tracker(run: &BackupRun, backup: &Thing, tracker: &str) -> Self {
-        let owner = owner("backup.kubevirt.io/v1alpha1", "VirtualMachineBackup", &backup.name, &backup.uid);
-        Self::tracker_of(run, tracker, owner)
-    }
-
-    fn tracker_of(run: &BackupRun, tracker: &str, owner: OwnerReference) -> Self {
-        let spec = VirtualMachineBackupTrackerSpec { source: Source::machine(&run.spec.virtual_machine) };
-        let mut tracker = VirtualMachineBackupTracker::new(tracker, spec);
-        tracker.metadata.namespace.clone_from(&run.metadata.namespace);
-        tracker.metadata.owner_references = Some(vec![owner]);
-        tracker.metadata.labels = Some(managed());
-        Self::Tracker(Box::new(tracker))
+        let owner = owner("kubevirt.io/v1", "VirtualMachine", name, machine);
+        Self::Tracker(Box::new(tracker_of(run, &tracker_name(name, repository), owner)))
     }
 
     /// The scratch volume: as large as all disks, and what its filesystem and QEMU's tables take beside them.
@@ -89,6 +75,21 @@ impl Wanted {
         backup.metadata = metadata(run, attempt.backup.clone());
         Self::Backup(Box::new(backup))
     }
+}
+
+/// A tracker for a backup that is being deleted and has none any more. It goes with the backup.
+pub(super) fn last_tracker(run: &BackupRun, orphan: &Orphan) -> VirtualMachineBackupTracker {
+    let Thing { name, uid, .. } = &orphan.backup;
+    tracker_of(run, &orphan.tracker, owner("backup.kubevirt.io/v1alpha1", "VirtualMachineBackup", name, uid))
+}
+
+fn tracker_of(run: &BackupRun, tracker: &str, owner: OwnerReference) -> VirtualMachineBackupTracker {
+    let spec = VirtualMachineBackupTrackerSpec { source: Source::machine(&run.spec.virtual_machine) };
+    let mut tracker = VirtualMachineBackupTracker::new(tracker, spec);
+    tracker.metadata.namespace.clone_from(&run.metadata.namespace);
+    tracker.metadata.owner_references = Some(vec![owner]);
+    tracker.metadata.labels = Some(managed());
+    tracker
 }
 
 /// The Secret with a random token. remora does not ask the exporter: so nobody has to know it.

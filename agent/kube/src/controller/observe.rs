@@ -6,6 +6,7 @@ mod owners;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,14 +17,14 @@ use kube::{Api, Client, ResourceExt};
 
 use self::owners::{Beside, foreign, is_somebody_else_s, made, names};
 use super::Settings;
-use super::observed::{Agent, Machine, Made, Names, Observed, OtherRun, RepositoryFacts, StorageClasses, Thing};
+use super::observed::{Agent, Machine, Made, Names, Observed, Orphan, OtherRun, RepositoryFacts, StorageClasses};
 use super::plan;
 use super::worker::{self, PodState, Worker, WorkerFacts};
 use crate::api_server::is_unknown;
 use crate::conditions;
 use crate::kubevirt::{
-    Source, TRACKER, VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, scratch_name,
-    token_name,
+    PROTECTION, Source, TRACKER, VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance,
+    scratch_name, token_name,
 };
 use crate::resources::{BackupRun, Repository, RepositoryReference, Run};
 
@@ -189,12 +190,11 @@ impl Reader<'_> {
         Ok(attached.iter().any(|volume| volume.claim_name == scratch_name(name)))
     }
 
-    async fn orphans(&self, backups: &[VirtualMachineBackup], made: &Made) -> Result<Vec<(Thing, String)>> {
+    async fn orphans(&self, backups: &[VirtualMachineBackup], made: &Made) -> Result<Vec<Orphan>> {
         let leaving = |backup: &&VirtualMachineBackup| {
             made.backups.iter().find(|thing| thing.leaving && backup.metadata.uid.as_ref() == Some(&thing.uid)).cloned()
         };
-        let leaving: Vec<_> =
-            backups.iter().filter_map(|backup| Some((leaving(&backup)?, &backup.spec.source))).collect();
+        let leaving: Vec<_> = backups.iter().filter_map(|backup| Some((leaving(&backup)?, backup))).collect();
         if leaving.is_empty() {
             return Ok(Vec::new());
         }
@@ -202,21 +202,32 @@ impl Reader<'_> {
         let gone = |source: &Source| {
             source.kind == TRACKER && !trackers.iter().any(|tracker| tracker.name_any() == source.name)
         };
-        let orphans = leaving.into_iter().filter(|(_, source)| gone(source));
-        Ok(orphans.map(|(thing, source)| (thing, source.name.clone())).collect())
+        let orphans = leaving.into_iter().filter(|(_, backup)| gone(&backup.spec.source));
+        Ok(orphans
+            .map(|(thing, backup)| Orphan {
+                backup: thing,
+                tracker: backup.spec.source.name.clone(),
+                others: backup.finalizers().iter().filter(|one| *one != PROTECTION).cloned().collect(),
+            })
+            .collect())
     }
 
     pub(super) async fn classes(&self) -> Result<StorageClasses> {
-        const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         let classes = classes.list_metadata(&ListParams::default()).await?.items;
-        let default =
-            classes.iter().find(|class| class.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
+        let default = classes.iter().find(|class| is_default(class.annotations()));
         Ok(StorageClasses {
             default: default.map(ResourceExt::name_any),
             names: classes.iter().map(ResourceExt::name_any).collect(),
         })
     }
+}
+
+/// Whether a class with these annotations is the cluster's default. The second is as old as classes, and counts still.
+fn is_default(annotations: &BTreeMap<String, String>) -> bool {
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+        .iter()
+        .any(|name| annotations.get(*name).is_some_and(|value| value == "true"))
 }
 
 /// The agent of a pod, if it lives: it is ready, or has just been started. One that crashes over and over does not, nor one whose

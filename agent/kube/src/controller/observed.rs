@@ -141,8 +141,18 @@ pub(super) struct Made {
     /// Whether the scratch is still attached to the machine, though no backup needs it.
     pub(super) attached: bool,
     /// Those of the backups that are being deleted and whose tracker is gone, as a machine's are that is deleted: KubeVirt
-    /// never lets go of such a one. With the trackers' names.
-    pub(super) orphans: Vec<(Thing, String)>,
+    /// never lets go of such a one.
+    pub(super) orphans: Vec<Orphan>,
+}
+
+/// A backup that is being deleted and has no tracker any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orphan {
+    pub(super) backup: Thing,
+    /// The name of its tracker.
+    pub(super) tracker: String,
+    /// The finalizers of others than KubeVirt.
+    pub(super) others: Vec<String>,
 }
 
 impl Made {

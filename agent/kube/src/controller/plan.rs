@@ -21,10 +21,11 @@ use jiff::SignedDuration;
 use self::assignment::Place;
 use crate::conditions::{self, Says};
 use crate::controller::FINALIZER;
-use crate::controller::objects::Wanted;
-use crate::controller::observed::{Made, Observed, Thing};
+use crate::controller::objects::{Wanted, last_tracker};
+use crate::controller::observed::{Made, Observed, Orphan, Thing};
 use crate::controller::worker::WorkerStep;
 use crate::deadline;
+use crate::kubevirt::VirtualMachineBackupTracker;
 use crate::resources::{AttemptState, BackupRun, Run};
 
 /// When a run that waits is looked at again, if nothing happens before.
@@ -90,6 +91,8 @@ pub(super) enum Step {
     /// A tracker of an earlier machine: its name and UID.
     RemoveTracker(String, String),
     Make(Wanted),
+    /// Has KubeVirt let go of a backup, by a last tracker.
+    LetGo(Box<VirtualMachineBackupTracker>, Orphan),
     /// About who reads the claims of a halted machine.
     Worker(WorkerStep),
 }
@@ -179,8 +182,8 @@ fn removal(observed: &Observed) -> Vec<Step> {
 fn removal_of(run: &BackupRun, made: &Made) -> Vec<Step> {
     let going = |things: &[Thing]| things.iter().filter(|thing| !thing.leaving).cloned().collect::<Vec<_>>();
     if !made.backups.is_empty() {
-        let orphans =
-            made.orphans.iter().map(|(backup, tracker)| Step::Make(Wanted::last_tracker(run, backup, tracker)));
+        let let_go = |orphan: &Orphan| Step::LetGo(Box::new(last_tracker(run, orphan)), orphan.clone());
+        let orphans = made.orphans.iter().map(let_go);
         return going(&made.backups).into_iter().map(Step::RemoveBackup).chain(orphans).collect();
     }
     // KubeVirt takes a moment to detach it, and reports an error of one that is gone before.

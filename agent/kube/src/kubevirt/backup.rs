@@ -52,6 +52,9 @@ impl VirtualMachineBackupSpec {
 /// The kind of a source that is a tracker.
 pub(crate) const TRACKER: &str = "VirtualMachineBackupTracker";
 
+/// KubeVirt's finalizer of a backup.
+pub(crate) const PROTECTION: &str = "backup.kubevirt.io/vmbackup-protection";
+
 /// What is backed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -89,6 +89,8 @@ pub(super) struct Room<'a> {
     pub(super) spare: usize,
     /// What was given back later than this waits still.
     pub(super) rested: Timestamp,
+    /// By this node's clock.
+    pub(super) now: Timestamp,
 }
 
 /// Which of `runs` get the free places, one of what `of` says they are of, such as a VM, and none of one that is busy. With
@@ -130,17 +132,18 @@ fn candidate<R: Run>(run: &Arc<R>, room: &Room<'_>) -> Option<Candidate<R>> {
         Some(other) => Claimed::By(other.into()),
     };
     // Who has not begun has nothing to end: that is the controller's.
-    if claimed == Claimed::No && (run.is_cancelled() || !is_assigned(&**run) || waits(&**run, room.rested)) {
+    if claimed == Claimed::No && (run.is_cancelled() || !is_assigned(&**run) || waits(&**run, room)) {
         return None;
     }
     Some(Candidate { run: Arc::clone(run), claimed })
 }
 
 /// Whether it was given back a moment ago, for somebody else has what it needs. The controller sees that too, and takes it
-/// from this node meanwhile.
-fn waits(run: &impl Run, rested: Timestamp) -> bool {
+/// from this node meanwhile. What was given back at a time that is yet to come waits no more: that was by a clock that was wrong.
+fn waits(run: &impl Run, room: &Room<'_>) -> bool {
     let given_back = |one: &&Condition| one.status == "False" && one.reason == WAITING;
-    find(run.conditions(), CLAIMED).filter(given_back).is_some_and(|one| one.last_transition_time.0 > rested)
+    let at = find(run.conditions(), CLAIMED).filter(given_back).map(|one| one.last_transition_time.0);
+    at.is_some_and(|at| room.rested < at && at <= room.now)
 }
 
 /// The controller may see later that an assigned run cannot be begun yet.
@@ -183,8 +186,8 @@ mod tests {
 
     fn names_after(turns: &Turns, runs: &[Arc<BackupRun>], busy: &[&str], free: usize) -> (Vec<String>, usize) {
         let busy = busy.iter().map(|vm| ("shop".to_owned(), (*vm).to_owned())).collect();
-        let rested = "2026-01-01T00:00:10Z".parse().unwrap();
-        let room = Room { me: "me", busy: &busy, turns, free, spare: 0, rested };
+        let [rested, now] = ["2026-01-01T00:00:10Z", "2026-01-01T00:00:40Z"].map(|time| time.parse().unwrap());
+        let room = Room { me: "me", busy: &busy, turns, free, spare: 0, rested, now };
         let (chosen, left) = choose(runs.iter(), machine, &room);
         (chosen.iter().map(|one| one.run.name_any()).collect(), left)
     }
@@ -239,8 +242,8 @@ mod tests {
         let third = in_namespace(&run("later-1", 10, &none, false), "third");
         let busy: BTreeSet<Machine> = ["db", "mail"].map(|vm| ("shop".to_owned(), vm.to_owned())).into();
         let chosen = |runs: &[&Arc<BackupRun>]| {
-            let (turns, rested) = (Turns::default(), Timestamp::UNIX_EPOCH);
-            let room = Room { me: "me", busy: &busy, turns: &turns, free: 0, spare: 1, rested };
+            let (turns, now) = (Turns::default(), Timestamp::UNIX_EPOCH);
+            let room = Room { me: "me", busy: &busy, turns: &turns, free: 0, spare: 1, rested: now, now };
             let (chosen, _) = choose(runs.iter().copied(), machine, &room);
             chosen.iter().map(|one| one.run.name_any()).collect::<Vec<_>>()
         };
@@ -283,6 +286,8 @@ mod tests {
         assert!(names(&[given_back(11, WAITING)], &[], 1).0.is_empty());
         assert_eq!(names(&[given_back(10, WAITING)], &[], 1).0, ["web"]);
         assert_eq!(names(&[given_back(11, "GivenBack")], &[], 1).0, ["web"]);
+        // By a clock that was put back since.
+        assert_eq!(names(&[given_back(41, WAITING)], &[], 1).0, ["web"]);
     }
 
     #[test]
@@ -298,8 +303,8 @@ mod tests {
             (json!({"agent": "other"}), true, Some(Claimed::By("other".into()))),
         ] {
             let runs = [run("web", 1, &status, cancel)];
-            let (busy, turns) = (BTreeSet::new(), Turns::default());
-            let room = Room { me: "me", busy: &busy, turns: &turns, free: 1, spare: 0, rested: Timestamp::UNIX_EPOCH };
+            let (busy, turns, now) = (BTreeSet::new(), Turns::default(), Timestamp::UNIX_EPOCH);
+            let room = Room { me: "me", busy: &busy, turns: &turns, free: 1, spare: 0, rested: now, now };
             let (chosen, _) = choose(runs.iter(), machine, &room);
             assert_eq!(chosen.first().map(|one| one.claimed.clone()), wanted, "{status} {cancel}");
         }

@@ -228,8 +228,9 @@ impl<D: Duty> Rounds<D> {
             .iter()
             .filter(|run| !D::Said::is_over(run) && D::is_to_begin(run))
             .filter(|run| run.uid().is_some_and(|uid| !known(&uid)));
-        let rested = Timestamp::now() - self.pace.rest;
-        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, spare, rested };
+        let time = Timestamp::now();
+        let rested = time - self.pace.rest;
+        let room = Room { me: &self.me.uid, busy: &busy, turns: &self.turns, free, spare, rested, now: time };
         let (chosen, left) = choose(idle, D::machine, &room);
         for candidate in chosen {
             self.begin(candidate, stop);

@@ -1,13 +1,14 @@
 //! Events on runs and their VMs, for their owners to see.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType, Reporter};
 use kube::{Api, Client, Resource};
 
 use super::Me;
 use super::record::REQUEST;
 use super::status::WAITING;
 use crate::kubevirt::VirtualMachine;
+use crate::recorder::Recorder;
 use crate::resources::{BackupRun, RestoreRun};
 
 /// Tells of runs. An event that cannot be stored is lost: the status of the run says the same.

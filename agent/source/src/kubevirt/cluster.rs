@@ -64,7 +64,7 @@ pub struct VmFacts {
     pub tracking: ChangedBlockTracking,
     /// The volumes of its disks that are PVCs or `DataVolumes`, in the VMI's order.
     pub volumes: Vec<VolumeFacts>,
-    /// The names of the other disks' volumes, and why they are not backed up.
+    /// What else the VM has, such as `disk seed`, and why it is not backed up.
     pub left_out: Vec<(String, String)>,
     /// Our tracker's `latestCheckpoint`, for planning; it is read again when the job runs.
     pub latest: Option<LatestCheckpoint>,

@@ -22,8 +22,8 @@ pub(super) fn halted_state(facts: &VmFacts) -> VmState {
 }
 
 fn state_with(facts: &VmFacts, bitmaps: &Bitmaps) -> VmState {
-    let left_out = |volume: &str, why: &str| format!("disk {volume} is not backed up: {why}");
-    let mut out: Vec<_> = facts.left_out.iter().map(|(volume, why)| left_out(volume, why)).collect();
+    let left_out = |what: &str, why: &str| format!("{what} is not backed up: {why}");
+    let mut out: Vec<_> = facts.left_out.iter().map(|(what, why)| left_out(what, why)).collect();
     let mut disks = Vec::new();
     for volume in &facts.volumes {
         match DiskName::new(&volume.name) {
@@ -33,7 +33,7 @@ fn state_with(facts: &VmFacts, bitmaps: &Bitmaps) -> VmState {
                 identity: identity(facts, volume),
                 bitmaps: bitmaps.clone(),
             }),
-            Err(error) => out.push(left_out(&volume.name, &error.to_string())),
+            Err(error) => out.push(left_out(&format!("disk {}", volume.name), &error.to_string())),
         }
     }
     VmState { vm: facts.vm.clone(), definition: facts.definition.clone(), disks, left_out: out }

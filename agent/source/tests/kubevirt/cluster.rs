@@ -105,7 +105,7 @@ impl FakeCluster {
             instance: Some(InstanceFacts { uid: "vmi-1".into(), pod: pod.into() }),
             tracking: ChangedBlockTracking::Enabled,
             volumes: disks.iter().map(volume).collect(),
-            left_out: vec![("cloudinit".into(), "it is no PVC".into())],
+            left_out: vec![("disk cloudinit".into(), "it is no PVC".into())],
             latest: None,
             definition: r#"{"kind": "VirtualMachine"}"#.into(),
         };

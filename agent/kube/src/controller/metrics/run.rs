@@ -22,17 +22,21 @@ pub(super) enum RunState {
     Complete,
     /// Ended without a point.
     Failed,
+    /// Likewise, for somebody wanted it to.
+    Cancelled,
 }
 
 impl RunState {
-    pub(super) const ALL: [Self; 5] = [Self::Waiting, Self::Assigned, Self::Running, Self::Complete, Self::Failed];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Waiting, Self::Assigned, Self::Running, Self::Complete, Self::Failed, Self::Cancelled];
 
     pub(super) fn of(run: &BackupRun) -> Self {
         let Some(status) = &run.status else { return Self::Waiting };
         if conditions::holds(&status.conditions, "Complete") {
             Self::Complete
         } else if conditions::holds(&status.conditions, "Failed") {
-            Self::Failed
+            let why = conditions::find(&status.conditions, "Failed").map(|failed| failed.reason.as_str());
+            if why == Some("Cancelled") { Self::Cancelled } else { Self::Failed }
         } else if status.agent.is_some() {
             Self::Running
         } else if status.node.is_some() {

@@ -71,6 +71,9 @@ fn full() -> Metrics {
     metrics.leads();
     metrics.assigned(&failed, "2026-01-01T00:00:20Z".parse().unwrap());
     metrics.ended(&failed);
+    let cancelled = Condition { reason: "Cancelled".into(), ..condition("Failed", "True") };
+    let cancelled = run("cancelled", "db", &json!({"conditions": [cancelled]}));
+    metrics.ended(&cancelled);
     metrics.failed(Kind::Repository);
     metrics.scheduled("nightly");
     metrics.waiting(2);
@@ -79,6 +82,7 @@ fn full() -> Metrics {
         run("has-a-node", "web", &json!({"node": "one"})),
         run("at-work", "web", &json!({"node": "one", "agent": "uid"})),
         failed,
+        cancelled,
         stored("older", "web", "2026-01-02T00:00:00Z"),
         stored("newer", "web", "2026-01-03T00:00:00Z"),
         stored("oldest", "web", "2026-01-01T00:00:00Z"),
@@ -105,12 +109,14 @@ fn what_there_is_is_counted_when_it_is_asked_for() {
         "remora_controller_assignment_wait_seconds_bucket{le=\"60.0\"} 1",
         "remora_controller_assignment_wait_seconds_sum 20.0",
         "remora_controller_runs_ended_total{state=\"Failed\"} 1",
+        "remora_controller_runs_ended_total{state=\"Cancelled\"} 1",
         "remora_controller_reconcile_errors_total{kind=\"Repository\"} 1",
         "remora_controller_runs{state=\"Waiting\"} 1",
         "remora_controller_runs{state=\"Assigned\"} 1",
         "remora_controller_runs{state=\"Running\"} 1",
         "remora_controller_runs{state=\"Complete\"} 8",
         "remora_controller_runs{state=\"Failed\"} 1",
+        "remora_controller_runs{state=\"Cancelled\"} 1",
         "remora_controller_last_point_timestamp_seconds{vm=\"shop/web\"} 1767398400",
         "remora_controller_verified_point_damaged{vm=\"shop/web\"} 1",
         "remora_controller_verified_point_damaged{vm=\"shop/db\"} 0",

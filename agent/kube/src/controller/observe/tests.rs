@@ -99,3 +99,16 @@ fn an_agent_that_was_just_started_lives_and_is_not_ready_and_one_of_a_lost_node_
     // The node says nothing of its containers any more.
     assert_eq!(is_ready(container(true, 0, &runs)), None);
 }
+
+#[test]
+fn a_class_is_the_default_by_its_annotation_of_today_and_by_that_of_before() {
+    for (name, value, wanted) in [
+        ("storageclass.kubernetes.io/is-default-class", "true", true),
+        ("storageclass.beta.kubernetes.io/is-default-class", "true", true),
+        ("storageclass.kubernetes.io/is-default-class", "false", false),
+        ("example.org/is-default-class", "true", false),
+    ] {
+        let annotations = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        assert_eq!(is_default(&annotations), wanted, "{name}={value}");
+    }
+}

@@ -89,18 +89,21 @@ pub(in crate::controller) fn repository(run: &impl Run, facts: &RepositoryFacts)
     let name = &reference.name;
     match facts {
         RepositoryFacts::Ready(_) => Ok(()),
-        RepositoryFacts::Missing => {
-            let message = format!(
-                "There is no Repository {name} in namespace {namespace}. Create it, or create another run that names another."
-            );
-            Err(Says::no("RepositoryMissing", message))
-        }
+        RepositoryFacts::Missing => Err(missing(name, namespace)),
         RepositoryFacts::NotAllowed => Err(not_allowed(name, namespace, own)),
         RepositoryFacts::NotReady(why) => {
             let message = format!("Repository {name} of namespace {namespace} cannot be used: {why}");
             Err(Says::no("RepositoryNotReady", message))
         }
     }
+}
+
+/// Of one of the run's own namespace.
+pub(in crate::controller) fn missing(name: &str, namespace: &str) -> Says {
+    let message = format!(
+        "There is no Repository {name} in namespace {namespace}. Create it, or create another run that names another."
+    );
+    Says::no("RepositoryMissing", message)
 }
 
 /// Of a repository that is there or not: who may not use it learns nothing about it.

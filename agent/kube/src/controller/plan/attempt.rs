@@ -5,7 +5,9 @@ use remora_core::{BackupName, RepositoryId};
 use super::{Plan, SOON, Status, Step, WORKING, missing_finalizer, removal_of, wanted_attempt};
 use crate::conditions::Says;
 use crate::controller::objects::Wanted;
-use crate::controller::observed::{Found, Machine, Made, Observed, RepositoryFacts, Taken, Thing, TrackerFacts};
+use crate::controller::observed::{
+    Found, Machine, Made, Observed, Orphan, RepositoryFacts, Taken, Thing, TrackerFacts,
+};
 use crate::controller::plan::assignment;
 use crate::deadline;
 use crate::kubevirt::{scratch_name, token_name, tracker_name};
@@ -70,7 +72,7 @@ fn leftovers(made: &Made, attempt: &Attempt) -> Made {
     // These have their machine's name: they are as good for the next attempt, unless they are going already.
     let going = |things: &[Thing]| things.iter().filter(|thing| thing.leaving).cloned().collect();
     let (scratches, tokens) = (going(&made.scratches), going(&made.tokens));
-    let of_others = |(backup, _): &&(Thing, String)| backup.name != attempt.backup;
+    let of_others = |orphan: &&Orphan| orphan.backup.name != attempt.backup;
     let orphans = made.orphans.iter().filter(of_others).cloned().collect();
     Made { backups, scratches, tokens, attached: made.attached, orphans }
 }
@@ -121,9 +123,8 @@ fn repository(observed: &Observed) -> Result<RepositoryId, Says> {
     let namespace = run.spec.repository.namespace.as_deref().unwrap_or(own);
     match &observed.repository {
         RepositoryFacts::Ready(id) => Ok(*id),
-        RepositoryFacts::NotAllowed | RepositoryFacts::Missing => {
-            Err(assignment::not_allowed(&run.spec.repository.name, namespace, own))
-        }
+        RepositoryFacts::Missing => Err(assignment::missing(&run.spec.repository.name, namespace)),
+        RepositoryFacts::NotAllowed => Err(assignment::not_allowed(&run.spec.repository.name, namespace, own)),
         RepositoryFacts::NotReady(why) => Err(Says::not_yet("RepositoryNotReady", why.clone())),
     }
 }

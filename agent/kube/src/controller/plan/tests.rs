@@ -108,6 +108,7 @@ fn steps(observed: &Observed) -> Vec<&'static str> {
         Step::RemoveScratch(_) => "remove scratch",
         Step::RemoveToken(_) => "remove token",
         Step::RemoveTracker(..) => "remove tracker",
+        Step::LetGo(..) => "let go",
         Step::Worker(WorkerStep::RemovePod(_)) => "remove worker",
         Step::Worker(WorkerStep::RemoveSecret(_)) => "remove secret",
         Step::Worker(WorkerStep::MakeSecret(_)) => "secret",
@@ -344,6 +345,7 @@ fn what_keeps_an_attempt_from_being_made_waits_or_fails_it() {
         ),
         (|o| instance(o).disks[0].1 = None, Truth::Unknown, "DiskSizeUnknown", "volume root"),
         (|o| o.repository = RepositoryFacts::NotAllowed, Truth::False, "RepositoryNotAllowed", "allowedNamespaces"),
+        (|o| o.repository = RepositoryFacts::Missing, Truth::False, "RepositoryMissing", "no Repository offsite in"),
         (|o| o.repository = RepositoryFacts::NotReady("x".into()), Truth::Unknown, "RepositoryNotReady", "x"),
         (|o| o.machine = Machine::Missing, Truth::False, "NoMachine", "gone"),
     ];
@@ -397,8 +399,9 @@ fn an_attempt_that_has_ended_is_removed_the_backup_first() {
     observed.made.backups[0].leaving = true;
     assert!(steps(&observed).is_empty());
     // Its machine was deleted, and with it the tracker.
-    observed.made.orphans = vec![(observed.made.backups[0].clone(), "tracker".into())];
-    let Step::Make(Wanted::Tracker(tracker)) = &plan(&observed).steps[0] else { panic!("no tracker is made") };
+    let backup = observed.made.backups[0].clone();
+    observed.made.orphans = vec![Orphan { backup, tracker: "tracker".into(), others: Vec::new() }];
+    let Step::LetGo(tracker, _) = &plan(&observed).steps[0] else { panic!("no tracker is made") };
     assert_eq!(tracker.metadata.name.as_deref(), Some("tracker"));
     assert_eq!(tracker.metadata.owner_references.as_ref().unwrap()[0].uid, observed.made.backups[0].uid);
     observed.made.backups.clear();

@@ -30,10 +30,11 @@ impl RunCluster {
             None => machine.spec.template.clone().map(|template| template.spec).unwrap_or_default(),
         };
         let mut left_out = not_eligible(&spec);
+        left_out.extend(beside_the_disks(&whole));
         let (mut volumes, mut claims) = (Vec::new(), Vec::new());
         for (name, backing) in in_order(&spec) {
             let Backing::Claim(claim) = backing else {
-                left_out.push((name.into(), "it is a file of the node (hostDisk)".into()));
+                left_out.push((format!("disk {name}"), "it is a file of the node (hostDisk)".into()));
                 continue;
             };
             let claim = self.claim(claim).await?;
@@ -139,7 +140,22 @@ fn in_order(spec: &VirtualMachineInstanceSpec) -> Vec<(&str, Backing<'_>)> {
 fn not_eligible(spec: &VirtualMachineInstanceSpec) -> Vec<(String, String)> {
     let names = spec.domain.devices.disks.iter().map(|disk| &disk.name);
     let other = names.filter(|name| spec.eligible().all(|(eligible, _)| eligible != name.as_str()));
-    other.map(|name| (name.clone(), "it is neither a PersistentVolumeClaim nor a DataVolume".into())).collect()
+    other
+        .map(|name| (format!("disk {name}"), "it is neither a PersistentVolumeClaim nor a DataVolume".into()))
+        .collect()
+}
+
+/// What KubeVirt keeps of a machine in a claim of its own. Whoever restores a disk that is encrypted with a key of the TPM's
+/// has to have another one.
+fn beside_the_disks(machine: &DynamicObject) -> Vec<(String, String)> {
+    let domain = &machine.data["spec"]["template"]["spec"]["domain"];
+    let states = [
+        ("the state of its TPM", &domain["devices"]["tpm"]["persistent"]),
+        ("the state of its EFI", &domain["firmware"]["bootloader"]["efi"]["persistent"]),
+    ];
+    let why = "KubeVirt keeps it beside the disks, and a machine that is restored begins with an empty one";
+    let kept = states.into_iter().filter(|(_, persistent)| persistent.as_bool() == Some(true));
+    kept.map(|(what, _)| (what.to_owned(), why.to_owned())).collect()
 }
 
 fn volume_facts(name: &str, claim: &PersistentVolumeClaim) -> Result<VolumeFacts> {
@@ -178,6 +194,25 @@ mod tests {
     fn status(pods: &[(&str, &str)], migration: &serde_json::Value) -> VirtualMachineInstanceStatus {
         let pods: serde_json::Map<_, _> = pods.iter().map(|(pod, node)| ((*pod).into(), (*node).into())).collect();
         serde_json::from_value(serde_json::json!({"activePods": pods, "migrationState": migration})).unwrap()
+    }
+
+    #[test]
+    fn what_a_machine_has_beside_its_disks_is_told_of_where_it_outlives_a_start() {
+        let of = |devices: serde_json::Value, firmware: serde_json::Value| {
+            let spec =
+                serde_json::json!({"template": {"spec": {"domain": {"devices": devices, "firmware": firmware}}}});
+            let machine: DynamicObject = serde_json::from_value(serde_json::json!({
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"}, "spec": spec,
+            }))
+            .unwrap();
+            beside_the_disks(&machine).into_iter().map(|(what, _)| what).collect::<Vec<_>>()
+        };
+        let tpm = |persistent: bool| serde_json::json!({"tpm": {"persistent": persistent}});
+        let efi = |persistent: bool| serde_json::json!({"bootloader": {"efi": {"persistent": persistent}}});
+        assert_eq!(of(tpm(true), efi(true)), ["the state of its TPM", "the state of its EFI"]);
+        assert_eq!(of(tpm(true), serde_json::Value::Null), ["the state of its TPM"]);
+        assert_eq!(of(tpm(false), efi(false)), [""; 0]);
+        assert_eq!(of(serde_json::json!({"tpm": {}}), serde_json::json!({"bootloader": {"efi": {}}})), [""; 0]);
     }
 
     #[test]
