@@ -341,6 +341,11 @@ async fn adaptive_comes_sooner_to_a_vm_that_changes_more() {
         let answers = policy.next(&[question(runs.clone())]).await.unwrap();
         assert_eq!(answers[0].start.unwrap().duration_since(now).as_secs(), seconds, "{runs:?}");
     }
+    // A point of a clock that was years ahead does not tell when the next run is: it follows on what is settled.
+    let mut ahead = runs(256 << 20);
+    ahead[0].time = now + hour * 24 * 365 * 40;
+    let start = policy.next(&[question(ahead)]).await.unwrap()[0].start.unwrap();
+    assert_eq!(start.duration_since(now).as_hours(), 24);
     // What is due in a blackout, for the first time too, begins at its end.
     let within = r#"{"min": "1h", "max": "24h", "target": "1GiB", "blackout": [{"from": "12:00", "to": "18:00"}]}"#;
     let policy = SchedulePolicy::load(&host, builtin("adaptive"), within).unwrap();
