@@ -43,14 +43,16 @@ const LOST: Duration = Duration::from_millis(500);
 /// No two runs are closer by the answer that a policy gave before it failed: that may have been "at once".
 const SHORTEST: SignedDuration = SignedDuration::from_hours(1);
 
-/// What is noted as later than now by more than this was noted by a clock that was ahead, and has been set back since.
-const AHEAD: SignedDuration = SignedDuration::from_hours(1);
-
 /// The reason of an answer that was given before this program started: only the time of it was kept.
 const REMEMBERED: &str = "it said so before a restart";
 
 /// What stands before the reason of an answer that is taken to be meant again.
 const GUESSED: &str = "it has not answered anew, and a run comes as long after the last one as it said then";
+
+/// Whether what is noted as of then was noted by a clock that was ahead, and has been set back since.
+pub fn is_ahead(noted: Timestamp, now: Timestamp) -> bool {
+    noted.duration_since(now) > SignedDuration::from_hours(1)
+}
 
 /// Whether a policy selects a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,10 +237,9 @@ impl Planner {
     /// What is remembered of a VM, without what a clock noted that was ahead: until that time came, nothing would be due. Such a
     /// run settles what was there when the clock had been set back; the ledger keeps it, for the clock may be wrong now.
     fn set_back(&mut self, charge: &Charge, mut entry: Entry, now: Timestamp) -> Entry {
-        let is_ahead = |noted: &Timestamp| noted.duration_since(now) > AHEAD;
-        entry.retry = entry.retry.filter(|retry| !is_ahead(retry));
-        if is_ahead(&entry.after()) {
-            let known = self.ahead.get(charge).copied().filter(|since| !is_ahead(since));
+        entry.retry = entry.retry.filter(|retry| !is_ahead(*retry, now));
+        if is_ahead(entry.after(), now) {
+            let known = self.ahead.get(charge).copied().filter(|since| !is_ahead(*since, now));
             let since = known.unwrap_or(now);
             self.ahead.insert(charge.clone(), since);
             (entry.settled, entry.open) = (since, None);
