@@ -12,7 +12,7 @@ use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since, Verified};
 use remora_kube::resources::{ScratchSpec, Verify};
 use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
-use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
+use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm, is_ahead};
 use tokio::sync::watch;
 
 /// What a failed run followed is not known if no run before it is: any occasion of so long before may be the one.
@@ -28,6 +28,8 @@ pub(crate) struct ByPolicy {
     begun: HashSet<Charge>,
     /// When the runs began whose points were verified last, or are to be.
     verified: HashMap<Charge, Timestamp>,
+    /// Runs of a clock that was ahead, by when it said that they began: since when it is known that they did not.
+    ahead: HashMap<(Charge, Timestamp), Timestamp>,
     /// The generation of which it was told what is missing.
     told: u64,
 }
@@ -35,13 +37,15 @@ pub(crate) struct ByPolicy {
 impl ByPolicy {
     pub(crate) fn new(policies: watch::Receiver<Arc<Generation>>, metrics: PolicyMetrics) -> Self {
         let (planner, ledger) = (Planner::default(), Ledger::default());
-        Self { policies, metrics, planner, ledger, begun: HashSet::new(), verified: HashMap::new(), told: 0 }
+        let (begun, verified, ahead) = (HashSet::new(), HashMap::new(), HashMap::new());
+        Self { policies, metrics, planner, ledger, begun, verified, ahead, told: 0 }
     }
 
     /// Writes what runs tell into the ledger. What it knows of a run that is gone stays.
-    fn learn(&mut self, runs: &[ScheduledRun]) {
+    fn learn(&mut self, runs: &[ScheduledRun], now: Timestamp) {
+        let runs = self.set_back(runs, now);
         let mut of: BTreeMap<Charge, Vec<&ScheduledRun>> = BTreeMap::new();
-        for run in runs {
+        for run in &runs {
             let charge = Charge { policy: run.policy.clone(), vm: run.vm.clone() };
             of.entry(charge).or_default().push(run);
         }
@@ -58,10 +62,25 @@ impl ByPolicy {
             for run in runs {
                 learnt.note(run.begun, run.ending.clone());
             }
-            if self.ledger.get(&charge).is_none_or(|known| known.settled <= learnt.settled) {
+            let is_newer = |known: &Entry| known.settled <= learnt.settled || is_ahead(known.settled, now);
+            if self.ledger.get(&charge).is_none_or(is_newer) {
                 self.ledger.put(charge, learnt);
             }
         }
+    }
+
+    /// The runs, those of a clock that was ahead as if they had begun when that was first seen: what follows on one would else
+    /// not be due before that time comes.
+    fn set_back(&mut self, runs: &[ScheduledRun], now: Timestamp) -> Vec<ScheduledRun> {
+        let before = std::mem::take(&mut self.ahead);
+        let mut runs = runs.to_vec();
+        for run in runs.iter_mut().filter(|run| is_ahead(run.begun, now)) {
+            let charge = Charge { policy: run.policy.clone(), vm: run.vm.clone() };
+            let key = (charge, run.begun);
+            run.begun = before.get(&key).copied().filter(|seen| !is_ahead(*seen, now)).unwrap_or(now);
+            self.ahead.insert(key, run.begun);
+        }
+        runs
     }
 
     fn due_run(&self, job: Job, now: Timestamp) -> Option<DueRun> {
@@ -134,7 +153,7 @@ impl Scheduler for ByPolicy {
     async fn due(&mut self, machines: Vec<VmFacts>, runs: &[ScheduledRun], now: Timestamp) -> Vec<DueRun> {
         let generation = Arc::clone(&self.policies.borrow_and_update());
         self.tell(&generation);
-        self.learn(runs);
+        self.learn(runs, now);
         let there: HashSet<_> = machines.iter().map(|facts| facts.name.clone()).collect();
         self.ledger.retain(|charge| there.contains(&charge.vm));
         // One that is halted is backed up all the same.

@@ -18,12 +18,13 @@ fn is_internet_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_multicast()
         || address.is_broadcast();
-    // This net, the carrier's, the protocols' and the benchmarks', and what is reserved.
+    // This net, the carrier's, the protocols' and the benchmarks', what is reserved, and what answers every machine in Azure.
     let reserved = a == 0
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
         || (a == 198 && (b == 18 || b == 19))
-        || a >= 240;
+        || a >= 240
+        || address == Ipv4Addr::new(168, 63, 129, 16);
     !(special || reserved)
 }
 
@@ -45,6 +46,7 @@ mod tests {
             "10.96.0.1",
             "100.64.0.1",
             "127.0.0.1",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "192.0.0.8",
@@ -69,7 +71,16 @@ mod tests {
         ] {
             assert!(!is_internet(inside.parse().unwrap()), "{inside}");
         }
-        for outside in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "192.0.2.1", "198.20.0.1", "2001:db8::1", "2600::1"] {
+        for outside in [
+            "1.1.1.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "168.63.129.17",
+            "192.0.2.1",
+            "198.20.0.1",
+            "2001:db8::1",
+            "2600::1",
+        ] {
             assert!(is_internet(outside.parse().unwrap()), "{outside}");
         }
     }

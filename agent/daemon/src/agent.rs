@@ -167,8 +167,7 @@ impl Agent {
         let target = repositories.meant(job.policy.target.as_ref());
         let keepers = Keepers::of(generation, &job.vm, target.as_ref(), |named| repositories.meant(named), selects);
         let verified = self.ledger.ledger.entry(&job.charge, now).verified;
-        let age = Duration::try_from(now.duration_since(verified)).unwrap_or_default();
-        let verify = if job.policy.verify_every.is_some_and(|every| age >= every) { Due::Now } else { Due::Later };
+        let verify = Due::after(verified, job.policy.verify_every, now);
         let Word { digest, settings, reason } = &job.word;
         tracing::info!(policy = job.charge.policy, vm = job.vm.name.as_str(), digest, settings, reason, "a run begins");
         let (tools, charge) = (Arc::clone(&self.tools), job.charge.clone());

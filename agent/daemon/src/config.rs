@@ -99,6 +99,11 @@ impl Repository {
         }
     }
 
+    /// Whether another one is at the same place, as far as their URLs tell.
+    pub(crate) fn is_where(&self, other: &Self) -> bool {
+        self.url.trim_end_matches('/') == other.url.trim_end_matches('/')
+    }
+
     /// Where it is; one of these movers may keep its store.
     pub(crate) fn location(&self, movers: &Movers) -> Result<Location> {
         let access = Access {

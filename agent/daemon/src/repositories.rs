@@ -72,9 +72,17 @@ impl Repositories {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a policy means that names this, or nothing; none if that is not there.
+    /// What a policy means that names this, or nothing; none if that is not there. Of several names of one place it is the first:
+    /// what one policy keeps there is not dropped by another one's rules.
     pub(crate) fn meant(&self, target: Option<&Target>) -> Option<Target> {
-        self.find(target).ok()
+        match self.find(target).ok()? {
+            Target::Repository(name) => {
+                let named = self.configured.get(&name)?;
+                let (first, _) = self.configured.iter().find(|(_, other)| other.is_where(named))?;
+                Some(Target::Repository(first.clone()))
+            }
+            mover @ Target::Mover(_) => Some(mover),
+        }
     }
 
     fn find(&self, target: Option<&Target>) -> Result<Target> {
@@ -115,5 +123,29 @@ fn secret(repository: &Repository) -> Result<Secret> {
         (Some(path), _) => KeyFile::of_file(path).map(Secret::KeyFile),
         (None, Some(path)) => Passphrase::of_file(path).map(Secret::Passphrase),
         (None, None) => Err(Error::new(ErrorKind::Invalid, "the repository has no key_file and no passphrase_file")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn several_names_of_one_place_mean_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str, url: &str| format!("[repositories.{name}]\nurl = '{url}'\nkey_file = 'k'\n");
+        let text = [("a", "/r"), ("b", "/r/"), ("c", "/r/c"), ("d", "s3://r"), ("e", "s3://r/")];
+        std::fs::write(folder.path().join("agent.toml"), text.map(|(name, url)| place(name, url)).concat()).unwrap();
+        let configured = Config::read(folder.path()).unwrap().repositories;
+        let repositories = Repositories::new(configured, Movers::new("plugins", None), folder.path().into());
+        let repository = |name: &str| Target::Repository(name.to_owned());
+        for (name, meant) in [("a", "a"), ("b", "a"), ("c", "c"), ("d", "d"), ("e", "d")] {
+            assert_eq!(repositories.meant(Some(&repository(name))), Some(repository(meant)), "{name}");
+        }
+        assert_eq!(repositories.meant(Some(&repository("f"))), None);
+        assert_eq!(repositories.meant(None), None, "there are several");
+        let mover = Target::Mover("a".to_owned());
+        assert_eq!(repositories.meant(Some(&mover)), Some(mover));
     }
 }

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use remora_core::plan::Asked;
 use remora_core::point::Point;
 use remora_core::policy::PastRun;
@@ -179,6 +180,14 @@ pub(crate) enum Due {
     Later,
 }
 
+impl Due {
+    /// What was last done then, and is to be done so often if at all. When a clock did it that was ahead, nobody knows.
+    pub(crate) fn after(last: Timestamp, every: Option<Duration>, now: Timestamp) -> Self {
+        let age = now.duration_since(last).unsigned_abs();
+        if every.is_some_and(|every| age >= every) { Self::Now } else { Self::Later }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +218,21 @@ mod tests {
         for deadline in [None, Some(Duration::from_hours(72))] {
             let error = in_time(deadline, &stop, for_ever).await.unwrap_err();
             assert_eq!(error.to_string(), "cancelled", "{deadline:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_so_often_is_due_also_once_a_clock_that_was_ahead_is_set_back() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (now, weekly) = (at("2026-01-10T02:00:00Z"), Some(Duration::from_hours(7 * 24)));
+        for (last, due) in [
+            ("2026-01-03T02:00:00Z", Due::Now),
+            ("2026-01-03T02:00:01Z", Due::Later),
+            ("2026-01-10T02:00:05Z", Due::Later),
+            ("2066-01-10T02:00:00Z", Due::Now),
+        ] {
+            assert_eq!(Due::after(at(last), weekly, now), due, "{last}");
+            assert_eq!(Due::after(at(last), None, now), Due::Later, "{last}");
         }
     }
 

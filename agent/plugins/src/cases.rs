@@ -136,9 +136,15 @@ pub async fn run(host: &Host, file: &Path) -> Result<Vec<CaseResult>> {
             .advise("docs/policies.md shows a file of cases.")
     })?;
     let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if cases.cases.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, format!("{}: it has no case", file.display()))
+            .advise("docs/policies.md shows a file of cases."));
+    }
     let mut snapshot = Snapshot { documents: std::collections::BTreeMap::new(), ..Snapshot::of_file(file)? };
     for policy in &cases.policies {
-        snapshot.documents.extend(Snapshot::of_file(&folder.join(policy))?.documents);
+        // By its path: two folders may have files of one name.
+        let read = Snapshot::of_file(&folder.join(policy))?.documents;
+        snapshot.documents.extend(read.into_values().map(|text| (policy.clone(), text)));
     }
     let generation = Generation::default().next(host, &snapshot, Timestamp::now());
     if let Some((_, error)) = generation.broken().next() {

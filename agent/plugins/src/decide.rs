@@ -64,7 +64,10 @@ impl Generation {
         let unknown = self.files.iter().find(|file| file.active.is_none() && file.may_deny);
         let unknown = unknown.map(|file| file.file.as_str());
         let outcome = |(request, said): (&Access, Vec<Said>)| {
-            let outcome = combine(said, unknown, self.number);
+            let mut outcome = combine(said, unknown, self.number);
+            if !is_clear(&request.path) {
+                (outcome.allowed, outcome.code) = (false, "unclear-path".into());
+            }
             log(request, &outcome);
             outcome
         };
@@ -115,8 +118,8 @@ fn ask(asked: &Asked<'_>, requests: &[Access], now: Timestamp, until: Duration) 
     };
     let all = |code: &str, reason: &str| vec![say(Effect::Deny, code, reason.to_owned()); requests.len()];
     if let Some(since) = stale_since {
-        let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-        if age > policy.max_staleness {
+        // What a clock that was ahead noted says as little as what is too long ago.
+        if now.duration_since(since).unsigned_abs() > policy.max_staleness {
             return all("stale-policy", &format!("its newer version has been broken since {since}"));
         }
     }
@@ -157,6 +160,12 @@ fn checked(decision: Decision) -> Decision {
         },
         _ => decision,
     }
+}
+
+/// Whether a path says by itself which file it is, as policies are promised: their rules do not know `/a/../b` or `/a//b`.
+fn is_clear(path: &[u8]) -> bool {
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    path == b"/" || path.strip_prefix(b"/").is_some_and(|names| names.split(|byte| *byte == b'/').all(is_name))
 }
 
 /// Deny overrides; silence denies.

@@ -49,6 +49,11 @@ const REMEMBERED: &str = "it said so before a restart";
 /// What stands before the reason of an answer that is taken to be meant again.
 const GUESSED: &str = "it has not answered anew, and a run comes as long after the last one as it said then";
 
+/// Whether what is noted as of then was noted by a clock that was ahead, and has been set back since.
+pub fn is_ahead(noted: Timestamp, now: Timestamp) -> bool {
+    noted.duration_since(now) > SignedDuration::from_hours(1)
+}
+
 /// Whether a policy selects a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selects {
@@ -88,6 +93,8 @@ pub struct Planner {
     /// Policies that failed, in what, and when they are asked again.
     failed: HashMap<(String, Kind), Timestamp>,
     answers: HashMap<Charge, Answer>,
+    /// Those of which a clock that was ahead settled more than there is, and since when that is known.
+    ahead: HashMap<Charge, Timestamp>,
     /// Of which generation and VMs the selection is.
     selected_from: Option<(u64, Vec<Vm>)>,
     /// Policies that have not been asked yet which of these they select.
@@ -176,7 +183,8 @@ impl Planner {
             let chosen: Vec<_> = vms.iter().filter(|vm| selected.contains(&vm.facts.name)).collect();
             let charges: Vec<_> =
                 chosen.iter().map(|vm| Charge { policy: policy.name.clone(), vm: vm.facts.name.clone() }).collect();
-            let entries: Vec<Entry> = charges.iter().map(|charge| ledger.entry(charge, now).clone()).collect();
+            let entries: Vec<Entry> =
+                charges.iter().map(|charge| self.set_back(charge, ledger.entry(charge, now).clone(), now)).collect();
             let facts: Vec<_> = chosen.iter().map(|vm| &vm.facts).collect();
             if lost < LOST && self.is_asked(&policy.name, Kind::Schedule, now) {
                 let started = Instant::now();
@@ -220,9 +228,25 @@ impl Planner {
         policies
     }
 
-    /// Whether a policy is asked now: one that failed rests, for it may take its whole second again, and others wait.
+    /// Whether a policy is asked now: one that failed rests, for it may take its whole second again, and others wait. A rest that
+    /// is longer than any is one of a clock that was set back.
     fn is_asked(&self, policy: &str, kind: Kind, now: Timestamp) -> bool {
-        self.failed.get(&(policy.to_owned(), kind)).is_none_or(|again| *again <= now)
+        self.failed.get(&(policy.to_owned(), kind)).is_none_or(|again| *again <= now || *again > now + REST)
+    }
+
+    /// What is remembered of a VM, without what a clock noted that was ahead: until that time came, nothing would be due. Such a
+    /// run settles what was there when the clock had been set back; the ledger keeps it, for the clock may be wrong now.
+    fn set_back(&mut self, charge: &Charge, mut entry: Entry, now: Timestamp) -> Entry {
+        entry.retry = entry.retry.filter(|retry| !is_ahead(*retry, now));
+        if is_ahead(entry.after(), now) {
+            let known = self.ahead.get(charge).copied().filter(|since| !is_ahead(*since, now));
+            let since = known.unwrap_or(now);
+            self.ahead.insert(charge.clone(), since);
+            (entry.settled, entry.open) = (since, None);
+        } else {
+            self.ahead.remove(charge);
+        }
+        entry
     }
 
     fn note(&mut self, policy: &str, kind: Kind, error: Option<Error>, now: Timestamp, failures: &mut Vec<Failure>) {
@@ -277,6 +301,7 @@ impl Planner {
         let there: HashSet<_> = generation.backups().map(|(policy, _)| policy.name.as_str()).collect();
         self.selected.retain(|name, _| there.contains(name.as_str()));
         self.answers.retain(|charge, _| there.contains(charge.policy.as_str()));
+        self.ahead.retain(|charge, _| there.contains(charge.policy.as_str()));
         self.unasked = there.into_iter().map(str::to_owned).collect();
         self.selected_from = Some((generation.number, vms.to_vec()));
     }

@@ -73,8 +73,10 @@ impl Policy for Adaptive {
             None => (request.after.saturating_add(delay), "there is no point yet".to_owned()),
             Some(newest) => {
                 let interval = self.interval(&request.runs);
+                // A point of a clock ahead of this one does not tell when it was made.
+                let made = if newest.time > request.now { request.after } else { newest.time.max(request.after) };
                 // Jitter spreads the first runs, and with them all later ones.
-                let due = newest.time.max(request.after).saturating_add(interval);
+                let due = made.saturating_add(interval);
                 (due, format!("{} minutes after the last run, by how much changes", interval / 60))
             }
         };

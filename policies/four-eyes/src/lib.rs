@@ -72,6 +72,8 @@ impl FourEyes {
         context.approvals.iter().find(|approval| {
             approval.granted <= context.now
                 && context.now < approval.expires
+                // Nobody is not somebody else.
+                && !approval.user.is_empty()
                 && approval.user != context.subject.user
                 && approval.groups.iter().any(|group| self.approvers.contains(group))
         })

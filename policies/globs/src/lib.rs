@@ -25,6 +25,8 @@ impl Glob {
                 invalid.add(format!("{field}/{n}"), "it does not begin with /");
             } else if let Err(error) = fast_glob::validate(&glob) {
                 invalid.add(format!("{field}/{n}"), error.to_string());
+            } else if let Some(what) = misread(&glob) {
+                invalid.add(format!("{field}/{n}"), what);
             } else {
                 all.push(Self::new(glob));
             }
@@ -69,4 +71,35 @@ impl Glob {
         let glob = self.text.as_bytes();
         glob_match(glob, path) || self.folder.is_some_and(|end| glob_match(&glob[..end], path))
     }
+}
+
+/// What is wrong with a glob that the matcher takes, and that covers less than whoever wrote it thinks.
+fn misread(glob: &str) -> Option<&'static str> {
+    if glob.len() > 1 && glob.ends_with('/') {
+        return Some("no path ends in /: leave that out, or end it in /** for all that is below");
+    }
+    if glob.len() > 1 && glob.split('/').skip(1).any(|name| matches!(name, "" | "." | "..")) {
+        return Some("no path has `.`, `..` or `//` in it");
+    }
+    let glob = glob.as_bytes();
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(byte) = glob.get(at) {
+        let mut length = 1;
+        match byte {
+            b'\\' => length = 2,
+            b'{' => depth += 1,
+            b'}' => depth = depth.saturating_sub(1),
+            b'*' => {
+                length = glob[at..].iter().take_while(|byte| **byte == b'*').count();
+                let ends = |byte: &u8| *byte == b'/' || depth > 0 && matches!(byte, b'{' | b',' | b'}');
+                let whole = glob[..at].last().is_some_and(ends) && glob.get(at + length).is_none_or(ends);
+                if length > 1 && !(length == 2 && whole) {
+                    return Some("** stands for whole names: write /srv/** or /**/*.key, or a single *");
+                }
+            }
+            _ => {}
+        }
+        at += length;
+    }
+    None
 }

@@ -117,6 +117,25 @@ async fn what_runs_tell_is_not_done_again_and_what_was_missed_is_made_up_for_onc
     assert!(due(&mut controller, &runs[..2], "2026-01-14T09:00:00Z").await.is_empty());
 }
 
+/// Of a run that a clock made which was years ahead one follows the next night, and one follows on that.
+#[tokio::test]
+async fn a_clock_that_was_ahead_holds_up_no_later_run() {
+    let (_keep, mut controller) = controller(NIGHTLY);
+    let first = run("2026-01-10T02:00:01Z", made("2026-01-10T02:00:02Z"));
+    let ahead = run("2066-01-10T20:00:00Z", made("2066-01-10T20:00:01Z"));
+    let runs = [first, ahead];
+    assert!(due(&mut controller, &runs, "2066-01-10T21:00:00Z").await.is_empty());
+    assert!(due(&mut controller, &runs, "2026-01-10T21:00:00Z").await.is_empty());
+    let night = due(&mut controller, &runs, "2026-01-11T02:00:00Z").await;
+    // Not after the first run: the one that was ahead followed on that, and has its name.
+    assert_eq!(night.iter().map(|due| due.after).collect::<Vec<_>>(), [at("2026-01-10T21:00:00Z")]);
+    let [first, ahead] = runs;
+    let runs = [first, ahead, run("2026-01-11T02:00:01Z", made("2026-01-11T02:00:02Z"))];
+    assert!(due(&mut controller, &runs, "2026-01-12T01:59:59Z").await.is_empty());
+    let next = due(&mut controller, &runs, "2026-01-12T02:00:00Z").await;
+    assert_eq!(next.iter().map(|due| due.after).collect::<Vec<_>>(), [at("2026-01-11T02:00:01Z")]);
+}
+
 #[tokio::test]
 async fn a_run_that_failed_is_tried_again_and_one_that_was_cancelled_is_not() {
     let (_keep, mut controller) = controller(NIGHTLY);

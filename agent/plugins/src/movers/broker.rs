@@ -3,8 +3,9 @@
 //! A request passes, in this order: its URL must be of a host and port on the list (`rules.rs`); an address in it, and every
 //! address that its host's name resolves to, must be permitted (`network/`), and the connection goes to exactly
 //! the addresses that were looked at; headers are checked and secrets put into them (`plan.rs`, `secrets.rs`); what comes back is
-//! bounded (`exchange.rs`). No redirect is followed, for nobody checked where it leads, and no proxy of the environment is asked,
-//! which would connect in our stead. Each mover has a broker of its own, with its own connections.
+//! bounded, and without the secrets that were sent (`exchange.rs`). No redirect is followed, for nobody checked where it leads, and
+//! no proxy of the environment is asked, which would connect in our stead. Each mover has a broker of its own, with its own
+//! connections.
 
 mod exchange;
 mod log;
@@ -21,7 +22,7 @@ use remora_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::words::{Level, MoverError, Request, Response};
+use super::words::{Class, Level, MoverError, Request, Response};
 use crate::network::{CheckedNames, Grants, Names, authorities, checked_client};
 use exchange::Exchange;
 use log::Log;
@@ -68,7 +69,7 @@ pub(super) struct Broker {
     rules: Rules,
     grants: Arc<Grants>,
     secrets: BTreeMap<String, Zeroizing<Vec<u8>>>,
-    log: Log,
+    log: Arc<Log>,
 }
 
 impl Broker {
@@ -88,7 +89,7 @@ impl Broker {
             .https_only(!options.rules.plain_http)
             .build()
             .map_err(|e| Error::new(ErrorKind::Failed, "making the client of a mover").because(e))?;
-        let log = Log::new(options.mover, options.secrets.values(), options.ear);
+        let log = Arc::new(Log::new(options.mover, options.secrets.values(), options.ear));
         Ok(Self { client, rules: options.rules, grants, secrets: options.secrets, log })
     }
 
@@ -113,11 +114,13 @@ impl Broker {
         };
         let deadline = deadline.min(Instant::now() + limit);
         let Planned { request, basics } = plan::plan(url, request, secrets, data, sink)?;
-        for basic in &basics {
-            self.log.also_blot(basic);
+        if !basics.iter().all(|basic| self.log.also_blot(basic)) {
+            let why = "the mover has sent its secrets with more names of users than any needs";
+            return Err(MoverError::new(Class::Invalid, "broker-request", why));
         }
         let (request, receive) = request;
-        Ok(Exchange { client: self.client.clone(), request, receive, deadline }.run())
+        let log = Arc::clone(&self.log);
+        Ok(Exchange { client: self.client.clone(), request, receive, deadline, log }.run())
     }
 
     /// A line of the mover's.

@@ -69,7 +69,7 @@ impl Grants {
         if address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return false;
         }
-        if is_touchy(address) {
+        if is_touchy(address) || behind_nat64(address).is_some_and(is_touchy) {
             return self.0.iter().any(|net| net.is_just(address));
         }
         self.0.iter().any(|net| net.holds(address)) || is_internet(address) && !is_near(address)
@@ -81,8 +81,19 @@ impl Grants {
 fn is_touchy(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local() || METADATA_V4.contains(&address),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address == METADATA_V6,
+        IpAddr::V6(address) => {
+            let of_ec2 = address.segments().starts_with(&SERVICES_OF_EC2);
+            address.is_unicast_link_local() || address == METADATA_V6 || of_ec2
+        }
     }
+}
+
+/// The address that one of NAT64's well-known net leads to (RFC 6052).
+fn behind_nat64(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = address.segments() else { return None };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Some(Ipv4Addr::new(a, b, c, d).into())
 }
 
 /// Where every container finds the API server of its cluster.
@@ -102,11 +113,15 @@ fn is_near(address: IpAddr) -> bool {
     api_server == Some(address) || interfaces.any(|interface| of(interface) == Some(address))
 }
 
-/// Metadata services that are not link-local: those of Alibaba Cloud and Oracle Cloud.
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+/// Metadata services that are not link-local: those of Alibaba Cloud, Oracle Cloud and Azure (its "wire server").
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
 
-/// That of EC2.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// That of Google Cloud.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
+
+/// What the net begins with in which EC2 has its services: metadata at `fd00:ec2::254`, credentials of pods at `fd00:ec2::23`.
+const SERVICES_OF_EC2: [u16; 2] = [0xfd00, 0xec2];
 
 /// Why a URL is not asked, if an address that may not be connected to is written in it. What a name resolves to is looked at
 /// when it is resolved.
@@ -160,6 +175,9 @@ mod tests {
             "::ffff:127.0.0.1",
             "64:ff9b::a9fe:a9fe",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "168.63.129.16",
             "fe80::1",
             "fd12::1",
             "0.0.0.0",
@@ -178,11 +196,23 @@ mod tests {
         assert!(permits(&["10.1.2.3"], "::ffff:10.1.2.3"));
         assert!(permits(&["fd12::/16"], "fd12:3::1") && !permits(&["fd12::/16"], "fd13::1"));
         assert!(permits(&["127.0.0.1"], "127.0.0.1") && !permits(&["127.0.0.1"], "127.0.0.2"));
-        for wide in ["0.0.0.0/0", "::/0", "169.254.0.0/16", "fd00::/8", "100.64.0.0/10", "fe80::/10"] {
-            for address in ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "fe80::1"] {
+        for wide in ["0.0.0.0/0", "::/0", "169.254.0.0/16", "fd00::/8", "100.64.0.0/10", "fe80::/10", "64:ff9b::/96"] {
+            for address in [
+                "169.254.169.254",
+                "64:ff9b::a9fe:a9fe",
+                "fd00:ec2::254",
+                "fd00:ec2::23",
+                "fd20:ce::254",
+                "100.100.100.200",
+                "168.63.129.16",
+                "0.0.0.0",
+                "224.0.0.1",
+                "fe80::1",
+            ] {
                 assert!(!permits(&[wide], address), "{wide} {address}");
             }
         }
+        assert!(permits(&["64:ff9b::/96"], "64:ff9b::10.1.2.3"));
         assert!(permits(&["169.254.169.254"], "169.254.169.254"));
         assert!(!permits(&["0.0.0.0", "224.0.0.1"], "0.0.0.0") && !permits(&["224.0.0.1"], "224.0.0.1"));
     }

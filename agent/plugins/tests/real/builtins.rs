@@ -341,6 +341,11 @@ async fn adaptive_comes_sooner_to_a_vm_that_changes_more() {
         let answers = policy.next(&[question(runs.clone())]).await.unwrap();
         assert_eq!(answers[0].start.unwrap().duration_since(now).as_secs(), seconds, "{runs:?}");
     }
+    // A point of a clock that was years ahead does not tell when the next run is: it follows on what is settled.
+    let mut ahead = runs(256 << 20);
+    ahead[0].time = now + hour * 24 * 365 * 40;
+    let start = policy.next(&[question(ahead)]).await.unwrap()[0].start.unwrap();
+    assert_eq!(start.duration_since(now).as_hours(), 24);
     // What is due in a blackout, for the first time too, begins at its end.
     let within = r#"{"min": "1h", "max": "24h", "target": "1GiB", "blackout": [{"from": "12:00", "to": "18:00"}]}"#;
     let policy = SchedulePolicy::load(&host, builtin("adaptive"), within).unwrap();
@@ -528,6 +533,33 @@ fn denied_paths_are_denied_wherever_they_are_served() {
     );
 }
 
+/// Whoever writes one of these thinks that it covers more than it does.
+#[test]
+fn globs_that_would_cover_less_than_they_seem_to_are_told() {
+    let host = host();
+    let load = |glob: &str| {
+        let settings = serde_json::json!({"denyPaths": [glob]}).to_string();
+        AuthorizePolicy::load(&host, builtin("paths"), &settings)
+    };
+    for glob in [
+        "/srv/hr**",
+        "/srv/**.key",
+        "/srv/**hr/**",
+        "/srv/***",
+        "/a,**",
+        "/{a,b}**",
+        "/srv/hr/",
+        "/srv//hr",
+        "/srv/./hr",
+        "/srv/../hr/**",
+    ] {
+        assert_eq!(fields(load(glob)), ["/denyPaths/0"], "{glob}");
+    }
+    for glob in ["/", "/**", "/**/*.key", "/srv/**/hr/**", "/srv/{hr/**,**/pay}", "/a/\\**", "/...", "/.x/..y"] {
+        load(glob).unwrap_or_else(|error| panic!("{glob}: {error:?}"));
+    }
+}
+
 /// What is known of a glob beforehand never changes what it covers: the same as of asking the matcher everywhere.
 #[test]
 fn globs_cover_what_the_matcher_says() {
@@ -548,8 +580,8 @@ fn globs_cover_what_the_matcher_says() {
         "/\\a/b",
         "/a/**/b.key",
         "/**/a/**",
-        "/a/",
         "/b/*.k{ey,ex}",
+        "/{a/**,b}/x.key",
         "/**/[!a]",
         "/a]b",
     ];
@@ -608,6 +640,7 @@ fn four_eyes_wants_the_consent_of_somebody_else() {
         (approved("bob", "hr-leads", before, after), "approved"),
         (approved("alice", "hr-leads", before, after), "approval-needed"),
         (approved("bob", "friends", before, after), "approval-needed"),
+        (approved("", "hr-leads", before, after), "approval-needed"),
         (approved("bob", "hr-leads", before, "2026-01-02T00:00:00Z"), "approval-needed"),
         (approved("bob", "hr-leads", after, after), "approval-needed"),
     ] {

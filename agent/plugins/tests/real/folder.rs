@@ -75,6 +75,14 @@ fn deny_overrides_shadow_is_not_enforced_and_silence_denies() {
     assert_eq!(code(&generation, "root", "/root/etc/passwd", now()), (true, "owner".into()));
     assert_eq!(code(&generation, "root", "/root/srv/hr/pay", now()), (false, "path-denied".into()));
     assert_eq!(code(&generation, "eve", "/root/etc/passwd", now()), (false, "nothing-allows".into()));
+    // What a rule would not know is denied by the host.
+    for unclear in ["", "x", "/srv//hr/pay", "/srv/./hr/pay", "/srv/x/../hr/pay", "/srv/hr/", "/srv/hr\0", "//", "/.."]
+    {
+        assert_eq!(code(&generation, "root", unclear, now()), (false, "unclear-path".into()), "{unclear:?}");
+    }
+    for clear in ["/", "/...", "/.x", "/a\\..\\b"] {
+        assert_eq!(code(&generation, "root", clear, now()), (true, "owner".into()), "{clear:?}");
+    }
     // What was said is on record, the shadow's word too.
     let outcome = generation.authorize(&[request("root", "/root/etc/passwd")], now()).remove(0);
     let modes: Vec<_> = outcome.said.iter().map(|said| (said.module.as_str(), said.code.as_str())).collect();
@@ -174,6 +182,8 @@ fn a_stale_access_policy_denies_after_its_time_and_one_that_was_never_good_at_on
     let hour = SignedDuration::from_hours(1);
     assert!(code(&stale, "root", "/x", now() + hour).0);
     assert_eq!(code(&stale, "root", "/x", now() + hour + hour), (false, "stale-policy".into()));
+    // It was broken when the clock was ahead.
+    assert_eq!(code(&stale, "root", "/x", now() - hour - hour), (false, "stale-policy".into()));
     // A second policy that never was good: it may have been meant to deny.
     fs::write(&file, ACCESS).unwrap();
     fs::write(folder.path().join("more.yaml"), ACCESS.replace("name: files", "name: more").replace("paths", "path"))
@@ -491,6 +501,32 @@ cases:
     fs::write(&file, text.replace("policy: nightly, vm: {name: web-1}", "policy: nightli, vm: {name: web-1}")).unwrap();
     let error = cases::run(&host(), &file).await.unwrap_err();
     assert!(error.to_string().contains("case \"web\""), "{error}");
+    fs::write(&file, "kind: PolicyTest\npolicies: [nightly.yaml]\ncases: []\n").unwrap();
+    let error = cases::run(&host(), &file).await.unwrap_err();
+    assert!(error.to_string().contains("it has no case") && error.advice().is_some(), "{error}");
+}
+
+/// None of them is passed over, which may be the one that denies.
+#[tokio::test]
+async fn golden_cases_are_asked_of_all_documents_whatever_their_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        let text =
+            ACCESS.replace("/srv/hr/**", &format!("/srv/{name}/**")).replace("name: files", &format!("name: {name}"));
+        fs::write(folder.path().join(name).join("access.yaml"), text).unwrap();
+    }
+    let case = |name: &str| {
+        format!(
+            "- name: {name}\n  authorize: {{subject: {{user: root}}, action: read, vm: {{name: db}}, path: /srv/{name}/x, \
+             now: 2026-01-03T00:00:00Z, expect: {{allowed: false, code: path-denied}}}}\n"
+        )
+    };
+    let file = folder.path().join("cases.yaml");
+    let head = "kind: PolicyTest\npolicies: [one/access.yaml, two/access.yaml]\ncases:\n";
+    fs::write(&file, format!("{head}{}{}", case("one"), case("two"))).unwrap();
+    let results = cases::run(&host(), &file).await.unwrap();
+    assert!(results.len() == 2 && results.iter().all(|result| result.failed.is_none()), "{results:?}");
 }
 
 /// The agent is restarted while a document is broken: what was good before, with its module, is in force.

@@ -148,6 +148,46 @@ async fn a_failed_run_is_not_tried_again_within_a_blackout() {
     assert_eq!(lab.due(&generation, &vms, "2026-01-12T02:00:00Z").await.len(), 1);
 }
 
+/// A run that a clock noted which was years ahead would else be the last one for years.
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_noted_holds_up_nothing_once_it_is_set_back() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2066-01-10T20:00:00Z").await;
+    lab.made(&jobs[0], "2066-01-10T20:00:00Z", "2066-01-10T20:00:01Z");
+    assert!(lab.due(&generation, &vms, "2066-01-10T20:00:02Z").await.is_empty());
+    for early in ["2026-01-10T20:00:00Z", "2026-01-11T01:59:59Z"] {
+        assert!(lab.due(&generation, &vms, early).await.is_empty(), "{early}");
+    }
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    assert_eq!(jobs.len(), 1);
+    lab.made(&jobs[0], "2026-01-11T02:00:00Z", "2026-01-11T02:00:01Z");
+    assert!(lab.due(&generation, &vms, "2026-01-11T02:00:02Z").await.is_empty());
+    // One that failed while the clock was ahead is tried again, and a policy that failed then is asked again.
+    let jobs = lab.due(&generation, &vms, "2026-01-12T02:00:00Z").await;
+    let begun = at("2026-01-12T02:00:00Z");
+    lab.ledger.entry(&jobs[0].charge, begun).note(begun, Ending::Failed(at("2066-01-12T02:00:00Z")));
+    lab.planner.failed.insert(("nightly".into(), Kind::Schedule), at("2066-01-12T02:01:00Z"));
+    assert_eq!(lab.due(&generation, &vms, "2026-01-12T02:10:00Z").await.len(), 1);
+}
+
+/// A clock that is set back by seconds makes no second run of one occasion; one that is set right again finds all as it was.
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_no_run_twice() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    lab.made(&jobs[0], "2026-01-11T02:00:00Z", "2026-01-11T02:00:01Z");
+    for now in ["2026-01-11T01:59:58Z", "2026-01-11T02:00:00Z", "1970-01-01T00:00:05Z", "2026-01-11T02:00:09Z"] {
+        assert!(lab.due(&generation, &vms, now).await.is_empty(), "{now}");
+    }
+    assert_eq!(lab.due(&generation, &vms, "2026-01-12T02:00:00Z").await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_changed_policy_is_asked_anew_and_a_removed_one_runs_nothing() {
     let mut lab = Lab::new();
@@ -199,7 +239,7 @@ async fn what_a_policy_answered_last_outlives_the_planner() {
     let failing = |mut planner: Planner| {
         planner.selected_from = Some((generation.number, vms.clone()));
         for kind in [Kind::Select, Kind::Schedule] {
-            planner.failed.insert(("nightly".into(), kind), at("2026-01-12T00:00:00Z"));
+            planner.failed.insert(("nightly".into(), kind), at("2026-01-11T02:00:30Z"));
         }
         planner
     };

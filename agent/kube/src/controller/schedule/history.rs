@@ -30,6 +30,9 @@ const OF_THE_GONE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// A run that no node was found for in so long waits for somebody: those after it go on.
 const STALLED: SignedDuration = SignedDuration::from_mins(5);
 
+/// A node's clock that is ahead by more than this says nothing of when a run ended.
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
+
 /// The policy that asked for a run, if one did.
 pub(super) fn policy(run: &BackupRun) -> Option<&str> {
     run.labels().get(POLICY_LABEL).map(String::as_str)
@@ -46,18 +49,20 @@ pub(super) fn scheduled(runs: &[Arc<BackupRun>], now: Timestamp) -> Vec<Schedule
             policy: policy(run)?.to_owned(),
             vm: machine(run)?,
             begun: run.metadata.creation_timestamp.as_ref()?.0,
-            ending: ending(run),
+            ending: ending(run, now),
             verified: verified(run, now),
         })
     };
     runs.iter().filter_map(learnt).collect()
 }
 
-fn ending(run: &BackupRun) -> Ending {
+fn ending(run: &BackupRun, now: Timestamp) -> Ending {
     let Some(status) = run.status.as_ref().filter(|_| run.has_ended()) else { return Ending::Settled };
-    // The node's clock says when, which may be behind: a run that fails must not be tried again at once for that.
+    // The node's clock says when, which may be behind, or far ahead: a run that fails must not be tried again at once for that,
+    // nor years later.
     let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
-    let ended = status.completion_time.as_ref().map_or(created, |time| time.0.max(created));
+    let told = status.completion_time.as_ref().map(|time| time.0).filter(|time| time.duration_since(now) <= AHEAD);
+    let ended = told.map_or(created, |time| time.max(created));
     if conditions::holds(&status.conditions, "Complete") {
         let begun = status.start_time.as_ref().map_or(ended, |time| time.0);
         let bytes = |number: i64| u64::try_from(number).unwrap_or_default();

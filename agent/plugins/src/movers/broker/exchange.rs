@@ -1,12 +1,14 @@
 //! One request and its answer, bounded.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::words::{Class, MoverError, Response};
+use super::log::Log;
 use super::payload::Sink;
 use crate::network::Forbidden;
 
@@ -32,18 +34,20 @@ pub(super) struct Exchange {
     pub(super) request: reqwest::Request,
     pub(super) receive: Into,
     pub(super) deadline: Instant,
+    /// What knows the secrets that no answer brings to the component.
+    pub(super) log: Arc<Log>,
 }
 
 impl Exchange {
     pub(super) async fn run(self) -> Result<Response, MoverError> {
-        let Self { client, request, receive, deadline } = self;
+        let Self { client, request, receive, deadline, log } = self;
         let server = request.url().host_str().unwrap_or_default().to_owned();
         let exchange = async {
             let answer = client.execute(request).await.map_err(|e| failure(&server, &e))?;
             let status = answer.status().as_u16();
-            let headers = received(answer.headers())?;
+            let headers = received(answer.headers(), &log)?;
             let body = body(answer, receive, &server).await?;
-            Ok(Response { status, headers, body })
+            Ok(Response { status, headers, body: log.without_secrets(body) })
         };
         timeout_at(deadline, exchange).await.unwrap_or_else(|_| {
             let why = format!("{server} did not answer in time");
@@ -52,13 +56,14 @@ impl Exchange {
     }
 }
 
-fn received(headers: &HeaderMap) -> Result<Vec<(String, String)>, MoverError> {
+fn received(headers: &HeaderMap, log: &Log) -> Result<Vec<(String, String)>, MoverError> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > HEADER_BYTES {
         return Err(too_much("the headers of an answer have more than 64 KiB"));
     }
     let header = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
-        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        let value = log.without_secrets(value.as_bytes().to_vec());
+        (name.as_str().to_owned(), String::from_utf8_lossy(&value).into_owned())
     };
     Ok(headers.iter().map(header).collect())
 }

@@ -1,4 +1,4 @@
-//! What a mover says, for the host's log: bounded, without secrets, and on one line.
+//! What a mover says, for the host's log: bounded, without secrets, and on one line. And what servers say to it, without secrets.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(in super::super) const BLOTTED: &str = "[secret]";
 /// A secret shorter than this is not looked for: it would be found in everything.
 const SHORTEST: usize = 4;
 
-/// Encoded secrets beside the given ones, at most: a mover makes them with whatever user's name it likes.
+/// Encoded secrets beside the given ones, at most: a mover makes them with whatever user's name it likes. No more are sent.
 const ENCODED: usize = 256;
 
 pub(super) struct Log {
@@ -58,12 +58,23 @@ impl Log {
         Self { mover, shapes, encoded: Mutex::default(), pace: Mutex::new(pace), ear }
     }
 
-    /// Another shape of a secret.
-    pub(super) fn also_blot(&self, shape: &str) {
+    /// Another shape of a secret; whether there is room for it.
+    pub(super) fn also_blot(&self, shape: &str) -> bool {
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        if encoded.len() < ENCODED && !encoded.iter().any(|known| **known == shape) {
+        let known = encoded.iter().any(|known| **known == shape);
+        if !known && encoded.len() < ENCODED {
             encoded.push(Zeroizing::new(shape.to_owned()));
+            return true;
         }
+        known
+    }
+
+    /// What a server sent, without secrets: it may send back what it was sent, at once or when it is asked what it keeps. What is
+    /// shorter than the blot stands in many answers by chance, and could be guessed from its HMAC.
+    pub(super) fn without_secrets(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let shapes = encoded.iter().chain(&self.shapes).map(|shape| shape.as_bytes());
+        shapes.filter(|shape| shape.len() >= BLOTTED.len()).fold(bytes, blotted)
     }
 
     /// Text of the mover's that can be shown.
@@ -120,6 +131,24 @@ impl Log {
     }
 }
 
+/// Bytes with a blot wherever a shape was.
+fn blotted(bytes: Vec<u8>, shape: &[u8]) -> Vec<u8> {
+    let place = |bytes: &[u8]| bytes.windows(shape.len()).position(|here| here[0] == shape[0] && here == shape);
+    let Some(mut at) = place(&bytes) else { return bytes };
+    let (mut clean, mut rest) = (Vec::with_capacity(bytes.len()), &bytes[..]);
+    loop {
+        clean.extend_from_slice(&rest[..at]);
+        clean.extend_from_slice(BLOTTED.as_bytes());
+        rest = &rest[at + shape.len()..];
+        match place(rest) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    clean.extend_from_slice(rest);
+    clean
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +170,24 @@ mod tests {
         );
         assert_eq!(log.plain(&text), "is it [secret], [secret], [secret], [secret] or [secret]? abc\\n\\u{1b}[31m");
         assert!(log.plain(&"x".repeat(10_000)).len() < 4_200);
+    }
+
+    #[test]
+    fn what_a_server_sends_back_has_no_secret_in_it() {
+        let log = log(&["hunter22", "hunter2266", "abc"]);
+        assert!(log.also_blot("bWU6aHVudGVyMjI="));
+        let sent = b"\xff hunter22hunter2266 bWU6aHVudGVyMjI= 68756e7465723232 hunter2 abc \xff";
+        let clean = b"\xff [secret][secret] [secret] [secret] hunter2 abc \xff";
+        assert_eq!(log.without_secrets(sent.to_vec()), clean);
+        assert_eq!(log.without_secrets(b"hunter22".to_vec()), b"[secret]");
+        assert_eq!(log.without_secrets(Vec::new()), b"");
+    }
+
+    #[test]
+    fn no_more_shapes_are_made_than_are_looked_for() {
+        let log = log(&[]);
+        assert!((0..ENCODED).all(|n| log.also_blot(&n.to_string())));
+        assert!(log.also_blot("0") && !log.also_blot("another"));
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Hostile {
             } else {
                 request.send()?
             };
+            if self.is("steal") {
+                // Backwards, so that nobody knows a secret in it.
+                let had = format!("{} {}", answer.header("x-echo").unwrap_or_default(), answer.text());
+                return Ok(had.chars().rev().collect::<String>());
+            }
             log::write(log::Level::Warn, &format!("it said {}", answer.text()));
             Ok(format!("status {}: {}", answer.status, answer.text()))
         })();

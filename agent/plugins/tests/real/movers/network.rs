@@ -222,6 +222,23 @@ async fn a_secret_that_a_server_sends_back_stands_neither_in_a_log_nor_in_an_err
     assert!(log.contains("it said GET / HTTP/1.1"), "{log}");
 }
 
+/// A mover that says it backwards, in which nobody knows it: what it never had it cannot say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_a_server_sends_back_does_not_come_to_the_mover() {
+    let server = Server::start("127.0.0.1:0", |request| {
+        let sent = request.lines().find(|line| line.to_lowercase().starts_with("authorization")).unwrap_or_default();
+        let length = sent.len();
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nx-echo: {sent}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{sent}");
+        answer.into_bytes()
+    })
+    .await;
+    let store = fetcher(&folder(), &format!("http://{}/", server.address), &server.address.to_string(), "steal");
+    let said: String = fetch(&store).await.to_string().chars().rev().collect();
+    assert_eq!(said.matches("Bearer [secret]").count(), 2, "{said}");
+    assert!(!said.contains(CANARY), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_this_machines_unless_a_test_says_otherwise() {
     let found =

@@ -50,6 +50,10 @@ fn what_became_of_a_run_is_learnt_from_it() {
         let status = run.status.as_mut().unwrap();
         status.completion_time = status.completion_time.take().map(|time| Time(time.0 - SignedDuration::from_hours(9)));
     });
+    let ahead = changed(&run("ahead", "web", 60_000, Some("Unavailable")), |run| {
+        let status = run.status.as_mut().unwrap();
+        status.completion_time = status.completion_time.take().map(|time| Time(time.0 + SignedDuration::from_hours(9)));
+    });
     let by_hand = changed(&run("by-hand", "web", 5, Some("Stored")), |run| run.metadata.labels = None);
     let runs = [
         run("stored", "web", 10, Some("Stored")),
@@ -57,16 +61,23 @@ fn what_became_of_a_run_is_learnt_from_it() {
         run("cancelled", "web", 30, Some("Cancelled")),
         run("runs", "web", 40, None),
         behind,
+        ahead,
         by_hand,
     ];
-    let learnt = scheduled(&runs, at(1000));
+    let learnt = scheduled(&runs, at(60_100));
     let endings: Vec<_> = learnt.iter().map(|run| (run.begun, run.ending.clone())).collect();
     let made = Ending::Made(PastRun { time: at(11), changed: 7, size: 100, seconds: 60 });
     let failed = Ending::Failed(at(81));
     let settled = Ending::Settled;
-    let behind = Ending::Failed(at(50_000));
-    let expected =
-        [(at(10), made), (at(20), failed), (at(30), settled.clone()), (at(40), settled), (at(50_000), behind)];
+    let [behind, ahead] = [50_000, 60_000].map(|created| Ending::Failed(at(created)));
+    let expected = [
+        (at(10), made),
+        (at(20), failed),
+        (at(30), settled.clone()),
+        (at(40), settled),
+        (at(50_000), behind),
+        (at(60_000), ahead),
+    ];
     assert_eq!(endings, expected);
     assert!(learnt.iter().all(|run| run.policy == "nightly" && run.vm == vm("web")));
 }
