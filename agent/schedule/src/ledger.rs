@@ -16,7 +16,7 @@ const RUNS: usize = 32;
 const FIRST_RETRY: Duration = Duration::from_mins(5);
 
 /// But never later than this.
-const LAST_RETRY: Duration = Duration::from_hours(1);
+pub(crate) const LAST_RETRY: Duration = Duration::from_hours(1);
 
 /// A VM under a policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

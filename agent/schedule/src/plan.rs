@@ -13,7 +13,7 @@ use remora_plugins::set::{BackupPolicy, Generation};
 use remora_plugins::{Digest, Kind};
 
 use crate::answers::{Answered, LastAnswers, LastDue};
-use crate::ledger::{Charge, Entry, Ledger};
+use crate::ledger::{Charge, Entry, LAST_RETRY, Ledger};
 
 /// A VM that there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,7 +237,8 @@ impl Planner {
     /// What is remembered of a VM, without what a clock noted that was ahead: until that time came, nothing would be due. Such a
     /// run settles what was there when the clock had been set back; the ledger keeps it, for the clock may be wrong now.
     fn set_back(&mut self, charge: &Charge, mut entry: Entry, now: Timestamp) -> Entry {
-        entry.retry = entry.retry.filter(|retry| !is_ahead(*retry, now));
+        // A failed run rests for that long at the most: what is later was noted by such a clock, and not by one seconds ahead.
+        entry.retry = entry.retry.filter(|retry| !is_ahead(*retry, now + LAST_RETRY));
         if is_ahead(entry.after(), now) {
             let known = self.ahead.get(charge).copied().filter(|since| !is_ahead(*since, now));
             let since = known.unwrap_or(now);

@@ -128,6 +128,24 @@ async fn a_failed_run_is_tried_again_before_the_next_night() {
     assert_eq!(lab.due(&generation, &vms, "2026-01-11T02:05:00Z").await.len(), 1);
 }
 
+/// A node's clock is some seconds ahead of that of who plans: the longest rest is one still.
+#[tokio::test]
+async fn a_failed_run_rests_by_a_clock_that_is_seconds_ahead() {
+    let mut lab = Lab::new();
+    let generation = lab.generation(&Generation::default(), NIGHTLY);
+    let vms = vms(1);
+    lab.due(&generation, &vms, "2026-01-10T12:00:00Z").await;
+    let jobs = lab.due(&generation, &vms, "2026-01-11T02:00:00Z").await;
+    let begun = at("2026-01-11T02:00:00Z");
+    for _ in 0..5 {
+        lab.ledger.entry(&jobs[0].charge, begun).note(begun, Ending::Failed(at("2026-01-11T02:00:09Z")));
+    }
+    for rests in ["2026-01-11T02:00:04Z", "2026-01-11T03:00:08Z"] {
+        assert!(lab.due(&generation, &vms, rests).await.is_empty(), "{rests}");
+    }
+    assert_eq!(lab.due(&generation, &vms, "2026-01-11T03:00:09Z").await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_failed_run_is_not_tried_again_within_a_blackout() {
     let mut lab = Lab::new();
