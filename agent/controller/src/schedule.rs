@@ -79,6 +79,10 @@ impl ByPolicy {
             let key = (charge, run.begun);
             run.begun = before.get(&key).copied().filter(|seen| !is_ahead(*seen, now)).unwrap_or(now);
             self.ahead.insert(key, run.begun);
+            // It rests from then on: else it would be tried again at once, over and over where the API server's clock is ahead.
+            if let Ending::Failed(at) = &mut run.ending {
+                *at = run.begun;
+            }
         }
         runs
     }

@@ -136,6 +136,18 @@ async fn a_clock_that_was_ahead_holds_up_no_later_run() {
     assert_eq!(next.iter().map(|due| due.after).collect::<Vec<_>>(), [at("2026-01-11T02:00:01Z")]);
 }
 
+/// The API server's clock is hours ahead of the controller's.
+#[tokio::test]
+async fn a_run_that_failed_by_a_clock_that_is_ahead_rests() {
+    let (_keep, mut controller) = controller(NIGHTLY);
+    assert!(due(&mut controller, &[], "2026-01-10T12:00:00Z").await.is_empty());
+    let runs = [run("2026-01-11T08:00:01Z", Ending::Failed(at("2026-01-11T08:00:02Z")))];
+    for rests in ["2026-01-11T02:00:03Z", "2026-01-11T02:05:02Z"] {
+        assert!(due(&mut controller, &runs, rests).await.is_empty(), "{rests}");
+    }
+    assert_eq!(due(&mut controller, &runs, "2026-01-11T02:05:03Z").await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_run_that_failed_is_tried_again_and_one_that_was_cancelled_is_not() {
     let (_keep, mut controller) = controller(NIGHTLY);
