@@ -21,8 +21,9 @@ pub(in super::super) const BLOTTED: &str = "[secret]";
 /// A secret shorter than this is not looked for: it would be found in everything.
 const SHORTEST: usize = 4;
 
-/// Encoded secrets beside the given ones, at most: a mover makes them with whatever user's name it likes. No more are sent.
-const ENCODED: usize = 256;
+/// Encoded secrets beside the given ones, at most: a mover makes them with whatever user's name it likes, and each is looked for in
+/// all that servers send. No more are sent.
+const ENCODED: usize = 16;
 
 pub(super) struct Log {
     mover: String,
