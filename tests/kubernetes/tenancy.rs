@@ -115,6 +115,7 @@ fn a_tenant_s_endpoint_is_on_the_internet() {
         "https://172.20.0.1",
         "https://192.168.1.1",
         "https://100.64.0.1",
+        "https://168.63.129.16",
         "https://[::1]:9000",
         "https://[::ffff:10.0.0.1]",
         "https://[fd00::1]",
