@@ -63,6 +63,10 @@ pub struct RunKeys {
     /// The worker: of a restore, and of the backup of a halted machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerAccess>,
+    /// Of a backup into an administrators' repository: the names of those of them that are certainly not this one. Any other name
+    /// that a policy has may be a second one of this place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
 }
 
 /// How a repository's store is reached. Prints no secret.

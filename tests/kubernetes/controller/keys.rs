@@ -1,10 +1,10 @@
 //! Who is given keys.
 
 use remora_tests::s3::{KEY, SECRET};
-use remora_tests::{Meddler, S3};
+use remora_tests::{Meddler, S3, wait_until};
 use serde_json::json;
 
-use super::cluster::{Shop, repository, secret};
+use super::cluster::{SOON, Shop, repository, repository_path, secret};
 
 const AUDIENCE: Option<&str> = Some("remora-controller");
 
@@ -105,4 +105,29 @@ fn an_agent_is_told_that_a_store_is_away_and_has_its_keys_when_it_is_back() {
     assert_eq!((told.code, &told.body["reason"]), (503, &json!("RepositoryNotReady")), "{told:?}");
     meddler.come_back();
     assert_eq!(ask().code, 200);
+}
+
+/// Policies name Repositories, and two of these may be one place.
+#[test]
+fn an_agent_is_told_which_of_the_administrators_repositories_are_elsewhere() {
+    let shop = Shop::open();
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let store = tempfile::tempdir().unwrap();
+    let here = cluster.api.get(&repository_path("remora", "offsite"))["spec"]["url"].clone();
+    let there = json!(format!("file://{}/r", store.path().display()));
+    let (same, other) = (format!("same-of-{namespace}"), format!("other-of-{namespace}"));
+    for (name, url) in [(&same, here), (&other, there)] {
+        let spec = json!({"url": url, "passphraseSecret": {"name": "passphrase"}});
+        repository(&cluster.api, "remora", name, &spec);
+        wait_until(format_args!("{name} is not opened"), SOON, || {
+            cluster.ready("remora", name).is_some_and(|one| one["status"] == "True")
+        });
+    }
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let agent = cluster.agent("one", AUDIENCE);
+    let given = cluster.controller.keys(&cluster.api, Some(&agent), namespace, "run");
+    let elsewhere = given.body["elsewhere"].as_array().unwrap();
+    let is_told = [other.as_str(), &same, "offsite"].map(|name| elsewhere.contains(&json!(name)));
+    assert_eq!(is_told, [true, false, false], "{elsewhere:?}");
 }

@@ -26,6 +26,8 @@ pub(super) struct Keys {
 /// An open repository. What opened it is removed with it.
 pub(super) struct Opened {
     pub(super) vault: Vault,
+    /// The Repositories that are certainly not this one: what policies store there is not here.
+    pub(super) elsewhere: Vec<String>,
     _keys: TempDir,
 }
 
@@ -41,6 +43,7 @@ impl Keys {
         let location = keys.store.location(&folder.path().join("keys"), self.plugins.as_ref())?;
         let options = VaultOptions { state: self.state.clone(), ..VaultOptions::default() };
         let vault = keys.grant()?.open(&location, options).await;
-        Ok(Opened { vault: vault.map_err(|error| error.within("opening the repository"))?, _keys: folder })
+        let vault = vault.map_err(|error| error.within("opening the repository"))?;
+        Ok(Opened { vault, elsewhere: keys.elsewhere.clone(), _keys: folder })
     }
 }

@@ -16,12 +16,12 @@ use remora_plugins::documents::Target;
 use remora_plugins::set::{Active, BackupPolicy, Generation, Kept, PolicyFile};
 use remora_plugins::{Host, HostOptions, Kind, Registries};
 use remora_schedule::{Policies, PolicyMetrics, Selects};
-use remora_vault::Vault;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::keys::Opened;
 use super::metrics::OfKinds;
 use crate::keepers::{Keepers, prune};
 
@@ -72,10 +72,10 @@ impl NodePolicies {
         &self,
         order: &Order,
         point: &Point,
-        vault: &Vault,
+        opened: &Opened,
         cancel: &CancellationToken,
     ) -> Option<String> {
-        match self.dropped(order, point, vault, cancel).await {
+        match self.dropped(order, point, opened, cancel).await {
             Ok(0) => None,
             Ok(dropped) => {
                 self.counts.dropped.inc_by(dropped as u64);
@@ -85,15 +85,22 @@ impl NodePolicies {
         }
     }
 
-    async fn dropped(&self, order: &Order, point: &Point, vault: &Vault, cancel: &CancellationToken) -> Result<usize> {
+    async fn dropped(
+        &self,
+        order: &Order,
+        point: &Point,
+        opened: &Opened,
+        cancel: &CancellationToken,
+    ) -> Result<usize> {
         let generation = Arc::clone(&self.current.borrow());
         let Some(target) = target(order, &self.namespace) else { return Ok(0) };
-        let keepers = keepers(&generation, &facts(point)?, &target, &self.counts.policies).await;
+        let place = Place { target, elsewhere: &opened.elsewhere };
+        let keepers = keepers(&generation, &facts(point)?, &place, &self.counts.policies).await;
         // Policies that have changed since may keep more: the next run asks them.
         if !keepers.hold_in(&self.current.borrow()) {
             return Ok(0);
         }
-        prune(vault, &point.vm, &keepers, cancel).await
+        prune(&opened.vault, &point.vm, &keepers, cancel).await
     }
 }
 
@@ -115,9 +122,17 @@ fn target(order: &Order, namespace: &str) -> Option<Target> {
     (of == namespace).then(|| Target::Repository(repository.name.clone()))
 }
 
-/// Who says what is kept of a machine's points in a Repository. One policy that fails is enough for nothing to be dropped: the others
+/// Where the points of a run are.
+struct Place<'a> {
+    /// Its Repository.
+    target: Target,
+    /// The Repositories that are certainly not in that place.
+    elsewhere: &'a [String],
+}
+
+/// Who says what is kept of a machine's points in a place. One policy that fails is enough for nothing to be dropped: the others
 /// are not asked then, for they may fail as slowly.
-async fn keepers(generation: &Generation, vm: &VmFacts, target: &Target, metrics: &PolicyMetrics) -> Keepers {
+async fn keepers(generation: &Generation, vm: &VmFacts, place: &Place<'_>, metrics: &PolicyMetrics) -> Keepers {
     let mut selects = HashMap::new();
     for (policy, _) in generation.backups() {
         let answers = match policy.select.select(std::slice::from_ref(vm)).await {
@@ -131,12 +146,18 @@ async fn keepers(generation: &Generation, vm: &VmFacts, target: &Target, metrics
         selects.insert(policy.name.as_str(), if selected { Selects::Yes } else { Selects::No });
     }
     let selects = |policy: &str| selects.get(policy).copied().unwrap_or(Selects::Unknown);
-    Keepers::of(generation, vm, Some(target), meant, selects)
+    Keepers::of(generation, vm, Some(&place.target), |named| place.meant(named), selects)
 }
 
-/// What a policy means that names this. One that names nothing means nothing that is known here.
-fn meant(named: Option<&Target>) -> Option<Target> {
-    named.cloned()
+impl Place<'_> {
+    /// What a policy means that names this. One that names nothing means nothing that is known here. A Repository that is not known
+    /// to be elsewhere may be another name of this place: what one policy keeps there is not dropped by another one's rules.
+    fn meant(&self, named: Option<&Target>) -> Option<Target> {
+        match named? {
+            Target::Repository(name) if !self.elsewhere.contains(name) => Some(self.target.clone()),
+            other => Some(other.clone()),
+        }
+    }
 }
 
 /// What a point says of its machine.

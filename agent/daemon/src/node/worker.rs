@@ -73,7 +73,7 @@ impl Worker for EngineWorker {
             notes.push(format!("what the point needs is not locked for longer yet: {}", error.chain()));
         }
         if let Some(policies) = &self.policies {
-            notes.extend(policies.prune(order, &report.point, vault, &cancel).await);
+            notes.extend(policies.prune(order, &report.point, &opened, &cancel).await);
         }
         Ok(Done { point: report.point, notes, left: report.left })
     }

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use remora_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -63,10 +63,14 @@ impl Keys {
 
     async fn of_backup(&self, namespace: &str, name: &str, headers: &HeaderMap) -> Result<RunKeys, No> {
         let over = |run: &BackupRun| plan::is_over(run, Timestamp::now());
-        let (run, keys) = self.of_run(namespace, name, headers, over).await?;
+        let (run, mut keys) = self.of_run(namespace, name, headers, over).await?;
+        // Who verifies reads nothing of the machine, and drops no points.
+        if run.has_ended() {
+            return Ok(keys);
+        }
+        keys.elsewhere = self.elsewhere(run.repository(), namespace).await?;
         let halted = run.status.as_ref().is_some_and(|status| status.halted);
-        // Who verifies reads nothing of the machine.
-        if halted && !run.has_ended() { self.with_worker(&run, keys).await } else { Ok(keys) }
+        if halted { self.with_worker(&run, keys).await } else { Ok(keys) }
     }
 
     async fn of_restore(&self, namespace: &str, name: &str, headers: &HeaderMap) -> Result<RunKeys, No> {
@@ -144,6 +148,15 @@ impl Keys {
         repository.ok_or_else(|| no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", "There is none."))
     }
 
+    /// The administrators' Repositories that are not the one of a run, if that is one of them.
+    async fn elsewhere(&self, reference: &RepositoryReference, tenant: &str) -> Result<Vec<String>, No> {
+        if reference.namespace.as_deref().unwrap_or(tenant) != self.settings.namespace {
+            return Ok(Vec::new());
+        }
+        let repositories: Api<Repository> = Api::namespaced(self.client.clone(), &self.settings.namespace);
+        Ok(others(&repositories.list(&ListParams::default()).await?.items, &reference.name))
+    }
+
     async fn open(&self, repository: &Repository, tenant: &str) -> Result<RunKeys, No> {
         let material = tenancy::material(&self.client, &self.settings.namespace, repository).await;
         let material = material.map_err(|trouble| match trouble {
@@ -170,8 +183,18 @@ impl Keys {
             store: material.store.clone(),
             grant: grant.to_text().to_string(),
             worker: None,
+            elsewhere: Vec::new(),
         })
     }
+}
+
+/// The names of those that are certainly another repository than the one of this name: both were opened, and have other ids.
+/// Two URLs may be one place, or a URL and a `BackupStorageLocation`: their ids tell.
+fn others(all: &[Repository], name: &str) -> Vec<String> {
+    let id = |one: &Repository| one.status.as_ref().and_then(|status| status.repository_id.clone());
+    let Some(this) = all.iter().find(|one| one.name_any() == name).and_then(id) else { return Vec::new() };
+    let is_other = |one: &&Repository| id(one).is_some_and(|id| id != this);
+    all.iter().filter(is_other).map(ResourceExt::name_any).collect()
 }
 
 /// The node of a pod of the agents' `ServiceAccount`; none of anybody else.
@@ -236,4 +259,32 @@ pub(super) async fn serve(listener: tls::Listener, keys_of: Keys, cancel: Cancel
         .route("/v1/restores/{namespace}/{name}", get(restore_keys))
         .with_state(keys_of);
     listener.serve(router, cancel).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_repository_is_another_one_only_if_the_ids_of_both_are_known() {
+        let repository = |name: &str, id: Option<&str>| -> Repository {
+            let object = json!({
+                "apiVersion": "remora.dev/v1alpha1", "kind": "Repository", "metadata": {"name": name},
+                "spec": {"url": "s3://b/p", "passphraseSecret": {"name": "p"}}, "status": {"repositoryId": id},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let all = [
+            repository("offsite", Some("a")),
+            repository("same-place", Some("a")),
+            repository("other", Some("b")),
+            repository("never-opened", None),
+        ];
+        assert_eq!(others(&all, "offsite"), ["other"]);
+        assert_eq!(others(&all, "other"), ["offsite", "same-place"]);
+        assert!(others(&all, "never-opened").is_empty());
+        assert!(others(&all, "gone").is_empty());
+    }
 }

@@ -44,10 +44,22 @@ fn point(labels: &serde_json::Value) -> Point {
     Point { definition, ..testing::point(&VmName::new("shop/web").unwrap(), Vec::new()) }
 }
 
-/// How many policies say together what is kept; none if everything stays.
+/// How many policies say together what is kept in one of the Repositories `offsite` and `other`; none if everything stays.
 async fn keep(generation: &Generation, labels: &serde_json::Value, target: &str) -> Option<usize> {
+    let elsewhere = ["offsite", "other"].map(str::to_owned).into_iter().filter(|name| name != target);
+    keep_in(generation, labels, target, &elsewhere.collect::<Vec<_>>()).await
+}
+
+/// The same, of which some are known to be elsewhere.
+async fn keep_in(
+    generation: &Generation,
+    labels: &serde_json::Value,
+    target: &str,
+    elsewhere: &[String],
+) -> Option<usize> {
     let vm = facts(&point(labels)).unwrap();
-    match keepers(generation, &vm, &Target::Repository(target.into()), &PolicyMetrics::default()).await {
+    let place = Place { target: Target::Repository(target.into()), elsewhere };
+    match keepers(generation, &vm, &place, &PolicyMetrics::default()).await {
         Keepers::Known { all, .. } => Some(all.len()),
         Keepers::Unknown => None,
     }
@@ -72,6 +84,24 @@ async fn points_are_dropped_by_the_policies_that_select_the_machine_and_store_th
     assert_eq!(keep(&both, &nightly, "offsite").await, Some(1));
     let broken = lab.next(&generation, &[("nowhere.yaml", "kind: BackupPolicy\n")]);
     assert_eq!(keep(&broken, &nightly, "offsite").await, None);
+}
+
+#[tokio::test]
+async fn what_one_policy_keeps_is_not_dropped_through_another_repository_of_the_same_place() {
+    let lab = Lab::new();
+    let second = GOOD.replace("name: nightly", "name: second").replace("offsite", "second");
+    let generation = lab.next(&Generation::default(), &[("nightly.yaml", GOOD), ("second.yaml", &second)]);
+    let nightly = json!({"backup": "nightly"});
+    for target in ["offsite", "second"] {
+        // Both say what is kept, unless the other one's Repository is known to be elsewhere.
+        assert_eq!(keep_in(&generation, &nightly, target, &["other".into()]).await, Some(2), "{target}");
+        let other = if target == "offsite" { "second" } else { "offsite" };
+        assert_eq!(keep_in(&generation, &nightly, target, &[other.into()]).await, Some(1), "{target}");
+    }
+    let keeps_all = second.replace("retention: {module: builtin:gfs, settings: {last: 1}}\n", "");
+    let generation = lab.next(&generation, &[("second.yaml", &keeps_all)]);
+    assert_eq!(keep_in(&generation, &nightly, "offsite", &[]).await, None);
+    assert_eq!(keep_in(&generation, &nightly, "offsite", &["second".into()]).await, Some(1));
 }
 
 #[test]
