@@ -9,7 +9,7 @@ use kube::client::Body;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use remora_tests::ApiServer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::deploy::agent_token;
 
@@ -24,9 +24,12 @@ pub(super) struct Shim {
     pub(super) short_watches: AtomicBool,
     /// So many watches are told that what they know is too old.
     pub(super) too_old: AtomicUsize,
-    /// So many answers to writes are lost, though the writes are done.
-    pub(super) lost_answers: AtomicUsize,
+    /// The next write of a status that is this one loses its answer, though it is done.
+    lost_answer: Mutex<Option<IsWrite>>,
 }
+
+/// Whether a write of a status is a certain one: by its path, and by what it says.
+type IsWrite = fn(&str, &Value) -> bool;
 
 impl Shim {
     /// A client of the API server whose requests go through it, as an agent that may what is deployed.
@@ -48,6 +51,7 @@ impl Shim {
         let uri = request.uri().to_string();
         let watch = uri.contains("watch=true");
         let write = request.method() == http::Method::PATCH && uri.contains("/status");
+        let said = if write { said(&mut request).await? } else { Value::Null };
         self.requests.lock().unwrap().push(format!("{} {uri}", request.method()));
         if self.away.load(Ordering::SeqCst) {
             return Err("the API server is away".into());
@@ -62,7 +66,7 @@ impl Shim {
             *request.uri_mut() = uri.replace("timeoutSeconds=290", "timeoutSeconds=1").parse::<Uri>()?;
         }
         let answer = inner.send(request).await?;
-        if write && answer.status().is_success() && take_one(&self.lost_answers) {
+        if write && answer.status().is_success() && self.loses_answer(&uri, &said) {
             return Err("the answer is lost".into());
         }
         // What was on its way when the server went away does not arrive either.
@@ -77,6 +81,20 @@ impl Shim {
         self.away.store(away, Ordering::SeqCst);
     }
 
+    /// Loses the answer to the next write that `is_it`.
+    pub(super) fn lose_answer(&self, is_it: IsWrite) {
+        *self.lost_answer.lock().unwrap() = Some(is_it);
+    }
+
+    /// Whether that is still to come.
+    pub(super) fn is_to_lose_answer(&self) -> bool {
+        self.lost_answer.lock().unwrap().is_some()
+    }
+
+    fn loses_answer(&self, uri: &str, said: &Value) -> bool {
+        self.lost_answer.lock().unwrap().take_if(|is_it| is_it(uri, said)).is_some()
+    }
+
     /// The requests so far: method and path.
     pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
@@ -85,6 +103,14 @@ impl Shim {
     pub(super) fn count(&self, what: &str) -> usize {
         self.requests().iter().filter(|request| request.contains(what)).count()
     }
+}
+
+/// What a write says, which stays in it.
+async fn said(request: &mut Request<Body>) -> Result<Value, Error> {
+    let bytes = std::mem::replace(request.body_mut(), Body::empty()).collect_bytes().await?;
+    let said = serde_json::from_slice(&bytes)?;
+    *request.body_mut() = bytes.into();
+    Ok(said)
 }
 
 fn take_one(of: &AtomicUsize) -> bool {
