@@ -1,5 +1,7 @@
 //! How runs end, and what is said of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use remora_core::ErrorKind;
 use serde_json::{Value, json};
 
@@ -140,7 +142,7 @@ fn a_run_that_only_waits_is_given_back_and_another_one_has_its_place() {
 #[test]
 fn a_run_ends_when_it_is_cancelled_deleted_or_late() {
     let (scene, played) = (Scene::new(), Played::new(Act::StoreWhenTold));
-    let _agent = scene.agent("agent", played.clone());
+    let agent = scene.agent("agent", played.clone());
     for name in ["cancelled", "deleted"] {
         scene.assigned(name, &json!({}));
     }
@@ -162,6 +164,9 @@ fn a_run_ends_when_it_is_cancelled_deleted_or_late() {
     let mut cancelled = played.cancelled();
     cancelled.sort();
     assert_eq!(cancelled, ["cancelled", "deleted", "late"]);
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    let counted = || (count(&agent.counts.failed), count(&agent.counts.cancelled));
+    soon("the late one alone has failed", || counted() == (1, 2));
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn who_cancels_a_run_that_has_a_point_ends_its_verification_alone() {
     // Nothing has failed that anybody wanted.
     scene.stop(&mut agent);
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-    assert_eq!((count(&agent.counts.failed), count(&agent.counts.lost)), (0, 1));
+    assert_eq!((count(&agent.counts.failed), count(&agent.counts.cancelled)), (0, 1));
     assert!(!scene.events("BackupRun", "run").contains(&"NotVerified".into()));
 }
 

@@ -47,6 +47,7 @@ enum Kind {
 enum Outcome {
     Stored,
     Failed,
+    Cancelled,
     GivenBack,
     Lost,
 }
@@ -70,6 +71,7 @@ impl OfKinds {
             let ended = [
                 (Outcome::Stored, &counts.stored),
                 (Outcome::Failed, &counts.failed),
+                (Outcome::Cancelled, &counts.cancelled),
                 (Outcome::GivenBack, &counts.given_back),
                 (Outcome::Lost, &counts.lost),
             ];
@@ -104,11 +106,13 @@ mod tests {
     fn the_document_lists_every_metric_and_no_other() {
         let counts = OfKinds::default();
         counts.restores.given_back.store(3, Ordering::Relaxed);
+        counts.backups.cancelled.store(2, Ordering::Relaxed);
         counts.policies.in_force(&one_file());
         counts.policies.failed(&("p".into(), remora_plugins::Kind::Select, Error::new(ErrorKind::Failed, "tried")));
         let text = counts.text().unwrap();
         assert!(text.contains("remora_node_runs_total{kind=\"RestoreRun\",outcome=\"GivenBack\"} 3"), "{text}");
         assert!(text.contains("remora_node_runs_total{kind=\"BackupRun\",outcome=\"GivenBack\"} 0"), "{text}");
+        assert!(text.contains("remora_node_runs_total{kind=\"BackupRun\",outcome=\"Cancelled\"} 2"), "{text}");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let mut names: Vec<_> = types.filter_map(|line| line.split(' ').next()).collect();
         let document = include_str!("../../../../docs/metrics.md");

@@ -59,9 +59,11 @@ pub struct Counts {
     pub stored: AtomicU64,
     /// Runs that failed.
     pub failed: AtomicU64,
+    /// Runs, and verifications, that nobody wanted any more.
+    pub cancelled: AtomicU64,
     /// Runs given back for the next agent.
     pub given_back: AtomicU64,
-    /// Runs that were taken away: deleted, or ended by the controller; and verifications that were cancelled.
+    /// Runs that were taken away: deleted, or ended by the controller.
     pub lost: AtomicU64,
     /// Runs at work.
     pub running: AtomicU64,
@@ -77,6 +79,7 @@ impl Counts {
         let counter = match outcome {
             Outcome::Stored => &self.stored,
             Outcome::Failed => &self.failed,
+            Outcome::Cancelled => &self.cancelled,
             Outcome::GivenBack => &self.given_back,
             Outcome::Lost => &self.lost,
         };

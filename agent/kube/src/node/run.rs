@@ -52,9 +52,11 @@ impl From<Others> for Early {
 pub(super) enum Outcome {
     Stored,
     Failed,
+    /// Likewise, for nobody wants it any more.
+    Cancelled,
     /// The next agent of this node begins it again, or this one later.
     GivenBack,
-    /// It is no longer this agent's, or nobody wants it any more.
+    /// It is no longer this agent's.
     Lost,
 }
 

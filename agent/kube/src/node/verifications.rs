@@ -120,7 +120,7 @@ impl<W: VerifyWorker> Duty for Verifying<W> {
         // Its owner did not want it any more: nothing has failed.
         if early == Some(Early::Cancelled) && says.truth == Truth::Unknown {
             tracing::info!(run = name, "its verification was cancelled");
-            return Outcome::Lost;
+            return Outcome::Cancelled;
         }
         let (reason, words) = (&*says.reason, says.message.as_str());
         match says.truth {

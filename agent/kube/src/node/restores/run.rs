@@ -34,7 +34,7 @@ impl<W: RestoreWorker> Restore<W> {
                 return Outcome::Lost;
             }
             // The controller writes that end.
-            (Some(Early::Cancelled), Err(_)) => return Outcome::Lost,
+            (Some(Early::Cancelled), Err(_)) => return Outcome::Cancelled,
             (_, Ok(())) => {
                 said.written(now);
                 Outcome::Stored

@@ -69,7 +69,8 @@ impl<W: Worker> Driven<W> {
             return Outcome::Lost;
         }
         self.run.teller.failed(&self.run.object, failure.reason(), &failure.message()).await;
-        Outcome::Failed
+        // The controller counts it by the same word.
+        if failure.reason() == "Cancelled" { Outcome::Cancelled } else { Outcome::Failed }
     }
 
     /// Where it is not known whether the point was committed, the repository knows.
