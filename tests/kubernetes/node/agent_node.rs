@@ -97,3 +97,21 @@ fn a_node_tells_of_each_policy_what_is_in_force() {
         "since": "2026-01-01T00:00:00Z",
     })]);
 }
+
+#[test]
+fn a_node_tells_of_as_many_broken_policies_as_its_object_takes_and_how_many_more_there_are() {
+    let (scene, worker) = (Scene::new(), Played::default());
+    let _agent = scene.agent("agent", worker.clone());
+    let policy = |number: usize| {
+        let state = json!({
+            "file": format!("{number}.yaml"), "desiredDigest": "a1", "generation": 1, "state": "Broken",
+            "message": "m".repeat(1000), "since": "2026-01-01T00:00:00Z",
+        });
+        serde_json::from_value::<PolicyState>(state).unwrap()
+    };
+    // All of them come to more than etcd takes.
+    worker.has_policies((0..3000).map(policy).collect());
+    let path = format!("/apis/remora.dev/v1alpha1/agentnodes/{}", scene.node);
+    soon("it tells of them", || scene.api().look(&path).body["status"]["policiesLeftOut"] == 2744);
+    assert_eq!(scene.api().get(&path)["status"]["policies"].as_array().map(Vec::len), Some(256));
+}

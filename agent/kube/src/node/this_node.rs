@@ -1,6 +1,7 @@
 //! The `AgentNode` of this node: what the agent can do here, which policies it has, and that it lives. Written by this agent
 //! alone: at its start, when something changes, and else every 15 to 20 minutes.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::resources::{AgentNode, AgentNodeStatus, Capability, PolicyState};
 
 /// What is unchanged is written with every so many-th look.
 const RENEW: u32 = 3;
+
+/// So many documents of policies are told of, which with messages of 1000 bytes come to half a MiB: etcd takes no object of 1.5 MiB.
+const MOST: usize = 256;
 
 pub(super) struct ThisNode<W> {
     nodes: Api<AgentNode>,
@@ -47,6 +51,17 @@ enum Life {
 }
 
 type Policies = Option<watch::Receiver<Vec<PolicyState>>>;
+
+/// As many as are told of, with how many more there are: then the worst come first.
+fn bounded(mut policies: Vec<PolicyState>) -> (Vec<PolicyState>, Option<i64>) {
+    let more = policies.len().saturating_sub(MOST);
+    if more == 0 {
+        return (policies, None);
+    }
+    policies.sort_by_key(|policy| Reverse(policy.state));
+    policies.truncate(MOST);
+    (policies, i64::try_from(more).ok())
+}
 
 /// Waits until other policies are in force.
 async fn changed(policies: &mut Policies) {
@@ -111,12 +126,14 @@ impl<W: Worker> ThisNode<W> {
         let since = self.since.filter(|(was, _)| *was == (ready.status == "True")).map_or(now, |(_, since)| since);
         self.since = Some((ready.status == "True", since));
         ready.last_transition_time = Time(since);
+        let (policies, policies_left_out) = bounded(told.policies.clone());
         let status = AgentNodeStatus {
             conditions: vec![ready],
             version: Some(env!("CARGO_PKG_VERSION").into()),
             renew_time: Some(Time(now)),
             capabilities: told.capabilities.clone(),
-            policies: told.policies.clone(),
+            policies,
+            policies_left_out,
         };
         self.make().await?;
         let object = json!({
@@ -169,6 +186,36 @@ impl<W: Worker> ThisNode<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resources::PolicyStanding;
+
+    #[test]
+    fn of_more_documents_than_the_object_takes_the_worst_are_told_of() {
+        let policy = |number: usize, state: PolicyStanding| PolicyState {
+            file: format!("{number}.yaml"),
+            name: None,
+            desired_digest: "d".repeat(64),
+            active_digest: None,
+            generation: 1,
+            state,
+            message: "m".repeat(1000),
+            since: Time(Timestamp::UNIX_EPOCH),
+        };
+        let active = |many: usize| (0..many).map(|number| policy(number, PolicyStanding::Active)).collect::<Vec<_>>();
+        assert_eq!(bounded(active(MOST)), (active(MOST), None));
+        let worst = [PolicyStanding::Incomplete, PolicyStanding::Broken, PolicyStanding::Stale];
+        let all: Vec<_> = active(5000).into_iter().chain(worst.map(|state| policy(5000, state))).collect();
+        let (told, left_out) = bounded(all);
+        let told_first: Vec<_> = told.iter().take(4).map(|policy| policy.state).collect();
+        let wanted =
+            [PolicyStanding::Broken, PolicyStanding::Stale, PolicyStanding::Incomplete, PolicyStanding::Active];
+        assert_eq!((told_first.as_slice(), told.len(), left_out), (&wanted[..], MOST, Some(5003 - 256)));
+        // Those of one kind in their order.
+        assert_eq!(told[3..], active(MOST - 3));
+        assert!(
+            json!(told).to_string().len() < 512 * 1024,
+            "etcd takes 1.5 MiB, with what the API server notes of each"
+        );
+    }
 
     #[test]
     fn nodes_are_not_in_step_and_none_is_later_than_it_is_promised() {

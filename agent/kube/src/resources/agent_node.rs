@@ -46,6 +46,9 @@ pub struct AgentNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["file".into()]))]
     pub policies: Vec<PolicyState>,
+    /// How many more documents there are than `policies` tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies_left_out: Option<i64>,
 }
 
 /// What an agent has of one document of policies.
@@ -73,8 +76,8 @@ pub struct PolicyState {
     pub since: Time,
 }
 
-/// Whether a document of policies is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// Whether a document of policies is in force; what is worse is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub enum PolicyStanding {
     /// It is, as it is now.
     Active,
