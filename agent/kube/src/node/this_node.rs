@@ -22,7 +22,8 @@ use crate::resources::{AgentNode, AgentNodeStatus, Capability, PolicyState};
 /// What is unchanged is written with every so many-th look.
 const RENEW: u32 = 3;
 
-/// So many documents of policies are told of, which with messages of 1000 bytes come to half a MiB: etcd takes no object of 1.5 MiB.
+/// So many documents of policies are told of. With messages of 1000 bytes they come to half a MiB at most; etcd takes no object of
+/// 1.5 MiB.
 const MOST: usize = 256;
 
 pub(super) struct ThisNode<W> {
