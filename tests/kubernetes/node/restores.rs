@@ -1,5 +1,6 @@
 //! Restores of a node: the controller, and what writes claims, are played.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -138,7 +139,7 @@ fn one_of_a_dead_agent_is_taken_over_once_its_pod_is_gone() {
 #[test]
 pub(super) fn what_is_cancelled_deleted_or_ended_is_left_alone() {
     let (scene, worker) = (scene(), Writes::new(0, None));
-    let _agent = scene.restores("agent", worker.clone());
+    let agent = scene.restores("agent", worker.clone());
     for (number, name) in ["cancelled", "deleted", "ended"].into_iter().enumerate() {
         assigned(&scene, name);
         scene.becomes(name, "Written", "Unknown", "Running");
@@ -157,4 +158,6 @@ pub(super) fn what_is_cancelled_deleted_or_ended_is_left_alone() {
             assert_eq!(scene.condition(name, "Written"), Some(("Unknown".into(), "Running".into())), "{name}");
         }
     }
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    soon("each is counted", || (count(&agent.counts.cancelled), count(&agent.counts.lost)) == (1, 2));
 }
