@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::words::{Class, MoverError, Response};
 use super::log::Log;
-use super::payload::Sink;
+use super::payload::Lent;
 use crate::network::Forbidden;
 
 /// The headers of an answer, at most.
@@ -26,7 +26,7 @@ pub(super) enum Into {
     Nothing,
     Answer(usize),
     /// If the status is 2xx; else the answer.
-    Sink(Sink),
+    Sink(Lent),
 }
 
 pub(super) struct Exchange {
