@@ -214,7 +214,7 @@ mod tests {
 
     /// A page of a folder, as an S3 server lists it.
     fn page(name: usize) -> Vec<Object> {
-        let object = |n| Object {
+        let object = |n: usize| Object {
             key: format!("t/{n:0name$}"),
             size: 16 << 20,
             modified: 1_700_000_000,
