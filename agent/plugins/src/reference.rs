@@ -88,9 +88,12 @@ impl ModuleRef {
                     .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no built-in module {wanted}")))
             }
             Self::File(name) => {
-                let bytes = regular_file(&folder.join(name), LARGEST_COMPONENT as u64).map_err(|e| {
-                    Error::io(format!("reading the module {name}"), e)
-                        .advise("Put the component beside the document that names it.")
+                let path = folder.join(name);
+                let bytes = regular_file(&path, LARGEST_COMPONENT as u64).map_err(|e| {
+                    Error::io(format!("reading the module {name}"), e).advise(format!(
+                        "Put the component beside the document that names it: it was looked for as {}.",
+                        path.display()
+                    ))
                 })?;
                 registries.check_file(folder, name, &bytes)?;
                 Ok(ModuleBytes { digest: Digest::of(&bytes), bytes: Cow::Owned(bytes) })

@@ -362,7 +362,7 @@ impl Component {
             }
             Ask::Wait(number) => requests.answered(number, &luggage.sink).await?,
             Ask::GiveUp(number) => {
-                requests.pending.remove(&number);
+                requests.give_up(number).await;
                 Answer::Nothing
             }
             Ask::Log(level, line) => {
@@ -414,6 +414,15 @@ impl Requests {
         self.next = self.next.wrapping_add(1);
         self.pending.insert(self.next, AbortOnDropHandle::new(tokio::spawn(exchange)));
         self.next
+    }
+
+    /// Ends a request. Once this returns it fills no sink.
+    async fn give_up(&mut self, number: u32) {
+        if let Some(pending) = self.pending.remove(&number) {
+            pending.abort();
+            // It was aborted, or was over before.
+            drop(pending.await);
+        }
     }
 
     /// What came of a request, once it is over.

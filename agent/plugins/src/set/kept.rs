@@ -3,12 +3,15 @@
 //! A folder for each document, named as its file: the document, and beside it the modules that it took from files, under the
 //! names that it calls them, with their signatures. Built-in modules come from the agent itself.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use remora_core::{Error, Result};
+use tempfile::TempDir;
 
 use crate::documents;
 use crate::reference::ModuleRef;
@@ -78,12 +81,12 @@ impl Kept {
             }
         }
         fs::write(new.path().join(DOCUMENT), text)?;
-        let place = self.folder.join(file);
-        match fs::remove_dir_all(&place) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        for entry in fs::read_dir(new.path())? {
+            File::open(entry?.path())?.sync_all()?;
         }
-        fs::rename(new.keep(), place)
+        File::open(new.path())?.sync_all()?;
+        replace(new, &self.folder.join(file))?;
+        File::open(&self.folder)?.sync_all()
     }
 
     /// The texts of all that is kept.
@@ -123,6 +126,25 @@ impl Kept {
     }
 }
 
+/// Puts a new version in the place of the one that there is, in one step. The one before goes with the folder that
+/// the new one was made in; if the program is killed before that, as what was cut off.
+fn replace(new: TempDir, place: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, new.path(), AT_FDCWD, place, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => Ok(()),
+        // It is the first one.
+        Err(Errno::ENOENT) => fs::rename(new.keep(), place),
+        // The file system knows of no exchange, as NFS: for a moment there is none.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            match fs::remove_dir_all(place) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::rename(new.keep(), place)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The modules that a document takes from files.
 fn modules(file: &str, text: &str) -> Result<Vec<String>> {
     let document = documents::parse(file, text)?;
@@ -132,4 +154,51 @@ fn modules(file: &str, text: &str) -> Result<Vec<String>> {
         ModuleRef::Builtin(_) | ModuleRef::Registry(_) => None,
     };
     Ok(document.uses().into_iter().filter_map(|uses| name(&uses.module)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    /// Whoever looks is as a program that was killed in that instant.
+    #[test]
+    fn at_every_instant_there_is_a_version_while_newer_ones_are_kept() {
+        let (folder, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = Kept::new(folder.path());
+        kept.store("a.yaml", "first", from.path()).unwrap();
+        let (over, place) = (AtomicBool::new(false), folder.path().join("a.yaml"));
+        thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut always = true;
+                while always && !over.load(Ordering::Relaxed) {
+                    always = place.symlink_metadata().is_ok();
+                }
+                always
+            });
+            for n in 0..50 {
+                kept.store("a.yaml", &n.to_string(), from.path()).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(looks.join().unwrap(), "there was none");
+        });
+        assert_eq!(kept.get("a.yaml").unwrap().text, "49");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "an older one is left");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_no_version_and_goes_with_the_next_look() {
+        let (folder, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = Kept::new(folder.path());
+        kept.store("a.yaml", "good", from.path()).unwrap();
+        let cut_off = folder.path().join(".new-x");
+        fs::create_dir(&cut_off).unwrap();
+        fs::write(cut_off.join(DOCUMENT), "older").unwrap();
+        assert_eq!(kept.files(), ["a.yaml"]);
+        kept.only(["a.yaml"].into_iter());
+        assert!(!cut_off.exists());
+        assert_eq!(kept.get("a.yaml").unwrap().text, "good");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -69,7 +69,8 @@ pub(super) fn next(
     for (file, text, why) in documents.chain(unread) {
         let earlier = before.files.iter().find(|earlier| earlier.file == *file);
         let same = earlier.and_then(|earlier| unchanged(earlier, text, snapshot, trust));
-        let loading = Loading { host, folder: &snapshot.folder, file, having };
+        let folder = beside(snapshot, file);
+        let loading = Loading { host, folder: &folder, file, having };
         let anew = || load(&loading, text, earlier.and_then(|earlier| earlier.active.as_ref()));
         let loaded = match why {
             Some(why) => Err(unreadable(file, why)),
@@ -87,6 +88,11 @@ pub(super) fn next(
         kept.only(snapshot.documents.keys().chain(snapshot.unreadable.keys()).map(String::as_str));
     }
     Generation { number: before.number + 1, files: files.into_iter().map(Arc::new).collect() }
+}
+
+/// The folder of a document. Golden cases name theirs by paths; else it is the snapshot's.
+fn beside(snapshot: &Snapshot, file: &str) -> PathBuf {
+    snapshot.folder.join(file).parent().map_or_else(|| snapshot.folder.clone(), Path::to_owned)
 }
 
 fn unreadable(file: &str, why: &str) -> Error {

@@ -529,6 +529,32 @@ async fn golden_cases_are_asked_of_all_documents_whatever_their_folders() {
     assert!(results.len() == 2 && results.iter().all(|result| result.failed.is_none()), "{results:?}");
 }
 
+/// As in production: each document's own lies beside it, also if another one of that name lies beside the cases.
+#[tokio::test]
+async fn golden_cases_take_modules_from_beside_the_document_that_names_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = |wanted: &str| builtins().find(|(name, _)| *name == wanted).unwrap().1;
+    let policies = folder.path().join("policies");
+    fs::create_dir(&policies).unwrap();
+    fs::write(policies.join("nightly.yaml"), NIGHTLY.replace("builtin:labels", "file:mine.wasm")).unwrap();
+    fs::write(folder.path().join("mine.wasm"), component("cron")).unwrap();
+    let file = folder.path().join("cases.yaml");
+    let text = "\
+kind: PolicyTest
+policies: [policies/nightly.yaml]
+cases:
+- {name: database, select: {policy: nightly, vm: {name: db-1}, expect: {selected: true}}}
+";
+    fs::write(&file, text).unwrap();
+    let error = cases::run(&host(), &file).await.unwrap_err();
+    let looked_at = policies.join("mine.wasm").display().to_string();
+    assert!(error.to_string().contains("reading the module mine.wasm"), "{error}");
+    assert!(error.advice().unwrap().contains(&looked_at), "{:?}", error.advice());
+    fs::write(policies.join("mine.wasm"), component("labels")).unwrap();
+    let results = cases::run(&host(), &file).await.unwrap();
+    assert!(results.len() == 1 && results[0].failed.is_none(), "{results:?}");
+}
+
 /// The agent is restarted while a document is broken: what was good before, with its module, is in force.
 #[tokio::test]
 async fn last_good_versions_outlive_the_agent() {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::words::{Class, MoverError, Response};
 use super::log::Log;
-use super::payload::Sink;
+use super::payload::Lent;
 use crate::network::Forbidden;
 
 /// The headers of an answer, at most.
@@ -26,7 +26,7 @@ pub(super) enum Into {
     Nothing,
     Answer(usize),
     /// If the status is 2xx; else the answer.
-    Sink(Sink),
+    Sink(Lent),
 }
 
 pub(super) struct Exchange {
@@ -46,8 +46,8 @@ impl Exchange {
             let answer = client.execute(request).await.map_err(|e| failure(&server, &e))?;
             let status = answer.status().as_u16();
             let headers = received(answer.headers(), &log)?;
-            let body = body(answer, receive, &server).await?;
-            Ok(Response { status, headers, body: log.without_secrets(body) })
+            let body = body(answer, receive, &server, &log).await?;
+            Ok(Response { status, headers, body })
         };
         timeout_at(deadline, exchange).await.unwrap_or_else(|_| {
             let why = format!("{server} did not answer in time");
@@ -72,7 +72,8 @@ fn too_much(why: &str) -> MoverError {
     MoverError::new(Class::Permanent, "broker-too-large", why)
 }
 
-async fn body(mut answer: reqwest::Response, receive: Into, server: &str) -> Result<Vec<u8>, MoverError> {
+/// What is told of a body, without secrets.
+async fn body(mut answer: reqwest::Response, receive: Into, server: &str, log: &Log) -> Result<Vec<u8>, MoverError> {
     let successful = answer.status().is_success();
     let mut next =
         async || -> Result<Option<Bytes>, MoverError> { answer.chunk().await.map_err(|e| failure(server, &e)) };
@@ -86,14 +87,15 @@ async fn body(mut answer: reqwest::Response, receive: Into, server: &str) -> Res
             }
         }
         Into::Sink(_) => {
-            while let Some(piece) = next().await? {
-                // What is beyond is left out: it is an error's text.
-                let room = TOLD - told.len();
+            // What is beyond is left out: it is an error's text. A secret across its end is read whole.
+            let most = TOLD + log.longest();
+            while told.len() < most
+                && let Some(piece) = next().await?
+            {
+                let room = most - told.len();
                 told.extend_from_slice(&piece[..piece.len().min(room)]);
-                if told.len() == TOLD {
-                    break;
-                }
             }
+            return Ok(beginning(told, most, log));
         }
         Into::Answer(most) => {
             while let Some(piece) = next().await? {
@@ -113,7 +115,16 @@ async fn body(mut answer: reqwest::Response, receive: Into, server: &str) -> Res
             }
         }
     }
-    Ok(told)
+    Ok(log.without_secrets(told))
+}
+
+/// The beginning of an error's text of which at most so many bytes were read: without secrets, and without what may be the part
+/// of one that was not read to its end.
+fn beginning(text: Vec<u8>, most: usize, log: &Log) -> Vec<u8> {
+    let part = if text.len() == most { log.longest() } else { 0 };
+    let mut text = log.without_secrets(text);
+    text.truncate(text.len().saturating_sub(part).min(TOLD));
+    text
 }
 
 /// Why there is no answer. Never with the URL, of which a query may be secret.
@@ -138,5 +149,52 @@ fn failure(server: &str, error: &reqwest::Error) -> MoverError {
         told(Class::Retryable, "broker-connect", "there is no connection to")
     } else {
         told(Class::Retryable, "broker-broken", "the connection broke to")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const SECRET: &[u8] = b"canary-7f3a9c-canary";
+
+    /// What is told of an error's text of which no more is read than may be.
+    fn told(sent: &[u8]) -> Vec<u8> {
+        let log = Log::new("acme".to_owned(), &[Zeroizing::new(SECRET.to_vec())], None);
+        let most = TOLD + log.longest();
+        beginning(sent[..sent.len().min(most)].to_vec(), most, &log)
+    }
+
+    fn has(text: &[u8], part: &[u8]) -> bool {
+        text.windows(part.len()).any(|here| here == part)
+    }
+
+    #[test]
+    fn no_part_of_a_secret_is_left_where_the_text_of_an_error_is_cut() {
+        // Others before it make the text shorter, so that its end comes from further behind.
+        for before in [0, 50] {
+            for at in TOLD - 30..TOLD + 50 {
+                let mut sent = SECRET.repeat(before);
+                sent.resize(at, b'.');
+                sent.extend_from_slice(SECRET);
+                sent.resize(2 * TOLD, b'.');
+                let told = told(&sent);
+                assert!(told.len() <= TOLD && told.len() > TOLD - 1_000, "{before}, {at}: {}", told.len());
+                assert!(!has(&told, &SECRET[..4]), "{before}, {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_text_of_an_error_is_told_whole() {
+        assert_eq!(told(b""), b"");
+        assert_eq!(told(b"denied"), b"denied");
+        let mut sent = vec![b'.'; TOLD];
+        assert_eq!(told(&sent), sent);
+        sent.truncate(TOLD - 4);
+        sent.extend_from_slice(SECRET);
+        assert!(told(&sent).ends_with(b"..[sec"), "it is blotted out before it is cut");
     }
 }

@@ -70,6 +70,12 @@ impl Log {
         known
     }
 
+    /// Bytes of the longest secret that is looked for.
+    pub(super) fn longest(&self) -> usize {
+        let encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        encoded.iter().chain(&self.shapes).map(|shape| shape.len()).max().unwrap_or_default()
+    }
+
     /// What a server sent, without secrets: it may send back what it was sent, at once or when it is asked what it keeps. What is
     /// shorter than the blot stands in many answers by chance, and could be guessed from its HMAC.
     pub(super) fn without_secrets(&self, bytes: Vec<u8>) -> Vec<u8> {

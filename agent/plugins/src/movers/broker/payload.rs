@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -94,11 +96,13 @@ impl http_body::Body for Pieces {
 pub(in super::super) struct Sink {
     capacity: u64,
     filled: Arc<Mutex<Vec<u8>>>,
+    /// Whether a request that is under way fills it.
+    lent: Arc<AtomicBool>,
 }
 
 impl Sink {
     pub(in super::super) fn new(capacity: u64) -> Self {
-        Self { capacity, filled: Arc::default() }
+        Self { capacity, filled: Arc::default(), lent: Arc::default() }
     }
 
     fn filled(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -130,5 +134,27 @@ impl Sink {
     /// What came.
     pub(in super::super) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut self.filled())
+    }
+
+    /// For one request; none while another one has it.
+    pub(super) fn lend(&self) -> Option<Lent> {
+        (!self.lent.swap(true, Ordering::AcqRel)).then(|| Lent(self.clone()))
+    }
+}
+
+/// A sink that a request fills, until this is dropped.
+pub(super) struct Lent(Sink);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.lent.store(false, Ordering::Release);
+    }
+}
+
+impl Deref for Lent {
+    type Target = Sink;
+
+    fn deref(&self) -> &Sink {
+        &self.0
     }
 }

@@ -70,7 +70,10 @@ pub(super) fn plan(
         }
         Receive::Inline(most) => Into::Answer(most as usize),
         Receive::Sink if sink.len() > 0 => return Err(invalid("its sink has bytes already")),
-        Receive::Sink => Into::Sink(sink.clone()),
+        Receive::Sink => {
+            let another = "another request of this call fills its sink: it has to be answered or given up first";
+            Into::Sink(sink.lend().ok_or_else(|| invalid(another))?)
+        }
     };
     Ok(Planned { request: (sent, receive), basics })
 }
@@ -247,6 +250,26 @@ mod tests {
         let inline = |most| Request { receive: Receive::Inline(most), ..request() };
         planned(inline(INLINE_RECEIVED), &none).map(drop).unwrap();
         refused(inline(INLINE_RECEIVED + 1), &none);
+    }
+
+    /// Two would mix their bytes.
+    #[test]
+    fn a_sink_is_filled_by_one_request_at_a_time() {
+        let (sink, none) = (Sink::new(8), Secrets::default());
+        let planned = || {
+            let wanted = Request { receive: Receive::Sink, ..request() };
+            plan("https://s3.example.com/b/k".parse().unwrap(), wanted, &none, &Payload::default(), &sink)
+        };
+        let first = planned().unwrap();
+        let Err(error) = planned() else { panic!("two requests fill one sink") };
+        assert_eq!((error.class, error.code.as_str()), (Class::Invalid, "broker-request"));
+        assert!(error.message.contains("another request of this call fills its sink"), "{}", error.message);
+        drop(first);
+        let next = planned().unwrap();
+        let Into::Sink(lent) = next.request.1 else { panic!("it goes elsewhere") };
+        assert!(lent.write(b"0123"));
+        drop(lent);
+        assert!(planned().is_err(), "it has bytes already");
     }
 
     #[test]

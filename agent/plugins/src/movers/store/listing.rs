@@ -18,8 +18,31 @@ const PAGE: usize = 1_000;
 /// Pages in a row without an object: a store may have skipped what others deleted, but not for ever.
 const EMPTY_PAGES: u32 = 100;
 
+/// Objects in a folder, at most: so many segments, of 16 MiB each, one machine of 61 TiB has. Whoever lists a folder holds all of it.
+const OBJECTS: usize = 4_000_000;
+
+/// Bytes of their keys and etags together: 128 of each of so many objects.
+const NAMES: usize = 512 << 20;
+
 /// Sorts after all that a key has.
 const AFTER_ALL: char = '~';
+
+/// How much a listing told by now.
+#[derive(Default)]
+struct Told {
+    objects: usize,
+    names: usize,
+}
+
+impl Told {
+    /// Counts the objects of a page in whose keys `prefix` bytes are the folder's; whether a folder may have so much.
+    fn count(&mut self, objects: &[Object], prefix: usize) -> bool {
+        let name = |object: &Object| object.key.len() - prefix + object.etag.as_ref().map_or(0, String::len);
+        self.objects += objects.len();
+        self.names += objects.iter().map(name).sum::<usize>();
+        self.objects <= OBJECTS && self.names <= NAMES
+    }
+}
 
 /// A walk through the keys below a prefix.
 struct Walk {
@@ -29,6 +52,7 @@ struct Walk {
     token: Option<String>,
     last: Option<String>,
     empty: u32,
+    told: Told,
     over: bool,
 }
 
@@ -36,7 +60,7 @@ impl Walk {
     fn new(inner: Arc<Inner>, prefix: Option<&Path>) -> Self {
         let prefix = prefix.filter(|prefix| prefix.parts().next().is_some());
         let prefix = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
-        Self { inner, prefix, after: None, token: None, last: None, empty: 0, over: false }
+        Self { inner, prefix, after: None, token: None, last: None, empty: 0, told: Told::default(), over: false }
     }
 
     /// The next page's objects; none after the last one.
@@ -82,6 +106,13 @@ impl Walk {
         self.empty = if page.objects.is_empty() { self.empty + 1 } else { 0 };
         if self.empty > EMPTY_PAGES {
             return lie("never ends");
+        }
+        // All of a repository is only counted, object by object, and may have any number.
+        if !self.prefix.is_empty() && !self.told.count(&page.objects, self.prefix.len()) {
+            let names = NAMES >> 20;
+            return lie(&format!(
+                "has more than {OBJECTS} objects or {names} MiB of names, as no folder of a repository has"
+            ));
         }
         Ok(())
     }
@@ -175,4 +206,34 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
     let prefixes =
         folders.iter().map(|folder| Path::parse(folder).map_err(|_| walk.inner.lie(&format!("{folder:?} is no key"))));
     Ok(ListResult { common_prefixes: prefixes.collect::<Result<_>>()?, objects, extensions: Extensions::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of a folder, as an S3 server lists it.
+    fn page(name: usize) -> Vec<Object> {
+        let object = |n: usize| Object {
+            key: format!("t/{n:0name$}"),
+            size: 16 << 20,
+            modified: 1_700_000_000,
+            etag: Some("\"0123456789abcdef0123456789abcdef\"".into()),
+        };
+        (0..PAGE).map(object).collect()
+    }
+
+    #[test]
+    fn a_folder_of_61_tib_is_listed_and_one_without_end_is_not() {
+        let (mut told, segments) = (Told::default(), page(44));
+        assert!((0..OBJECTS / PAGE).all(|_| told.count(&segments, 2)));
+        assert!(!told.count(&segments, 2));
+    }
+
+    #[test]
+    fn long_names_end_a_listing_earlier() {
+        let (mut told, long) = (Told::default(), page(2_000));
+        let pages = (0..OBJECTS / PAGE).take_while(|_| told.count(&long, 2)).count();
+        assert!(pages * PAGE * 2_000 <= NAMES && pages > 200, "{pages}");
+    }
 }

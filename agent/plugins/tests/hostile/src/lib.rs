@@ -146,6 +146,12 @@ impl Mover for Hostile {
                 objects.clear();
                 next = Some(format!("{}x", token.unwrap_or_default()));
             }
+            "list new keys for ever" => {
+                let first = token.map_or(0, |token| token.parse::<u32>().unwrap_or_default());
+                let long = "x".repeat(3_000);
+                objects = (first..first + 1_000).map(|n| object(&format!("t/{n:09}{long}"), 1)).collect();
+                next = Some((first + 1_000).to_string());
+            }
             "list strange names" => objects.push(object("t/../etc/passwd", 1)),
             "leave out" => objects.clear(),
             "list what is longer" => objects.iter_mut().for_each(|object| object.size += 1),

@@ -132,6 +132,17 @@ async fn a_mover_that_lies_is_found_out_before_it_is_believed() {
     }
 }
 
+/// In order, each page whole: what nobody would notice but by its length. It is not held here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_new_keys_without_end_is_given_up() {
+    let store = hostile(&folder(), "list new keys for ever");
+    let error = store.list(Some(&"t".into())).try_for_each(|_| async { Ok(()) }).await.unwrap_err();
+    let error = ours(&error);
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
+    assert!(error.chain().contains("mover hostile: its listing of \"t/\" has more than"), "{}", error.chain());
+    assert!(error.advice().is_some());
+}
+
 /// Of a large object one stretch is looked at, by turns its end: one that is cut off is found half of the time at least.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_lies_about_large_objects_is_found_out_too() {
