@@ -63,7 +63,7 @@ fn a_full_and_an_incremental_backup_by_kubevirt_hold_what_the_disks_held() {
         replace(&file(&format!("{disk}.copy")), &file("whole"), &changed);
         assert_same(&file(&format!("{disk}.copy")), &file(&format!("{disk}.second")));
     }
-    assert_eq!(incremental.status()["type"], "Incremental");
+    assert_eq!(incremental.wait_for("it has a type", |status| status["type"].is_string())["type"], "Incremental");
     incremental.end();
 }
 
