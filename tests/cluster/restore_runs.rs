@@ -17,7 +17,7 @@ const DISKS: [&str; 2] = ["system", "data"];
 const RUN: Duration = Duration::from_mins(15);
 
 /// So often an increment is tried: now and then KubeVirt spoils one, and a point is made that rereads.
-const TRIES: u32 = 4;
+const TRIES: u32 = 8;
 
 /// A machine with two points, of which the second is an increment, and what its disks held at that.
 struct Scene {

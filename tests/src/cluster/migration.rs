@@ -9,7 +9,7 @@ use crate::process::Must;
 use super::Vm;
 
 /// How long one may take, emulated on a busy machine.
-const LIMIT: Duration = Duration::from_mins(8);
+const LIMIT: Duration = Duration::from_mins(15);
 
 const ENDS: &str = "the migration does not end";
 

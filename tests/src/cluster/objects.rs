@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Deserializer, Value};
 
-use crate::process::{Must, Ran, run, run_with_input};
+use crate::process::{Must, Ran, run, run_with_input, wait_until};
 
 use super::Cluster;
 
 /// How long one watch lasts; then what is there is looked at anew.
 const WATCH: Duration = Duration::from_secs(20);
+
+/// How long a webhook may take to answer on a busy machine. One that is asked is given no more than ten seconds for it.
+const ANSWER: Duration = Duration::from_mins(10);
 
 impl Cluster {
     /// `kubectl`, for this cluster.
@@ -30,7 +33,7 @@ impl Cluster {
 
     /// Runs `kubectl`, which may fail.
     pub fn try_kubectl(&self, args: &[&str]) -> Ran {
-        run(self.kubectl_command().args(args))
+        answered(|| run(self.kubectl_command().args(args)))
     }
 
     /// Creates an object, or makes it what this says.
@@ -41,8 +44,11 @@ impl Cluster {
 
     /// The same, which may be refused.
     pub fn try_apply(&self, object: &Value) -> Ran {
-        let mut command = self.kubectl_command();
-        run_with_input(command.args(["apply", "--server-side", "--filename", "-"]), object.to_string().as_bytes())
+        let object = object.to_string();
+        answered(|| {
+            let mut command = self.kubectl_command();
+            run_with_input(command.args(["apply", "--server-side", "--filename", "-"]), object.as_bytes())
+        })
     }
 
     /// An object; `namespace` is empty for those that are in none.
@@ -72,9 +78,12 @@ impl Cluster {
     /// Tells the API to delete an object, without waiting for its end.
     #[track_caller]
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
-        let mut command = self.kubectl_command();
-        command.args(["delete", kind, name, "--wait=false", "--ignore-not-found"]);
-        run(in_namespace(&mut command, namespace)).ok();
+        let delete = || {
+            let mut command = self.kubectl_command();
+            command.args(["delete", kind, name, "--wait=false", "--ignore-not-found"]);
+            run(in_namespace(&mut command, namespace))
+        };
+        answered(delete).ok();
     }
 
     /// Watches an object until `ready` says that it is as wanted, and gives it. `ready` sees none while there is none.
@@ -145,6 +154,20 @@ impl Cluster {
         watch.wait().must("wait for kubectl");
         found.ok_or(WatchEnded)
     }
+}
+
+/// What a command comes to that is run anew as long as a webhook does not answer in time: the API server asks KubeVirt's before it
+/// does something, and then has done nothing. What it comes to in the end may be that.
+fn answered(command: impl Fn() -> Ran) -> Ran {
+    let (start, mut ran) = (Instant::now(), command());
+    wait_until("a webhook does not answer", Duration::MAX, || {
+        let silent = !ran.status.success() && ran.stderr.contains("failed calling webhook");
+        if silent {
+            ran = command();
+        }
+        !silent || start.elapsed() > ANSWER
+    });
+    ran
 }
 
 /// That a watch ended, and the object was not as wanted.
