@@ -252,7 +252,7 @@ fn a_run_that_nobody_has_claimed_is_cancelled_and_is_late_by_itself() {
     let message = late.waits_for("Failed", "DeadlineExceeded");
     assert!(message.contains("within 1s"), "{message}");
     assert_eq!(late.says("Complete")["status"], "False");
-    assert!(shop.events("BackupRun", "late").contains(&"DeadlineExceeded".to_owned()));
+    shop.tells("BackupRun", "late", "DeadlineExceeded");
     let deleted = shop.run("deleted", &json!({}));
     deleted.waits_for("Assigned", "NotRunning");
     shop.cluster.api.delete(&deleted.path()).ok();
