@@ -51,8 +51,14 @@ impl Product {
         let folder = tempfile::tempdir().must("make a folder for what is deployed");
         cluster.import_image(&image(folder.path()));
         run(Command::new("cp").arg("-r").arg(deploy().join("base")).arg(folder.path().join("base"))).ok();
-        // Tests stop the agent's process for as long as they need: the kubelet is not to take it for dead.
-        let unprobed = json!([{"op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe"}]).to_string();
+        // Tests stop the agent's process for as long as they need: the kubelet is not to take it for dead, nor, once it is ready,
+        // for one that is not.
+        let agent = "/spec/template/spec/containers/0";
+        let unprobed = json!([
+            {"op": "remove", "path": format!("{agent}/livenessProbe")},
+            {"op": "add", "path": format!("{agent}/readinessProbe/failureThreshold"), "value": 1_000},
+        ]);
+        let unprobed = unprobed.to_string();
         let overlay = json!({
             "resources": ["base"], "images": [{"name": "remora", "newTag": TAG}],
             "patches": [{"target": {"kind": "DaemonSet", "name": "remora-agent"}, "patch": unprobed}],
