@@ -44,8 +44,7 @@ fn a_migration_waits_for_a_run_and_each_run_after_one_is_right() {
     let mut scene = Scene::with("moves", |vm| vm.shared().on(first));
     assert_eq!(scene.vm.node_name(), first);
 
-    let status = scene.disturbed(&json!({}), |scene, run| {
-        let held = scene.hold_in_the_middle(run);
+    let status = scene.disturbed_in_the_middle(&json!({}), |scene, _, held| {
         let migration = Migration::start(&scene.vm, "away");
         let waits = |one: &Value| is(one, "migrationBlockedByBackup", "True");
         migration.wait_for("it does not wait for the run", waits);
@@ -90,8 +89,7 @@ fn a_run_whose_node_is_lost_fails_and_the_next_one_is_right_where_the_machine_is
 
     let mut spec = scratch();
     spec["mode"] = json!("Full");
-    let status = scene.disturbed(&spec, |scene, run| {
-        let held = scene.hold_in_the_middle(run);
+    let status = scene.disturbed_in_the_middle(&spec, |scene, run, held| {
         lost.lose();
         drop(held);
         scene.wait_for(run, "it does not fail", |status| has(status, "Failed", "True"));

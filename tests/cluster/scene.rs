@@ -1,15 +1,13 @@
 //! A machine whose backup runs are disturbed, and what its disks held at each of its points.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
 use remora_tests::cluster::{NAMESPACE, Product, Vm, VmBuilder, condition, is_true};
 use remora_tests::truth::first_difference;
-use remora_tests::{MIB, Meddler, Must, Remora, S3, run};
+use remora_tests::{Fault, MIB, Meddler, Remora, S3, run, wait_until};
 use serde_json::{Value, json};
 
 /// The size of each of its disks.
@@ -19,6 +17,8 @@ pub(crate) const SIZE: u64 = 64 * MIB;
 const RUN: Duration = Duration::from_mins(20);
 /// How long what a run has had made may take to go.
 const CLEANED: Duration = Duration::from_mins(10);
+/// How often it is looked whether a run has ended that is waited for elsewhere.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A machine with a repository of its own, in a store of its own.
 pub(crate) struct Scene {
@@ -26,7 +26,9 @@ pub(crate) struct Scene {
     pub(crate) vm: Vm<'static>,
     pub(crate) repository: String,
     pub(crate) disks: Vec<&'static str>,
-    store: S3,
+    /// Before the store, where pods reach it.
+    pub(crate) store: Meddler,
+    s3: S3,
     remora: Remora,
     dir: tempfile::TempDir,
     /// Each run so far, in their order.
@@ -42,37 +44,18 @@ impl Scene {
 
     /// The same, of a machine that the caller says more of.
     pub(crate) fn with(prefix: &str, more: impl FnOnce(VmBuilder<'static>) -> VmBuilder<'static>) -> Self {
-        let store = Product::store(Product::shared().cluster());
-        let address = store.address();
-        Self::at(prefix, store, address, more)
-    }
-
-    /// The same as [`Scene::new`], where pods reach the store through what this gives too.
-    pub(crate) fn meddled(prefix: &str) -> (Self, Meddler) {
-        let cluster = Product::shared().cluster();
-        let store = Product::store(cluster);
-        let meddler = Meddler::before_at(store.address(), cluster.host_address());
-        let address = meddler.address();
-        (Self::at(prefix, store, address, |vm| vm), meddler)
-    }
-
-    /// Where pods reach the store at `address`.
-    fn at(
-        prefix: &str,
-        store: S3,
-        address: SocketAddr,
-        more: impl FnOnce(VmBuilder<'static>) -> VmBuilder<'static>,
-    ) -> Self {
         let product = Product::shared();
         let cluster = product.cluster();
+        let s3 = Product::store(cluster);
+        let store = Meddler::before_at(s3.address(), cluster.host_address());
         let namespace = cluster.namespace(prefix);
         let dir = tempfile::tempdir().unwrap();
         let repository = format!("bucket-{namespace}");
-        let remora = product.repository_at(&store, address, &repository, &namespace, dir.path());
+        let remora = product.repository_at(&s3, store.address(), &repository, &namespace, dir.path());
         let remora = remora.with("REMORA_TENANT", &namespace);
         let vm = cluster.vm(&namespace, "web").empty_disk("system", SIZE).empty_disk("data", SIZE);
         let vm = more(vm).start();
-        Self { product, vm, repository, disks: vec!["system", "data"], store, remora, dir, runs: Vec::new() }
+        Self { product, vm, repository, disks: vec!["system", "data"], store, s3, remora, dir, runs: Vec::new() }
     }
 
     /// Has the guest write something to each of the two disks that it began with.
@@ -216,7 +199,7 @@ impl Scene {
     #[track_caller]
     pub(crate) fn entries(&self) -> usize {
         let mut find = Command::new("find");
-        find.arg(self.store.files(&self.repository));
+        find.arg(self.s3.files(&self.repository));
         find.args(["-ignore_readdir_race", "-path", "*/t/*/m/*", "-type", "f"]);
         run(&mut find).ok().text().lines().count()
     }
@@ -259,28 +242,32 @@ impl Scene {
         self.vm.cluster().wait_for("vmbackup", self.vm.namespace(), backup, "its job does not run", RUN, begun);
     }
 
-    /// A run that something is done to in its middle: KubeVirt's job runs, and the run cannot go on, for its store answers
-    /// nothing meanwhile. Gives its status at its end.
+    /// A run that something is done to in its middle: what KubeVirt's job serves is read, and the run cannot go on, for its store
+    /// takes nothing of that before `disturb` drops what it is given. Whoever is to store it waits two minutes for that. `spec` has
+    /// more of the run's fields. Gives its status at its end.
     #[track_caller]
-    pub(crate) fn disturbed_in_the_middle(&mut self, disturb: impl FnOnce(&Self)) -> Value {
-        self.disturbed(&json!({}), |scene, run| {
-            let held = scene.hold_in_the_middle(run);
-            disturb(scene);
-            drop(held);
+    pub(crate) fn disturbed_in_the_middle(&mut self, spec: &Value, disturb: impl FnOnce(&Self, &str, Held)) -> Value {
+        // Before the run is there: a machine that is starved must not see it done before.
+        let held = Held::new(&self.store);
+        self.disturbed(spec, |scene, run| {
+            scene.wait_until_it_stores(run, &held);
+            disturb(scene, run, held);
         })
     }
 
-    /// Waits until KubeVirt's job of a run runs. The run cannot go on until what this gives is dropped.
+    /// Waits until the store is asked to take what a run has read; the run must not end before.
     #[track_caller]
-    pub(crate) fn hold_in_the_middle(&self, run: &str) -> Held<'_> {
-        // All that is needed of the store before the job runs has been read; the next thing is to write to it, which a machine
-        // that is starved must not see done before the store is held.
-        self.wait_for(run, "it wants no backup", |status| status["attempt"]["backup"].is_string());
-        let held = Held::new(&self.store);
-        let runs = |instance: Option<&Value>| instance.is_some_and(is_backed_up);
-        let what = "no job runs that is held up";
-        self.vm.cluster().wait_for("vmi", self.vm.namespace(), self.vm.name(), what, RUN, runs);
-        held
+    fn wait_until_it_stores(&self, run: &str, held: &Held) {
+        let mut looked = Instant::now();
+        wait_until(format_args!("{run} stores nothing"), RUN, || {
+            if !held.is_asked() && looked.elapsed() > LOOK_EVERY {
+                let status = self.status(run);
+                let over = status["completionTime"].is_string();
+                assert!(!over, "{run} has ended before it stored: {status:#}\n{}", self.product.logs());
+                looked = Instant::now();
+            }
+            held.is_asked()
+        });
     }
 
     /// Stops the machine's instance, and waits until the next one runs as the machine says by then.
@@ -344,12 +331,6 @@ fn has_ended(object: Option<&Value>) -> bool {
     })
 }
 
-/// Whether KubeVirt has a backup of an instance at work, as its own migrations look for one.
-fn is_backed_up(instance: &Value) -> bool {
-    let backup = &instance["status"]["changedBlockTracking"]["backupStatus"];
-    backup["backupName"].is_string() && backup["completed"] != true
-}
-
 /// Whether a condition of a status has that status.
 pub(crate) fn has(status: &Value, kind: &str, wanted: &str) -> bool {
     condition(&json!({"status": status}), kind).is_some_and(|one| one["status"] == wanted)
@@ -375,20 +356,23 @@ pub(crate) fn why_failed(status: &Value) -> (String, String) {
     (failed["reason"].as_str().unwrap().to_owned(), failed["message"].as_str().unwrap().to_owned())
 }
 
-/// A store that answers nothing.
-pub(crate) struct Held<'scene> {
-    store: &'scene S3,
-}
+/// A store that takes no segments until this is dropped.
+pub(crate) struct Held(Meddler);
 
-impl<'scene> Held<'scene> {
-    fn new(store: &'scene S3) -> Self {
-        kill(store.pid(), Signal::SIGSTOP).must("stop the store");
-        Self { store }
+impl Held {
+    fn new(store: &Meddler) -> Self {
+        store.meddle("PUT", "/s/", Fault::Hold, usize::MAX);
+        Self(store.clone())
+    }
+
+    /// Whether it was to take one.
+    fn is_asked(&self) -> bool {
+        self.0.left() < usize::MAX
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        kill(self.store.pid(), Signal::SIGCONT).ok();
+        self.0.come_back();
     }
 }

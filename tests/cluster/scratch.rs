@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use remora_tests::cluster::Product;
-use remora_tests::{Fault, MIB, Meddler, wait_until};
+use remora_tests::{Fault, MIB, wait_until};
 use serde_json::{Value, json};
 
 use crate::scene::{SIZE, Scene, why_failed};
@@ -24,7 +24,7 @@ const SLOW: Duration = Duration::from_secs(90);
 #[test]
 fn a_scratch_that_cannot_be_attached_or_fills_up_ends_the_run_and_does_nothing_to_the_guest() {
     let _undisturbed = Product::undisturbed();
-    let (mut scene, store) = Scene::meddled("scratches");
+    let mut scene = Scene::new("scratches");
     for disk in ["vda", "vdb"] {
         write(&scene, disk, 0, SIZE / MIB);
     }
@@ -34,7 +34,7 @@ fn a_scratch_that_cannot_be_attached_or_fills_up_ends_the_run_and_does_nothing_t
     // KubeVirt's tracker has not moved on, so nothing is lost by it.
     scene.increment();
 
-    fills_up(&mut scene, &store);
+    fills_up(&mut scene);
     scene.back_up();
     scene.assert_points_are_right();
 }
@@ -64,13 +64,13 @@ fn is_elsewhere(scene: &mut Scene) {
     wait_until("KubeVirt's pod is left", LIMIT, || cluster.list("pods", &namespace, attaches).is_empty());
 }
 
-fn fills_up(scene: &mut Scene, store: &Meddler) {
+fn fills_up(scene: &mut Scene) {
     let class = scene.vm.cluster().small_class(&format!("small-{}", scene.vm.namespace()), ROOM);
     let spec = json!({"mode": "Full", "scratch": {"storageClassName": class.name()}});
-    store.meddle("PUT", "/s/", Fault::Delay(SLOW), usize::MAX);
+    scene.store.meddle("PUT", "/s/", Fault::Delay(SLOW), usize::MAX);
     let status = scene.disturbed(&spec, |scene, run| {
         // What it stores it has read, and before that its scratch was watched.
-        wait_until("it stores nothing", LIMIT, || store.left() < usize::MAX);
+        wait_until("it stores nothing", LIMIT, || scene.store.left() < usize::MAX);
         write(scene, "vda", 0, SIZE / MIB);
         write(scene, "vdb", 0, ENOUGH);
         let status = scene.wait_for(run, "its job goes on", |status| status["attempt"]["state"] == "Ended");
@@ -79,7 +79,7 @@ fn fills_up(scene: &mut Scene, store: &Meddler) {
         // All that the scratch would have had no room for.
         write(scene, "vdb", ENOUGH, SIZE / MIB);
         write(scene, "vda", 0, SIZE / MIB);
-        store.come_back();
+        scene.store.come_back();
     });
     let (reason, message) = why_failed(&status);
     assert_eq!(reason, "NoSpace", "{message}");

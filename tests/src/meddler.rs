@@ -5,7 +5,7 @@ mod fetches;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub enum Fault {
     Hang,
     /// The server hears of it so much later.
     Delay(Duration),
+    /// The server hears of it once [`Meddler::come_back`] is called.
+    Hold,
     /// The server hears nothing of it, nor of anything else until [`Meddler::come_back`]: it is down, just then.
     GoDown,
     /// The server did what was asked, nobody hears of it, and then it is down as with [`Fault::GoDown`].
@@ -40,7 +42,7 @@ struct Rule {
 }
 
 /// The proxy. Serves until the process ends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Meddler {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -54,6 +56,8 @@ struct Shared {
     /// How many connections were ended at once meanwhile.
     turned_away: AtomicUsize,
     rule: Mutex<Option<Rule>>,
+    /// That there is another rule, or none.
+    changed: Condvar,
     /// The head lines of all requests that passed.
     seen: Mutex<Vec<String>>,
     fetches: Arc<Fetches>,
@@ -93,11 +97,13 @@ impl Meddler {
     pub fn meddle(&self, method: &str, path_contains: &str, fault: Fault, times: usize) {
         *lock(&self.shared.rule) =
             Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
+        self.shared.changed.notify_all();
     }
 
     /// Lets everything through again.
     pub fn come_back(&self) {
         *lock(&self.shared.rule) = None;
+        self.shared.changed.notify_all();
         self.shared.down.store(false, Ordering::Relaxed);
     }
 
@@ -129,6 +135,14 @@ impl Meddler {
     /// The most GETs that were under way at once: asked, and not yet answered in full.
     pub fn most_fetches(&self) -> usize {
         self.shared.fetches.most()
+    }
+}
+
+impl Shared {
+    /// Waits until nothing is held any more.
+    fn hold(&self) {
+        let held = |rule: &mut Option<Rule>| rule.as_ref().is_some_and(|rule| rule.fault == Fault::Hold);
+        drop(self.changed.wait_while(lock(&self.rule), held));
     }
 }
 
@@ -165,6 +179,7 @@ fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
                 match fault {
                     Some(Fault::GoDown) => of_requests.down.store(true, Ordering::Relaxed),
                     Some(Fault::Delay(time)) => thread::sleep(time),
+                    Some(Fault::Hold) => of_requests.hold(),
                     _ => {}
                 }
                 *lock(&for_requests) = fault;
@@ -208,7 +223,7 @@ fn answer(
         }
         let (len, goes_on) = match fault {
             _ if down.load(Ordering::Relaxed) => (0, false),
-            None | Some(Fault::Delay(_) | Fault::GoDown) => (len, true),
+            None | Some(Fault::Delay(_) | Fault::Hold | Fault::GoDown) => (len, true),
             Some(Fault::LoseAnswer | Fault::LoseAnswerAndGoDown) => (0, false),
             Some(Fault::CutAnswer(at)) => (len.min(at - passed), passed + len < at),
             Some(Fault::Hang) => (0, true),
@@ -220,4 +235,30 @@ fn answer(
     }
     client.shutdown(Shutdown::Both).ok();
     upstream.shutdown(Shutdown::Both).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+    use crate::process::wait_until;
+
+    #[test]
+    fn what_is_held_goes_on_once_it_comes_back() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let meddler = Meddler::before(server.local_addr().unwrap());
+        meddler.meddle("PUT", "/s/", Fault::Hold, usize::MAX);
+        let mut client = TcpStream::connect(meddler.address()).unwrap();
+        client.write_all(b"PUT /s/1 HTTP/1.1\r\n\r\n").unwrap();
+        let (mut passed, _) = server.accept().unwrap();
+        wait_until("it is not held", Duration::from_mins(2), || meddler.left() < usize::MAX);
+        let mut first = [0];
+        passed.set_nonblocking(true).unwrap();
+        assert_eq!(passed.read(&mut first).unwrap_err().kind(), ErrorKind::WouldBlock);
+        meddler.come_back();
+        passed.set_nonblocking(false).unwrap();
+        passed.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"P");
+    }
 }

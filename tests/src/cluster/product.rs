@@ -51,17 +51,16 @@ impl Product {
         let folder = tempfile::tempdir().must("make a folder for what is deployed");
         cluster.import_image(&image(folder.path()));
         run(Command::new("cp").arg("-r").arg(deploy().join("base")).arg(folder.path().join("base"))).ok();
-        // Tests stop the agent's process for as long as they need: the kubelet is not to take it for dead, nor, once it is ready,
-        // for one that is not.
+        // Tests stop the agent's process for as long as they need: the kubelet is not to take it for dead, and once it was ready it
+        // is, for hours: a run is given to no other.
         let agent = "/spec/template/spec/containers/0";
-        let unprobed = json!([
+        let patient = json!([
             {"op": "remove", "path": format!("{agent}/livenessProbe")},
-            {"op": "add", "path": format!("{agent}/readinessProbe/failureThreshold"), "value": 1_000},
+            {"op": "add", "path": format!("{agent}/readinessProbe/failureThreshold"), "value": 1000},
         ]);
-        let unprobed = unprobed.to_string();
         let overlay = json!({
             "resources": ["base"], "images": [{"name": "remora", "newTag": TAG}],
-            "patches": [{"target": {"kind": "DaemonSet", "name": "remora-agent"}, "patch": unprobed}],
+            "patches": [{"target": {"kind": "DaemonSet", "name": "remora-agent"}, "patch": patient.to_string()}],
         });
         fs::write(folder.path().join("kustomization.yaml"), overlay.to_string()).must("write what is deployed");
         let path = folder.path().to_string_lossy().into_owned();

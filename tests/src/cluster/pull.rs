@@ -90,7 +90,9 @@ impl<'vm> Pull<'vm> {
     /// The parts of a disk, offset and length, that have changed since the backup before.
     #[track_caller]
     pub fn changed(&self, disk: &str) -> Vec<(u64, u64)> {
-        let checkpoint = self.status()["checkpointName"].as_str().must("find the checkpoint of a backup").to_owned();
+        // Its socket may be there first.
+        let status = self.wait_for("it names no checkpoint", |status| status["checkpointName"].is_string());
+        let checkpoint = status["checkpointName"].as_str().must("find the checkpoint of a backup").to_owned();
         let mut map = self.client("nbdinfo");
         map.args(["--json", &format!("--map=qemu:dirty-bitmap:{checkpoint}"), &uri(disk)]);
         let extents = run(&mut map).ok().json();
