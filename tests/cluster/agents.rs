@@ -167,7 +167,7 @@ fn restores_lose_their_agent_and_one_its_worker(scene: &Scene) {
         cluster.wait_for("restorerun", namespace, name, what, LIMIT, ready).unwrap()
     };
     // Until it is the agent alone that reads segments.
-    freeze(scene);
+    freeze_once_ready(scene);
     for name in NAMES {
         cluster.apply(&restore(scene, name));
     }
@@ -245,7 +245,7 @@ impl Killer {
     fn lie_in_wait(&mut self, scene: &Scene, first: Phase) {
         self.run = Progress { entries: scene.entries(), ..self.asked() };
         if matches!(first, Unclaimed | Claimed) {
-            freeze(scene);
+            freeze_once_ready(scene);
         }
     }
 
@@ -387,6 +387,14 @@ fn reasons(status: &Value) -> String {
 }
 
 const AGENT: &str = "app.kubernetes.io/name=remora-agent";
+
+/// Stops the agent's process before it has anything to do, but not before it is known to be ready: what is given to agents is then
+/// given to it.
+#[track_caller]
+fn freeze_once_ready(scene: &Scene) {
+    scene.product.wait_for_agent(&scene.vm.node_name());
+    freeze(scene);
+}
 
 /// Stops the agent's process where it is.
 #[track_caller]
