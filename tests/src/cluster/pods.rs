@@ -83,6 +83,13 @@ impl Pod<'_> {
         run(self.node().command("kill").args(["-s", &(signal as i32).to_string(), &process])).ok();
     }
 
+    /// Whether the first process of a container is still there that the pod tells of.
+    #[track_caller]
+    pub fn runs(&self, container: &str) -> bool {
+        let process = run(self.node().command("cat").arg(self.process_file(container)));
+        process.status.success() && run(self.node().command("kill").args(["-s", "0", process.text()])).status.success()
+    }
+
     /// What a container has logged.
     #[track_caller]
     pub fn log(&self, container: &str) -> String {
@@ -93,12 +100,17 @@ impl Pod<'_> {
     /// The first process of a container, as the node knows it.
     #[track_caller]
     fn process(&self, container: &str) -> String {
+        run(self.node().command("cat").arg(self.process_file(container))).ok().text().to_owned()
+    }
+
+    /// The file of the node that has it.
+    #[track_caller]
+    fn process_file(&self, container: &str) -> String {
         let statuses = self.object["status"]["containerStatuses"].as_array().must("read a pod's containers");
         let status = statuses.iter().find(|status| status["name"] == container);
         let id = status.and_then(|status| status["containerID"].as_str()?.strip_prefix("containerd://"));
         let id = id.must(format_args!("find the container {container} of {}", self.name()));
-        let file = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid");
-        run(self.node().command("cat").arg(file)).ok().text().to_owned()
+        format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid")
     }
 }
 
