@@ -24,6 +24,7 @@ impl Cluster {
         let worker = Worker { cluster: self, name: name.to_owned(), node: Some(joined) };
         worker.node.iter().for_each(|node| self.import_images(node));
         self.wait_for_node(name);
+        self.wait_for_processor(name);
         worker
     }
 }
