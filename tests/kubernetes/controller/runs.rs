@@ -21,8 +21,30 @@ fn unprotect(shop: &Shop) {
     }
 }
 
+fn backup_path(shop: &Shop, name: &str) -> String {
+    format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups"))
+}
+
 fn backup(shop: &Shop, name: &str) -> Value {
-    shop.cluster.api.get(&format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups")))
+    shop.cluster.api.get(&backup_path(shop, name))
+}
+
+/// A run whose attempt is prepared, and whose backup stays, for KubeVirt lets go of it only once it has written into the tracker.
+struct Protected<'shop> {
+    run: Run<'shop>,
+    backup: String,
+    tracker: String,
+}
+
+fn prepared_with_a_finalizer(shop: &Shop) -> Protected<'_> {
+    let run = shop.run("run", &json!({}));
+    run.claim();
+    let name = run.wants(1);
+    run.waits_for("Prepared", "Prepared");
+    let finalizers = json!({"metadata": {"finalizers": ["backup.kubevirt.io/vmbackup-protection"]}});
+    shop.cluster.api.merge(&backup_path(shop, &name), &finalizers).ok();
+    let tracker = backup(shop, &name)["spec"]["source"]["name"].as_str().unwrap().to_owned();
+    Protected { run, backup: name, tracker }
 }
 
 fn waits_until_gone(run: &Run<'_>) {
@@ -81,16 +103,9 @@ pub(super) fn what_an_attempt_wants_is_made_and_removed_and_the_run_goes_when_it
 #[test]
 fn a_backup_whose_tracker_went_with_its_machine_is_given_another_for_its_end() {
     let shop = Shop::open();
-    let run = shop.run("run", &json!({}));
-    run.claim();
-    let name = run.wants(1);
-    run.waits_for("Prepared", "Prepared");
-    // KubeVirt lets go of a backup only once it has written into the tracker.
     let api = &shop.cluster.api;
-    let path = format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups"));
-    api.merge(&path, &json!({"metadata": {"finalizers": ["kubevirt.io/test"]}})).ok();
+    let Protected { run, backup: name, tracker } = prepared_with_a_finalizer(&shop);
     let uid = backup(&shop, &name)["metadata"]["uid"].clone();
-    let tracker = backup(&shop, &name)["spec"]["source"]["name"].as_str().unwrap().to_owned();
     let tracker = format!("{}/{tracker}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackuptrackers"));
     api.delete(&tracker).ok();
     api.delete(&format!("{}/web", shop.list("kubevirt.io/v1", "virtualmachines"))).ok();
@@ -99,22 +114,15 @@ fn a_backup_whose_tracker_went_with_its_machine_is_given_another_for_its_end() {
     wait_until("it gets no tracker", SOON, || api.look(&tracker).code == 200);
     assert_eq!(api.get(&tracker)["metadata"]["ownerReferences"][0]["uid"], uid, "it is to go with the backup");
     assert_eq!(api.get(&tracker)["spec"]["source"]["name"], "web");
-    api.merge(&path, &json!({"metadata": {"finalizers": null}})).ok();
+    api.merge(&backup_path(&shop, &name), &json!({"metadata": {"finalizers": null}})).ok();
     waits_until_nothing_is_left(&shop);
 }
 
 #[test]
 pub(super) fn a_namespace_that_is_deleted_in_the_middle_of_a_backup_is_kept_by_nothing() {
     let shop = Shop::open();
-    let run = shop.run("run", &json!({}));
-    run.claim();
-    let name = run.wants(1);
-    run.waits_for("Prepared", "Prepared");
-    // As KubeVirt does, which never takes it off once the tracker is gone.
     let api = &shop.cluster.api;
-    let path = format!("{}/{name}", shop.list("backup.kubevirt.io/v1alpha1", "virtualmachinebackups"));
-    api.merge(&path, &json!({"metadata": {"finalizers": ["backup.kubevirt.io/vmbackup-protection"]}})).ok();
-    let tracker = backup(&shop, &name)["spec"]["source"]["name"].as_str().unwrap().to_owned();
+    let Protected { run, backup: name, tracker } = prepared_with_a_finalizer(&shop);
     // Nobody but this test removes what is in it, in an order that leaves the backup without its tracker.
     api.delete(&format!("/api/v1/namespaces/{}", shop.namespace)).ok();
     for (group, plural, name) in [
