@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
+use remora_core::is_ahead;
 use remora_core::policy::{Ending, VmFacts};
 use remora_kube::controller::{DueRun, ScheduledRun, Scheduler, Since, Verified};
 use remora_kube::resources::{ScratchSpec, Verify};
 use remora_plugins::documents::Target;
 use remora_plugins::set::{BackupPolicy, Generation};
-use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm, is_ahead};
+use remora_schedule::{Charge, Entry, Job, Ledger, Planner, PolicyMetrics, Power, Vm};
 use tokio::sync::watch;
 
 /// What a failed run followed is not known if no run before it is: any occasion of so long before may be the one.

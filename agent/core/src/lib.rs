@@ -6,6 +6,7 @@
 
 mod base32;
 pub mod budget;
+mod clock;
 pub mod error;
 pub mod extent;
 mod internet;
@@ -20,6 +21,7 @@ pub mod retention;
 pub mod testing;
 
 pub use budget::{MemoryBudget, Reserved};
+pub use clock::is_ahead;
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentState};
 pub use internet::is_internet;

@@ -14,4 +14,4 @@ pub use answers::{Answered, LastAnswers, LastDue};
 pub use follow::Policies;
 pub use ledger::{Charge, Entry, Ledger};
 pub use metrics::PolicyMetrics;
-pub use plan::{Failure, Job, Planner, Power, Selects, Vm, is_ahead};
+pub use plan::{Failure, Job, Planner, Power, Selects, Vm};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use remora_core::policy::{Due, Question, Schedule, Select, Selection, VmFacts, Word};
-use remora_core::{Error, ErrorKind, VmName};
+use remora_core::{Error, ErrorKind, VmName, is_ahead};
 use remora_plugins::set::{BackupPolicy, Generation};
 use remora_plugins::{Digest, Kind};
 
@@ -48,11 +48,6 @@ const REMEMBERED: &str = "it said so before a restart";
 
 /// What stands before the reason of an answer that is taken to be meant again.
 const GUESSED: &str = "it has not answered anew, and a run comes as long after the last one as it said then";
-
-/// Whether what is noted as of then was noted by a clock that was ahead, and has been set back since.
-pub fn is_ahead(noted: Timestamp, now: Timestamp) -> bool {
-    noted.duration_since(now) > SignedDuration::from_hours(1)
-}
 
 /// Whether a policy selects a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

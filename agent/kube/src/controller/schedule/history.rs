@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use remora_core::VmName;
 use remora_core::policy::{Ending, PastRun};
+use remora_core::{VmName, is_ahead};
 
 use super::{DueRun, ScheduledRun, Verified};
 use crate::conditions;
@@ -29,9 +29,6 @@ const OF_THE_GONE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// A run that no node was found for in so long waits for somebody: those after it go on.
 const STALLED: SignedDuration = SignedDuration::from_mins(5);
-
-/// A node's clock that is ahead by more than this says nothing of when a run ended.
-const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 
 /// The policy that asked for a run, if one did.
 pub(super) fn policy(run: &BackupRun) -> Option<&str> {
@@ -61,7 +58,7 @@ fn ending(run: &BackupRun, now: Timestamp) -> Ending {
     // The node's clock says when, which may be behind, or far ahead: a run that fails must not be tried again at once for that,
     // nor years later.
     let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
-    let told = status.completion_time.as_ref().map(|time| time.0).filter(|time| time.duration_since(now) <= AHEAD);
+    let told = status.completion_time.as_ref().map(|time| time.0).filter(|time| !is_ahead(*time, now));
     let ended = told.map_or(created, |time| time.max(created));
     if conditions::holds(&status.conditions, "Complete") {
         let begun = status.start_time.as_ref().map_or(ended, |time| time.0);
