@@ -17,6 +17,7 @@ pub mod policy;
 pub mod ports;
 pub mod range;
 pub mod retention;
+mod secret;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -27,3 +28,4 @@ pub use extent::{Extent, ExtentState};
 pub use internet::is_internet;
 pub use name::{BackupName, CheckpointName, DiskName, InvalidName, LineageId, PointId, RepositoryId, VmName};
 pub use range::{BLOCK_SIZE, ByteRange, PIECE_SIZE};
+pub use secret::cut_newline;

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, ErrorKind, Result, cut_newline};
 use zeroize::Zeroizing;
 
 /// A mounted `ConfigMap` is a folder with a link of this name to the folder that holds the files. An update swaps the link.
@@ -59,9 +59,7 @@ pub(crate) fn small_text(folder: &Path, path: &Path) -> Result<String> {
 /// A secret of a file, without the newline that editors end one with.
 pub fn secret_file(folder: &Path, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(small_file(folder, path)?);
-    if secret.last() == Some(&b'\n') {
-        secret.pop();
-    }
+    cut_newline(&mut secret);
     if secret.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, format!("{} is empty", folder.join(path).display())));
     }

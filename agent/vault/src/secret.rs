@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, ErrorKind, Result, cut_newline};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::keys::{Key, random};
@@ -26,9 +26,7 @@ impl Passphrase {
     /// Of a file. One newline at its end is ignored: editors end it so.
     pub fn of_file(path: &Path) -> Result<Self> {
         let mut bytes = read(&format!("passphrase file {}", path.display()), path)?;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
+        cut_newline(&mut bytes);
         Ok(Self::new(bytes.to_vec()))
     }
 

@@ -10,6 +10,7 @@ use base64ct::{Base64, Encoding};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, CustomResource, ResourceExt};
+use remora_core::cut_newline;
 use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
@@ -189,10 +190,8 @@ impl Reader {
     async fn passphrase(&self, repository: &Repository) -> Result<Zeroizing<Vec<u8>>, Trouble> {
         let reference = &repository.spec.passphrase_secret;
         let mut value = Zeroizing::new(self.value(&reference.name, &reference.key, "the passphrase").await?);
-        // As of a passphrase file: editors end it so.
-        if value.last() == Some(&b'\n') {
-            value.pop();
-        }
+        // As of a passphrase file.
+        cut_newline(&mut value);
         if value.len() < SHORTEST {
             let message = format!(
                 "The passphrase in Secret {} has fewer than {SHORTEST} characters, so that whoever has the store could guess it. Choose a longer one.",
