@@ -3,6 +3,7 @@
 use std::fs;
 
 use remora_tests::appliance::{Lie, TOKEN};
+use remora_tests::process::run_with_input;
 use remora_tests::truth::assert_same;
 use remora_tests::{Appliance, DiskSpec, Lab, MIB, Plugin, Remora};
 use serde_json::{Value, json};
@@ -48,6 +49,16 @@ fn a_mover_is_tried_and_the_report_is_the_documented_one() {
     let ran = bare.ok(plain("check").1);
     assert!(ran.text().contains("ok       takes its settings and opens"), "{ran:?}");
     assert!(ran.text().contains("tried    remora:mover/objects@0.1.0"), "{ran:?}");
+}
+
+#[test]
+fn a_movers_secret_may_come_from_a_pipe() {
+    let bare = Remora::new(Lab::shared(), "/nowhere").without("REMORA_REPO");
+    let (_, mut args) = plain("check");
+    args.pop();
+    args.push("token=/dev/stdin".into());
+    let ran = run_with_input(&mut bare.command(args), b"canary-5fd1b2\n").ok();
+    assert!(ran.text().contains("ok       takes its settings and opens"), "{ran:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Small files of a folder that administrators write, which may be a mounted `ConfigMap`.
+//! Small files that administrators write: of a folder, which may be a mounted `ConfigMap`, and those named on a command line.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -44,9 +44,7 @@ pub(crate) fn small_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
             .advise("Put what it is to hold into a file there: pipes, devices and folders are not read."),
         _ => Error::io(format!("reading {}", path.display()), error),
     })?;
-    if bytes.len() as u64 > LONGEST {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is larger than 64 KiB", path.display())));
-    }
+    check_length(&path, &bytes)?;
     Ok(bytes)
 }
 
@@ -56,14 +54,34 @@ pub(crate) fn small_text(folder: &Path, path: &Path) -> Result<String> {
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("{} is no text", path.display())).because(e))
 }
 
-/// A secret of a file, without the newline that editors end one with.
-pub fn secret_file(folder: &Path, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut secret = Zeroizing::new(small_file(folder, path)?);
-    cut_newline(&mut secret);
-    if secret.is_empty() {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is empty", folder.join(path).display())));
+fn check_length(path: &Path, bytes: &[u8]) -> Result<()> {
+    if bytes.len() as u64 > LONGEST {
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is larger than 64 KiB", path.display())));
     }
-    Ok(secret)
+    Ok(())
+}
+
+/// A secret of a file, without the newline that editors end one with.
+pub(crate) fn secret_file(folder: &Path, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    secret(&folder.join(path), Zeroizing::new(small_file(folder, path)?))
+}
+
+/// The same of what a person names on a command line, which may be a pipe, too: a shell makes one of `<(command)`. Whoever writes
+/// into it is waited for, so this is for no daemon.
+pub fn named_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+    check_length(path, &bytes)?;
+    secret(path, bytes)
+}
+
+fn secret(path: &Path, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>> {
+    cut_newline(&mut bytes);
+    if bytes.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is empty", path.display())));
+    }
+    Ok(bytes)
 }
 
 /// The texts of all documents of a folder; none if there is no folder.
@@ -86,7 +104,10 @@ pub(crate) fn documents(folder: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
+    use std::thread;
 
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
@@ -116,5 +137,28 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         fs::write(folder.path().join("token"), "s3cret\n").unwrap();
         assert_eq!(*secret_file(folder.path(), Path::new("token")).unwrap(), b"s3cret");
+        assert_eq!(*named_secret(&folder.path().join("token")).unwrap(), b"s3cret");
+    }
+
+    #[test]
+    fn a_pipe_that_a_person_names_is_read_to_its_end_if_that_comes_soon() {
+        let named = |written: Vec<u8>| {
+            let (reader, mut writer) = io::pipe().unwrap();
+            // Nobody reads more than may be.
+            let writing = thread::spawn(move || writer.write_all(&written).ok());
+            let secret = named_secret(Path::new(&format!("/dev/fd/{}", reader.as_raw_fd())));
+            drop(reader);
+            writing.join().unwrap();
+            secret.map(|secret| secret.to_vec()).map_err(|error| (error.kind(), error.to_string()))
+        };
+        assert_eq!(named(b"s3cret\n".to_vec()).unwrap(), b"s3cret");
+        let longest = LONGEST as usize;
+        assert_eq!(named(vec![b'x'; longest]).unwrap().len(), longest);
+        for (written, what) in [(vec![b'x'; longest * 4], "is larger than 64 KiB"), (b"\n".to_vec(), "is empty")] {
+            let (kind, text) = named(written).unwrap_err();
+            assert!(kind == ErrorKind::Invalid && text.ends_with(what), "{text}");
+        }
+        let text = named_secret(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(text, "/dev/zero is larger than 64 KiB");
     }
 }

@@ -29,7 +29,7 @@ mod volume;
 mod wire;
 mod words;
 
-pub use crate::mounted::secret_file;
+pub use crate::mounted::named_secret;
 pub use crate::network::{Grants, Names, SystemNames};
 pub use child::main as child_main;
 pub use folder::Movers;

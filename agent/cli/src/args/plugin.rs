@@ -34,7 +34,7 @@ pub(crate) struct Plugin {
     /// A server of a mover's protocol, such as http://127.0.0.1:9000; for objects a plain one is brought along, for points none
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
-    /// A secret of a mover, and the file that holds it; may be repeated
+    /// A secret of a mover, and the file or the pipe that holds it; may be repeated
     #[arg(long = "secret", value_name = "NAME=FILE", value_parser = secret)]
     pub(crate) secrets: Vec<(String, PathBuf)>,
     /// What random questions and bytes come from: the same number, the same trials

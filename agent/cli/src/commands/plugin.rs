@@ -8,7 +8,7 @@ use std::path::Path;
 
 use remora_core::{Error, ErrorKind, Result};
 use remora_plugins::conformance::{self, Depth, Figure, Made, MoverTrial, Outcome, PolicyTrial, Report};
-use remora_plugins::movers::secret_file;
+use remora_plugins::movers::named_secret;
 
 use crate::args::{Plugin, PluginCommand};
 use crate::context::Context;
@@ -71,7 +71,7 @@ fn mover_trial(args: &Plugin) -> Result<MoverTrial> {
     }
     let mut secrets = BTreeMap::new();
     for (name, file) in &args.secrets {
-        secrets.insert(name.clone(), secret_file(Path::new(""), file)?);
+        secrets.insert(name.clone(), named_secret(file)?);
     }
     Ok(MoverTrial {
         settings: settings(args)?,
