@@ -12,7 +12,7 @@ use remora_plugins::conformance::{Depth, mover};
 use remora_plugins::{AuthorizePolicy, Digest, RetentionPolicy, SchedulePolicy, SelectPolicy};
 use wit_parser::{Resolve, WorldItem};
 
-use super::builtins::{access, decide};
+use super::builtins::authorize::{access, decide};
 use super::components::{host, wit};
 use super::conformance::failed;
 use super::movers::conformance::trial;
