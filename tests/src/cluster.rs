@@ -11,6 +11,7 @@ mod migration;
 mod node;
 mod objects;
 mod odd_class;
+mod patience;
 mod pods;
 mod product;
 mod pull;

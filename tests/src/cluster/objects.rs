@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Deserializer, Value};
 
-use crate::process::{Must, Ran, run, run_with_input, wait_until};
+use crate::process::{Must, Ran, run, run_with_input};
 
-use super::Cluster;
+use super::{Cluster, patience};
 
 /// How long one watch lasts; then what is there is looked at anew.
 const WATCH: Duration = Duration::from_secs(20);
-
-/// How long a webhook may take to answer on a busy machine. One that is asked is given no more than ten seconds for it.
-const ANSWER: Duration = Duration::from_mins(10);
 
 impl Cluster {
     /// `kubectl`, for this cluster.
@@ -33,7 +30,7 @@ impl Cluster {
 
     /// Runs `kubectl`, which may fail.
     pub fn try_kubectl(&self, args: &[&str]) -> Ran {
-        answered(|| run(self.kubectl_command().args(args)))
+        patience::changing(|| run(self.kubectl_command().args(args)))
     }
 
     /// Creates an object, or makes it what this says.
@@ -45,7 +42,7 @@ impl Cluster {
     /// The same, which may be refused.
     pub fn try_apply(&self, object: &Value) -> Ran {
         let object = object.to_string();
-        answered(|| {
+        patience::changing(|| {
             let mut command = self.kubectl_command();
             run_with_input(command.args(["apply", "--server-side", "--filename", "-"]), object.as_bytes())
         })
@@ -60,18 +57,19 @@ impl Cluster {
     /// An object, if it is there.
     #[track_caller]
     pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
-        let mut command = self.kubectl_command();
-        command.args(["get", kind, name, "--ignore-not-found", "--output", "json"]);
-        let ran = run(in_namespace(&mut command, namespace)).ok();
+        let ran = patience::reading(|| self.look(kind, namespace, name)).ok();
         (!ran.stdout.is_empty()).then(|| ran.json())
     }
 
     /// All objects of a kind in a namespace that have these labels.
     #[track_caller]
     pub fn list(&self, kind: &str, namespace: &str, labels: &str) -> Vec<Value> {
-        let mut command = self.kubectl_command();
-        command.args(["get", kind, "--selector", labels, "--output", "json"]);
-        let mut list = run(in_namespace(&mut command, namespace)).ok().json();
+        let look = || {
+            let mut command = self.kubectl_command();
+            command.args(["get", kind, "--selector", labels, "--output", "json"]);
+            run(in_namespace(&mut command, namespace))
+        };
+        let mut list = patience::reading(look).ok().json();
         list["items"].as_array_mut().map(std::mem::take).must("read a list")
     }
 
@@ -83,7 +81,7 @@ impl Cluster {
             command.args(["delete", kind, name, "--wait=false", "--ignore-not-found"]);
             run(in_namespace(&mut command, namespace))
         };
-        answered(delete).ok();
+        patience::changing(delete).ok();
     }
 
     /// Watches an object until `ready` says that it is as wanted, and gives it. `ready` sees none while there is none.
@@ -121,14 +119,19 @@ impl Cluster {
 
     /// What is there, or why that cannot be known now: a definition may still be missing, a server on its way.
     fn try_find(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>, String> {
-        let mut command = self.kubectl_command();
-        command.args(["get", kind, name, "--ignore-not-found", "--output", "json"]);
-        let ran = run(in_namespace(&mut command, namespace));
+        let ran = self.look(kind, namespace, name);
         match (ran.status.success(), ran.stdout.is_empty()) {
             (false, _) => Err(ran.stderr),
             (true, true) => Ok(None),
             (true, false) => Ok(Some(ran.json())),
         }
+    }
+
+    /// One look at what is there.
+    fn look(&self, kind: &str, namespace: &str, name: &str) -> Ran {
+        let mut command = self.kubectl_command();
+        command.args(["get", kind, name, "--ignore-not-found", "--output", "json"]);
+        run(in_namespace(&mut command, namespace))
     }
 
     /// The object as soon as it is as wanted; an error if the watch ends before.
@@ -148,26 +151,14 @@ impl Cluster {
         let mut watch = command.spawn().must("start kubectl");
         let output = BufReader::new(watch.stdout.take().must("have the output of kubectl"));
         let events = Deserializer::from_reader(output).into_iter::<Value>().map_while(Result::ok);
+        // Why the API server ends a watch stands in the place of an object.
+        let events = events.take_while(|event| event["type"] != "ERROR");
         let mut objects = events.map(|mut event| (event["type"] != "DELETED").then(|| event["object"].take()));
         let found = objects.find(|object| ready(object.as_ref()));
         watch.kill().ok();
         watch.wait().must("wait for kubectl");
         found.ok_or(WatchEnded)
     }
-}
-
-/// What a command comes to that is run anew as long as a webhook does not answer in time: the API server asks KubeVirt's before it
-/// does something, and then has done nothing. What it comes to in the end may be that.
-fn answered(command: impl Fn() -> Ran) -> Ran {
-    let (start, mut ran) = (Instant::now(), command());
-    wait_until("a webhook does not answer", Duration::MAX, || {
-        let silent = !ran.status.success() && ran.stderr.contains("failed calling webhook");
-        if silent {
-            ran = command();
-        }
-        !silent || start.elapsed() > ANSWER
-    });
-    ran
 }
 
 /// That a watch ended, and the object was not as wanted.

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::process::{Must, run};
 
-use super::Cluster;
 use super::node::Node;
+use super::{Cluster, patience};
 
 /// A pod that was there when it was asked for.
 pub struct Pod<'cluster> {
@@ -94,7 +94,8 @@ impl Pod<'_> {
     #[track_caller]
     pub fn log(&self, container: &str) -> String {
         let namespace = self.object["metadata"]["namespace"].as_str().must("read a pod's namespace");
-        self.cluster.kubectl(&["logs", "--namespace", namespace, self.name(), "--container", container])
+        let args = ["logs", "--namespace", namespace, self.name(), "--container", container];
+        patience::reading(|| run(self.cluster.kubectl_command().args(args))).ok().text().to_owned()
     }
 
     /// The first process of a container, as the node knows it.

@@ -1,0 +1,119 @@
+//! Running `kubectl` again where servers of a busy machine do not answer. What it comes to in the end may be that.
+
+use std::time::{Duration, Instant};
+
+use crate::process::{Ran, wait_until};
+
+/// How long they may take to answer.
+const ANSWER: Duration = Duration::from_mins(10);
+
+/// What `kubectl` says of an API server that cannot answer now, or whose etcd cannot: one that starts, or has too much to do.
+const NO_ANSWER: [&str; 13] = [
+    // No connection is made.
+    "The connection to the server ",
+    "Unable to connect to the server: ",
+    // It ends.
+    "http2: client connection lost",
+    "unexpected error when reading response body",
+    "unexpected EOF",
+    // The API server says so itself.
+    "Error from server (Timeout): ",
+    "Error from server (ServerTimeout): ",
+    "Error from server (ServiceUnavailable): ",
+    "Error from server (TooManyRequests): ",
+    // Its etcd does.
+    "etcdserver: request timed out",
+    "etcdserver: leader changed",
+    "etcdserver: no leader",
+    "rpc error: code = Unavailable ",
+];
+
+/// Of a command that only reads: it is run anew as long as the API server does not answer.
+pub(super) fn reading(command: impl Fn() -> Ran) -> Ran {
+    repeated(command, |said| NO_ANSWER.iter().any(|words| said.contains(words)))
+}
+
+/// Of one that may change something, which is not to be done twice: it is run anew as long as a webhook does not answer in time.
+/// The API server asks KubeVirt's before it does something, and has then done nothing. It gives one ten seconds at the most.
+pub(super) fn changing(command: impl Fn() -> Ran) -> Ran {
+    repeated(command, |said| said.contains("failed calling webhook"))
+}
+
+fn repeated(command: impl Fn() -> Ran, has_no_answer: impl Fn(&str) -> bool) -> Ran {
+    let (start, mut ran) = (Instant::now(), command());
+    wait_until("no answer", Duration::MAX, || {
+        let again = !ran.status.success() && has_no_answer(&ran.stderr);
+        if again {
+            ran = command();
+        }
+        !again || start.elapsed() > ANSWER
+    });
+    ran
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::process::Command;
+
+    use super::*;
+    use crate::process::run;
+
+    /// A command that says this and fails when it is run first, and then succeeds.
+    fn fails_once(words: &str, runs: &Cell<u32>) -> impl Fn() -> Ran {
+        move || {
+            runs.set(runs.get() + 1);
+            let code = if runs.get() == 1 { "1" } else { "0" };
+            run(Command::new("sh").args(["-c", r#"printf %s "$0" >&2; exit "$1""#, words, code]))
+        }
+    }
+
+    #[track_caller]
+    fn assert_read(words: &str, times: u32) {
+        let runs = Cell::new(0);
+        let ran = reading(fails_once(words, &runs));
+        assert_eq!((runs.get(), ran.status.success()), (times, times > 1), "{words}");
+    }
+
+    #[track_caller]
+    fn assert_changed(words: &str, times: u32) {
+        let runs = Cell::new(0);
+        let ran = changing(fails_once(words, &runs));
+        assert_eq!((runs.get(), ran.status.success()), (times, times > 1), "{words}");
+    }
+
+    #[test]
+    fn a_read_is_repeated_that_was_not_answered_and_no_other() {
+        for words in [
+            "E1130 12:00:00.1 7 memcache.go:265] \"Unhandled Error\" err=\"couldn't get current server API group list\"\n\
+             The connection to the server 198.18.7.2:6443 was refused - did you specify the right host or port?",
+            "Unable to connect to the server: net/http: TLS handshake timeout",
+            "Unable to connect to the server: EOF",
+            "error: unexpected error when reading response body. Please retry. Original error: http2: client connection lost",
+            "Error from server: etcdserver: request timed out",
+            "Error from server: etcdserver: leader changed",
+            "Error from server: rpc error: code = Unavailable desc = transport is closing",
+            "Error from server (Timeout): the server was unable to return a response in the time allotted",
+            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+        ] {
+            assert_read(words, 2);
+        }
+        for words in [
+            "error: the server doesn't have a resource type \"vmx\"",
+            "error: You must be logged in to the server (Unauthorized)",
+            "Error from server (Forbidden): pods is forbidden: User \"somebody\" cannot list resource \"pods\"",
+            "Error from server (BadRequest): container \"agent\" in pod \"web\" is waiting to start: ContainerCreating",
+            "Error from server: etcdserver: mvcc: database space exceeded",
+        ] {
+            assert_read(words, 1);
+        }
+    }
+
+    #[test]
+    fn a_change_is_repeated_that_is_known_not_to_be_done_and_no_other() {
+        let webhook =
+            "Error from server (InternalError): Internal error occurred: failed calling webhook \"vm.kubevirt.io\"";
+        assert_changed(webhook, 2);
+        assert_changed("Error from server: etcdserver: request timed out", 1);
+    }
+}
