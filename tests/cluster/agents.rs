@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use remora_tests::cluster::{NAMESPACE, Product, condition, is, is_true};
+use remora_tests::cluster::{NAMESPACE, Product, condition, is_true};
 use remora_tests::truth::assert_same;
 use remora_tests::{Fault, Meddler, run, wait_until};
 use serde_json::{Value, json};
@@ -392,11 +392,7 @@ const AGENT: &str = "app.kubernetes.io/name=remora-agent";
 /// given to it.
 #[track_caller]
 fn freeze_once_ready(scene: &Scene) {
-    let cluster = scene.vm.cluster();
-    // A pod is called ready for a moment after its process was killed, too.
-    wait_until("no agent is ready", LIMIT, || {
-        cluster.pods(NAMESPACE, AGENT).iter().any(|pod| is(pod.object(), "Ready", "True") && pod.runs("agent"))
-    });
+    scene.product.wait_for_agent(scene.vm.cluster().node_name());
     freeze(scene);
 }
 

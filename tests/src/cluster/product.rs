@@ -18,7 +18,7 @@ use crate::remora::{PASSPHRASE, Remora, program};
 use crate::s3::S3;
 
 use super::objects::is;
-use super::{Cluster, Vm};
+use super::{Cluster, Pod, Vm};
 
 /// The namespace that it is deployed to.
 pub const NAMESPACE: &str = "remora";
@@ -98,12 +98,16 @@ impl Product {
         self.cluster.wait_for("daemonset", NAMESPACE, "remora-agent", "an agent is not ready", READY, ready);
     }
 
-    /// Waits until the agent of a node is ready.
+    /// Waits until the agent of a node is ready, and not one that was killed just before: a pod is called ready for a moment longer
+    /// than its process lives.
     #[track_caller]
     pub fn wait_for_agent(&self, node: &str) {
         wait_until(format_args!("no agent is ready on {node}"), READY, || {
-            let pods = self.cluster.list("pods", NAMESPACE, "app.kubernetes.io/name=remora-agent");
-            pods.iter().any(|pod| pod["spec"]["nodeName"] == node && is(pod, "Ready", "True"))
+            let is_ready = |pod: &Pod<'_>| {
+                let object = pod.object();
+                object["spec"]["nodeName"] == node && is(object, "Ready", "True") && pod.runs("agent")
+            };
+            self.cluster.pods(NAMESPACE, "app.kubernetes.io/name=remora-agent").iter().any(is_ready)
         });
     }
 
