@@ -1,6 +1,5 @@
 //! From the arguments to the loop, and to the exit code.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -95,8 +94,7 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
 }
 
 fn source(config: &Config) -> Result<LibvirtSource> {
-    let watchdog: Vec<OsString> = vec!["/proc/self/exe".into(), "watchdog".into()];
-    let mut options = LibvirtOptions::new(watchdog);
+    let mut options = LibvirtOptions::of_this_program();
     options.connect.clone_from(&config.connect);
     options.scratch.clone_from(&config.scratch);
     if let Some(run_dir) = &config.run_dir {
