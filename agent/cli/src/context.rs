@@ -1,6 +1,5 @@
 //! What commands have in common: settings, and the ways from them to a repository and to libvirt.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use remora_core::ports::Mover;
@@ -143,8 +142,7 @@ impl Context {
 
     /// The libvirt of this host.
     pub(crate) fn source(&self) -> Result<LibvirtSource> {
-        let watchdog: Vec<OsString> = vec!["/proc/self/exe".into(), "watchdog".into()];
-        let mut options = LibvirtOptions::new(watchdog);
+        let mut options = LibvirtOptions::of_this_program();
         options.connect.clone_from(&self.settings.connect);
         options.scratch.clone_from(&self.settings.scratch);
         if let Some(run_dir) = &self.settings.run_dir {

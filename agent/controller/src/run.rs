@@ -10,7 +10,7 @@ use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::{Policies, PolicyMetrics};
-use remora_service::{LogLines, exit_code, log_to_stderr, stop_on_signal};
+use remora_service::{LogLines, exit_code, in_runtime, log_to_stderr};
 use remora_vault::Plugins;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +22,10 @@ use crate::schedule::ByPolicy;
 pub(crate) fn run() -> ExitCode {
     let args = Args::parse();
     log_to_stderr(args.verbose, if args.log_json { LogLines::Json } else { LogLines::Text });
-    exit_code(in_runtime(args)).into()
+    exit_code(in_runtime(leave, |cancel| work(args, cancel))).into()
 }
 
-#[tokio::main]
-async fn in_runtime(args: Args) -> Result<()> {
-    let cancel = CancellationToken::new();
-    stop_on_signal(&cancel, leave)?;
+async fn work(args: Args, cancel: CancellationToken) -> Result<()> {
     let client = remora_kube::client("The controller runs in a pod, or with KUBECONFIG.").await?;
     let mut beside = JoinSet::new();
     let registries = args.plugins.as_ref().map(|folder| Registries::new(folder, args.state.as_deref()));

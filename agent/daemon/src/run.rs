@@ -1,16 +1,15 @@
 //! From the arguments to the loop, and to the exit code.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
-use remora_core::{Error, Result};
+use remora_core::Result;
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Kept;
 use remora_plugins::{Host, HostOptions, Registries};
 use remora_schedule::Policies;
-use remora_service::{Health, LogLines, exit_code, log_to_stderr, stop_on_signal};
+use remora_service::{Health, LogLines, exit_code, in_runtime, log_to_stderr};
 use remora_source::{LibvirtOptions, LibvirtSource};
 use remora_transfer::Task;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +35,9 @@ pub(crate) fn run() -> u8 {
             remora_transfer::remove_overlays(&overlays).and_then(|()| serve(Task::Receive, worker))
         }
         Some(Command::Lend(worker)) => serve(Task::Lend, worker),
-        Some(Command::Node(node)) => in_runtime(|cancel| node::work(node, cancel)),
-        None => in_runtime(|cancel| work(args.config, cancel)),
+        // At a second signal the watchdogs clean up.
+        Some(Command::Node(node)) => in_runtime(remora_source::leave, |cancel| node::work(node, cancel)),
+        None => in_runtime(remora_source::leave, |cancel| work(args.config, cancel)),
     };
     exit_code(ended)
 }
@@ -45,20 +45,6 @@ pub(crate) fn run() -> u8 {
 /// The work of a pod that has claims.
 fn serve(task: Task, args: WorkerArgs) -> Result<()> {
     remora_transfer::serve(task, args.listen, &args.tls, args.disks)
-}
-
-fn in_runtime<W: Future<Output = Result<()>>>(work: impl FnOnce(CancellationToken) -> W) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Error::io("starting threads", e))?;
-    let result = runtime.block_on(async {
-        let cancel = CancellationToken::new();
-        // The watchdogs clean up.
-        stop_on_signal(&cancel, remora_source::leave)?;
-        work(cancel).await
-    });
-    // A blocking call that hangs must not keep the process.
-    runtime.shutdown_background();
-    result
 }
 
 async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
@@ -95,8 +81,7 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
 }
 
 fn source(config: &Config) -> Result<LibvirtSource> {
-    let watchdog: Vec<OsString> = vec!["/proc/self/exe".into(), "watchdog".into()];
-    let mut options = LibvirtOptions::new(watchdog);
+    let mut options = LibvirtOptions::of_this_program();
     options.connect.clone_from(&config.connect);
     options.scratch.clone_from(&config.scratch);
     if let Some(run_dir) = &config.run_dir {

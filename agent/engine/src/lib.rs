@@ -19,4 +19,4 @@ pub use cancel::or_cancelled;
 pub use copy::{Copied, CopyReport, copy};
 pub use repair::repair;
 pub use restore::restore;
-pub use target::{Existing, Target, write_zeros};
+pub use target::{Existing, Target};

@@ -12,11 +12,12 @@ use futures::stream::{FuturesUnordered, TryStreamExt};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use remora_core::ports::{DiskIndex, Mover, Piece, PointReader, Progress};
 use remora_core::{ByteRange, Error, ErrorKind, Result};
+use remora_holes::write_zeros;
 use tokio_util::sync::CancellationToken;
 
 use crate::breaks::record_breaks;
 use crate::cancel::{check, or_cancelled};
-use crate::target::{Target, write_error, write_zeros};
+use crate::target::{Target, write_error};
 
 /// Bytes given to one blocking write: enough that waking a thread costs nothing beside it.
 const BATCH: u64 = 2 * 1024 * 1024;

@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
-use remora_core::{ByteRange, Error, ErrorKind, Result};
+use nix::fcntl::OFlag;
+use remora_core::{Error, ErrorKind, Result};
 use tempfile::{NamedTempFile, TempPath};
 
 /// What to do with a target that is there already.
@@ -147,22 +147,6 @@ impl Target {
     }
 }
 
-/// Makes a range of a file or device read as zeros, without writing them where the kernel can do that. Blocks.
-pub fn write_zeros(file: &File, range: ByteRange) -> std::io::Result<()> {
-    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let (at, len) = (range.start.cast_signed(), range.len().cast_signed());
-    for how in [FallocateFlags::FALLOC_FL_PUNCH_HOLE, FallocateFlags::FALLOC_FL_ZERO_RANGE] {
-        if fallocate(file, how | keep, at, len).is_ok() {
-            return Ok(());
-        }
-    }
-    let zeros = vec![0; 1024 * 1024];
-    for piece in range.split(zeros.len() as u64) {
-        file.write_all_at(&zeros[..piece.len() as usize], piece.start)?;
-    }
-    Ok(())
-}
-
 /// An error while writing `path`.
 pub(crate) fn write_error(path: &Path, error: std::io::Error) -> Error {
     let error = Error::io(format!("writing {}", path.display()), error);
@@ -174,7 +158,7 @@ pub(crate) fn write_error(path: &Path, error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
 
     use super::*;
 
@@ -228,16 +212,5 @@ mod tests {
         assert_eq!(kind(folder.path()), ErrorKind::Invalid);
         assert_eq!(kind(Path::new("/dev/null")), ErrorKind::Invalid);
         assert_eq!(kind(&folder.path().join("none/vda.raw")), ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn zeros_replace_what_was_there() {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&vec![7; 300_000], 0).unwrap();
-        write_zeros(&file, ByteRange::new(1, 200_000)).unwrap();
-        let mut bytes = vec![1; 300_000];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        assert!(bytes[1..200_000].iter().all(|b| *b == 0));
-        assert!(bytes[0] == 7 && bytes[200_000..].iter().all(|b| *b == 7));
     }
 }

@@ -127,6 +127,13 @@ impl Answer {
     }
 }
 
+/// A VM that a policy selects, and what is remembered of it.
+struct Charged<'a> {
+    vm: &'a Vm,
+    charge: Charge,
+    entry: Entry,
+}
+
 impl Planner {
     /// One for which policies that fail say what they answered somebody before.
     pub fn following(answered: Answered) -> Self {
@@ -174,30 +181,47 @@ impl Planner {
         let mut failures = self.select(generation, vms, now).await;
         let (mut jobs, mut lost) = (Vec::new(), Duration::ZERO);
         for policy in self.in_turn(generation, Kind::Schedule) {
-            let Some(selected) = self.selected.get(&policy.name) else { continue };
-            let chosen: Vec<_> = vms.iter().filter(|vm| selected.contains(&vm.facts.name)).collect();
-            let charges: Vec<_> =
-                chosen.iter().map(|vm| Charge { policy: policy.name.clone(), vm: vm.facts.name.clone() }).collect();
-            let entries: Vec<Entry> =
-                charges.iter().map(|charge| self.set_back(charge, ledger.entry(charge, now).clone(), now)).collect();
-            let facts: Vec<_> = chosen.iter().map(|vm| &vm.facts).collect();
+            let Some(charged) = self.charged(policy, vms, ledger, now) else { continue };
             if lost < LOST && self.is_asked(&policy.name, Kind::Schedule, now) {
                 let started = Instant::now();
-                let asked = self.ask(generation.number, policy, &facts, &charges, &entries, now).await;
+                let asked = self.ask(generation.number, policy, &charged, now).await;
                 lost += lost_to(&asked, started);
                 self.note(&policy.name, Kind::Schedule, asked.err(), now, &mut failures);
             }
-            for ((vm, charge), entry) in chosen.into_iter().zip(charges).zip(entries) {
-                let Some(answer) = self.answers.get(&charge) else { continue };
-                let start = answer.start(entry.after()).map(|start| entry.rested(start));
-                if let Some(start) = start.filter(|start| *start <= now && vm.power == Power::On) {
-                    let (after, word) = (entry.settled, answer.word(entry.after()));
-                    jobs.push(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start, word });
-                }
-            }
+            jobs.extend(charged.into_iter().filter_map(|charged| self.job(policy, charged, now)));
         }
         jobs.sort_by(|a, b| (a.start, &a.charge).cmp(&(b.start, &b.charge)));
         (jobs, failures)
+    }
+
+    /// The VMs that a policy selects; none if it has never said which.
+    fn charged<'a>(
+        &mut self,
+        policy: &BackupPolicy,
+        vms: &'a [Vm],
+        ledger: &mut Ledger,
+        now: Timestamp,
+    ) -> Option<Vec<Charged<'a>>> {
+        let selected = self.selected.get(&policy.name)?;
+        let chosen: Vec<_> = vms.iter().filter(|vm| selected.contains(&vm.facts.name)).collect();
+        let charged = chosen.into_iter().map(|vm| {
+            let charge = Charge { policy: policy.name.clone(), vm: vm.facts.name.clone() };
+            let entry = self.set_back(&charge, ledger.entry(&charge, now).clone(), now);
+            Charged { vm, charge, entry }
+        });
+        Some(charged.collect())
+    }
+
+    /// The run of a VM, if it is due by what its policy answered.
+    fn job(&self, policy: &Arc<BackupPolicy>, charged: Charged<'_>, now: Timestamp) -> Option<Job> {
+        let Charged { vm, charge, entry } = charged;
+        let answer = self.answers.get(&charge)?;
+        let start = entry.rested(answer.start(entry.after())?);
+        if start > now || vm.power == Power::Off {
+            return None;
+        }
+        let (after, word) = (entry.settled, answer.word(entry.after()));
+        Some(Job { charge, vm: vm.facts.clone(), policy: Arc::clone(policy), after, start, word })
     }
 
     /// Whether a policy selects a VM.
@@ -308,28 +332,25 @@ impl Planner {
         &mut self,
         generation: u64,
         policy: &BackupPolicy,
-        vms: &[&VmFacts],
-        charges: &[Charge],
-        entries: &[Entry],
+        charged: &[Charged<'_>],
         now: Timestamp,
     ) -> Result<(), Error> {
-        let all = vms.iter().zip(charges).zip(entries);
-        let open = all.filter(|((_, charge), entry)| match self.answers.get(charge) {
-            Some(answer) if answer.generation == generation && answer.after == entry.after() => {
-                answer.due.start.is_some_and(|start| entry.rested(start) <= now)
+        let open = charged.iter().filter(|one| match self.answers.get(&one.charge) {
+            Some(answer) if answer.generation == generation && answer.after == one.entry.after() => {
+                answer.due.start.is_some_and(|start| one.entry.rested(start) <= now)
             }
             _ => true,
         });
         let (asked, questions): (Vec<_>, Vec<_>) = open
-            .map(|((vm, charge), entry)| {
+            .map(|one| {
                 let question = Question {
-                    vm: (*vm).clone(),
+                    vm: one.vm.facts.clone(),
                     now,
-                    after: entry.after().min(now),
-                    seed: seed(charge),
-                    runs: entry.runs.clone(),
+                    after: one.entry.after().min(now),
+                    seed: seed(&one.charge),
+                    runs: one.entry.runs.clone(),
                 };
-                ((charge, entry.after()), question)
+                ((&one.charge, one.entry.after()), question)
             })
             .unzip();
         if questions.is_empty() {

@@ -32,6 +32,11 @@ impl LibvirtOptions {
         Self { connect: None, scratch: None, run_dir: DEFAULT_RUN_DIR.into(), watchdog }
     }
 
+    /// The usual places, in a program of which the subcommand `watchdog` runs [`crate::watchdog::main`].
+    pub fn of_this_program() -> Self {
+        Self::new(vec!["/proc/self/exe".into(), "watchdog".into()])
+    }
+
     /// libvirt's schema takes no path with a line break, a tab or the like, and its own words for that help nobody.
     pub(crate) fn check_paths(&self) -> Result<()> {
         for (folder, what) in [(self.scratch.as_ref(), "scratch folder"), (Some(&self.run_dir), "run folder")] {

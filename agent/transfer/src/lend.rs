@@ -7,10 +7,10 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use remora_holes::{data_from, hole_from};
 
 use crate::explain::explained;
 use crate::frame::Fault;
-use crate::holes::{data_from, hole_from};
 use crate::question::{Look, Question, Reply, STRETCHES, Stretch};
 use crate::server::{Stream, say};
 use crate::target::IMAGE;

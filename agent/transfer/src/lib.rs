@@ -5,7 +5,7 @@
 //! connection is in `order.rs` and `question.rs`. Each side takes the other for hostile: sizes are bounded, the worker writes
 //! within the size that was told, and the agent believes that something was written when the digest of what was read back is
 //! that of what it sent. Start reading at `server.rs`, then `send.rs` and `receive.rs` or `borrow.rs` and `lend.rs`. Depends
-//! on the ports, and on the engine for zeros alone; knows nothing of Kubernetes.
+//! on the ports and on `remora-holes`; knows nothing of Kubernetes.
 
 mod borrow;
 mod connect;
@@ -13,7 +13,6 @@ mod credentials;
 mod digest;
 mod explain;
 mod frame;
-mod holes;
 mod lend;
 mod order;
 mod overlays;

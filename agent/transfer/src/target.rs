@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use remora_core::ByteRange;
-use remora_engine::write_zeros;
+use remora_holes::{data_from, write_zeros};
 
 use crate::digest::Digest;
 use crate::explain::explained;
 use crate::frame::Fault;
-use crate::holes::data_from;
 
 /// The name of a disk's image in a claim's folder, as KubeVirt wants it.
 pub(crate) const IMAGE: &str = "disk.img";

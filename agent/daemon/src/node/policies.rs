@@ -118,7 +118,7 @@ fn host(state: Option<PathBuf>, registries: Registries) -> Result<Host> {
 /// The Repository of a run, if it is one of those that policies name.
 fn target(order: &Order, namespace: &str) -> Option<Target> {
     let repository = &order.spec.repository;
-    let of = repository.namespace.as_deref().unwrap_or(&order.namespace);
+    let of = repository.namespace_or(&order.namespace);
     (of == namespace).then(|| Target::Repository(repository.name.clone()))
 }
 

@@ -22,42 +22,59 @@ type Result<T> = std::result::Result<T, kube::Error>;
 
 /// Does it.
 pub(super) async fn apply(client: &Client, events: &Events, observed: &Observed, plan: &Plan) -> Result<()> {
-    let mut run = observed.run.clone();
+    let run = match plan.finalizer {
+        Finalizer::Keep => observed.run.clone(),
+        to => set_finalizer(client, &observed.run, to).await?,
+    };
     let namespace = run.namespace().unwrap_or_default();
-    if plan.finalizer != Finalizer::Keep {
-        run = set_finalizer(client, &run, plan.finalizer).await?;
-    }
+    let Some(status) = take_all(client, &namespace, plan).await? else { return Ok(()) };
+    let changed = set_status(client, &run, &status).await?;
+    let machine = match &observed.machine {
+        Machine::Found(found) => Some(found.uid.as_str()),
+        _ => None,
+    };
+    events.of_run(&run, machine, &changed).await;
+    Ok(())
+}
+
+/// Takes the steps, up to one that the cluster refuses for good; gives what is to be said after that. Where nothing is to be
+/// said of the run, such a refusal is an error like any other.
+async fn take_all(client: &Client, namespace: &str, plan: &Plan) -> Result<Option<Status>> {
     let mut status = plan.status.clone();
     for step in &plan.steps {
-        match take(client, &namespace, step).await {
-            Ok(()) => {}
-            Err(kube::Error::Api(refused)) if is_final(&refused) && status.is_some() => {
-                let says = refusal(step, &refused.message);
-                match status.as_mut().map(|status| (&mut status.prepared, &mut status.assigned)) {
-                    Some((Some((_, prepared)), _)) => *prepared = says,
-                    Some((None, assigned)) if matches!(step, Step::Worker(_)) => *assigned = Some(says),
-                    _ => {}
-                }
+        match (take(client, namespace, step).await, &mut status) {
+            (Ok(()), _) => {}
+            (Err(kube::Error::Api(refused)), Some(status)) if is_final(&refused) => {
+                note_refused(status, step, refusal(step, &refused.message));
                 break;
             }
-            Err(error) => return Err(error),
+            (Err(error), _) => return Err(error),
         }
     }
-    let made = plan.steps.iter().any(|step| matches!(step, Step::Make(Wanted::Backup(_))));
-    if let Some((_, prepared)) = status.as_mut().and_then(|status| status.prepared.as_mut()).filter(|_| made)
+    if let Some(status) = &mut status {
+        note_made(status, &plan.steps);
+    }
+    Ok(status)
+}
+
+/// A refusal is told of what is prepared; where nothing is, and it is a worker that was refused, of the assignment.
+fn note_refused(status: &mut Status, step: &Step, says: Says) {
+    match (&mut status.prepared, step) {
+        (Some((_, prepared)), _) => *prepared = says,
+        (None, Step::Worker(_)) => status.assigned = Some(says),
+        (None, _) => {}
+    }
+}
+
+/// What was being prepared is made, if its backup was among the steps and nothing was refused.
+fn note_made(status: &mut Status, steps: &[Step]) {
+    let made = steps.iter().any(|step| matches!(step, Step::Make(Wanted::Backup(_))));
+    if made
+        && let Some((_, prepared)) = &mut status.prepared
         && prepared.reason == "Preparing"
     {
         *prepared = Says::yes("Prepared", "Its VirtualMachineBackup was made.");
     }
-    if let Some(status) = status {
-        let changed = set_status(client, &run, &status).await?;
-        let machine = match &observed.machine {
-            Machine::Found(found) => Some(found.uid.as_str()),
-            _ => None,
-        };
-        events.of_run(&run, machine, &changed).await;
-    }
-    Ok(())
 }
 
 async fn take(client: &Client, namespace: &str, step: &Step) -> Result<()> {

@@ -23,6 +23,7 @@ use super::opened::{self, IfEmpty, Opened};
 use super::plan::assignment;
 use super::tenancy::{self, Trouble};
 use super::{Settings, observe, plan, tls, within, worker};
+use crate::conditions::Says;
 use crate::keys::{AUDIENCE, Refusal, RunKeys};
 use crate::resources::{BackupRun, Repository, RepositoryReference, RestoreRun, Run};
 
@@ -48,6 +49,10 @@ struct No {
 
 fn no(code: StatusCode, reason: &str, message: impl Into<String>) -> No {
     No { code, refusal: Refusal { reason: reason.into(), message: message.into() } }
+}
+
+fn forbidden(says: Says) -> No {
+    no(StatusCode::FORBIDDEN, &says.reason, says.message)
 }
 
 impl From<kube::Error> for No {
@@ -127,20 +132,13 @@ impl Keys {
     }
 
     async fn repository(&self, reference: &RepositoryReference, tenant: &str) -> Result<Repository, No> {
-        let namespace = reference.namespace.as_deref().unwrap_or(tenant);
+        let namespace = reference.namespace_or(tenant);
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
         let repository = repositories.get_opt(&reference.name).await?;
         match observe::repository_facts(repository.as_ref(), &self.settings.namespace, namespace, tenant) {
             RepositoryFacts::Ready(_) => {}
-            RepositoryFacts::Missing => {
-                let says = assignment::missing(&reference.name, namespace);
-                return Err(no(StatusCode::FORBIDDEN, &says.reason, says.message));
-            }
-            RepositoryFacts::NotAllowed => {
-                let message =
-                    format!("Namespace {tenant} may use no Repository {} of namespace {namespace}.", reference.name);
-                return Err(no(StatusCode::FORBIDDEN, "RepositoryNotAllowed", message));
-            }
+            RepositoryFacts::Missing => return Err(forbidden(assignment::missing(reference, tenant))),
+            RepositoryFacts::NotAllowed => return Err(forbidden(assignment::not_allowed(reference, tenant))),
             RepositoryFacts::NotReady(why) => {
                 return Err(no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", why));
             }
@@ -150,7 +148,7 @@ impl Keys {
 
     /// The administrators' Repositories that are not the one of a run, if that is one of them.
     async fn elsewhere(&self, reference: &RepositoryReference, tenant: &str) -> Result<Vec<String>, No> {
-        if reference.namespace.as_deref().unwrap_or(tenant) != self.settings.namespace {
+        if reference.namespace_or(tenant) != self.settings.namespace {
             return Ok(Vec::new());
         }
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), &self.settings.namespace);
@@ -160,7 +158,7 @@ impl Keys {
     async fn open(&self, repository: &Repository, tenant: &str) -> Result<RunKeys, No> {
         let material = tenancy::material(&self.client, &self.settings.namespace, repository).await;
         let material = material.map_err(|trouble| match trouble {
-            Trouble::Says(says) => no(StatusCode::FORBIDDEN, &says.reason, says.message),
+            Trouble::Says(says) => forbidden(says),
             Trouble::Api(error) => error.into(),
         })?;
         let unavailable = |error: Error| no(StatusCode::SERVICE_UNAVAILABLE, "RepositoryNotReady", error.chain());

@@ -138,7 +138,7 @@ impl Reader<'_> {
     }
 
     pub(super) async fn repository(&self, reference: &RepositoryReference) -> Result<RepositoryFacts> {
-        let namespace = reference.namespace.as_deref().unwrap_or(&self.namespace);
+        let namespace = reference.namespace_or(&self.namespace);
         let repositories: Api<Repository> = Api::namespaced(self.client.clone(), namespace);
         let repository = repositories.get_opt(&reference.name).await?;
         Ok(repository_facts(repository.as_ref(), &self.settings.namespace, namespace, &self.namespace))

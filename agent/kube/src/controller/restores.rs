@@ -28,7 +28,7 @@ use super::events::Events;
 use super::metrics::{Kind, Metrics};
 use super::opened::Opened;
 use super::plan::has_finalizer;
-use super::runs::{AT_ONCE, again, of_repositories, of_workers, runs_of};
+use super::runs::{AT_ONCE, again, of_repositories, of_workers, runs_of, what_matters};
 use super::{Settings, within};
 use crate::kubevirt::VirtualMachineInstance;
 use crate::resources::{RestoreRun, Run};
@@ -60,7 +60,7 @@ pub(super) async fn keep(
         .modify(|run| run.metadata.managed_fields = None)
         .reflect(writer)
         .touched_objects()
-        .predicate_filter(what_matters, PredicateConfig::default());
+        .predicate_filter(|run: &RestoreRun| Some(what_matters(run, &())), PredicateConfig::default());
     let of_repositories = of_repositories(client.clone(), store.clone());
     // One that starts may have a claim that is being written.
     let of_machines = runs_of(started(client.clone()), store.clone(), |run: &RestoreRun, instance| {
@@ -94,18 +94,6 @@ fn started(client: Client) -> impl Stream<Item = Instance> + Send {
         // Those of another UID are others to it.
         .predicate_filter(|_: &Instance| Some(0_u64), PredicateConfig::default())
         .filter_map(|touched| future::ready(touched.ok()))
-}
-
-/// Of a run all but what its agent tells of its progress.
-#[allow(clippy::unnecessary_wraps, reason = "as a predicate is")]
-fn what_matters(run: &RestoreRun) -> Option<u64> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (run.metadata.generation, run.is_leaving(), run.finalizers(), run.node(), run.agent()).hash(&mut hasher);
-    for condition in run.conditions() {
-        (&condition.type_, &condition.status).hash(&mut hasher);
-    }
-    Some(hasher.finish())
 }
 
 async fn reconcile(run: Arc<RestoreRun>, context: Arc<Context>) -> Result<Action, kube::Error> {

@@ -52,7 +52,7 @@ pub(super) async fn keep(
         .modify(|run| run.metadata.managed_fields = None)
         .reflect(writer)
         .touched_objects()
-        .predicate_filter(what_matters, PredicateConfig::default());
+        .predicate_filter(|run: &BackupRun| Some(what_matters(run, &attempt_of(run))), PredicateConfig::default());
     let index = Arc::new(Index::new(store.clone()));
     let (noted, (end, ended)) = (Arc::clone(&index), mpsc::unbounded());
     let changes = changes.inspect(move |run| {
@@ -87,19 +87,23 @@ pub(super) async fn keep(
         .await;
 }
 
-/// Of a run all but what its agent tells of its progress: that changes every few seconds.
-#[allow(clippy::unnecessary_wraps)] // A predicate may have nothing to say.
-fn what_matters(run: &BackupRun) -> Option<u64> {
+/// Of a run all but what its agent tells of its progress, which changes every few seconds; and what else matters of its kind.
+pub(super) fn what_matters(run: &impl Run, of_its_kind: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (run.metadata.generation, run.metadata.deletion_timestamp.is_some(), run.finalizers()).hash(&mut hasher);
-    let status = run.status.clone().unwrap_or_default();
-    (status.node, status.agent, status.completion_time.is_some()).hash(&mut hasher);
-    let attempt = status.attempt.map(|attempt| (attempt.number, attempt.backup, attempt.state as u8));
-    attempt.hash(&mut hasher);
-    for condition in &status.conditions {
+    (run.meta().generation, run.is_leaving(), run.finalizers(), run.node(), run.agent()).hash(&mut hasher);
+    for condition in run.conditions() {
         (&condition.type_, &condition.status).hash(&mut hasher);
     }
-    Some(hasher.finish())
+    of_its_kind.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What matters of a backup alone: whether it is complete, and its attempt.
+fn attempt_of(run: &BackupRun) -> impl Hash {
+    let status = run.status.as_ref();
+    let attempt = status.and_then(|status| status.attempt.as_ref());
+    let attempt = attempt.map(|attempt| (attempt.number, &attempt.backup, attempt.state as u8));
+    (status.is_some_and(|status| status.completion_time.is_some()), attempt)
 }
 
 /// Objects that changed. A kind that the API server does not know may yet come: asked again, ever more seldom.

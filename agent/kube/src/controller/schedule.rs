@@ -20,7 +20,7 @@ use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use remora_core::VmName;
-use remora_core::policy::{Ending, Word};
+use remora_core::policy::{Ending, VmFacts, Word};
 use tokio_util::sync::CancellationToken;
 
 use self::machines::Machines;
@@ -101,38 +101,56 @@ impl Scheduling {
             self.context.metrics.waiting(0);
             return;
         }
-        let client = &self.context.client;
-        let machines = self.machines.get_or_insert_with(|| Machines::watch(client.clone()));
-        if !machines.are_known().await {
+        let Some(machines) = self.machines().await else { return };
+        if let Err(error) = self.recall(scheduler).await {
+            tracing::warn!(%error, "nothing is scheduled: since when machines are selected cannot be read");
             return;
-        }
-        let machines = machines.facts();
-        if self.memory.is_none() {
-            match within(Memory::read(client, &self.context.settings)).await {
-                Ok(memory) => {
-                    scheduler.remember(memory.since());
-                    self.memory = Some(memory);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "nothing is scheduled: since when machines are selected cannot be read");
-                    return;
-                }
-            }
         }
         let names: HashSet<VmName> = machines.iter().map(|facts| facts.name.clone()).collect();
         let runs = self.context.runs.state();
-        self.made.retain(|run, made| self.context.runs.get(run).is_none() && made.at.elapsed() < SEEN);
-        let now = Timestamp::now();
-        let mut known = history::scheduled(&runs, now);
-        known.extend(self.made.values().map(|made| made.run.clone()));
-        let due = scheduler.due(machines, &known, now).await;
-        if let Some(memory) = &mut self.memory
-            && let Err(error) = within(memory.keep(client, &self.context.settings, scheduler.since())).await
-        {
-            tracing::warn!(%error, "a controller that follows does not know since when new machines are selected");
-        }
+        let due = self.due(scheduler, machines, &runs).await;
+        self.keep(scheduler.since()).await;
         self.make(due, &runs).await;
         self.remove(&runs, &names).await;
+    }
+
+    /// The machines that there are, watched from the first look on; none until all are known.
+    async fn machines(&mut self) -> Option<Vec<VmFacts>> {
+        let client = &self.context.client;
+        let machines = self.machines.get_or_insert_with(|| Machines::watch(client.clone()));
+        machines.are_known().await.then(|| machines.facts())
+    }
+
+    /// Has the scheduler know what a controller before has remembered, if it does not yet.
+    async fn recall(&mut self, scheduler: &mut dyn Scheduler) -> Result<(), kube::Error> {
+        if self.memory.is_none() {
+            let memory = within(Memory::read(&self.context.client, &self.context.settings)).await?;
+            scheduler.remember(memory.since());
+            self.memory = Some(memory);
+        }
+        Ok(())
+    }
+
+    /// The runs that are due after these, and after those that were made and are not seen yet.
+    async fn due(
+        &mut self,
+        scheduler: &mut dyn Scheduler,
+        machines: Vec<VmFacts>,
+        runs: &[Arc<BackupRun>],
+    ) -> Vec<DueRun> {
+        self.made.retain(|run, made| self.context.runs.get(run).is_none() && made.at.elapsed() < SEEN);
+        let now = Timestamp::now();
+        let mut known = history::scheduled(runs, now);
+        known.extend(self.made.values().map(|made| made.run.clone()));
+        scheduler.due(machines, &known, now).await
+    }
+
+    /// Keeps this for a controller that follows.
+    async fn keep(&mut self, since: Since) {
+        let Some(memory) = &mut self.memory else { return };
+        if let Err(error) = within(memory.keep(&self.context.client, &self.context.settings, since)).await {
+            tracing::warn!(%error, "a controller that follows does not know since when new machines are selected");
+        }
     }
 
     /// Makes those that there is room for: one of a machine, and so many in all.

@@ -3,6 +3,7 @@
 //! What a run wants of KubeVirt is written into its status, and the controller makes it; the rest is read. Objects of
 //! KubeVirt may be a tenant's: a backup counts only if the API server knows this run as its owner.
 
+mod followed;
 mod look;
 mod progress;
 mod scratch;
@@ -14,21 +15,18 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::watch_object;
 use remora_core::ports::Outcome;
 use remora_core::{BackupName, Error, ErrorKind, RepositoryId, Result};
 use remora_source::kubevirt::{BackupProgress, BackupWish, Cluster, Depth, Freeze, JobFacts, Unattached, VmFacts};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use self::followed::Followed;
 use self::progress::{Shown, job_facts, progress};
 use super::Desk;
 use super::again::Backoff;
 use super::desk::{Change, Wish};
-use super::watch::is_too_old;
 use crate::api_server::{is_refusal, is_unknown};
 use crate::kubevirt::{VirtualMachineBackup, VirtualMachineBackupTracker, VirtualMachineInstance, tracker_name};
 use crate::resources::{Attempt, AttemptState};
@@ -142,53 +140,42 @@ impl RunCluster {
 
     /// Waits until what is shown differs from `seen`.
     async fn follow(&self, backup: &str, seen: Option<&BackupProgress>) -> Result<BackupProgress> {
-        let backup_watch = || watch_object(self.api::<VirtualMachineBackup>(), backup).default_backoff().boxed();
-        let machine = &self.desk.order.spec.virtual_machine;
-        let instance_watch = || watch_object(self.api::<VirtualMachineInstance>(), machine).default_backoff().boxed();
-        let (mut backups, mut instances) = (backup_watch(), instance_watch());
-        let (mut run, tracker) = (self.desk.run.clone(), self.tracker_name());
+        let mut backups = Followed::<VirtualMachineBackup>::new(self.api(), backup);
+        let mut instances = Followed::<VirtualMachineInstance>::new(self.api(), &self.desk.order.spec.virtual_machine);
+        let mut run = self.desk.run.clone();
         let (mut shown, mut known) = (Shown::default(), (false, false));
         loop {
             if let Some(run) = &*run.borrow_and_update() {
                 shown.run = Some(run.clone());
             }
             if known == (true, true) {
-                let now = progress(backup, &self.desk.order.uid, &tracker, &shown);
-                // A watch may be behind the controller's word that it was made.
-                let gone = shown.backup.is_none() && matches!(now, BackupProgress::Ended(_));
-                if gone && let Some(there) = self.backup(backup).await? {
-                    shown.backup = Some(there);
-                    continue;
-                }
+                let now = self.judge(backup, &mut shown).await?;
                 if seen != Some(&now) {
                     return Ok(now);
                 }
             }
             tokio::select! {
                 () = self.desk.cancel.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "the run is to end")),
-                Some(event) = backups.next() => match event {
-                    Ok(object) => (shown.backup, known.0) = (object, true),
-                    Err(error) => {
-                        tracing::warn!(%error, backup, "the VirtualMachineBackup is not followed; tried again");
-                        if is_too_old(&error) {
-                            backups = backup_watch();
-                        }
-                    }
-                },
-                Some(event) = instances.next() => match event {
-                    Ok(object) => (shown.instance, known.1) = (object, true),
-                    Err(error) => {
-                        tracing::warn!(%error, machine, "the VirtualMachineInstance is not followed; tried again");
-                        if is_too_old(&error) {
-                            instances = instance_watch();
-                        }
-                    }
-                },
+                object = backups.changed() => (shown.backup, known.0) = (object, true),
+                object = instances.changed() => (shown.instance, known.1) = (object, true),
                 changed = run.changed() => if changed.is_err() {
                     return Err(Error::new(ErrorKind::Cancelled, "the agent stops"));
                 },
             }
         }
+    }
+
+    /// What has become of a backup, as it is shown.
+    async fn judge(&self, backup: &str, shown: &mut Shown) -> Result<BackupProgress> {
+        let judged = |shown: &Shown| progress(backup, &self.desk.order.uid, &self.tracker_name(), shown);
+        let now = judged(shown);
+        // A watch may be behind the controller's word that it was made.
+        let gone = shown.backup.is_none() && matches!(now, BackupProgress::Ended(_));
+        if gone && let Some(there) = self.backup(backup).await? {
+            shown.backup = Some(there);
+            return Ok(judged(shown));
+        }
+        Ok(now)
     }
 }
 

@@ -251,23 +251,7 @@ impl<D: Duty> Rounds<D> {
         let (client, me, duty) = (self.client.clone(), Arc::clone(&self.me), Arc::clone(&self.duty));
         let stopping = stop.clone();
         let task = async move {
-            let (run, name) = (candidate.run.name_any(), candidate.run.namespace());
-            let said = duty.claiming(&candidate.run, Timestamp::now());
-            let record = match claim(&client, &me, &candidate, said).await {
-                Ok(Claim::Ours(record)) => *record,
-                Ok(Claim::OfAnother | Claim::Changed) => return None,
-                Err(error) => {
-                    let why = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(
-                        kind = kind::<D>(),
-                        namespace = name,
-                        run,
-                        why,
-                        "it cannot be claimed; it is tried again"
-                    );
-                    return None;
-                }
-            };
+            let record = claimed(&client, &me, &*duty, &candidate).await?;
             Some(duty.done(Taken { object: candidate.run, record, seen, stopping }).await)
         };
         let task = self.tasks.spawn(task.instrument(span)).id();
@@ -288,6 +272,26 @@ impl<D: Duty> Rounds<D> {
         } else {
             let until = Instant::now() + self.pace.look_again;
             self.postponed.extend(ended.into_iter().map(|(uid, _)| (uid, until)));
+        }
+    }
+}
+
+/// Claims a run; none if it is not ours to do.
+async fn claimed<D: Duty>(
+    client: &Client,
+    me: &Me,
+    duty: &D,
+    candidate: &Candidate<D::Run>,
+) -> Option<Record<D::Said>> {
+    let said = duty.claiming(&candidate.run, Timestamp::now());
+    match claim(client, me, candidate, said).await {
+        Ok(Claim::Ours(record)) => Some(*record),
+        Ok(Claim::OfAnother | Claim::Changed) => None,
+        Err(error) => {
+            let (run, namespace) = (candidate.run.name_any(), candidate.run.namespace());
+            let why = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(kind = kind::<D>(), namespace, run, why, "it cannot be claimed; it is tried again");
+            None
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::again::{LastWords, WRITES};
+use super::again::{Backoff, LastWords, WRITES};
 use super::duty::{Pace, Seen, Taken};
 use super::others::{Others, ended_by_others, panicked};
 use super::record::{Lost, Record, Unwritten};
@@ -41,6 +41,19 @@ pub(super) trait Beats: Words {
     fn beat(&mut self, meter: &Meter);
 }
 
+/// A heartbeat that is to be written.
+struct Beat {
+    at: Instant,
+    backoff: Backoff,
+}
+
+impl Beat {
+    /// The one that follows a write.
+    fn after(pace: Pace) -> Self {
+        Self { at: Instant::now() + pace.heartbeat, backoff: WRITES }
+    }
+}
+
 /// A claimed run.
 pub(super) struct Tended<S: Words> {
     /// `<namespace>/<name>`, for logs.
@@ -68,7 +81,7 @@ impl<S: Beats> Tended<S> {
     {
         let (meter, cancel) = (Arc::new(Meter::default()), CancellationToken::new());
         let mut work = tokio::spawn(work(Arc::clone(&meter), cancel.clone()).in_current_span());
-        let (mut early, mut next_beat, mut backoff) = (None, Instant::now() + self.pace.heartbeat, WRITES);
+        let (mut early, mut next) = (None, Beat::after(self.pace));
         let result = loop {
             let watched = early.is_none();
             tokio::select! {
@@ -76,26 +89,31 @@ impl<S: Beats> Tended<S> {
                 ends = early_end(&mut self.seen, &mut self.record, &self.stopping), if watched => {
                     tracing::info!(run = self.name, early = ?ends, "the work is ended early");
                     early = Some(ends);
-                    cancel.cancel();
                 }
-                () = sleep_until(next_beat), if watched => {
-                    self.record.said.beat(&meter);
-                    match self.record.write().await {
-                        Ok(()) => (next_beat, backoff) = (Instant::now() + self.pace.heartbeat, WRITES),
-                        Err(Unwritten::Lost(lost)) => {
-                            early = Some(Early::Lost(lost));
-                            cancel.cancel();
-                        }
-                        Err(error @ Unwritten::Later(_)) => {
-                            error.note(&self.name);
-                            next_beat = backoff.next_try();
-                        }
-                    }
+                () = sleep_until(next.at), if watched => {
+                    early = self.beat(&meter, &mut next).await.err().map(Early::Lost);
                 }
+            }
+            if early.is_some() {
+                cancel.cancel();
             }
         };
         self.record.said.beat(&meter);
         (early, result)
+    }
+
+    /// Writes that the agent lives, and how far it is.
+    async fn beat(&mut self, meter: &Meter, next: &mut Beat) -> Result<(), Lost> {
+        self.record.said.beat(meter);
+        match self.record.write().await {
+            Ok(()) => *next = Beat::after(self.pace),
+            Err(Unwritten::Lost(lost)) => return Err(lost),
+            Err(error @ Unwritten::Later(_)) => {
+                error.note(&self.name);
+                next.at = next.backoff.next_try();
+            }
+        }
+        Ok(())
     }
 
     /// Writes what is said, whatever it takes; false if it is not to be written, or the agent has to stop before it could.

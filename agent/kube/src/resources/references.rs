@@ -17,6 +17,13 @@ pub struct RepositoryReference {
     pub namespace: Option<String>,
 }
 
+impl RepositoryReference {
+    /// Its namespace, as an object of namespace `own` names it.
+    pub fn namespace_or<'a>(&'a self, own: &'a str) -> &'a str {
+        self.namespace.as_deref().unwrap_or(own)
+    }
+}
+
 /// A Secret of the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -8,7 +8,7 @@ use crate::controller::observed::{
 };
 use crate::controller::worker::no_agent;
 use crate::kubevirt::tracking;
-use crate::resources::{BackupRun, Run};
+use crate::resources::{BackupRun, RepositoryReference, Run};
 
 /// The reason of a run that somebody else's backup of its machine keeps from beginning.
 pub(in crate::controller) const WAITING_FOR_BACKUP: &str = "WaitingForBackup";
@@ -85,13 +85,12 @@ fn readable(run: &BackupRun, claims: &[Claim]) -> Result<(), Says> {
 pub(in crate::controller) fn repository(run: &impl Run, facts: &RepositoryFacts) -> Result<(), Says> {
     let reference = run.repository();
     let own = run.meta().namespace.as_deref().unwrap_or_default();
-    let namespace = reference.namespace.as_deref().unwrap_or(own);
-    let name = &reference.name;
     match facts {
         RepositoryFacts::Ready(_) => Ok(()),
-        RepositoryFacts::Missing => Err(missing(name, namespace)),
-        RepositoryFacts::NotAllowed => Err(not_allowed(name, namespace, own)),
+        RepositoryFacts::Missing => Err(missing(reference, own)),
+        RepositoryFacts::NotAllowed => Err(not_allowed(reference, own)),
         RepositoryFacts::NotReady(why) => {
+            let (name, namespace) = (&reference.name, reference.namespace_or(own));
             let message = format!("Repository {name} of namespace {namespace} cannot be used: {why}");
             Err(Says::no("RepositoryNotReady", message))
         }
@@ -99,7 +98,8 @@ pub(in crate::controller) fn repository(run: &impl Run, facts: &RepositoryFacts)
 }
 
 /// Of one of the run's own namespace.
-pub(in crate::controller) fn missing(name: &str, namespace: &str) -> Says {
+pub(in crate::controller) fn missing(reference: &RepositoryReference, own: &str) -> Says {
+    let (name, namespace) = (&reference.name, reference.namespace_or(own));
     let message = format!(
         "There is no Repository {name} in namespace {namespace}. Create it, or create another run that names another."
     );
@@ -107,7 +107,8 @@ pub(in crate::controller) fn missing(name: &str, namespace: &str) -> Says {
 }
 
 /// Of a repository that is there or not: who may not use it learns nothing about it.
-pub(super) fn not_allowed(name: &str, namespace: &str, own: &str) -> Says {
+pub(in crate::controller) fn not_allowed(reference: &RepositoryReference, own: &str) -> Says {
+    let (name, namespace) = (&reference.name, reference.namespace_or(own));
     let message = format!(
         "Namespace {own} may use no Repository {name} of namespace {namespace}. Name one of {own}, or ask the administrators \
          to list {own} in the allowedNamespaces of one of theirs."

@@ -119,12 +119,11 @@ fn make(observed: &Observed, attempt: &Attempt) -> Result<Vec<Step>, Says> {
 /// Tenancy holds when it is used, not only when it was asked for.
 fn repository(observed: &Observed) -> Result<RepositoryId, Says> {
     let run = &observed.run;
-    let own = run.metadata.namespace.as_deref().unwrap_or_default();
-    let namespace = run.spec.repository.namespace.as_deref().unwrap_or(own);
+    let (reference, own) = (&run.spec.repository, run.metadata.namespace.as_deref().unwrap_or_default());
     match &observed.repository {
         RepositoryFacts::Ready(id) => Ok(*id),
-        RepositoryFacts::Missing => Err(assignment::missing(&run.spec.repository.name, namespace)),
-        RepositoryFacts::NotAllowed => Err(assignment::not_allowed(&run.spec.repository.name, namespace, own)),
+        RepositoryFacts::Missing => Err(assignment::missing(reference, own)),
+        RepositoryFacts::NotAllowed => Err(assignment::not_allowed(reference, own)),
         RepositoryFacts::NotReady(why) => Err(Says::not_yet("RepositoryNotReady", why.clone())),
     }
 }

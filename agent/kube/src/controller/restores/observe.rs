@@ -97,7 +97,7 @@ async fn point(reader: &Reader<'_>, opened: &Opened, observed: &Observed) -> Res
         return Ok(PointFacts::Unusable("NoSuchPoint", message));
     };
     let reference = observed.run.repository();
-    let namespace = reference.namespace.as_deref().unwrap_or(&reader.namespace);
+    let namespace = reference.namespace_or(&reader.namespace);
     let repositories: Api<Repository> = Api::namespaced(reader.client.clone(), namespace);
     let repository = repositories.get(&reference.name).await?;
     let material = match tenancy::material(reader.client, &reader.settings.namespace, &repository).await {

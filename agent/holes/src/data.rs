@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
 /// Where there is data next, from `at` on and before `size`; none after the last.
-pub(crate) fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<u64>> {
+pub fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<u64>> {
     if at >= size {
         return Ok(None);
     }
@@ -21,7 +21,7 @@ pub(crate) fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<u6
 }
 
 /// Where the data that is at `at` ends, at most at `size`.
-pub(crate) fn hole_from(file: &File, at: u64, size: u64) -> io::Result<u64> {
+pub fn hole_from(file: &File, at: u64, size: u64) -> io::Result<u64> {
     match lseek64(file, at.cast_signed(), Whence::SeekHole) {
         Ok(found) => Ok(found.cast_unsigned().clamp(at + 1, size)),
         Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENXIO) => Ok(size),

@@ -1,14 +1,29 @@
-//! How a program ends.
+//! In what a program does its work, and how it ends.
 
 use remora_core::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// From now on SIGINT and SIGTERM ask for a clean stop, by `cancel`; at a second one `leave` ends the process at once, with
-/// exit code 1.
-///
-/// To be called in a runtime of tokio. Fails if signals cannot be caught.
-pub fn stop_on_signal(cancel: &CancellationToken, leave: fn(u8) -> !) -> Result<()> {
+/// Does the work in a runtime of its own. SIGINT and SIGTERM ask for a clean stop, by the token; at a second one `leave` ends
+/// the process at once, with exit code 1.
+pub fn in_runtime<W: Future<Output = Result<()>>>(
+    leave: fn(u8) -> !,
+    work: impl FnOnce(CancellationToken) -> W,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::io("starting threads", e))?;
+    let result = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        stop_on_signal(&cancel, leave)?;
+        work(cancel).await
+    });
+    // A blocking call that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Fails if signals cannot be caught.
+fn stop_on_signal(cancel: &CancellationToken, leave: fn(u8) -> !) -> Result<()> {
     let failed = |e| Error::io("catching signals", e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
