@@ -143,19 +143,6 @@ impl Cluster {
         self.wait_for("node", "", name, "KubeVirt runs no machines on the node", READY, schedulable);
     }
 
-    /// Waits until KubeVirt has told of another node's processor what it told of the first one's: by that it chooses where a machine
-    /// may move. It does so after the node can run machines, and where it cannot, again after minutes only.
-    fn wait_for_processor(&self, name: &str) {
-        let first = self.get("node", "", self.node_name());
-        let labels = first["metadata"]["labels"].as_object().into_iter().flat_map(|labels| labels.keys());
-        let told: Vec<_> = labels.filter(|label| label.contains("node.kubevirt.io/")).collect();
-        assert!(!told.is_empty(), "KubeVirt tells nothing of a processor: {first:#}");
-        let is_alike = |node: Option<&Value>| {
-            node.is_some_and(|node| told.iter().all(|label| node["metadata"]["labels"][label.as_str()].is_string()))
-        };
-        self.wait_for("node", "", name, "KubeVirt does not tell of its processor", READY, is_alike);
-    }
-
     /// The state that the cluster begins with does not say that any of these were ready.
     fn wait_for_kubevirt(&self) {
         for name in ["virt-controller", "virt-api", "virt-exportproxy", "virt-operator"] {

@@ -2,8 +2,11 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use super::node::Node;
-use super::{Cluster, built};
+use super::{Cluster, READY, built};
+use crate::process::Must;
 
 /// What keeps those from such a node that do not ask for it: it ends with its test.
 pub(super) const TAINT: &str = "remora.test/for-one-test";
@@ -24,9 +27,35 @@ impl Cluster {
         let worker = Worker { cluster: self, name: name.to_owned(), node: Some(joined) };
         worker.node.iter().for_each(|node| self.import_images(node));
         self.wait_for_node(name);
-        self.wait_for_processor(name);
+        self.let_machines_move(name);
         worker
     }
+
+    /// Has KubeVirt let machines move between the first node and another one, which has the same processor. It asks for a node that
+    /// has a label of the model which libvirt takes this processor for. KubeVirt 1.9 labels a node with all models that machines may
+    /// have there but `kvm64`, which libvirt takes some newer processors for: no node would do.
+    #[track_caller]
+    fn let_machines_move(&self, name: &str) {
+        for node in [self.node_name(), name] {
+            let told = |node: Option<&Value>| node.is_some_and(|node| model(node).is_some());
+            let found = self.wait_for("node", "", node, "KubeVirt does not tell of its processor", READY, told);
+            let label = format!(
+                "cpu-model-migration.node.kubevirt.io/{}=true",
+                found.as_ref().and_then(model).must("have a model")
+            );
+            // Without this KubeVirt removes what it did not write.
+            self.kubectl(&["annotate", "node", node, "--overwrite", "node-labeller.kubevirt.io/skip-node=true"]);
+            self.kubectl(&["label", "node", node, "--overwrite", &label]);
+        }
+    }
+}
+
+/// The model that libvirt takes a node's processor for.
+fn model(node: &Value) -> Option<&str> {
+    node["metadata"]["labels"]
+        .as_object()?
+        .keys()
+        .find_map(|label| label.strip_prefix("host-model-cpu.node.kubevirt.io/"))
 }
 
 impl Worker<'_> {
