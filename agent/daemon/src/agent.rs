@@ -164,8 +164,14 @@ impl Agent {
     fn start(&mut self, job: Job, generation: &Generation, now: Timestamp) {
         let selects = |policy: &str| self.planner.selects(&Charge { policy: policy.into(), vm: job.vm.name.clone() });
         let repositories = &self.tools.repositories;
-        let target = repositories.meant(job.policy.target.as_ref());
-        let keepers = Keepers::of(generation, &job.vm, target.as_ref(), |named| repositories.meant(named), selects);
+        let here = repositories.meant(job.policy.target.as_ref());
+        let keepers = Keepers::of(
+            generation,
+            &job.vm,
+            here.as_ref(),
+            |named| repositories.meant_from(here.as_ref(), named),
+            selects,
+        );
         let verified = self.ledger.ledger.entry(&job.charge, now).verified;
         let verify = Due::after(verified, job.policy.verify_every, now);
         let Word { digest, settings, reason } = &job.word;
