@@ -4,6 +4,7 @@
 //! Kubernetes, FUSE or any storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and
 //! [`plan`] (how a backup run decides between a full, an incremental and a reread).
 
+pub mod authorities;
 mod base32;
 pub mod budget;
 mod clock;
@@ -21,6 +22,7 @@ mod secret;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use authorities::{NotAuthorities, check_authorities};
 pub use budget::{MemoryBudget, Reserved};
 pub use clock::is_ahead;
 pub use error::{Error, ErrorKind, Result};

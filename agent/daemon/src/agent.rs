@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use remora_core::policy::{Ending, Word};
+use remora_core::policy::{Ending, PastRun, Word};
 use remora_core::{Error, ErrorKind, Result, VmName};
 use remora_plugins::set::Generation;
-use remora_schedule::{Charge, Job, Planner, Power, Vm};
+use remora_schedule::{Charge, Job, Planner, Power, Selects, Vm};
 use remora_source::Inventory;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -62,6 +62,12 @@ impl Agent {
     ) -> Self {
         let cancel = tools.cancel.clone();
         let (planner, vms) = (Planner::following(answers.read()), Vec::new());
+        // A VM that has no more points has an old one after this start as before it.
+        for (charge, entry) in ledger.ledger.iter().filter(|(charge, _)| planner.selects(charge) == Selects::Yes) {
+            if let Some(newest) = entry.runs.first() {
+                tell_newest(&metrics, &of_vm(charge), newest);
+            }
+        }
         let (looked, unreadable) = (None, Vec::new());
         let (running, at_work) = (JoinSet::new(), HashMap::new());
         Self {
@@ -164,8 +170,14 @@ impl Agent {
     fn start(&mut self, job: Job, generation: &Generation, now: Timestamp) {
         let selects = |policy: &str| self.planner.selects(&Charge { policy: policy.into(), vm: job.vm.name.clone() });
         let repositories = &self.tools.repositories;
-        let target = repositories.meant(job.policy.target.as_ref());
-        let keepers = Keepers::of(generation, &job.vm, target.as_ref(), |named| repositories.meant(named), selects);
+        let here = repositories.meant(job.policy.target.as_ref());
+        let keepers = Keepers::of(
+            generation,
+            &job.vm,
+            here.as_ref(),
+            |named| repositories.meant_from(here.as_ref(), named),
+            selects,
+        );
         let verified = self.ledger.ledger.entry(&job.charge, now).verified;
         let verify = Due::after(verified, job.policy.verify_every, now);
         let Word { digest, settings, reason } = &job.word;
@@ -191,7 +203,7 @@ impl Agent {
             Err(died) => (died.id(), Err(Error::new(ErrorKind::Failed, "the run died").because(died))),
         };
         let Some(AtWork { charge, begun }) = self.at_work.remove(&id) else { return };
-        let of_vm = OfVm { policy: charge.policy.clone(), vm: charge.vm.as_str().into() };
+        let of_vm = of_vm(&charge);
         let written = match result {
             Ok(done) => {
                 self.count(&charge, &of_vm, &done);
@@ -217,7 +229,7 @@ impl Agent {
             self.metrics.problems.get_or_create(&of_step).inc();
         }
         self.runs(charge, RunOutcome::Succeeded);
-        self.metrics.last_point.get_or_create(of_vm).set(done.run.time.as_duration().as_secs_f64());
+        tell_newest(&self.metrics, of_vm, &done.run);
         self.metrics.stored.get_or_create(of_vm).inc_by(done.stored);
         self.metrics.dropped.get_or_create(of_vm).inc_by(done.dropped as u64);
         if let Some(soundness) = done.verified {
@@ -228,6 +240,14 @@ impl Agent {
     fn runs(&self, charge: &Charge, outcome: RunOutcome) {
         self.metrics.runs.get_or_create(&OfRun { policy: charge.policy.clone(), outcome }).inc();
     }
+}
+
+fn of_vm(charge: &Charge) -> OfVm {
+    OfVm { policy: charge.policy.clone(), vm: charge.vm.as_str().into() }
+}
+
+fn tell_newest(metrics: &Metrics, of_vm: &OfVm, newest: &PastRun) {
+    metrics.last_point.get_or_create(of_vm).set(newest.time.as_duration().as_secs_f64());
 }
 
 /// What could not be written is no reason to stop.

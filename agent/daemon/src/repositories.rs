@@ -4,15 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures::future::join_all;
 use remora_core::ports::Mover;
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, ErrorKind, RepositoryId, Result};
 use remora_plugins::documents::Target;
 use remora_plugins::movers::{Movers, VolumeMover};
 use remora_vault::{KeyFile, Passphrase, Secret, Vault, VaultOptions};
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::config::Repository;
+
+/// So long a run waits at its end for repositories that are not its own.
+const OTHERS: Duration = Duration::from_secs(10);
 
 /// An open repository.
 pub(crate) enum Opened {
@@ -40,13 +46,15 @@ pub(crate) struct Repositories {
     movers: Movers,
     /// A store that does not answer holds up nobody who asks for another one.
     open: Mutex<Cells>,
+    /// Which repository each is that was opened, by the first name of its place.
+    ids: Mutex<BTreeMap<String, RepositoryId>>,
     /// Where the host remembers what it saw of them.
     state: PathBuf,
 }
 
 impl Repositories {
     pub(crate) fn new(configured: BTreeMap<String, Repository>, movers: Movers, state: PathBuf) -> Self {
-        Self { configured, movers, open: Mutex::default(), state }
+        Self { configured, movers, open: Mutex::default(), ids: Mutex::default(), state }
     }
 
     /// What a policy names, or the only repository.
@@ -65,7 +73,42 @@ impl Repositories {
         let repository = self.configured.get(name).ok_or_else(|| self.unknown(name))?;
         let secret = secret(repository)?;
         let options = VaultOptions { state: Some(self.state.clone()), ..VaultOptions::default() };
-        Vault::open(&repository.location(&self.movers)?, &secret, options).await
+        let vault = Vault::open(&repository.location(&self.movers)?, &secret, options).await?;
+        self.learn(name, vault.repository());
+        Ok(vault)
+    }
+
+    /// Remembers which repository a name's place holds. That another place holds the same one is told: somebody means two.
+    pub(crate) fn learn(&self, name: &str, id: RepositoryId) {
+        let Some(name) = self.first(name) else { return };
+        let mut ids = self.ids();
+        if ids.insert(name.clone(), id) == Some(id) {
+            return;
+        }
+        for (other, _) in ids.iter().filter(|(other, of)| **of == id && *other != name) {
+            let advice = "Take one of them out of agent.toml, and name the other one in all policies.";
+            let what =
+                "two names of agent.toml are one repository: of its points stays what the policies of either keep";
+            tracing::warn!(repository = name, other, %id, advice, "{what}");
+        }
+    }
+
+    /// Opens each that was not opened since the start, and closes it again: only then is it known to be another one than the others.
+    /// One that cannot be opened now is tried again the next time.
+    pub(crate) async fn meet_others(&self) {
+        let is_unknown = |name: &&String| self.first(name) == Some(*name) && !self.ids().contains_key(*name);
+        let opened = self.configured.keys().filter(is_unknown).map(|name| async move {
+            if let Err(error) = self.vault(name).await {
+                tracing::debug!(repository = name, error = error.chain(), "it is not known which repository this is");
+            }
+        });
+        if timeout(OTHERS, join_all(opened)).await.is_err() {
+            tracing::debug!("it is not known of each repository which one it is");
+        }
+    }
+
+    fn ids(&self) -> MutexGuard<'_, BTreeMap<String, RepositoryId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn opened(&self) -> MutexGuard<'_, Cells> {
@@ -76,13 +119,33 @@ impl Repositories {
     /// what one policy keeps there is not dropped by another one's rules.
     pub(crate) fn meant(&self, target: Option<&Target>) -> Option<Target> {
         match self.find(target).ok()? {
-            Target::Repository(name) => {
-                let named = self.configured.get(&name)?;
-                let (first, _) = self.configured.iter().find(|(_, other)| other.is_where(named))?;
-                Some(Target::Repository(first.clone()))
-            }
+            Target::Repository(name) => self.first(&name).cloned().map(Target::Repository),
             mover @ Target::Mover(_) => Some(mover),
         }
+    }
+
+    /// The same, seen from what was meant `here`: two URLs may be one place, so a repository that is not known to be another one
+    /// than that counts as a second name of it.
+    pub(crate) fn meant_from(&self, here: Option<&Target>, target: Option<&Target>) -> Option<Target> {
+        let meant = self.meant(target)?;
+        match (&meant, here) {
+            (Target::Repository(there), Some(Target::Repository(this))) if !self.are_apart(there, this) => {
+                here.cloned()
+            }
+            _ => Some(meant),
+        }
+    }
+
+    /// Whether two are certainly not one: both were opened, and have other ids.
+    fn are_apart(&self, one: &str, other: &str) -> bool {
+        let ids = self.ids();
+        matches!((ids.get(one), ids.get(other)), (Some(one), Some(other)) if one != other)
+    }
+
+    /// The first of the names of a place, as far as the URLs tell.
+    fn first(&self, name: &str) -> Option<&String> {
+        let named = self.configured.get(name)?;
+        self.configured.iter().find(|(_, other)| other.is_where(named)).map(|(first, _)| first)
     }
 
     fn find(&self, target: Option<&Target>) -> Result<Target> {
@@ -128,6 +191,8 @@ fn secret(repository: &Repository) -> Result<Secret> {
 
 #[cfg(test)]
 mod tests {
+    use remora_vault::Location;
+
     use super::*;
     use crate::config::Config;
 
@@ -147,5 +212,46 @@ mod tests {
         assert_eq!(repositories.meant(None), None, "there are several");
         let mover = Target::Mover("a".to_owned());
         assert_eq!(repositories.meant(Some(&mover)), Some(mover));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_to_be_another_repository_counts_as_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key"), [7; 32]).unwrap();
+        let secret = Secret::KeyFile(KeyFile::new(&[7; 32]).unwrap());
+        for place in ["one", "two"] {
+            let location: Location = folder.path().join(place).to_str().unwrap().parse().unwrap();
+            Vault::init(&location, &secret, None).await.unwrap();
+        }
+        std::os::unix::fs::symlink(folder.path().join("one"), folder.path().join("again")).unwrap();
+        let place = |name: &str, url: &str| format!("[repositories.{name}]\nurl = '{url}'\nkey_file = 'key'\n");
+        let text = [("a", "one"), ("b", "again"), ("c", "two")].map(|(name, url)| place(name, url)).concat();
+        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
+        let configured = Config::read(folder.path()).unwrap().repositories;
+        let repositories = Repositories::new(configured, Movers::new("plugins", None), folder.path().join("state"));
+        let repository = |name: &str| Target::Repository(name.to_owned());
+        let seen_from = |here: &str, name: &str| {
+            let meant = repositories.meant_from(Some(&repository(here)), Some(&repository(name)));
+            assert!(meant == Some(repository(here)) || meant == Some(repository(name)), "{meant:?}");
+            meant
+        };
+        for name in ["a", "b", "c"] {
+            assert_eq!(seen_from("a", name), Some(repository("a")), "none was opened: {name}");
+        }
+        repositories.get(Some(&repository("a"))).await.map(drop).unwrap();
+        repositories.forget(Some(&repository("a")));
+        assert_eq!(seen_from("a", "c"), Some(repository("a")), "only the one was opened");
+        // A busy machine may take longer than a run waits.
+        for _ in 0..30 {
+            repositories.meet_others().await;
+        }
+        for (here, name, meant) in [("a", "b", "a"), ("b", "a", "b"), ("a", "c", "c"), ("c", "b", "b"), ("c", "c", "c")]
+        {
+            assert_eq!(seen_from(here, name), Some(repository(meant)), "{name} from {here}");
+        }
+        let mover = Target::Mover("a".to_owned());
+        assert_eq!(repositories.meant_from(Some(&repository("a")), Some(&mover)), Some(mover.clone()));
+        assert_eq!(repositories.meant_from(Some(&mover), Some(&repository("a"))), Some(repository("a")));
+        assert_eq!(repositories.meant_from(Some(&repository("a")), Some(&repository("gone"))), None);
     }
 }

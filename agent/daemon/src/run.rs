@@ -69,7 +69,7 @@ async fn work(folder: PathBuf, cancel: CancellationToken) -> Result<()> {
         let listener = remora_service::bind(address).await;
         let listener = listener.map_err(|error| error.advise("Choose another address with `listen`."))?;
         // It is ready once its policies are loaded, and they are.
-        let health = Health { metrics: Box::new(move || metrics.text()), ready: Box::new(|| true) };
+        let health = Health { metrics: Box::new(move || metrics.text()), ready: Box::new(|| Ok(())) };
         beside.spawn(remora_service::serve(listener, health, cancel.clone()));
     }
     beside.spawn(policies.keep(cancel.clone()));

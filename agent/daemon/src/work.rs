@@ -90,6 +90,11 @@ impl Tools {
                 Err(error) => done.problems.push((Step::Verify, error.within("verifying"))),
             }
         }
+        // What is known then is for the next run's retention.
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.repositories.meet_others() => {}
+        }
         Ok(done)
     }
 

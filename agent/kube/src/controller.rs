@@ -131,7 +131,10 @@ pub async fn run(
 /// The controller is ready once its key service is, whether it leads or not.
 fn health(metrics: &metrics::Metrics, at_work: &Arc<AtomicBool>) -> Health {
     let (metrics, at_work) = (metrics.clone(), Arc::clone(at_work));
-    Health { metrics: Box::new(move || metrics.text()), ready: Box::new(move || at_work.load(Ordering::Relaxed)) }
+    let ready = move || {
+        if at_work.load(Ordering::Relaxed) { Ok(()) } else { Err("its key service does not answer yet".to_owned()) }
+    };
+    Health { metrics: Box::new(move || metrics.text()), ready: Box::new(ready) }
 }
 
 /// What the API server has answered within [`PATIENCE`].

@@ -6,7 +6,7 @@ mod names;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, ErrorKind, Result, check_authorities};
 
 pub use addresses::Grants;
 pub(crate) use addresses::{Forbidden, forbidden};
@@ -33,6 +33,11 @@ pub(crate) fn checked_client(certificates: Vec<reqwest::Certificate>, names: Che
 
 /// Certificates of authorities, as PEM. `whose` is what names them in a document.
 pub(crate) fn authorities(pem: &[u8], whose: &str) -> Result<Vec<reqwest::Certificate>> {
+    check_authorities(pem).map_err(|why| {
+        Error::new(ErrorKind::Invalid, format!("the certificates of authorities ({whose})"))
+            .because(why)
+            .advise(why.advice())
+    })?;
     let read = reqwest::Certificate::from_pem_bundle(pem).ok().filter(|bundle| !bundle.is_empty());
     read.ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("the certificates of authorities ({whose}) cannot be read"))

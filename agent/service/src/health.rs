@@ -19,8 +19,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub struct Health {
     /// All metrics, as Prometheus reads them.
     pub metrics: Box<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>,
-    /// Whether it does what it is there for.
-    pub ready: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it does what it is there for; if it does not, why, as far as that is known.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
 /// Binds the address; who scrapes finds it there before anything else happens.
@@ -43,7 +43,13 @@ pub async fn serve(listener: TcpListener, health: Health, cancel: CancellationTo
     };
     let ready = move || {
         let ready = (health.ready)();
-        async move { if ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not yet\n") } }
+        async move {
+            match ready {
+                Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+                Err(why) if why.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, "not yet\n".to_owned()),
+                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not yet: {why}\n")),
+            }
+        }
     };
     let router = Router::new()
         .route("/metrics", get(text))
@@ -57,7 +63,7 @@ pub async fn serve(listener: TcpListener, health: Health, cancel: CancellationTo
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Mutex;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -77,17 +83,22 @@ mod tests {
     async fn who_is_not_ready_lives_and_is_measured_all_the_same() {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, cancel) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let is_ready = Arc::new(AtomicBool::new(false));
+        let is_ready = Arc::new(Mutex::new(Err::<(), _>(String::new())));
         let told = Arc::clone(&is_ready);
         let health = Health {
             metrics: Box::new(|| Ok("remora_up 1\n# EOF\n".into())),
-            ready: Box::new(move || told.load(Ordering::Relaxed)),
+            ready: Box::new(move || told.lock().unwrap().clone()),
         };
         let served = tokio::spawn(serve(listener, health, cancel.clone()));
-        for (ready, code) in [(false, "503"), (true, "200"), (false, "503")] {
-            is_ready.store(ready, Ordering::Relaxed);
+        for (ready, code, said) in [
+            (Err(String::new()), "503", "not yet\n"),
+            (Ok(()), "200", "ok\n"),
+            (Err("the runs are not known".to_owned()), "503", "not yet: the runs are not known\n"),
+        ] {
+            *is_ready.lock().unwrap() = ready;
             let answer = get(address, "/readyz").await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
+            assert!(answer.ends_with(&format!("\r\n\r\n{said}")), "{answer}");
             let answer = get(address, "/healthz").await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
             let answer = get(address, "/metrics").await;

@@ -36,6 +36,9 @@ const SOME_TIME: i64 = 1_767_225_600;
 const YEAR: i64 = 366 * 86_400;
 const OCCASIONS: usize = 1_440;
 
+/// What is said of a run that makes up for more than its own occasion.
+const MORE: &str = "; it makes up for all that were missed since";
+
 /// What the parts of an expression are, and how many values each has.
 const PARTS: [(&str, u32); 5] = [("minute", 60), ("hour", 24), ("day of month", 31), ("month", 12), ("day of week", 7)];
 
@@ -77,13 +80,18 @@ impl Policy for Scheduler {
             return Answer { start: None, reason: "there is no occasion any more".into() };
         };
         let named = written(occasion, self.timing.zone());
+        let since = if self.missed_more(occasion, request.now - delay) { MORE } else { "" };
         match self.timing.start(occasion + delay, request.now) {
-            Some(start) if start == occasion + delay => {
-                Answer { start: Some(start), reason: format!("the occasion {named}, {delay} s of jitter after it") }
-            }
+            Some(start) if start == occasion + delay => Answer {
+                start: Some(start),
+                reason: format!("the occasion {named}, {delay} s of jitter after it{since}"),
+            },
             Some(start) => {
                 let until = written(start, self.timing.zone());
-                Answer { start: Some(start), reason: format!("the occasion {named}, after the blackout until {until}") }
+                Answer {
+                    start: Some(start),
+                    reason: format!("the occasion {named}, after the blackout until {until}{since}"),
+                }
             }
             None => Answer { start: None, reason: "the blackout windows leave no time".into() },
         }
@@ -119,6 +127,12 @@ impl Scheduler {
             }
         }
         false
+    }
+
+    /// Whether the occasion after one has passed too. No more of them are looked for: of a year in which a schedule by the minute
+    /// was not asked there are half a million.
+    fn missed_more(&self, occasion: i64, now: i64) -> bool {
+        occasion <= now && self.occasion(occasion).is_some_and(|next| next <= now)
     }
 
     /// The first occasion after an instant.

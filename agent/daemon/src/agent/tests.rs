@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use jiff::SignedDuration;
-use remora_core::policy::{PastRun, VmFacts};
+use remora_core::policy::VmFacts;
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
@@ -121,6 +121,27 @@ async fn since_when_a_vm_is_selected_is_written_down_before_its_first_run() {
     let ledger = LedgerFile::open(state.path()).unwrap().ledger;
     let charges: Vec<_> = ledger.iter().map(|(charge, _)| charge.clone()).collect();
     assert_eq!(charges, [charge("db")]);
+}
+
+#[tokio::test]
+async fn how_old_the_newest_point_is_is_told_by_an_agent_that_follows() {
+    let state = tempfile::tempdir().unwrap();
+    let mut first = nightly(state.path());
+    let time: Timestamp = "2026-01-10T02:00:00Z".parse().unwrap();
+    // The policy does not select the other one, though it once did.
+    for vm in ["db", "web"] {
+        let mut entry = Entry::new(Timestamp::now());
+        entry.runs.push(PastRun { time, changed: 1, size: 2, seconds: 3 });
+        first.ledger.ledger.put(charge(vm), entry);
+    }
+    first.ledger.save().unwrap();
+    first.start_what_is_due().await;
+    drop(first);
+    let text = nightly(state.path()).metrics.text().unwrap();
+    let mut told = text.lines().filter(|line| line.starts_with("remora_last_point_timestamp_seconds{"));
+    let line = told.next().unwrap();
+    assert!(line.contains("vm=\"db\"") && line.contains(&format!("}} {}", time.as_second())), "{text}");
+    assert_eq!(told.next(), None, "{text}");
 }
 
 #[tokio::test]

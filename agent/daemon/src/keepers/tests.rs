@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use remora_core::PointId;
 use remora_core::retention::Rules;
+use remora_core::{PointId, RepositoryId};
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
@@ -100,8 +100,14 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     let first = Arc::clone(first);
     let known = |generation: &Generation, beside: Selects| {
         let selects = |policy: &str| if policy == "good" { Selects::Yes } else { beside };
-        let target = repositories.meant(first.target.as_ref());
-        match Keepers::of(generation, &vm, target.as_ref(), |named| repositories.meant(named), selects) {
+        let here = repositories.meant(first.target.as_ref());
+        match Keepers::of(
+            generation,
+            &vm,
+            here.as_ref(),
+            |named| repositories.meant_from(here.as_ref(), named),
+            selects,
+        ) {
             Keepers::Known { all, .. } => Some(all.len()),
             Keepers::Unknown => None,
         }
@@ -117,7 +123,13 @@ fn nothing_is_dropped_while_anything_is_in_doubt() {
     let keeps_all = next(&both, &policy("beside", "target: {repository: main}"));
     assert_eq!(known(&keeps_all, Selects::Yes), None, "it has no retention");
     let elsewhere = next(&both, &policy("beside", "target: {repository: other}"));
-    assert_eq!(known(&elsewhere, Selects::Yes), Some(1));
+    assert_eq!(known(&elsewhere, Selects::Yes), None, "it may be another URL of the same place, and keeps all");
+    let one = RepositoryId::random();
+    for (id, says) in [(one, None), (RepositoryId::random(), Some(1))] {
+        repositories.learn("main", one);
+        repositories.learn("other", id);
+        assert_eq!(known(&elsewhere, Selects::Yes), says);
+    }
     let of_mover = next(&both, &policy("beside", "target: {mover: main}"));
     assert_eq!(known(&of_mover, Selects::Yes), Some(1), "a mover of the repository's name");
     let nowhere = next(&both, &policy("beside", &format!("{LAST}\ntarget: {{repository: lost}}")));

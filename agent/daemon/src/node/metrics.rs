@@ -53,9 +53,13 @@ enum Outcome {
 }
 
 impl OfKinds {
-    /// Whether the runs of all kinds are known.
-    pub(super) fn are_known(&self) -> bool {
-        [&self.backups, &self.restores, &self.verifications].iter().all(|counts| counts.ready.load(Ordering::Relaxed))
+    /// Whether the runs of all kinds are known; if they are not, what keeps them from it.
+    pub(super) fn are_known(&self) -> Result<(), String> {
+        let kinds = [&self.backups, &self.restores, &self.verifications];
+        if kinds.iter().all(|counts| counts.ready.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        Err(kinds.iter().find_map(|counts| counts.trouble()).unwrap_or_default())
     }
 
     /// All of it, as it is now.
@@ -101,6 +105,20 @@ mod tests {
 
     use super::*;
     use crate::testing::one_file;
+
+    #[test]
+    fn who_does_not_know_all_runs_tells_what_keeps_it_from_that() {
+        let counts = OfKinds::default();
+        assert_eq!(counts.are_known(), Err(String::new()), "it has only just begun");
+        for known in [&counts.backups, &counts.restores] {
+            known.ready.store(true, Ordering::Relaxed);
+        }
+        counts.verifications.set_trouble(Some("field label not supported".into()));
+        assert_eq!(counts.are_known(), Err("field label not supported".into()));
+        counts.verifications.set_trouble(None);
+        counts.verifications.ready.store(true, Ordering::Relaxed);
+        assert_eq!(counts.are_known(), Ok(()));
+    }
 
     #[test]
     fn the_document_lists_every_metric_and_no_other() {

@@ -10,7 +10,7 @@ use base64ct::{Base64, Encoding};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, CustomResource, ResourceExt};
-use remora_core::cut_newline;
+use remora_core::{NotAuthorities, check_authorities, cut_newline};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
@@ -218,11 +218,8 @@ impl Reader {
     async fn ca(&self, reference: &CaSecretReference) -> Result<String, Trouble> {
         let CaSecretReference { name, key } = reference;
         let value = self.value(name, key, "the store's CA").await?;
-        certificates(value).ok_or_else(|| {
-            let message = format!(
-                "Key {key} of Secret {name} holds no certificates. The store's CA is PEM there: -----BEGIN CERTIFICATE----- and so on."
-            );
-            no("CaInvalid", message)
+        certificates(value).map_err(|why| {
+            no("CaInvalid", format!("Key {key} of Secret {name} is not the store's CA: {why}. {}", why.advice()))
         })
     }
 
@@ -249,16 +246,20 @@ impl Reader {
             (None, None) => None,
         };
         let pem = |ca| {
-            certificates(ca).ok_or_else(|| no("LocationInvalid", "The CA of the BackupStorageLocation is not PEM."))
+            certificates(ca).map_err(|why| {
+                let message = format!("The CA of the BackupStorageLocation is none: {why}. {}", why.advice());
+                no("LocationInvalid", message)
+            })
         };
         let ca = ca.map(pem).transpose()?;
         Ok(StoreAccess { url, reach: ReachOfStore::default(), credentials, ca })
     }
 }
 
-/// What is PEM of certificates: such as a key that somebody named instead goes to no agent.
-fn certificates(value: Vec<u8>) -> Option<String> {
-    String::from_utf8(value).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"))
+/// What is PEM of certificates alone: a key that somebody named instead, or with them, goes to no agent.
+fn certificates(value: Vec<u8>) -> Result<String, NotAuthorities> {
+    check_authorities(&value)?;
+    String::from_utf8(value).map_err(|_| NotAuthorities::Nothing)
 }
 
 fn encoded(data: BTreeMap<String, ByteString>) -> BTreeMap<String, String> {

@@ -1,8 +1,8 @@
 //! The loop of one kind of runs: those of this node are claimed as there is room, and done; what becomes of them is counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use super::claim::{Claim, claim};
 use super::record::Record;
 use super::run::Outcome;
 use super::status::Words;
-use super::watch::{News, Runs, is_too_old, runs_of};
+use super::watch::{News, Runs, advice, is_too_old, runs_of};
 use crate::resources::Run;
 
 /// How often and how many.
@@ -71,6 +71,8 @@ pub struct Counts {
     pub waiting: AtomicU64,
     /// Whether the runs of this node are known.
     pub ready: AtomicBool,
+    /// Why they are not followed.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Counts {
@@ -84,6 +86,16 @@ impl Counts {
             Outcome::Lost => &self.lost,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Why the runs of this node are not followed, if they are not.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// That is why they are not followed, or they are.
+    pub fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 }
 
@@ -179,7 +191,10 @@ impl<D: Duty> Rounds<D> {
                 Some(event) = events.next() => match event {
                     Ok(event) => self.note(event),
                     Err(error) => {
-                        tracing::warn!(kind = kind::<D>(), %error, "the runs of this node are not followed; it is tried again");
+                        let (kind, advice) = (kind::<D>(), advice(&error));
+                        tracing::warn!(kind, %error, advice, "the runs of this node are not followed; it is tried again");
+                        let why = advice.map_or_else(|| format!("{kind}: {error}"), |advice| format!("{kind}: {error}. {advice}"));
+                        self.counts.set_trouble(Some(why));
                         if is_too_old(&error) {
                             events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
                         }
@@ -211,7 +226,11 @@ impl<D: Duty> Rounds<D> {
             }
             News::Nothing => {}
         }
-        self.counts.ready.store(self.runs.are_known(), Ordering::Relaxed);
+        // A list that is begun again may fail again.
+        if self.runs.are_known() {
+            self.counts.ready.store(true, Ordering::Relaxed);
+            self.counts.set_trouble(None);
+        }
     }
 
     /// Begins what can be begun, once all runs are known.

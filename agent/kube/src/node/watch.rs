@@ -29,6 +29,17 @@ pub(super) fn is_too_old(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
+/// What an administrator has to do, where the API server knows no such runs, or not the fields that they are selected by.
+pub(super) fn advice(error: &watcher::Error) -> Option<&'static str> {
+    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+        return None;
+    };
+    matches!(cause, kube::Error::Api(status) if matches!(status.code, 400 | 404)).then_some(
+        "If the definitions of remora's resources are of an older version than this agent: apply deploy/base/crds.yaml of \
+         its version, or what `remora crds` prints, with `kubectl apply --server-side`.",
+    )
+}
+
 /// The runs of this node, by UID.
 #[derive(Debug)]
 pub(super) struct Runs<R> {
@@ -104,6 +115,7 @@ impl<R: Run> Runs<R> {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
     use serde_json::json;
 
     use super::*;
@@ -115,6 +127,28 @@ mod tests {
             "apiVersion": "remora.dev/v1alpha1", "kind": "BackupRun", "metadata": {"name": name, "uid": name}, "spec": spec,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn definitions_that_are_older_than_the_agent_are_to_be_applied_anew() {
+        let answers = |code: u16| {
+            let answer = Status::failure("field label not supported: spec.verify", "BadRequest").with_code(code);
+            kube::Error::Api(Box::new(answer))
+        };
+        for code in [400, 404] {
+            for error in
+                [watcher::Error::InitialListFailed(answers(code)), watcher::Error::WatchStartFailed(answers(code))]
+            {
+                assert!(advice(&error).is_some_and(|advice| advice.contains("deploy/base/crds.yaml")), "{error}");
+            }
+        }
+        for error in [
+            watcher::Error::InitialListFailed(answers(403)),
+            watcher::Error::WatchStartFailed(answers(410)),
+            watcher::Error::NoResourceVersion,
+        ] {
+            assert_eq!(advice(&error), None, "{error}");
+        }
     }
 
     #[test]

@@ -67,6 +67,16 @@ impl Lab {
     }
 }
 
+#[test]
+fn a_vm_that_was_selected_and_is_gone_is_told_of() {
+    let name = |name: &str| VmName::new(name).unwrap();
+    let before = HashSet::from([name("db"), name("web")]);
+    let facts = |names: &[&str]| names.iter().map(|vm| VmFacts::named(name(vm))).collect::<Vec<_>>();
+    assert_eq!(gone(&before, &facts(&["web", "new"])), [&name("db")]);
+    assert!(gone(&before, &facts(&["db", "web"])).is_empty());
+    assert!(gone(&HashSet::new(), &facts(&["db"])).is_empty());
+}
+
 #[tokio::test]
 async fn a_run_is_due_once_and_what_was_missed_is_made_up_for_once() {
     let mut lab = Lab::new();

@@ -11,7 +11,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
-use remora_core::{Error, ErrorKind, Result};
+use remora_core::{Error, ErrorKind, Result, check_authorities};
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::location::{Addressing, Bucket, Location, Place, Plugin, Vendor};
@@ -211,7 +211,12 @@ fn connector(location: &Location, patience: Patience, seen: Seen) -> Result<Wait
 
 /// The PEM certificates that are trusted beside the system's.
 fn certificates(access: &Access) -> Result<Option<Vec<u8>>> {
-    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(|e| Error::io(named(path), e));
+    let read = |path: &std::path::PathBuf| -> Result<Vec<u8>> {
+        let pem = std::fs::read(path).map_err(|e| Error::io(named(path), e))?;
+        check_authorities(&pem)
+            .map_err(|why| Error::new(ErrorKind::Invalid, named(path)).because(why).advise(why.advice()))?;
+        Ok(pem)
+    };
     access.ca_file.as_ref().map(read).transpose()
 }
 
@@ -332,4 +337,29 @@ fn google(bucket: &Bucket, variables: &Variables, how: How) -> object_store::Res
         builder = builder.with_base_url(endpoint.as_str().trim_end_matches('/'));
     }
     Ok(Arc::new(builder.build()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_the_place_of_an_authority_is_told_with_what_belongs_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n";
+        let both = format!("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n{key}");
+        for (file, pem, said) in [
+            ("key.pem", key, "key.pem: there is a private key in it"),
+            ("both.pem", both.as_str(), "both.pem: there is a private key in it"),
+            ("empty.pem", "", "empty.pem: there is no certificate in it"),
+        ] {
+            let path = folder.path().join(file);
+            std::fs::write(&path, pem).unwrap();
+            let access = Access { ca_file: Some(path), ..Access::default() };
+            let location: Location = "s3://bucket/prefix?region=eu-west-1".parse().unwrap();
+            let error = open(&location.reached_by(access), Patience::USUAL).map(drop).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.chain().contains(said), "{}", error.chain());
+            assert!(error.advice().is_some_and(|advice| advice.contains("BEGIN CERTIFICATE")), "{:?}", error.advice());
+        }
+    }
 }

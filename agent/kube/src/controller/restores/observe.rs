@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -25,6 +25,9 @@ use crate::controller::worker::{self, PodState, Worker, WorkerFacts};
 use crate::kubevirt::{RUN_LABEL, bytes};
 use crate::resources::{Repository, RestoreRun, Run};
 use crate::targets::{is_target, targets};
+
+/// By so much the clocks of two API servers may differ.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
@@ -160,7 +163,7 @@ async fn claims(
     let mut all = BTreeMap::new();
     for name in names {
         let claim = api.get_opt(&name).await?;
-        let mut facts = claim.as_ref().map(|claim| claim_facts(claim, uid)).unwrap_or_default();
+        let mut facts = claim.as_ref().map(|claim| claim_facts(claim, run)).unwrap_or_default();
         if let Some(claim) = &claim {
             facts.users = others.of(&name, &no_users);
             let has_it = |other: &&&RestoreRun| {
@@ -176,7 +179,7 @@ async fn claims(
     Ok(all)
 }
 
-fn claim_facts(claim: &PersistentVolumeClaim, uid: &str) -> ClaimFacts {
+fn claim_facts(claim: &PersistentVolumeClaim, run: &RestoreRun) -> ClaimFacts {
     let size = |quantities: Option<&BTreeMap<String, _>>| quantities.and_then(|all| bytes(all.get("storage")?));
     let spec = claim.spec.as_ref();
     let asks = spec.and_then(|spec| size(spec.resources.as_ref()?.requests.as_ref()));
@@ -184,7 +187,7 @@ fn claim_facts(claim: &PersistentVolumeClaim, uid: &str) -> ClaimFacts {
     let leaving = claim.metadata.deletion_timestamp.is_some();
     ClaimFacts {
         // It has no owner, for it stays; its name is one of the run's.
-        taken: if is_labelled(claim, uid) { Taken::Ours { leaving } } else { Taken::Foreign },
+        taken: if is_made_for(claim, run) { Taken::Ours { leaving } } else { Taken::Foreign },
         uid: claim.uid().unwrap_or_default(),
         capacity: has.or(asks),
         block: spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block"),
@@ -192,6 +195,16 @@ fn claim_facts(claim: &PersistentVolumeClaim, uid: &str) -> ClaimFacts {
         left_by: None,
         overlays: Vec::new(),
     }
+}
+
+/// Whether a claim was made for a run, which removes it if it fails. Whoever may label claims, and not remove them, can give one that
+/// was there before the run's label, but not another age.
+fn is_made_for(claim: &PersistentVolumeClaim, run: &RestoreRun) -> bool {
+    let was_there = match (claim.creation_timestamp(), run.creation_timestamp()) {
+        (Some(claim), Some(run)) => run.0.duration_since(claim.0) > CLOCKS,
+        _ => false,
+    };
+    is_labelled(claim, &run.uid().unwrap_or_default()) && !was_there
 }
 
 fn is_labelled(claim: &PersistentVolumeClaim, run: &str) -> bool {
@@ -218,4 +231,35 @@ async fn machine_facts(reader: &Reader<'_>, observed: &Observed, uid: &str) -> R
         _ => false,
     };
     Ok(MachineFacts { taken, original, unknown: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_that_was_there_before_the_run_is_not_the_runs_whatever_its_label_says() {
+        let run: RestoreRun = serde_json::from_value(json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun",
+            "metadata": {"name": "run", "uid": "run-uid", "creationTimestamp": "2026-01-10T02:00:00Z"},
+            "spec": {"point": "0011223344556677-1", "repository": {"name": "offsite"}},
+        }))
+        .unwrap();
+        for (label, created, is_ours) in [
+            ("run-uid", "2026-01-10T02:00:01Z", true),
+            ("run-uid", "2026-01-10T01:59:58Z", true),
+            ("run-uid", "2026-01-10T01:30:00Z", false),
+            ("run-uid", "2025-01-10T02:00:01Z", false),
+            ("other", "2026-01-10T02:00:01Z", false),
+        ] {
+            let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+                "metadata": {"name": "data", "labels": {"remora.dev/run": label}, "creationTimestamp": created},
+            }))
+            .unwrap();
+            let wanted = if is_ours { Taken::Ours { leaving: false } } else { Taken::Foreign };
+            assert_eq!(claim_facts(&claim, &run).taken, wanted, "{label} at {created}");
+        }
+    }
 }

@@ -124,8 +124,12 @@ fn credentials_that_would_fill_the_controller_s_memory_are_refused() {
 #[test]
 fn a_ca_is_certificates_as_text_and_nothing_else() {
     let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
-    assert_eq!(certificates(pem.into()).as_deref(), Some(pem));
-    for other in [b"-----BEGIN PRIVATE KEY-----".as_slice(), b"", b"\x30\x82\xff"] {
-        assert_eq!(certificates(other.to_vec()), None, "{other:?}");
+    assert_eq!(certificates(pem.into()).as_deref(), Ok(pem));
+    let key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n";
+    for with_key in [key.to_owned(), format!("{pem}{key}")] {
+        assert_eq!(certificates(with_key.into()), Err(NotAuthorities::Key));
+    }
+    for other in [b"".as_slice(), b"\x30\x82\xff"] {
+        assert_eq!(certificates(other.to_vec()), Err(NotAuthorities::Nothing), "{other:?}");
     }
 }

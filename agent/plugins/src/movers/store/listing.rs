@@ -18,11 +18,20 @@ const PAGE: usize = 1_000;
 /// Pages in a row without an object: a store may have skipped what others deleted, but not for ever.
 const EMPTY_PAGES: u32 = 100;
 
-/// Objects in a folder, at most: so many segments, of 16 MiB each, one machine of 61 TiB has. Whoever lists a folder holds all of it.
-const OBJECTS: usize = 4_000_000;
+/// How much a listing may tell.
+struct Most {
+    objects: u64,
+    /// Bytes of their keys and etags together: 128 of each of so many objects, and some more.
+    names: u64,
+    /// What has no more.
+    of: &'static str,
+}
 
-/// Bytes of their keys and etags together: 128 of each of so many objects.
-const NAMES: usize = 512 << 20;
+/// So many segments, of 16 MiB each, one machine of 61 TiB has. Whoever lists a folder holds all of it.
+const FOLDER: Most = Most { objects: 4_000_000, names: 512 << 20, of: "folder of a repository" };
+
+/// So many segments 1.5 PiB have. All of a repository is only counted, object by object.
+const REPOSITORY: Most = Most { objects: 100_000_000, names: 13 << 30, of: "repository" };
 
 /// Sorts after all that a key has.
 const AFTER_ALL: char = '~';
@@ -30,17 +39,16 @@ const AFTER_ALL: char = '~';
 /// How much a listing told by now.
 #[derive(Default)]
 struct Told {
-    objects: usize,
-    names: usize,
+    objects: u64,
+    names: u64,
 }
 
 impl Told {
-    /// Counts the objects of a page in whose keys `prefix` bytes are the folder's; whether a folder may have so much.
-    fn count(&mut self, objects: &[Object], prefix: usize) -> bool {
-        let name = |object: &Object| object.key.len() - prefix + object.etag.as_ref().map_or(0, String::len);
-        self.objects += objects.len();
-        self.names += objects.iter().map(name).sum::<usize>();
-        self.objects <= OBJECTS && self.names <= NAMES
+    /// Counts one object or folder more, with so many bytes of names; whether a listing may tell of it.
+    fn count(&mut self, names: usize, most: &Most) -> bool {
+        self.objects += 1;
+        self.names += names as u64;
+        self.objects <= most.objects && self.names <= most.names
     }
 }
 
@@ -53,6 +61,7 @@ struct Walk {
     last: Option<String>,
     empty: u32,
     told: Told,
+    most: &'static Most,
     over: bool,
 }
 
@@ -60,7 +69,8 @@ impl Walk {
     fn new(inner: Arc<Inner>, prefix: Option<&Path>) -> Self {
         let prefix = prefix.filter(|prefix| prefix.parts().next().is_some());
         let prefix = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
-        Self { inner, prefix, after: None, token: None, last: None, empty: 0, told: Told::default(), over: false }
+        let (told, most) = (Told::default(), &FOLDER);
+        Self { inner, prefix, after: None, token: None, last: None, empty: 0, told, most, over: false }
     }
 
     /// The next page's objects; none after the last one.
@@ -107,14 +117,25 @@ impl Walk {
         if self.empty > EMPTY_PAGES {
             return lie("never ends");
         }
-        // All of a repository is only counted, object by object, and may have any number.
-        if !self.prefix.is_empty() && !self.told.count(&page.objects, self.prefix.len()) {
-            let names = NAMES >> 20;
-            return lie(&format!(
-                "has more than {OBJECTS} objects or {names} MiB of names, as no folder of a repository has"
-            ));
-        }
         Ok(())
+    }
+
+    /// Counts an object that whoever lists is told of.
+    fn count(&mut self, object: &Object) -> Result<()> {
+        let etag = object.etag.as_ref().map_or(0, String::len);
+        self.count_names(object.key.len() - self.prefix.len() + etag)
+    }
+
+    fn count_names(&mut self, names: usize) -> Result<()> {
+        if self.told.count(names, self.most) {
+            return Ok(());
+        }
+        let Most { objects, names, of } = self.most;
+        let (prefix, names) = (&self.prefix, names >> 20);
+        let what = format!(
+            "its listing of {prefix:?} has more than {objects} objects or {names} MiB of names, as no {of} has"
+        );
+        Err(self.inner.lie(&what))
     }
 
     /// The keys below the prefix that this process knows to be there, and their sizes.
@@ -158,7 +179,10 @@ impl Walk {
 
 /// All objects below a prefix.
 pub(super) fn all(inner: Arc<Inner>, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-    let walk = Walk::new(inner, prefix);
+    let mut walk = Walk::new(inner, prefix);
+    if walk.prefix.is_empty() {
+        walk.most = &REPOSITORY;
+    }
     let expected = walk.expected();
     let pages = stream::try_unfold((walk, expected), |(mut walk, mut expected)| async move {
         let Some(objects) = walk.next().await? else {
@@ -167,6 +191,7 @@ pub(super) fn all(inner: Arc<Inner>, prefix: Option<&Path>) -> BoxStream<'static
         };
         let mut metas = VecDeque::with_capacity(objects.len());
         for object in objects {
+            walk.count(&object)?;
             walk.meets(&mut expected, &object)?;
             metas.push_back(walk.inner.meta(object)?);
         }
@@ -187,9 +212,14 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
             if let Some((folder, _)) = below.split_once('/') {
                 let folder = format!("{}{folder}", walk.prefix);
                 skipping = Some(folder.clone());
-                folders.insert(folder);
+                // What is in it is not held.
+                let names = folder.len();
+                if folders.insert(folder) {
+                    walk.count_names(names)?;
+                }
             } else {
                 skipping = None;
+                walk.count(&object)?;
                 walk.meets(&mut expected, &object)?;
                 objects.push(walk.inner.meta(object)?);
             }
@@ -212,28 +242,28 @@ pub(super) async fn children(inner: &Arc<Inner>, prefix: Option<&Path>) -> Resul
 mod tests {
     use super::*;
 
-    /// A page of a folder, as an S3 server lists it.
-    fn page(name: usize) -> Vec<Object> {
-        let object = |n: usize| Object {
-            key: format!("t/{n:0name$}"),
-            size: 16 << 20,
-            modified: 1_700_000_000,
-            etag: Some("\"0123456789abcdef0123456789abcdef\"".into()),
-        };
-        (0..PAGE).map(object).collect()
+    /// How many things with such names are told of.
+    fn taken(names: usize, most: &Most) -> u64 {
+        let mut told = Told::default();
+        (0..=most.objects).take_while(|_| told.count(names, most)).count() as u64
     }
 
     #[test]
     fn a_folder_of_61_tib_is_listed_and_one_without_end_is_not() {
-        let (mut told, segments) = (Told::default(), page(44));
-        assert!((0..OBJECTS / PAGE).all(|_| told.count(&segments, 2)));
-        assert!(!told.count(&segments, 2));
+        // As an S3 server lists a segment: its name in the folder, and its etag.
+        assert_eq!(taken(42 + 34, &FOLDER), FOLDER.objects);
     }
 
     #[test]
     fn long_names_end_a_listing_earlier() {
-        let (mut told, long) = (Told::default(), page(2_000));
-        let pages = (0..OBJECTS / PAGE).take_while(|_| told.count(&long, 2)).count();
-        assert!(pages * PAGE * 2_000 <= NAMES && pages > 200, "{pages}");
+        assert_eq!(taken(2_000, &FOLDER), FOLDER.names / 2_000);
+    }
+
+    #[test]
+    fn all_of_a_repository_may_be_more_than_a_folder_and_ends_too() {
+        let before = REPOSITORY.objects - 1;
+        let mut told = Told { objects: before, names: before * 128 };
+        assert!(told.count(128, &REPOSITORY));
+        assert!(!told.count(128, &REPOSITORY));
     }
 }

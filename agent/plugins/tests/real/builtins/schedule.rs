@@ -146,6 +146,26 @@ async fn what_was_missed_is_made_up_for_at_once_but_not_in_a_blackout() {
     }
 }
 
+/// A year of minutes is no more work than two of them.
+#[tokio::test]
+async fn one_run_makes_up_for_all_that_was_missed_and_says_so() {
+    let host = host();
+    let table = [
+        ("* * * * *", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z", "2026-01-01T00:01:00Z", true),
+        ("0 2 * * *", "2026-01-01T12:00:00Z", "2026-01-03T02:00:00Z", "2026-01-02T02:00:00Z", true),
+        ("0 2 * * *", "2026-01-01T12:00:00Z", "2026-01-03T01:59:59Z", "2026-01-02T02:00:00Z", false),
+        ("0 2 * * *", "2026-01-01T12:00:00Z", "2026-01-01T12:00:00Z", "2026-01-02T02:00:00Z", false),
+    ];
+    for (expression, after, now, start, more) in table {
+        let policy = cron(&host, &serde_json::json!({"cron": expression}).to_string());
+        let (after, now) = (time(after), time(now));
+        let question = Question { vm: vm("vm", &[]), now, after, seed: 0, runs: Vec::new() };
+        let answer = policy.next(&[question]).await.unwrap().remove(0);
+        assert_eq!(answer.start, Some(time(start)), "{expression} at {now}");
+        assert_eq!(answer.reason.contains("makes up for all that were missed since"), more, "{}", answer.reason);
+    }
+}
+
 #[test]
 fn cron_settings_that_make_no_sense_are_told() {
     let host = host();

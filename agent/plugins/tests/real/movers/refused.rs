@@ -88,5 +88,12 @@ async fn what_is_missing_or_changed_is_told_with_what_to_do() {
     folder.write("emptied", &bytes, "secrets: {key: empty}\n");
     assert!(refused(&folder, "emptied").await.chain().contains("is empty"));
     folder.write("untrusted", &bytes, "network: {caFile: empty}\n");
-    folder.movers.open("untrusted", "").unwrap_err();
+    let error = folder.movers.open("untrusted", "").unwrap_err();
+    assert!(error.chain().contains("(network.caFile): there is no certificate in it"), "{}", error.chain());
+    let key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n";
+    fs::write(folder.path().join("key.pem"), key).unwrap();
+    folder.write("untrusted", &bytes, "network: {caFile: key.pem}\n");
+    let error = folder.movers.open("untrusted", "").unwrap_err();
+    assert!(error.chain().contains("(network.caFile): there is a private key in it"), "{}", error.chain());
+    assert!(error.advice().unwrap().contains("BEGIN CERTIFICATE"), "{:?}", error.advice());
 }
