@@ -18,7 +18,7 @@ fn guest(name: &str, agent: Agent) -> Protected<'static> {
 }
 
 /// How often libvirt, or the guest, may take longer than it has, as either can on a busy machine.
-const TRIES: usize = 20;
+const TRIES: usize = 100;
 
 /// Whether a guest that freezes was not frozen because it was so for longer than it may be, or because its agent did not tell libvirt
 /// within five seconds that it is there.
