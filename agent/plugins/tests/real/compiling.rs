@@ -59,8 +59,9 @@ fn a_component_that_takes_too_long_to_compile_is_refused_once_and_what_was_good_
     symlink(options().compiler.unwrap(), &compiler).unwrap();
     fs::write(folder.path().join("mine.wasm"), labels()).unwrap();
     fs::write(folder.path().join("nightly.yaml"), NIGHTLY).unwrap();
-    // By one that has time: how long a sound component takes is the machine's affair.
-    let good = next(&Generation::default(), &host(&compiler, CompileLimits::default()), folder.path(), now());
+    // How long a sound component takes is the machine's affair.
+    let patient = host(&compiler, CompileLimits::default());
+    let good = next(&Generation::default(), &patient, folder.path(), now());
     assert_eq!(errors(&good), [""; 0]);
     let host = host(&compiler, CompileLimits { seconds: 1, ..CompileLimits::default() });
     fs::write(folder.path().join("mine.wasm"), bomb()).unwrap();
