@@ -16,8 +16,8 @@ const DISKS: [&str; 2] = ["system", "data"];
 /// How long a restore may take on a busy machine.
 const RUN: Duration = Duration::from_mins(15);
 
-/// So often an increment is tried: now and then KubeVirt spoils one, and a point is made that rereads.
-const TRIES: u32 = 8;
+/// So often an increment is tried: KubeVirt spoils one now and then, and on a busy machine many, and a point is made that rereads.
+const TRIES: u32 = 30;
 
 /// A machine with two points, of which the second is an increment, and what its disks held at that.
 struct Scene {

@@ -2,7 +2,7 @@
 
 mod fetches;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,9 +22,9 @@ pub enum Fault {
     CutAnswer(usize),
     /// No answer ever comes.
     Hang,
-    /// The server hears of it so much later.
+    /// The server hears of it so much later, on a connection of its own.
     Delay(Duration),
-    /// The server hears of it once [`Meddler::come_back`] is called.
+    /// The server hears of it once [`Meddler::come_back`] is called, on a connection of its own.
     Hold,
     /// The server hears nothing of it, nor of anything else until [`Meddler::come_back`]: it is down, just then.
     GoDown,
@@ -81,8 +81,7 @@ impl Meddler {
                     shared.turned_away.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
-                let Ok(upstream) = TcpStream::connect(server) else { continue };
-                relay(client, upstream, &shared);
+                relay(client, server, &shared);
             }
         });
         meddler
@@ -161,43 +160,97 @@ fn head_line(bytes: &[u8]) -> Option<String> {
     line.ends_with(" HTTP/1.1").then(|| line.to_owned())
 }
 
-fn relay(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
-    // Pieces of a message are passed on as they come: one is not to wait until the one before is acknowledged.
-    for socket in [&client, &upstream] {
-        socket.set_nodelay(true).ok();
-    }
-    let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
-    let armed: Arc<Mutex<Option<Fault>>> = Arc::default();
-    let fetch: Arc<Mutex<Option<Fetch>>> = Arc::default();
-    let (for_requests, fetched, of_requests) = (Arc::clone(&armed), Arc::clone(&fetch), Arc::clone(shared));
-    let shared = Arc::clone(shared);
+fn relay(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
+    client.set_nodelay(true).ok();
+    let Ok(mut from_client) = client.try_clone() else { return };
+    let way = Way { client, server, armed: Arc::default(), fetch: Arc::default(), shared: Arc::clone(shared) };
+    let Ok(mut upstream) = way.open() else { return };
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(len @ 1..) = from_client.read(&mut buffer) {
             if let Some(line) = head_line(&buffer[..len]) {
-                let fault = take(&mut lock(&of_requests.rule), &line);
+                let fault = take(&mut lock(&way.shared.rule), &line);
+                if matches!(fault, Some(Fault::Delay(_) | Fault::Hold)) {
+                    upstream.give_up();
+                }
                 match fault {
-                    Some(Fault::GoDown) => of_requests.down.store(true, Ordering::Relaxed),
+                    Some(Fault::GoDown) => way.shared.down.store(true, Ordering::Relaxed),
                     Some(Fault::Delay(time)) => thread::sleep(time),
-                    Some(Fault::Hold) => of_requests.hold(),
+                    Some(Fault::Hold) => way.shared.hold(),
                     _ => {}
                 }
-                *lock(&for_requests) = fault;
-                *lock(&fetched) = line.starts_with("GET ").then(|| Fetch::begin(&of_requests.fetches));
-                lock(&of_requests.seen).push(line);
+                if upstream.is_given_up() {
+                    let Ok(another) = way.open() else {
+                        from_client.shutdown(Shutdown::Both).ok();
+                        break;
+                    };
+                    upstream = another;
+                }
+                *lock(&way.armed) = fault;
+                *lock(&way.fetch) = line.starts_with("GET ").then(|| Fetch::begin(&way.shared.fetches));
+                lock(&way.shared.seen).push(line);
             }
             // Not what is under way of another connection's request either.
-            if of_requests.down.load(Ordering::Relaxed) {
+            if way.shared.down.load(Ordering::Relaxed) {
                 from_client.shutdown(Shutdown::Both).ok();
                 break;
             }
-            if to_server.write_all(&buffer[..len]).is_err() {
+            if upstream.stream.write_all(&buffer[..len]).is_err() {
                 break;
             }
         }
-        to_server.shutdown(Shutdown::Both).ok();
+        upstream.stream.shutdown(Shutdown::Both).ok();
     });
-    thread::spawn(move || answer(client, upstream, &armed, &fetch, &shared.down));
+}
+
+/// What a client's connection has, whichever of the server's is behind it.
+struct Way {
+    client: TcpStream,
+    server: SocketAddr,
+    /// What is done to the answer that comes next.
+    armed: Arc<Mutex<Option<Fault>>>,
+    fetch: Arc<Mutex<Option<Fetch>>>,
+    shared: Arc<Shared>,
+}
+
+/// A connection to the server.
+struct Upstream {
+    stream: TcpStream,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Way {
+    /// Connects to the server, whose answers are passed on from now on.
+    fn open(&self) -> io::Result<Upstream> {
+        let stream = TcpStream::connect(self.server)?;
+        // Pieces of a message are passed on as they come: one is not to wait until the one before is acknowledged.
+        stream.set_nodelay(true).ok();
+        let upstream = Upstream { stream: stream.try_clone()?, given_up: Arc::default() };
+        let (client, given_up) = (self.client.try_clone()?, Arc::clone(&upstream.given_up));
+        let (armed, fetch, shared) = (Arc::clone(&self.armed), Arc::clone(&self.fetch), Arc::clone(&self.shared));
+        thread::spawn(move || {
+            answer(&client, &stream, &armed, &fetch, &shared.down);
+            // Who waits in vain does not hear that the server ends what nothing is asked on any more.
+            if !given_up.load(Ordering::Relaxed) && *lock(&armed) != Some(Fault::Hang) {
+                client.shutdown(Shutdown::Both).ok();
+            }
+            stream.shutdown(Shutdown::Both).ok();
+        });
+        Ok(upstream)
+    }
+}
+
+impl Upstream {
+    /// Ends it without its client: while a request is kept from it, the server would do so after some time, as of any
+    /// connection on which nothing is asked.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.stream.shutdown(Shutdown::Both).ok();
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
 }
 
 fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
@@ -207,8 +260,8 @@ fn take(rule: &mut Option<Rule>, line: &str) -> Option<Fault> {
 }
 
 fn answer(
-    mut client: TcpStream,
-    mut upstream: TcpStream,
+    mut client: &TcpStream,
+    mut upstream: &TcpStream,
     armed: &Mutex<Option<Fault>>,
     fetch: &Mutex<Option<Fetch>>,
     down: &AtomicBool,
@@ -233,8 +286,6 @@ fn answer(
             break;
         }
     }
-    client.shutdown(Shutdown::Both).ok();
-    upstream.shutdown(Shutdown::Both).ok();
 }
 
 #[cfg(test)]
@@ -251,14 +302,35 @@ mod tests {
         meddler.meddle("PUT", "/s/", Fault::Hold, usize::MAX);
         let mut client = TcpStream::connect(meddler.address()).unwrap();
         client.write_all(b"PUT /s/1 HTTP/1.1\r\n\r\n").unwrap();
-        let (mut passed, _) = server.accept().unwrap();
+        let (mut given_up, _) = server.accept().unwrap();
         wait_until("it is not held", Duration::from_mins(2), || meddler.left() < usize::MAX);
         let mut first = [0];
-        passed.set_nonblocking(true).unwrap();
-        assert_eq!(passed.read(&mut first).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(given_up.read(&mut first).unwrap(), 0, "a server would not wait for what is held");
+        server.set_nonblocking(true).unwrap();
+        assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
         meddler.come_back();
-        passed.set_nonblocking(false).unwrap();
+        server.set_nonblocking(false).unwrap();
+        let (mut passed, _) = server.accept().unwrap();
         passed.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"P");
+        passed.write_all(b"H").unwrap();
+        client.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"H");
+    }
+
+    #[test]
+    fn who_waits_in_vain_is_not_told_that_the_server_has_gone() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let meddler = Meddler::before(server.local_addr().unwrap());
+        meddler.meddle("GET", "/s/", Fault::Hang, 1);
+        let mut client = TcpStream::connect(meddler.address()).unwrap();
+        client.write_all(b"GET /s/1 HTTP/1.1\r\n\r\n").unwrap();
+        let (mut asked, _) = server.accept().unwrap();
+        asked.read_exact(&mut [0]).unwrap();
+        asked.shutdown(Shutdown::Write).unwrap();
+        // By the time that it is closed in turn, the client would have been told.
+        while let Ok(1..) = asked.read(&mut [0; 64]) {}
+        client.set_nonblocking(true).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

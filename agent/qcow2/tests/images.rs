@@ -110,13 +110,11 @@ fn more_data_than_one_refcount_block_covers() {
 }
 
 #[test]
-fn a_sparse_tebibyte_is_small_and_quick() {
+fn a_sparse_tebibyte_is_small() {
     let ranges = [0, TIB / 3, TIB / 2 + 1234, TIB - 5000].map(|at| ByteRange::new(at, at + 5000));
-    let started = std::time::Instant::now();
     assert_image_equals(TIB, &ranges, 1 << 20);
     let layout = Layout::new(TIB, ranges.iter().map(|r| data(r.start, r.end))).unwrap();
     assert!(layout.file_size() < 2 << 20, "{} bytes", layout.file_size());
-    assert!(started.elapsed().as_secs() < 300, "took {:?}", started.elapsed());
 }
 
 #[test]

@@ -62,6 +62,10 @@ pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_t
     what_happens_again_is_counted(&shop, &run);
 }
 
+/// So often something happens again until it does so within six minutes, after which it is another event: on a machine that is busy
+/// enough it may take longer.
+const TRIES: u64 = 5;
+
 /// As one event, if it is the very same.
 fn what_happens_again_is_counted(shop: &Shop, run: &Run<'_>) {
     let list = format!("/apis/events.k8s.io/v1/namespaces/{}/events", shop.namespace);
@@ -70,15 +74,27 @@ fn what_happens_again_is_counted(shop: &Shop, run: &Run<'_>) {
         let is = |event: &Value| event["reason"] == "NoAgent" && event["regarding"]["name"] == "run";
         told.into_iter().filter(is).collect::<Vec<_>>()
     };
-    shop.change_instance(&json!({"status": {"nodeName": "three"}}));
-    run.waits_for("Assigned", "NoAgent");
-    wait_until(format_args!("it is not counted: {:#?}", of_no_agent()), SOON, || {
-        let counts = of_no_agent().iter().filter_map(|event| event["series"]["count"].as_u64()).collect::<Vec<_>>();
-        counts == [2]
+    let counts =
+        || of_no_agent().iter().map(|event| event["series"]["count"].as_u64().unwrap_or(1)).collect::<Vec<_>>();
+    let counted = (2..2 + TRIES).any(|times| {
+        shop.change_instance(&json!({"status": {"nodeName": "three"}}));
+        run.waits_for("Assigned", "NoAgent");
+        wait_until(format_args!("it is not told: {:#?}", of_no_agent()), SOON, || {
+            counts().iter().sum::<u64>() == times
+        });
+        let counted = counts().contains(&2);
+        if !counted {
+            shop.change_instance(&json!({"status": {"nodeName": "one"}}));
+            run.waits_for("Assigned", "Assigned");
+        }
+        counted
     });
-    assert_eq!(of_no_agent().len(), 1);
+    assert!(counted, "it is another event each time: {:#?}", of_no_agent());
+    let before = of_no_agent().len();
     shop.change_instance(&json!({"status": {"nodeName": "four"}}));
-    wait_until(format_args!("another note is no other event: {:#?}", of_no_agent()), SOON, || of_no_agent().len() == 2);
+    wait_until(format_args!("another note is no other event: {:#?}", of_no_agent()), SOON, || {
+        of_no_agent().len() == before + 1
+    });
 }
 
 #[test]

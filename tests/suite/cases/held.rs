@@ -38,7 +38,7 @@ impl<'lab> Holdable<'lab> {
     /// Starts a backup, and holds up what it stores once it has begun to read. It goes on to take QEMU's replies.
     #[track_caller]
     pub(super) fn hold_backup(&self, remora: &Remora) -> Held<'_> {
-        let backup = reading(&self.vm.domain, remora);
+        let backup = reading(&self.vm.domain, remora, "16MiB");
         self.repository.hold();
         let held = Held { backup: Some(backup), repository: &self.repository };
         let job = self.vm.domain.try_virsh("backup-dumpxml", &[]);
@@ -73,13 +73,13 @@ impl Drop for Held<'_> {
     }
 }
 
-/// A backup that has begun to read a domain's disks. It takes a quarter of a minute for all of [`SIZE`], however quick the
-/// machine is with it while a test gets no processor.
+/// A backup that has begun to read a domain's disks, and stores no more than `upload` each second: with `16MiB` it takes a quarter
+/// of a minute for all of [`SIZE`], however quick the machine is with it while a test gets no processor.
 #[track_caller]
-pub(super) fn reading(domain: &Domain<'_>, remora: &Remora) -> Child {
+pub(super) fn reading(domain: &Domain<'_>, remora: &Remora, upload: &str) -> Child {
     // What remora reads, QEMU must read before.
     let (qemu, before) = (domain.qemu(), bytes_read(domain.qemu()));
-    let backup = remora.spawn(["backup", domain.name(), "--quiesce=never", "-o", "json", "--limit-upload", "16MiB"]);
+    let backup = remora.spawn(["backup", domain.name(), "--quiesce=never", "-o", "json", "--limit-upload", upload]);
     wait_until("the backup does not read", Duration::from_mins(5), || bytes_read(qemu) > before + READ);
     backup
 }

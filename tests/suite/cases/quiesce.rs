@@ -18,7 +18,7 @@ fn guest(name: &str, agent: Agent) -> Protected<'static> {
 }
 
 /// How often libvirt, or the guest, may take longer than it has, as either can on a busy machine.
-const TRIES: usize = 20;
+const TRIES: usize = 100;
 
 /// Whether a guest that freezes was not frozen because it was so for longer than it may be, or because its agent did not tell libvirt
 /// within five seconds that it is there.
@@ -143,7 +143,10 @@ fn an_agent_that_refuses_has_its_outcome_and_leaves_the_guest_thawed() {
 fn an_agent_that_hangs_has_its_outcome_and_leaves_the_guest_thawed() {
     let vm = guest("cli hung", Agent::Works);
     vm.domain.guest().hang_agent_until_a_disk_comes("vdb");
-    assert_unfrozen(&vm, "agent");
+    // Each wish that asks it waits for more than a minute: not all of them, which the others above show.
+    assert_refused(&vm, "agent");
+    assert_makes(&vm, &["--quiesce=preferred"], "failed", "could not be frozen");
+    assert_makes(&vm, &["--quiesce=never"], "skipped", "");
     vm.domain.attach(&DiskSpec::qcow2("vdb", MIB));
     // Now it does all that it was asked meanwhile.
     wait_until("the guest's agent does not answer again", Duration::from_mins(5), || {

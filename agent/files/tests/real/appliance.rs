@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -180,9 +179,7 @@ async fn stop_works_while_files_are_in_use_here_and_in_another_mount_namespace()
     let open = outside(move || fs::File::open(path).unwrap()).await;
     let mut inside =
         Command::new("sleep").arg("1000").current_dir(served.mounted.files().join("root")).spawn().unwrap();
-    let started = Instant::now();
     served.stop().await;
-    assert!(started.elapsed() < Duration::from_mins(5), "took {:?}", started.elapsed());
     assert!(outside(move || open.read_exact_at(&mut [0; 10], 5_000_000)).await.is_err());
     for child in [&mut other, &mut inside] {
         child.kill().unwrap();
@@ -287,51 +284,4 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
     outside(move || assert_eq!(fs::read_to_string(hello).unwrap(), "the whole disk\n")).await;
     mounted.stop().await.unwrap();
     assert_nothing_left(folder.path());
-}
-
-/// How long an appliance takes to boot that has this disk.
-fn boot(disk: &Path) -> Duration {
-    let started = Instant::now();
-    let mut command = Command::new("guestfish");
-    if std::env::var_os("LIBGUESTFS_BACKEND_SETTINGS").is_none() {
-        command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
-    }
-    command.env("LIBGUESTFS_BACKEND", "direct").args(["--ro", "--format=raw", "-a"]).arg(disk).arg("run");
-    assert!(command.status().unwrap().success());
-    started.elapsed()
-}
-
-/// How long it takes from nothing to the first byte of a file on this disk.
-async fn first_byte(disk: PathBuf) -> Duration {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("scratch")).unwrap();
-    let reader = Arc::new(FileReader::new(&[("vdd", disk)]));
-    let started = Instant::now();
-    let mounted =
-        Mount::start(Arc::clone(&reader) as _, &folder.path().join("m"), &options(folder.path())).await.unwrap();
-    let hello = mounted.files().join("vdd/hello");
-    outside(move || fs::read(hello).unwrap()).await;
-    let first_byte = started.elapsed();
-    println!("first byte {first_byte:?}, {} KiB of the disk read", reader.bytes_read.load(Ordering::SeqCst) / 1024);
-    mounted.stop().await.unwrap();
-    first_byte
-}
-
-/// What a person waits for a file, beyond the appliance's own boot. The promise is 2 s; tests run beside each other, so this only
-/// notices a step that became slow, and measures again where it may have been a test that had no processor.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_byte_costs_little_more_than_the_boot() {
-    let _turn = turn().await;
-    let disk = outside(|| GUEST.path("vdd")).await;
-    let mut measured = Vec::new();
-    for _ in 0..5 {
-        let booted = disk.clone();
-        let boot = outside(move || boot(&booted)).await;
-        let first_byte = first_byte(disk.clone()).await;
-        measured.push((boot, first_byte));
-        if first_byte < boot * 2 + Duration::from_secs(5) {
-            return;
-        }
-    }
-    panic!("boot and first byte, each time: {measured:?}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::{Whence, lseek};
 use remora_core::{ByteRange, ErrorKind};
@@ -199,9 +199,7 @@ async fn stop_works_while_somebody_reads_and_holds_files_open() {
     let hanging = tokio::spawn(hanging);
     let reader = Arc::clone(&fixture.reader);
     until("the read hangs", || reader.waiting.load(Ordering::SeqCst) >= 1).await;
-    let started = Instant::now();
     fixture.stop().await;
-    assert!(started.elapsed() < Duration::from_mins(5));
     assert_eq!(hanging.await.unwrap().unwrap_err().raw_os_error(), Some(nix::libc::EIO));
     let late = outside(move || disk.read_exact_at(&mut [0; 512], 8 * MIB)).await;
     assert!(late.is_err());

@@ -205,6 +205,18 @@ mod tests {
             self.tls.connect(ServerName::try_from("keys").unwrap(), self.connect(from).await).await
         }
 
+        /// The same, again and again: a machine may have no processor for a handshake in the time that there is for it.
+        async fn shake_hands_in_time(&self, from: u8) -> TlsStream<TcpStream> {
+            let shaken = async {
+                loop {
+                    if let Ok(stream) = self.shake_hands(from).await {
+                        return stream;
+                    }
+                }
+            };
+            timeout(PATIENCE, shaken).await.expect("no handshake is in time")
+        }
+
         async fn ask(&self, from: u8) -> String {
             let mut stream = self.shake_hands(from).await.unwrap();
             stream.write_all(b"GET / HTTP/1.1\r\nhost: keys\r\n\r\n").await.unwrap();
@@ -253,14 +265,14 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_stays_for_long() {
-        // For a machine, too, that has no processor for a handshake just now.
-        let short = Duration::from_secs(5);
+        let short = Duration::from_secs(1);
         let silent = Served::start(Limits { silence: short, whole: 2 * PATIENCE, ..LIMITS }).await;
         is_closed(&mut silent.connect(2).await).await;
-        is_closed(&mut silent.shake_hands(2).await.unwrap()).await;
-        let slow = Served::start(Limits { silence: 2 * PATIENCE, whole: short * 2, ..LIMITS }).await;
-        let mut stream = slow.shake_hands(2).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        is_closed(&mut silent.shake_hands_in_time(2).await).await;
+        let slow = Served::start(Limits { silence: 2 * PATIENCE, whole: short, ..LIMITS }).await;
+        let mut stream = slow.shake_hands_in_time(2).await;
+        // It may be over by now.
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.ok();
         is_closed(&mut stream).await;
         slow.cancel.cancel();
         timeout(PATIENCE, slow.task).await.unwrap().unwrap();

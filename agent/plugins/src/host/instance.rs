@@ -235,14 +235,14 @@ mod tests {
     #[test]
     fn a_call_has_its_time_of_the_processor_and_not_of_the_clock() {
         let (deadline, before) = (Duration::from_millis(200), of_processor());
-        let mut ends = Ends::after(deadline);
+        let mut ends = Ends { clock: Instant::now() + Duration::from_hours(1), ..Ends::after(deadline) };
         assert!(!ends.have_come(), "it is asked for the first time, and the call's time is counted from there");
         while !ends.have_come() {
             std::hint::spin_loop();
         }
         assert!(of_processor() >= before + deadline);
         // Another thread has had nothing of it.
-        let mut begun = Ends { processor: ends.processor, ..Ends::after(deadline) };
+        let mut begun = ends;
         assert!(!std::thread::spawn(move || begun.have_come()).join().unwrap());
         // One that gets none ends by the clock.
         assert!(Ends { clock: Instant::now(), ..Ends::after(deadline) }.have_come());

@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(pace.turn(after(60.5), 1), after(61.0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn each_limit_holds_for_what_it_is_of() {
         let all = Limits { upload: per_second(50_000), download: per_second(50_000), requests: per_second(50) };
         for (limits, milliseconds) in [

@@ -29,8 +29,11 @@ const PATIENT: Patience = Patience {
     outage: Duration::ZERO,
 };
 
-/// For a server that hangs, and that then answers to a test which may have no processor for a while.
-const HASTY: Patience = Patience { silence: Duration::from_secs(8), ..PATIENT };
+/// For a server that hangs.
+const HASTY: Patience = Patience { silence: Duration::from_secs(2), ..PATIENT };
+
+/// For one that hangs, and that then answers to a test which may have no processor for a while.
+const STUBBORN: Patience = Patience { retries: 20, ..HASTY };
 
 /// More than a segment, of which the parts are not one buffer.
 fn large(first: u8) -> PutPayload {
@@ -59,15 +62,23 @@ impl Meddled {
         let s3 = S3::start();
         s3.bucket("meddled");
         let meddler = Meddler::before(s3.address());
-        let location = location(&s3, &s3.url_at("meddled", meddler.address()));
-        let store = Store::open_with(&location, patience).unwrap();
+        let store = meddled(&s3, &meddler, patience);
         Self { s3, meddler, store }
+    }
+
+    /// The same bucket, reached through the proxy by another client.
+    fn another(&self, patience: Patience) -> Store {
+        meddled(&self.s3, &self.meddler, patience)
     }
 
     /// The same bucket, reached without the proxy.
     fn direct(&self) -> Store {
         open(&self.s3, "meddled")
     }
+}
+
+fn meddled(s3: &S3, meddler: &Meddler, patience: Patience) -> Store {
+    Store::open_with(&location(s3, &s3.url_at("meddled", meddler.address())), patience).unwrap()
 }
 
 /// A server behind a mover of the SDK's examples.
@@ -205,14 +216,14 @@ async fn half_an_answer_is_asked_for_again_and_never_taken_for_the_object() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_is_not_waited_for_without_end() {
-    let meddled = Meddled::new(HASTY);
+    let meddled = Meddled::new(STUBBORN);
     let Meddled { meddler, store, .. } = &meddled;
     let name = Path::from("object");
     store.create(&name, PutPayload::from_static(b"x")).await.unwrap();
     meddler.meddle("GET", "object", Meddling::Hang, 1);
     assert_eq!(store.get(&name, 10).await.unwrap().unwrap(), "x", "asked for again");
     meddler.meddle("GET", "object", Meddling::Hang, 100);
-    let error = store.get(&name, 10).await.unwrap_err();
+    let error = meddled.another(HASTY).get(&name, 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.advice().unwrap().contains("endpoint"), "{}", error.chain());
     // A PUT that hangs after it took effect.
