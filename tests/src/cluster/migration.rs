@@ -35,8 +35,13 @@ impl<'vm> Migration<'vm> {
     #[track_caller]
     pub fn wait_for(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
         let found = self.ready_or_over(what, &ready);
-        assert!(ready(&found), "{what}: {found:#}\n{:#}", self.vm.instance()["status"]);
+        assert!(ready(&found), "{what}: {found:#}\n{:#}\n{}", self.vm.instance()["status"], self.events());
         found
+    }
+
+    /// Why nothing has become of it, when that is no matter of KubeVirt's.
+    fn events(&self) -> String {
+        self.vm.cluster().kubectl(&["get", "events", "--namespace", self.vm.namespace(), "--sort-by=.lastTimestamp"])
     }
 
     #[track_caller]
