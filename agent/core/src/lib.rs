@@ -4,7 +4,7 @@
 //! Kubernetes, FUSE or any storage. Start reading at [`ports`] (who talks to whom), then [`point`] (what is stored) and
 //! [`plan`] (how a backup run decides between a full, an incremental and a reread).
 
-pub mod authorities;
+mod authorities;
 mod base32;
 pub mod budget;
 mod clock;
