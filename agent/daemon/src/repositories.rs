@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use remora_core::ports::Mover;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use crate::config::Repository;
 
-/// So long a run waits at its end for repositories that are not its own.
-const OTHERS: Duration = Duration::from_secs(10);
+/// So long one is not tried again that could not be opened in time: a run would wait for it at its end each time, and a mounted
+/// folder that does not answer keeps a thread for each try.
+const REST: Duration = Duration::from_hours(1);
 
 /// An open repository.
 pub(crate) enum Opened {
@@ -48,13 +49,15 @@ pub(crate) struct Repositories {
     open: Mutex<Cells>,
     /// Which repository each is that was opened, by the first name of its place.
     ids: Mutex<BTreeMap<String, RepositoryId>>,
+    /// When each was last tried to be opened for that alone.
+    tried: Mutex<BTreeMap<String, Instant>>,
     /// Where the host remembers what it saw of them.
     state: PathBuf,
 }
 
 impl Repositories {
     pub(crate) fn new(configured: BTreeMap<String, Repository>, movers: Movers, state: PathBuf) -> Self {
-        Self { configured, movers, open: Mutex::default(), ids: Mutex::default(), state }
+        Self { configured, movers, open: Mutex::default(), ids: Mutex::default(), tried: Mutex::default(), state }
     }
 
     /// What a policy names, or the only repository.
@@ -94,17 +97,27 @@ impl Repositories {
     }
 
     /// Opens each that was not opened since the start, and closes it again: only then is it known to be another one than the others.
-    /// One that cannot be opened now is tried again the next time.
-    pub(crate) async fn meet_others(&self) {
-        let is_unknown = |name: &&String| self.first(name) == Some(*name) && !self.ids().contains_key(*name);
-        let opened = self.configured.keys().filter(is_unknown).map(|name| async move {
+    /// It takes `most` at the most.
+    pub(crate) async fn meet_others(&self, most: Duration) {
+        let opened = self.strangers(Instant::now()).into_iter().map(|name| async move {
             if let Err(error) = self.vault(name).await {
                 tracing::debug!(repository = name, error = error.chain(), "it is not known which repository this is");
             }
         });
-        if timeout(OTHERS, join_all(opened)).await.is_err() {
+        if timeout(most, join_all(opened)).await.is_err() {
             tracing::debug!("it is not known of each repository which one it is");
         }
+    }
+
+    /// Those that were not opened since the start, without those that rest; they are tried now.
+    fn strangers(&self, now: Instant) -> Vec<&String> {
+        let (ids, mut tried) = (self.ids(), self.tried.lock().unwrap_or_else(PoisonError::into_inner));
+        let rests = |name: &String| tried.get(name).is_some_and(|last| now.duration_since(*last) < REST);
+        let is_first = |name: &String| self.first(name) == Some(name);
+        let strangers: Vec<_> =
+            self.configured.keys().filter(|name| is_first(name) && !ids.contains_key(*name) && !rests(name)).collect();
+        tried.extend(strangers.iter().map(|name| ((*name).clone(), now)));
+        strangers
     }
 
     fn ids(&self) -> MutexGuard<'_, BTreeMap<String, RepositoryId>> {
@@ -214,6 +227,21 @@ mod tests {
         assert_eq!(repositories.meant(Some(&mover)), Some(mover));
     }
 
+    #[test]
+    fn what_could_not_be_opened_rests_before_it_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str, url: &str| format!("[repositories.{name}]\nurl = '{url}'\nkey_file = 'k'\n");
+        let text = [("a", "/a"), ("b", "/b"), ("c", "/b/")].map(|(name, url)| place(name, url)).concat();
+        std::fs::write(folder.path().join("agent.toml"), text).unwrap();
+        let configured = Config::read(folder.path()).unwrap().repositories;
+        let repositories = Repositories::new(configured, Movers::new("plugins", None), folder.path().into());
+        let now = Instant::now();
+        assert_eq!(repositories.strangers(now), ["a", "b"]);
+        assert_eq!(repositories.strangers(now + REST / 2), [""; 0]);
+        repositories.learn("a", RepositoryId::random());
+        assert_eq!(repositories.strangers(now + REST), ["b"]);
+    }
+
     #[tokio::test]
     async fn what_is_not_known_to_be_another_repository_counts_as_this_one() {
         let folder = tempfile::tempdir().unwrap();
@@ -241,10 +269,7 @@ mod tests {
         repositories.get(Some(&repository("a"))).await.map(drop).unwrap();
         repositories.forget(Some(&repository("a")));
         assert_eq!(seen_from("a", "c"), Some(repository("a")), "only the one was opened");
-        // A busy machine may take longer than a run waits.
-        for _ in 0..30 {
-            repositories.meet_others().await;
-        }
+        repositories.meet_others(Duration::from_mins(5)).await;
         for (here, name, meant) in [("a", "b", "a"), ("b", "a", "b"), ("a", "c", "c"), ("c", "b", "b"), ("c", "c", "c")]
         {
             assert_eq!(seen_from(here, name), Some(repository(meant)), "{name} from {here}");

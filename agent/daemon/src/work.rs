@@ -25,6 +25,9 @@ use crate::repositories::{Opened, Repositories};
 /// How long a run waits for somebody else's backup of the VM to end.
 const PATIENCE: Duration = Duration::from_mins(10);
 
+/// How long it waits at its end for repositories that are not its own.
+const OTHERS: Duration = Duration::from_secs(10);
+
 /// What runs work with.
 pub(crate) struct Tools {
     pub(crate) source: LibvirtSource,
@@ -93,7 +96,7 @@ impl Tools {
         // What is known then is for the next run's retention.
         tokio::select! {
             () = self.cancel.cancelled() => {}
-            () = self.repositories.meet_others() => {}
+            () = self.repositories.meet_others(OTHERS) => {}
         }
         Ok(done)
     }
