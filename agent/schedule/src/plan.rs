@@ -369,17 +369,18 @@ impl Planner {
     }
 }
 
-/// Those of which a policy was asked before, and is not any more: they have no more backups, and nobody decided that.
+/// Those that a policy selected, and is not asked of any more: they have no more backups, and nobody decided that.
 fn gone<'a>(before: &'a HashSet<VmName>, vms: &[VmFacts]) -> Vec<&'a VmName> {
     let there: HashSet<_> = vms.iter().map(|vm| &vm.name).collect();
     before.iter().filter(|vm| !there.contains(vm)).collect()
 }
 
-/// Says of each VM whose selection has changed what the policy said of it, or that it is gone.
+/// Says of each VM whose selection has changed what the policy said of it, or that it is gone: removed, or
+/// as good as that, for its definition cannot be read.
 fn tell(policy: &BackupPolicy, before: &HashSet<VmName>, vms: &[VmFacts], answers: &[Selection]) {
     for vm in gone(before, vms) {
         let (policy, vm) = (policy.name.as_str(), vm.as_str());
-        tracing::info!(target: "remora::decision", policy, vm, "a VM that was selected is not there any more");
+        tracing::info!(target: "remora::decision", policy, vm, "a VM that was selected is not found any more");
     }
     let (digest, settings) = (policy.select.digest(), policy.select.settings_hash());
     for (vm, answer) in vms.iter().zip(answers) {
