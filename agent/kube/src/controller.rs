@@ -132,7 +132,7 @@ pub async fn run(
 fn health(metrics: &metrics::Metrics, at_work: &Arc<AtomicBool>) -> Health {
     let (metrics, at_work) = (metrics.clone(), Arc::clone(at_work));
     let ready = move || {
-        if at_work.load(Ordering::Relaxed) { Ok(()) } else { Err("its key service does not answer yet".to_owned()) }
+        if at_work.load(Ordering::Relaxed) { Ok(()) } else { Err("its key service does not answer".to_owned()) }
     };
     Health { metrics: Box::new(move || metrics.text()), ready: Box::new(ready) }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use jiff::Timestamp;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -191,10 +191,7 @@ impl<D: Duty> Rounds<D> {
                 Some(event) = events.next() => match event {
                     Ok(event) => self.note(event),
                     Err(error) => {
-                        let (kind, advice) = (kind::<D>(), advice(&error));
-                        tracing::warn!(kind, %error, advice, "the runs of this node are not followed; it is tried again");
-                        let why = advice.map_or_else(|| format!("{kind}: {error}"), |advice| format!("{kind}: {error}. {advice}"));
-                        self.counts.set_trouble(Some(why));
+                        self.note_trouble(&error);
                         if is_too_old(&error) {
                             events = runs_of::<D::Run>(&self.client, &self.me.node, D::SELECTS);
                         }
@@ -209,6 +206,14 @@ impl<D: Duty> Rounds<D> {
         while let Some(ended) = self.tasks.join_next_with_id().await {
             self.ended(ended);
         }
+    }
+
+    /// Why the runs are not followed: for the log, and for whoever asks whether the agent is ready.
+    fn note_trouble(&self, error: &watcher::Error) {
+        let (kind, advice) = (kind::<D>(), advice(error));
+        tracing::warn!(kind, %error, advice, "the runs of this node are not followed; it is tried again");
+        let advice = advice.map(|advice| format!(". {advice}")).unwrap_or_default();
+        self.counts.set_trouble(Some(format!("{kind}: {error}{advice}")));
     }
 
     fn note(&mut self, event: Event<D::Run>) {
