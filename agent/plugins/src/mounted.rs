@@ -69,7 +69,8 @@ pub(crate) fn secret_file(folder: &Path, path: &Path) -> Result<Zeroizing<Vec<u8
 /// The same of what a person names on a command line, which may be a pipe, too: a shell makes one of `<(command)`. Whoever writes
 /// into it is waited for, so this is for no daemon.
 pub fn named_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
+    // One that grows leaves copies of what it held.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
     let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes));
     read.map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
     check_length(path, &bytes)?;
