@@ -198,6 +198,8 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
     let status = scene.back_up();
     assert_reread(&status, "size changed");
     scene.increment();
+
+    is_plugged_in_in_the_middle(&mut scene, "late");
     scene.disks.push("more");
     scene.assert_points_are_right();
 }
@@ -211,6 +213,19 @@ fn is_plugged_in_again(scene: &Scene, disk: &str) {
     let file = File::options().write(true).open(image).unwrap();
     file.write_all_at(&bytes, 3 * MIB).unwrap();
     scene.vm.plug_in(disk);
+}
+
+/// KubeVirt makes the pod anew by which the scratch is there: whether the run goes on or fails, its point is of the disks that the
+/// machine had when it began, and the next one has all.
+fn is_plugged_in_in_the_middle(scene: &mut Scene, disk: &'static str) {
+    let status = scene.disturbed_in_the_middle(&json!({}), |scene, _, _held| scene.vm.plug(disk, 32 * MIB));
+    if is_true(&status, "Complete") {
+        assert_eq!(names(&status), ["data", "system"], "{status:#}");
+    }
+    scene.disks.push(disk);
+    let status = scene.back_up();
+    assert_eq!(names(&status), ["data", disk, "system"], "{status:#}");
+    scene.increment();
 }
 
 /// That a disk is new, and all others were read again because of it.
