@@ -5,9 +5,9 @@ use std::path::Path;
 use remora_tests::cluster::{Product, Vm};
 use remora_tests::truth::assert_same;
 use remora_tests::{MIB, Remora};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::scene::is_incremental;
+use crate::scene::{Scene, is_incremental, why_failed};
 
 const SIZE: u64 = 64 * MIB;
 const DISKS: [&str; 2] = ["system", "data"];
@@ -38,6 +38,27 @@ fn both_points_of_a_machine_are_what_its_disks_held() {
     for (run, status) in [("first", first), ("second", second)] {
         assert_restores(&remora, &status, run, dir.path());
     }
+}
+
+#[test]
+fn a_run_that_is_cancelled_or_deleted_in_its_middle_leaves_nothing_and_the_next_one_is_right() {
+    let _undisturbed = Product::undisturbed();
+    let mut scene = Scene::new("ended");
+    assert_eq!(scene.back_up()["decision"], "full");
+
+    let status = scene.disturbed_in_the_middle(&json!({}), |scene, run, _held| {
+        scene.cancel(run);
+        scene.wait_for(run, "its job goes on", |status| status["attempt"]["state"] == "Ended");
+    });
+    let (reason, message) = why_failed(&status);
+    assert_eq!(reason, "Cancelled", "{message}");
+    assert!(status["point"].is_null(), "{status:#}");
+    scene.back_up();
+
+    scene.deleted_in_the_middle();
+    scene.back_up();
+    scene.increment();
+    scene.assert_points_are_right();
 }
 
 /// Keeps what the disks hold, and backs them up before they change.

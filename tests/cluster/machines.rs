@@ -26,6 +26,9 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
     assert_reread_for_any(&scene.back_up(), &LOST);
     scene.increment();
 
+    is_restarted_in_the_middle(&mut scene);
+    assert_reread_for_any(&scene.back_up(), &LOST_OR_STOPPED);
+
     // KubeVirt keeps the bitmaps over that, and knows of no writes in between.
     scene.restart();
     scene.vm.wait(true);
@@ -35,8 +38,7 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
     assert_reread(&scene.back_up(), "no checkpoint");
 
     tracking_is_switched_off_and_on(&mut scene);
-    // Or it kept the old ones.
-    assert_reread_for_any(&scene.back_up(), &[&LOST[..], &["its QEMU was not running"]].concat());
+    assert_reread_for_any(&scene.back_up(), &LOST_OR_STOPPED);
 
     is_restored_in_place(&mut scene);
     assert_reread(&scene.back_up(), "was written behind the hypervisor's back");
@@ -49,6 +51,9 @@ fn a_machine_that_is_killed_restarted_untracked_written_over_or_deleted_has_no_w
 /// What is said of bitmaps that are gone, or that QEMU could not save: by whether KubeVirt knows that already when the run begins. It
 /// looks for them once the machine runs, and again after ever longer pauses.
 const LOST: [&str; 3] = ["of the newest point is gone", "KubeVirt made a full backup", "tracker lost"];
+
+/// The same where KubeVirt may have kept the old ones.
+const LOST_OR_STOPPED: [&str; 4] = [LOST[0], LOST[1], LOST[2], "its QEMU was not running"];
 
 #[track_caller]
 pub(crate) fn assert_reread(status: &Value, why: &str) {
@@ -70,6 +75,12 @@ fn launcher_is_killed(scene: &mut Scene) {
         scene.vm.launcher().signal("compute", Signal::SIGKILL);
         scene.wait_for_another_instance(&before);
     });
+    assert_broken_off(&status);
+    scene.vm.wait(true);
+}
+
+fn is_restarted_in_the_middle(scene: &mut Scene) {
+    let status = scene.disturbed_in_the_middle(&json!({}), |scene, _, _held| scene.restart());
     assert_broken_off(&status);
     scene.vm.wait(true);
 }
@@ -116,8 +127,7 @@ fn waits_in_vain(scene: &mut Scene, reason: &str, advice: &str) {
     let status = scene.disturbed(&json!({}), |scene, run| {
         let says = scene.waits(run, "Assigned", reason);
         assert!(says.contains(advice), "{says}");
-        let args = ["patch", "backuprun", run, "--namespace", scene.vm.namespace(), "--type", "merge"];
-        scene.vm.cluster().kubectl(&[&args[..], &["--patch", r#"{"spec": {"cancel": true}}"#]].concat());
+        scene.cancel(run);
     });
     assert_eq!(why_failed(&status).0, "Cancelled");
 }
@@ -188,6 +198,8 @@ fn disks_that_come_go_and_grow_are_in_the_points_as_they_are_then() {
     let status = scene.back_up();
     assert_reread(&status, "size changed");
     scene.increment();
+
+    is_plugged_in_in_the_middle(&mut scene, "late");
     scene.disks.push("more");
     scene.assert_points_are_right();
 }
@@ -201,6 +213,19 @@ fn is_plugged_in_again(scene: &Scene, disk: &str) {
     let file = File::options().write(true).open(image).unwrap();
     file.write_all_at(&bytes, 3 * MIB).unwrap();
     scene.vm.plug_in(disk);
+}
+
+/// KubeVirt makes the pod anew by which the scratch is there: whether the run goes on or fails, its point is of the disks that the
+/// machine had when it began, and the next one has all.
+fn is_plugged_in_in_the_middle(scene: &mut Scene, disk: &'static str) {
+    let status = scene.disturbed_in_the_middle(&json!({}), |scene, _, _held| scene.vm.plug(disk, 32 * MIB));
+    if is_true(&status, "Complete") {
+        assert_eq!(names(&status), ["data", "system"], "{status:#}");
+    }
+    scene.disks.push(disk);
+    let status = scene.back_up();
+    assert_eq!(names(&status), ["data", disk, "system"], "{status:#}");
+    scene.increment();
 }
 
 /// That a disk is new, and all others were read again because of it.

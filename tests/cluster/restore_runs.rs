@@ -193,5 +193,17 @@ fn an_increment_becomes_a_machine_that_boots_and_shows_all_files() {
     assert_eq!(volumes[0], json!({"name": "system", "persistentVolumeClaim": {"claimName": "copy-system"}}));
     // The original is what it was, and runs.
     Scene::assert_shows_files(&scene.vm);
+    let uuid = |vm: &Vm| vm.try_virsh("domuuid", &[]).ok().text().trim().to_owned();
+    assert_ne!(uuid(&copy), uuid(&scene.vm), "two machines with one UUID");
+
+    // It goes; who is to be it again is, and is halted.
+    let firmware = |vm: &str| cluster.get("vm", namespace, vm)["spec"]["template"]["spec"]["domain"]["firmware"].take();
+    let original = firmware("web");
+    cluster.delete("vm", namespace, "web");
+    cluster.wait_gone("vm", namespace, "web", RUN);
+    scene.restore("heir", &json!({"virtualMachine": {"name": "heir", "keepIdentity": true}}));
+    scene.complete("heir");
+    assert_eq!(firmware("heir"), original);
+    assert_eq!(cluster.get("vm", namespace, "heir")["spec"]["runStrategy"], "Halted");
     assert_eq!(scene.made(), Vec::<Value>::new());
 }

@@ -120,6 +120,20 @@ impl Scene {
         status
     }
 
+    /// Asks for a run's end.
+    #[track_caller]
+    pub(crate) fn cancel(&self, run: &str) {
+        let args = ["patch", "backuprun", run, "--namespace", self.vm.namespace(), "--type", "merge"];
+        self.vm.cluster().kubectl(&[&args[..], &["--patch", r#"{"spec": {"cancel": true}}"#]].concat());
+    }
+
+    /// Whether the guest was frozen for the point of a run.
+    #[track_caller]
+    pub(crate) fn was_frozen(&self, run: &str) -> bool {
+        let status = self.status(run);
+        self.remora.json(["show", status["point"].as_str().unwrap()])["quiesced"] == "frozen"
+    }
+
     /// Restores a disk of a run's point to a claim.
     #[track_caller]
     pub(crate) fn restore(&self, name: &str, run: &str, disk: &str, claim: &str) {
@@ -253,6 +267,21 @@ impl Scene {
             scene.wait_until_it_stores(run, &held);
             disturb(scene, run, held);
         })
+    }
+
+    /// A run that is deleted in its middle, and is gone then: no point may be of what the disks held when it was begun.
+    #[track_caller]
+    pub(crate) fn deleted_in_the_middle(&self) {
+        const NAME: &str = "deleted";
+        let (cluster, namespace) = (self.vm.cluster(), self.vm.namespace());
+        let held = Held::new(&self.store);
+        self.change();
+        self.product.start_run(&self.vm, &self.repository, NAME, &json!({}));
+        self.wait_until_it_stores(NAME, &held);
+        cluster.delete("backuprun", namespace, NAME);
+        cluster.wait_gone("backuprun", namespace, NAME, RUN);
+        drop(held);
+        self.assert_nothing_is_left();
     }
 
     /// Waits until the store is asked to take what a run has read; the run must not end before.

@@ -5,6 +5,7 @@ mod identity;
 mod overlays;
 mod plugin;
 mod privileges;
+mod resources;
 
 pub(crate) use identity::agent_token;
 

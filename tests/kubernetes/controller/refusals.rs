@@ -39,6 +39,12 @@ pub(super) fn what_keeps_a_run_from_beginning_is_said_and_when_it_is_put_right_t
     }
     // It follows the condition, and what was said before it.
     shop.tells("BackupRun", "run", "NoAgent");
+    let told = shop.events("BackupRun", "run");
+    for reason in ["NotRunning", "TrackingPendingRestart", "FeatureGateDisabled", "TrackingDisabled", "NoEligibleDisk"]
+    {
+        assert!(told.contains(&reason.to_owned()), "{reason} in {told:?}");
+    }
+    assert_eq!(shop.made(), [""; 0], "something half-made is left");
     // The machine's owner sees what is hers to do.
     let events = shop.events("VirtualMachine", "web");
     for reason in ["TrackingPendingRestart", "FeatureGateDisabled", "TrackingDisabled", "NoEligibleDisk"] {
@@ -101,11 +107,14 @@ fn what_happens_again_is_counted(shop: &Shop, run: &Run<'_>) {
 fn a_machine_or_a_repository_that_is_missing_is_named() {
     let shop = Shop::open();
     let run = shop.run("no-machine", &json!({"virtualMachine": "db"}));
-    assert!(run.waits_for("Assigned", "NoMachine").contains("VirtualMachine db"));
+    let message = run.waits_for("Assigned", "NoMachine");
+    assert!(message.contains("VirtualMachine db") && message.contains("create a BackupRun with another"), "{message}");
     shop.tells("BackupRun", "no-machine", "NoMachine");
     let run = shop.run("no-repository", &json!({"repository": {"name": "mine"}}));
-    assert!(run.waits_for("Assigned", "RepositoryMissing").contains("Repository mine"));
+    let message = run.waits_for("Assigned", "RepositoryMissing");
+    assert!(message.contains("Repository mine") && message.contains("create another run"), "{message}");
     shop.tells("BackupRun", "no-repository", "RepositoryMissing");
+    assert_eq!(shop.made(), [""; 0], "something half-made is left");
 }
 
 #[test]

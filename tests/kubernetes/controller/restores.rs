@@ -147,6 +147,13 @@ impl Restore<'_> {
         said["message"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Waits until it has failed for that reason, with these words; an event says so too.
+    #[track_caller]
+    fn fails(&self, reason: &str, words: &str) {
+        says(&self.waits_for("Failed", reason), words);
+        self.shop.tells("RestoreRun", self.name, reason);
+    }
+
     fn worker(&self) -> Worker<'_> {
         Worker { shop: self.shop, run: self.get() }
     }
@@ -280,25 +287,23 @@ fn what_cannot_be_restored_fails_with_the_reason_and_leaves_nothing() {
     let shop = &scene.shop;
     // The machine runs with it.
     let used = scene.restore("used", &to("root"));
-    assert!(used.waits_for("Failed", "ClaimInUse").contains("VirtualMachineInstance web"));
+    used.fails("ClaimInUse", "VirtualMachineInstance web. Stop what uses it");
     let none = scene.restore("none", &json!({"disks": [{"disk": "swap", "claim": "copy"}]}));
-    assert!(none.waits_for("Failed", "NoSuchDisk").contains("it has root"));
-    shop.tells("RestoreRun", "used", "ClaimInUse");
-    shop.tells("RestoreRun", "none", "NoSuchDisk");
-    scene.restore_of("gone", "0011223344556677-9", &to("copy")).waits_for("Failed", "NoSuchPoint");
-    scene.restore_of("word", "yesterday", &to("copy")).waits_for("Failed", "NoSuchPoint");
+    none.fails("NoSuchDisk", "it has root. Create another RestoreRun");
+    scene.restore_of("gone", "0011223344556677-9", &to("copy")).fails("NoSuchPoint", "Create another RestoreRun");
+    scene.restore_of("word", "yesterday", &to("copy")).fails("NoSuchPoint", "16 hexadecimal digits");
     // Not of this namespace's machines, whoever could read it.
     let theirs = make_point(shop, "bank", &json!({}));
-    scene.restore_of("theirs", &theirs, &to("copy")).waits_for("Failed", "NoSuchPoint");
+    scene.restore_of("theirs", &theirs, &to("copy")).fails("NoSuchPoint", "Create another RestoreRun");
     let taken = scene.restore("taken", &json!({"virtualMachine": {"name": "web"}}));
-    assert!(taken.waits_for("Failed", "NameTaken").contains("VirtualMachine web"));
+    taken.fails("NameTaken", "VirtualMachine web already. Delete it, or create a RestoreRun with another name");
     let twin = scene.restore("twin", &json!({"virtualMachine": {"name": "twin", "keepIdentity": true}}));
-    twin.waits_for("Failed", "OriginalExists");
+    twin.fails("OriginalExists", "create a RestoreRun without keepIdentity");
     let class = json!({"disks": [{"disk": "root", "claim": "copy", "storageClassName": "thick"}]});
-    assert!(scene.restore("class", &class).waits_for("Failed", "NoStorageClass").contains("one of: thin"));
+    scene.restore("class", &class).fails("NoStorageClass", "one of: thin");
     shop.uses_up("pods");
     let refused = scene.restore("refused", &to("copy"));
-    assert!(refused.waits_for("Failed", "WorkerRefused").contains("exceeded quota"));
+    refused.fails("WorkerRefused", "exceeded quota");
     wait_until("something half-made is left", SOON, || {
         claims(shop) == ["root"] && shop.made().is_empty() && refused.is_done()
     });

@@ -231,8 +231,12 @@ fn names_that_somebody_else_has_are_told_and_what_has_them_stays() {
     });
     shop.cluster.api.create(&backups, &theirs).ok();
     run.wants(1);
-    assert!(run.waits_for("Prepared", "NameTaken").contains(&name));
+    let message = run.waits_for("Prepared", "NameTaken");
+    for words in [&*name, "Delete or rename it", "create another BackupRun"] {
+        assert!(message.contains(words), "wanted {words:?} in {message:?}");
+    }
     assert_eq!(run.says("Prepared")["status"], "False");
+    shop.tells("BackupRun", "run", "NameTaken");
     run.end("Failed");
     wait_until("the finalizer stays", SOON, || run.get()["metadata"]["finalizers"].is_null());
     assert_eq!(shop.made(), [name], "nothing half-made is left, and theirs stays");

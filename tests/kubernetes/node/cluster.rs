@@ -253,6 +253,9 @@ fn a_backup_is_asked_for_followed_and_let_go() {
     assert_eq!(json!(facts.instance.as_ref().unwrap().pod), pods["metadata"]["uid"]);
     let definition: Value = serde_json::from_str(&facts.definition).unwrap();
     assert_eq!(definition["virtualMachine"]["spec"]["unknownToUs"], 1);
+    // A Secret by its name: the agent may read none.
+    let volumes = &definition["virtualMachine"]["spec"]["template"]["spec"]["volumes"];
+    assert_eq!(volumes[1], json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}}));
     assert_eq!(definition["persistentVolumeClaims"][0]["metadata"]["name"], "web-root");
 
     assert!(matches!(seen.progress(), BackupProgress::Queued(_)));

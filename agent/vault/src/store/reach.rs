@@ -46,15 +46,16 @@ pub(super) struct ToInternet {
     pub(super) certificates: Option<Vec<u8>>,
 }
 
-impl HttpConnector for ToInternet {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+impl ToInternet {
+    /// The client itself, which looks at what names resolve to, and not at the addresses that stand in URLs.
+    fn client(&self, options: &ClientOptions) -> object_store::Result<reqwest::Client> {
         let failed = |e: reqwest::Error| object_store::Error::Generic { store: "HTTP client", source: Box::new(e) };
         let certificates = match &self.certificates {
             Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?,
             None => Vec::new(),
         };
         let http = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
-        let client = reqwest::Client::builder()
+        reqwest::Client::builder()
             .default_headers(options.get_default_headers().cloned().unwrap_or_default())
             .tls_certs_merge(certificates)
             .connect_timeout(self.patience.connect)
@@ -64,8 +65,13 @@ impl HttpConnector for ToInternet {
             .https_only(!http)
             .dns_resolver(Arc::new(InternetNames))
             .build()
-            .map_err(failed)?;
-        Ok(HttpClient::new(InternetOnly(client)))
+            .map_err(failed)
+    }
+}
+
+impl HttpConnector for ToInternet {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(InternetOnly(self.client(options)?)))
     }
 }
 
@@ -132,6 +138,7 @@ struct Inside(String);
 #[cfg(test)]
 mod tests {
     use object_store::client::HttpRequestBody;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -147,5 +154,32 @@ mod tests {
             // Of this kind nothing is tried again, neither by the client nor while a store is waited for.
             assert_eq!(error.kind(), HttpErrorKind::Unknown, "{url}: {error:?}");
         }
+    }
+
+    /// Nobody would look at where it leads.
+    #[tokio::test]
+    async fn a_redirect_of_a_tenant_s_store_is_followed_nowhere() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let inside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        inside.set_nonblocking(true).unwrap();
+        // As if it were of the internet: the client itself does not look at an address.
+        let store = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answer = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{}/\r\ncontent-length: 0\r\n\r\n",
+            inside.local_addr().unwrap()
+        );
+        let serving = async {
+            let (mut stream, _) = store.accept().await.unwrap();
+            let read = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(read > 0, "it asks nothing");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream
+        };
+        let to_internet = ToInternet { patience: Patience::USUAL, certificates: None };
+        let client = to_internet.client(&ClientOptions::new().with_allow_http(true)).unwrap();
+        let url = format!("http://{}/", store.local_addr().unwrap());
+        let (answered, _stream) = tokio::join!(client.get(url).send(), serving);
+        assert_eq!(answered.unwrap().status().as_u16(), 307);
+        assert!(inside.accept().is_err(), "it was followed");
     }
 }
