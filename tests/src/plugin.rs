@@ -27,6 +27,12 @@ impl Plugin {
         Self::new("s3", "s3", &settings, s3.address(), ("secret-key", SECRET), lines)
     }
 
+    /// The mover `s3` for a bucket of a server without TLS that is reached at this address: that of a [`crate::Meddler`].
+    pub fn of_bucket_at(server: SocketAddr, bucket: &str) -> Self {
+        let settings = format!("{{endpoint: 'http://{server}', bucket: {bucket}, accessKey: {KEY}}}");
+        Self::new("s3", "s3", &settings, server, ("secret-key", SECRET), "")
+    }
+
     /// The mover `webdav` for a server without TLS.
     pub fn of_webdav(server: &WebDav) -> Self {
         let settings = format!("{{url: '{}/backups', user: {USER}}}", server.endpoint());

@@ -161,7 +161,15 @@ fn goes_and_comes_back(vm: &Protected) {
 
 #[test]
 fn what_a_lifecycle_rule_ate_is_named_and_other_points_are_whole() {
-    let vm = Protected::new("on s3 eaten");
+    what_is_eaten_is_named(&Protected::new("on s3 eaten"));
+}
+
+#[test]
+fn what_a_lifecycle_rule_ate_behind_a_plugin_is_named_and_other_points_are_whole() {
+    what_is_eaten_is_named(&Protected::behind_a_plugin("by plugin eaten"));
+}
+
+fn what_is_eaten_is_named(vm: &Protected) {
     vm.domain.write_bytes("vda", 0, &random_bytes("eaten", 20 << 20));
     let whole = vm.back_up(&[]);
     let before = vm.segments();

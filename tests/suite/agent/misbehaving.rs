@@ -1,4 +1,4 @@
-//! Policies that trap and hang where they are asked, beside others that answer.
+//! Policies that trap, hang and take all that they get where they are asked, beside others that answer.
 
 use remora_tests::{Lab, Remora, RemoraAgent, hostile_policy, wait_until};
 
@@ -31,11 +31,16 @@ fn policies_that_trap_and_hang_hold_up_no_other_and_nothing_is_dropped() {
     let _vm = domain(VM, "hostile");
     let agent = RemoraAgent::start(Lab::shared(), &remora);
     let [first, second, third] = ["first", "second", "third"].map(|name| policy(name, "hostile", 1));
-    let failing = [("hangs", "select"), ("traps", "select"), ("late", "schedule"), ("falls", "schedule")];
-    let hostile = failing.map(|(name, at)| {
-        let how = if matches!(name, "hangs" | "late") { "hang" } else { "trap" };
-        (name, misbehaves(name, &format!("{how} in {at}")))
-    });
+    let failing = [
+        ("hangs", "hang", "select"),
+        ("traps", "trap", "select"),
+        ("grows", "grow", "select"),
+        ("sinks", "recurse", "select"),
+        ("late", "hang", "schedule"),
+        ("falls", "trap", "schedule"),
+        ("swells", "grow", "schedule"),
+    ];
+    let hostile = failing.map(|(name, how, at)| (name, misbehaves(name, &format!("{how} in {at}"))));
     let beside: Vec<_> = hostile.iter().map(|(name, text)| (*name, text)).collect();
 
     put(&agent, &[&[("first", &first)][..], &beside].concat());
@@ -44,7 +49,7 @@ fn policies_that_trap_and_hang_hold_up_no_other_and_nothing_is_dropped() {
     wait_for_runs(&agent, "second", 1.0);
     // Both keep one point; but whether the others select the machine, and what they keep of it, they have not said.
     assert_eq!(points(&remora, VM).len(), 2);
-    for (policy, decides) in failing {
+    for (policy, _, decides) in failing {
         let failures = format!("remora_policy_failures_total{{policy=\"{policy}\",decides=\"{decides}\"}}");
         let told = || agent.metric(&failures).is_some_and(|failures| failures >= 1.0);
         wait_until(format_args!("{failures} tells nothing: {}", agent.log_text()), RUN, told);

@@ -18,6 +18,9 @@ struct Meddled {
     vm: Protected,
     meddler: Meddler,
     through: Remora,
+    /// So many connections in vain do not make a backup give up. Remora's own client gives up later than a mover's host.
+    in_vain: usize,
+    _plugin: Option<Plugin>,
 }
 
 impl Meddled {
@@ -25,7 +28,17 @@ impl Meddled {
         let vm = Protected::new(name);
         let meddler = Meddler::before(vm.s3.address());
         let through = vm.remora.clone().with("REMORA_REPO", vm.s3.url_at("backups", meddler.address()));
-        Self { vm, meddler, through }
+        // More often than the store's client repeats a request.
+        Self { vm, meddler, through, in_vain: 20, _plugin: None }
+    }
+
+    /// With the same bucket behind the mover of the SDK's example, which reaches it through the meddler.
+    fn behind_a_plugin(name: &str) -> Self {
+        let vm = Protected::behind_a_plugin(name);
+        let meddler = Meddler::before(vm.s3.address());
+        let plugin = Plugin::of_bucket_at(meddler.address(), "backups");
+        let through = vm.remora.clone().with("REMORA_PLUGINS", plugin.folder());
+        Self { vm, meddler, through, in_vain: 2, _plugin: Some(plugin) }
     }
 
     fn backup(&self) -> Ran {
@@ -62,7 +75,12 @@ impl Meddled {
     #[track_caller]
     fn assert_unavailable(&self, meddler: &Meddler, ran: &Ran) {
         assert_eq!(ran.code(), 9, "{ran:?}");
-        for words in [&meddler.address().to_string(), " object ", "Check the endpoint", "what was committed is safe"] {
+        let address = meddler.address().to_string();
+        let (store, advice) = match self.vm.plugin {
+            Some(_) => ("mover s3: ", "Check the store"),
+            None => (address.as_str(), "Check the endpoint"),
+        };
+        for words in [store, " object ", advice, "what was committed is safe"] {
             assert!(ran.stderr.contains(words), "{words:?} is not in {ran:?}");
         }
         assert!(!ran.stderr.contains("panicked") && ran.stdout.is_empty(), "{ran:?}");
@@ -90,20 +108,27 @@ impl Meddled {
 fn a_server_that_goes_down_in_mid_backup_for_good_costs_no_committed_point() {
     // Beside each other: each is waited for during two minutes.
     thread::scope(|scope| {
-        for (name, path, fault) in [
-            // Before the first segment is stored, and just before and after the commit.
-            ("on s3 gone", "/s/", Fault::GoDown),
-            ("on s3 uncommitted", "/m/", Fault::GoDown),
-            ("on s3 committed", "/m/", Fault::LoseAnswerAndGoDown),
-        ] {
-            scope.spawn(move || goes_for_good(name, path, fault));
+        for (name, (path, fault)) in ["on s3 gone", "on s3 uncommitted", "on s3 committed"].into_iter().zip(GOING) {
+            scope.spawn(move || goes_for_good(&Meddled::new(name), path, fault));
         }
     });
 }
 
+#[test]
+fn a_server_behind_a_plugin_that_goes_down_in_mid_backup_for_good_costs_no_committed_point() {
+    thread::scope(|scope| {
+        let names = ["by plugin gone", "by plugin uncommitted", "by plugin committed"];
+        for (name, (path, fault)) in names.into_iter().zip(GOING) {
+            scope.spawn(move || goes_for_good(&Meddled::behind_a_plugin(name), path, fault));
+        }
+    });
+}
+
+/// Before the first segment is stored, and just before and after the commit.
+const GOING: [(&str, Fault); 3] = [("/s/", Fault::GoDown), ("/m/", Fault::GoDown), ("/m/", Fault::LoseAnswerAndGoDown)];
+
 /// A backup fails, for the server goes down when it is asked to store this, and stays away for longer than it is waited for.
-fn goes_for_good(name: &str, path: &str, fault: Fault) {
-    let bench = Meddled::new(name);
+fn goes_for_good(bench: &Meddled, path: &str, fault: Fault) {
     bench.change("at first");
     let mut kept = vec![bench.back_up()];
     bench.change("then");
@@ -126,17 +151,24 @@ fn goes_for_good(name: &str, path: &str, fault: Fault) {
 
 #[test]
 fn a_server_that_is_away_for_a_while_costs_a_backup_nothing_but_time() {
-    let bench = Meddled::new("on s3 away");
+    is_away_for_a_while(&Meddled::new("on s3 away"));
+}
+
+#[test]
+fn a_server_behind_a_plugin_that_is_away_for_a_moment_costs_a_backup_nothing_but_time() {
+    is_away_for_a_while(&Meddled::behind_a_plugin("by plugin away"));
+}
+
+fn is_away_for_a_while(bench: &Meddled) {
     bench.change("at first");
     let mut kept = vec![bench.back_up()];
-    for (path, fault) in [("/s/", Fault::GoDown), ("/m/", Fault::GoDown), ("/m/", Fault::LoseAnswerAndGoDown)] {
+    for (path, fault) in GOING {
         bench.change(&format!("{path} {fault:?}"));
         let before = bench.meddler.turned_away();
         bench.meddler.meddle("PUT", path, fault, 1);
         kept.push(thread::scope(|scope| {
             let backup = scope.spawn(|| bench.back_up());
-            // More often than the store's client repeats a request.
-            let waits = || bench.meddler.turned_away() > before + 20 || backup.is_finished();
+            let waits = || bench.meddler.turned_away() > before + bench.in_vain || backup.is_finished();
             wait_until(format_args!("nobody waits for {path}"), Duration::from_mins(5), waits);
             bench.meddler.come_back();
             backup.join().unwrap()
@@ -147,7 +179,18 @@ fn a_server_that_is_away_for_a_while_costs_a_backup_nothing_but_time() {
 
 #[test]
 fn answers_that_break_off_now_and_then_are_asked_for_again() {
-    let bench = Meddled::new("on s3 torn");
+    // A restore goes on with a chunk where its last answer broke off.
+    asks_again(&Meddled::new("on s3 torn"), ALWAYS);
+}
+
+#[test]
+fn answers_that_break_off_behind_a_plugin_are_asked_for_again() {
+    // A restore asks for a chunk from its beginning.
+    asks_again(&Meddled::behind_a_plugin("by plugin torn"), 3);
+}
+
+/// Backups, and a restore of which so many answers break off, come to their end.
+fn asks_again(bench: &Meddled, broken_off: usize) {
     let mut kept = Vec::new();
     for (method, path, fault, times) in [
         ("PUT", "/s/", Fault::LoseAnswer, 2),
@@ -165,8 +208,8 @@ fn answers_that_break_off_now_and_then_are_asked_for_again() {
         bench.meddler.come_back();
     }
     bench.assert_kept(&kept);
-    // And of a restore, which goes on with a chunk where its last answer broke off.
-    for (fault, times) in [(Fault::CutAnswer(300_000), ALWAYS), (Fault::LoseAnswer, 3), (Fault::Delay(SLOW), ALWAYS)] {
+    let cut = (Fault::CutAnswer(300_000), broken_off);
+    for (fault, times) in [cut, (Fault::LoseAnswer, 3), (Fault::Delay(SLOW), ALWAYS)] {
         bench.meddler.meddle("GET", "/s/", fault, times);
         let to = Lab::shared().scratch("restored").join("vda.raw");
         bench.through.ok(["restore", kept[0].point(), "--disk", "vda", "--to", to.to_str().unwrap()]);

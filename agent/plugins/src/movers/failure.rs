@@ -57,6 +57,10 @@ fn meaning(error: &MoverError) -> (ErrorKind, &'static str) {
         let advice = "Let the mover reach it in its document (network), if it is to; docs/plugins.md tells how.";
         return (ErrorKind::Refused, advice);
     }
+    if error.code == "broker-certificate" {
+        let advice = "Name the certificate of its authority in the mover's document (network.caFile), if it is the right server.";
+        return (ErrorKind::Unavailable, advice);
+    }
     match error.class {
         Class::Retryable | Class::Cancelled => (
             ErrorKind::Unavailable,

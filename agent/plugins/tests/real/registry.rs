@@ -298,6 +298,63 @@ fn where_keys_are_named_nothing_is_taken_that_none_of_them_signed() {
     scene.is_good();
 }
 
+/// As an administrator meets it: a document that was good is changed to name it, and another one changes in the same step.
+#[test]
+fn what_cannot_be_had_leaves_what_is_in_force_and_hinders_no_other_document() {
+    let registry = Registry::start();
+    let key = SigningKey::new();
+    let scene = Scene::new();
+    scene.trust(&registry, &format!("  keys: ['{}']\n", key.public().display()));
+    let variant = |name: u8| [labels(), &[0, 2, 1, name]].concat();
+    let signed = |component: &[u8]| {
+        let pushed = registry.push("acme/labels", component);
+        registry.sign("acme/labels", &pushed, &key);
+        pushed
+    };
+    let (good, damaged) = (signed(labels()), signed(&variant(b'x')));
+    registry.change_blob(&digest(&variant(b'x')), |mut blob| {
+        blob[100] ^= 1;
+        blob
+    });
+    let unsigned = registry.push("acme/labels", &variant(b'y'));
+    let missing = digest(b"no such manifest");
+    registry.sign("acme/labels", &missing, &key);
+    let weekly = |hour: usize| {
+        let text = format!(
+            "kind: BackupPolicy\nname: weekly\nselect: {{module: builtin:labels, settings: {{all: true}}}}\n\
+             schedule: {{module: builtin:cron, settings: {{cron: 0 {hour} * * 0}}}}\n"
+        );
+        fs::write(scene.at("policies/weekly.yaml"), text).unwrap();
+    };
+    let host = scene.host();
+    let next = |before: &Generation| before.next(&host, &Snapshot::read(&scene.at("policies")).unwrap(), now());
+    scene.policy(&module(&registry, &good));
+    weekly(0);
+    let mut current = next(&Generation::default());
+    assert_eq!(current.broken().count(), 0, "{:?}", current.broken().next());
+    let table = [
+        (missing, ErrorKind::NotFound, "has no sha256:"),
+        (damaged, ErrorKind::Damaged, "for sha256:"),
+        (unsigned, ErrorKind::Refused, "there is none"),
+    ];
+    for (hour, (wanted, kind, said)) in (1..).zip(table) {
+        scene.policy(&module(&registry, &wanted));
+        weekly(hour);
+        current = next(&current);
+        let broken: Vec<_> = current.broken().collect();
+        let [(file, error)] = broken.as_slice() else { panic!("{said}: {broken:?}") };
+        let told = error.chain();
+        assert_eq!((file.file.as_str(), error.kind()), ("nightly.yaml", kind), "{told}");
+        assert!(told.starts_with("nightly.yaml, line 3: select: oci://") && told.contains(said), "{told}");
+        assert!(error.advice().is_some_and(|advice| !advice.is_empty()), "{told}");
+        let in_force: Vec<_> = current.backups().collect();
+        let [(nightly, stale), (weekly, fresh)] = in_force.as_slice() else { panic!("{said}: {in_force:?}") };
+        assert_eq!(format!("sha256:{}", nightly.select.digest()), digest(labels()), "{said}");
+        assert_eq!((*stale, *fresh), (Some(now()), None), "{said}");
+        assert_eq!(weekly.schedule.settings(), format!(r#"{{"cron":"0 {hour} * * 0"}}"#), "{said}");
+    }
+}
+
 #[test]
 fn a_signature_is_found_by_what_refers_to_the_module_too() {
     let registry = Registry::start();

@@ -272,3 +272,32 @@ async fn a_folder_that_gives_way_to_another_of_its_name_is_noticed() {
     cancel.cancel();
     following.await.unwrap();
 }
+
+/// After how many milliseconds it is read, if something changes at these.
+async fn read_after(changes: impl IntoIterator<Item = u64>) -> u128 {
+    let begun = tokio::time::Instant::now();
+    let (sender, mut told) = mpsc::channel(1);
+    let changing = async {
+        for at in changes {
+            tokio::time::sleep_until(begun + Duration::from_millis(at)).await;
+            sender.try_send(()).ok();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = settled(&mut told) => begun.elapsed().as_millis(),
+        () = changing => unreachable!("it changes no more, and stays"),
+    }
+}
+
+/// The clock goes on when nothing else can, so nothing takes any time here.
+#[tokio::test(start_paused = true)]
+async fn a_folder_is_read_once_it_rests_and_one_that_never_rests_after_a_second() {
+    let about = |read: u128, wanted: u128| (wanted..wanted + 10).contains(&read);
+    for (changes, wanted) in [(vec![0], 300), (vec![50, 60, 70], 370), (vec![0, 200, 400, 600], 900)] {
+        let read = read_after(changes.clone()).await;
+        assert!(about(read, wanted), "{changes:?}: after {read} ms");
+    }
+    let read = read_after((0..).step_by(100)).await;
+    assert!(about(read, 1_000), "after {read} ms");
+}

@@ -126,6 +126,9 @@ fn a_document_says_what_is_in_force_of_it_and_what_is_not() {
     assert_eq!((stale.state, broken.state), (PolicyStanding::Stale, PolicyStanding::Broken));
     assert_eq!(stale.active_digest, active.active_digest);
     assert_ne!(stale.desired_digest, active.desired_digest);
+    // Which change of the folder that was, and since when it is so.
+    assert_eq!((stale.generation, broken.generation), (2, 2));
+    assert_eq!(stale.since, Time(rounded(second.files[0].since)));
     assert!(stale.message.contains("nightly.yaml, line 4"), "{}", stale.message);
     assert_eq!((broken.name, broken.active_digest), (None, None));
 

@@ -8,7 +8,7 @@ use remora_sdk::{Invalid, authorize, retention, schedule, select, serde};
 #[derive(serde::Deserialize)]
 #[serde(crate = "serde", deny_unknown_fields)]
 struct Settings {
-    /// `hang`, `trap` or `dawdle`, and where, such as `hang in select`.
+    /// `hang`, `trap`, `grow`, `recurse` or `dawdle`, and where, such as `hang in select`.
     #[serde(default)]
     misbehave: String,
     /// The machines that it selects.
@@ -41,6 +41,8 @@ impl Hostile {
             Some(("hang", wanted)) if wanted == function => loop {
                 black_box(());
             },
+            Some(("grow", wanted)) if wanted == function => grow(),
+            Some(("recurse", wanted)) if wanted == function => drop(black_box(deeper(black_box(1)))),
             Some(("dawdle", wanted)) if wanted == function => {
                 for step in 0..DAWDLING {
                     black_box(step);
@@ -49,6 +51,19 @@ impl Hostile {
             _ => {}
         }
     }
+}
+
+fn grow() {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    loop {
+        kept.push(black_box(vec![1; 1 << 20]));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "it is to run out of stack")]
+fn deeper(n: u64) -> u64 {
+    let array = black_box([n; 100]);
+    1 + deeper(array[7] + 1) + array[9]
 }
 
 impl select::Policy for Hostile {

@@ -55,6 +55,11 @@ impl Hostile {
             } else {
                 request.send()?
             };
+            let elsewhere = answer.header("location").filter(|_| self.is("follow")).map(str::to_owned);
+            let answer = match elsewhere {
+                Some(url) => Request::new("GET", url).send()?,
+                None => answer,
+            };
             if self.is("steal") {
                 // Backwards, so that nobody knows a secret in it.
                 let had = format!("{} {}", answer.header("x-echo").unwrap_or_default(), answer.text());

@@ -149,6 +149,8 @@ async fn a_mover_that_keeps_objects_in_its_own_memory_is_found() {
     assert_failed(&report, "another process finds", "NotFound");
     assert_failed(&report, "401 is auth", "`Put` makes no request");
     assert_failed(&report, "says nothing costs the call", "succeeds");
+    assert_failed(&report, "an answer that is cut off", "`Get` succeeds");
+    assert_failed(&report, "an answer that is too short", "`Get` succeeds");
 }
 
 /// What a server sends back must not be told on: here it has a secret in it.
@@ -156,8 +158,18 @@ async fn a_mover_that_keeps_objects_in_its_own_memory_is_found() {
 async fn a_mover_that_says_what_its_server_says_is_found_to_tell_secrets() {
     let report = of("hostile", trial(r#"{"url": "{endpoint}/"}"#, &[("canary", "canary-7f3a9c")])).await;
     // It says all of it as `permanent`, too.
-    assert_failed(&report, "401 is auth", "`Head`: [Auth] is wanted, not Permanent (fetched)");
-    assert_failed(&report, "429 is throttled", "`Head`");
+    for (check, wanted) in [
+        ("401 is auth", "[Auth]"),
+        ("403 is permission", "[Permission, Auth]"),
+        ("404 is not-found", "[NotFound]"),
+        ("409 is conflict", "[Conflict, Retryable]"),
+        ("429 is throttled", "[Throttled]"),
+        ("500 is retryable", "[Retryable]"),
+        ("503 is retryable", "[Retryable, Throttled]"),
+        ("507 is quota", "[Quota]"),
+    ] {
+        assert_failed(&report, check, &format!("`Head`: {wanted} is wanted, not Permanent (fetched)"));
+    }
     assert_failed(&report, "no secret is in its lines or errors", "[secret]");
 }
 
@@ -199,7 +211,10 @@ const LIES: &[(&str, &str, &str)] = &[
     ("commit what is given up", "given up leaves nothing", "are kept as"),
     ("leave a point out", "more points than a page has", "1003 points are there, and 1002 are listed"),
     ("refuse a second commit", "loses any one answer", "was to be committed before"),
+    ("call all permanent", "401 is auth", "`Read`: [Auth] is wanted, not Permanent"),
+    ("call all permanent", "429 is throttled", "`Read`: [Throttled] is wanted, not Permanent"),
     ("call all permanent", "500 is retryable", "`Read`: [Retryable] is wanted, not Permanent"),
+    ("call all permanent", "an answer that is cut off is retryable", "`Read`: Permanent"),
     ("tell what the server says", "no secret is in its lines", "[secret]"),
 ];
 

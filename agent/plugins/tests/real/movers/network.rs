@@ -158,6 +158,68 @@ async fn a_redirect_is_an_answer_and_not_followed() {
     assert_eq!(inside.seen(), 0);
 }
 
+/// Neither is the mover let there itself, be the address on the list of servers or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mover_that_follows_a_redirect_to_metadata_is_refused() {
+    let server = Server::start("127.0.0.1:0", |_| {
+        let to = "location: http://169.254.169.254/latest/meta-data/";
+        format!("HTTP/1.1 307 Moved\r\n{to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
+    })
+    .await;
+    let (url, folder) = (format!("http://{}/", server.address), folder());
+    let both = format!("{}', '169.254.169.254:80", server.address);
+    for (allow, code) in [(server.address.to_string(), "broker-not-allowed"), (both, "broker-address")] {
+        let error = fetch(&fetcher(&folder, &url, &allow, "follow")).await;
+        assert_refused(&error, code);
+        assert!(error.to_string().contains("169.254.169.254"), "{error}");
+    }
+    assert_eq!(server.seen(), 2);
+}
+
+/// Whoever stands behind a server may tell who asks by the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn movers_share_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let mut number = 0;
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let noted = Arc::clone(&noted);
+            number += 1;
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while let Ok(byte) = connection.read_u8().await {
+                    request.push(byte);
+                    if !request.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_owned();
+                    noted.lock().unwrap().push((path, number));
+                    request.clear();
+                    // It stays open for the next one.
+                    connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok();
+                }
+            });
+        }
+    });
+    let folders = [folder(), folder()];
+    let mover = |n: usize| fetcher(&folders[n], &format!("http://{address}/{n}"), &address.to_string(), "");
+    let movers = [mover(0), mover(1)];
+    for _ in 0..3 {
+        for mover in &movers {
+            let fetched = fetch(mover).await;
+            assert!(fetched.to_string().contains("status 200"), "{fetched}");
+        }
+    }
+    let seen = seen.lock().unwrap();
+    let of = |path: &str| seen.iter().filter(|(asked, _)| asked == path).map(|(_, n)| *n).collect::<Vec<u32>>();
+    let (first, second) = (of("/0"), of("/1"));
+    assert_eq!((first.len(), second.len()), (3, 3));
+    assert!(first.iter().all(|connection| !second.contains(connection)), "{first:?} and {second:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_never_comes_or_never_ends_costs_its_own_call() {
     let folder = folder();

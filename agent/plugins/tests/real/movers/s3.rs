@@ -5,6 +5,7 @@ use std::fs;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt};
+use remora_core::ErrorKind;
 use remora_plugins::movers::MoverStore;
 use remora_tests::s3::{KEY, SECRET};
 use remora_tests::{S3, Transport};
@@ -46,6 +47,22 @@ impl Bucket {
 async fn an_object_goes_over_tls_once_and_is_read_listed_replaced_and_removed() {
     let bucket = Bucket::new(Transport::Https);
     journey(&bucket.store, &bucket.s3.files("backups").join("a/prefix/t/one")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_authority_is_not_named_is_not_trusted() {
+    let bucket = Bucket::new(Transport::Https);
+    let trusting = lines(&bucket.s3, "secret");
+    let distrusting = trusting.replace(&bucket.s3.ca_file().display().to_string(), "null");
+    assert_ne!(trusting, distrusting);
+    let store = bucket.folder.mover("strange", &fs::read(example("s3")).unwrap(), &distrusting);
+    let before = bucket.s3.all_requests();
+    let error = create(&store, "x", "y").await.unwrap_err();
+    let error = super::network::ours(&error);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+    assert!(error.chain().contains("the certificate is not trusted of localhost"), "{}", error.chain());
+    assert!(error.advice().unwrap().contains("network.caFile"), "{:?}", error.advice());
+    assert_eq!(bucket.s3.all_requests(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
