@@ -22,6 +22,7 @@ mod document;
 mod failure;
 mod folder;
 mod memory;
+mod outage;
 mod process;
 mod retry;
 mod store;

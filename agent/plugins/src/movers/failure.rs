@@ -22,6 +22,29 @@ pub(super) fn again_after(failed: &Failed) -> Option<Duration> {
     }
 }
 
+/// Whether there was no connection to the store, or it broke.
+pub(super) fn is_away(failed: &Failed) -> bool {
+    let codes = ["broker-connect", "broker-broken"];
+    matches!(failed, Failed::Error(error) if error.class == Class::Retryable && codes.contains(&error.code.as_str()))
+}
+
+/// Whether the store has answered, though with an error.
+pub(super) fn is_an_answer(failed: &Failed) -> bool {
+    matches!(failed, Failed::Error(MoverError { class: Class::NotFound, .. }))
+}
+
+/// Of a store that was away for so long, and was waited for.
+pub(super) fn after_waiting(failed: Failed, waited: Duration) -> Failed {
+    match failed {
+        Failed::Error(mut error) => {
+            let seconds = waited.as_secs();
+            error.message = format!("{}; the store was waited for in vain for {seconds} s", error.message);
+            Failed::Error(error)
+        }
+        other => other,
+    }
+}
+
 /// There is an object of that key.
 pub(super) fn exists(key: &str) -> object_store::Error {
     let why = io::Error::from(io::ErrorKind::AlreadyExists);

@@ -24,6 +24,7 @@ use remora_core::{Error, ErrorKind};
 use super::broker::{Payload, Sink};
 use super::conversation::{Component, Failed, Luggage};
 use super::failure;
+use super::outage::Outage;
 use super::retry::Patience;
 use super::wire::{Call, Done};
 use super::words::{Class, Object, Stored};
@@ -52,6 +53,7 @@ struct Inner {
     name: String,
     component: Component,
     patience: Patience,
+    outage: Outage,
     /// Keys that this process stored and neither removed nor replaced, and how many bytes each has.
     stored: Mutex<BTreeMap<String, u64>>,
     /// How many large objects were looked at in one place: the first one, and every other, at its end.
@@ -72,7 +74,8 @@ impl fmt::Display for MoverStore {
 
 impl MoverStore {
     pub(super) fn new(name: String, component: Component, patience: Patience) -> Self {
-        Self(Arc::new(Inner { name, component, patience, stored: Mutex::default(), looked: AtomicUsize::new(0) }))
+        let (outage, stored, looked) = (Outage::default(), Mutex::default(), AtomicUsize::new(0));
+        Self(Arc::new(Inner { name, component, patience, outage, stored, looked }))
     }
 
     /// Starts it and opens the store, as the first call would do: what is wrong with the component, its settings or the way to
@@ -96,7 +99,7 @@ impl Inner {
     /// Calls the component, and again while that makes sense. The luggage of the call that went well is given back.
     async fn call(&self, doing: &str, key: &str, make: impl Fn() -> (Call, Luggage)) -> Result<(Done, Luggage)> {
         let named = format!("{doing} {key}");
-        let called = self.patience.call(&self.component, (&self.name, &named), make).await;
+        let called = self.patience.call(&self.component, Some(&self.outage), (&self.name, &named), make).await;
         called.map_err(|failed| failure::of(&self.name, doing, key, failed))
     }
 

@@ -53,7 +53,7 @@ impl Calls {
     async fn call(&self, doing: &str, call: VolumeCall, data: Bytes, sink: u64) -> Result<(Done, Sink)> {
         let data = Payload::new(if data.is_empty() { Vec::new() } else { vec![data] });
         let make = || (Call::Volume(call.clone()), Luggage { data: data.clone(), sink: Sink::new(sink) });
-        let called = self.patience.call(&self.component, (&self.name, doing), make).await;
+        let called = self.patience.call(&self.component, None, (&self.name, doing), make).await;
         let (done, luggage) = called.map_err(|failed| failure::plain(&self.name, doing, failed))?;
         Ok((done, luggage.sink))
     }
