@@ -123,3 +123,32 @@ fn reason(mut text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_blocks_for_ever_is_given_up_by_the_clock() {
+        // It blocks until this test is over.
+        let (_over, ends) = mpsc::channel::<()>();
+        let blocks = move || {
+            ends.recv().ok();
+            Ok(())
+        };
+        let mut called = pin!(off_thread(DEADLINE, blocks));
+        assert!(called.as_mut().now_or_never().is_none());
+        let second = Duration::from_secs(1);
+        tokio::time::advance(DEADLINE * crate::host::PATIENCE + SLACK - second).await;
+        assert!(called.as_mut().now_or_never().is_none(), "its time is not over");
+        tokio::time::advance(2 * second).await;
+        let error = called.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert!(error.to_string().contains("a policy did not answer"), "{error}");
+    }
+}
