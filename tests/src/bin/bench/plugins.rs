@@ -45,7 +45,11 @@ const DECISIONS: [(&str, &str, u64); 3] = [
 /// What a reload may take, in nanoseconds.
 const RELOAD: u64 = 100_000_000;
 
+const WHAT_IS_LIMITED: &str = "The limits of `authorize` are for the median (p50) of its decisions. The p99 beside it has no limit, \
+                               and may be above that one.\n";
+
 pub(crate) fn measure(setting: &Setting) -> Vec<Row> {
+    setting.tell("Decisions on files", WHAT_IS_LIMITED.into());
     let mut rows = deciding();
     rows.push(swapping(setting));
     rows.extend(moving(setting));
