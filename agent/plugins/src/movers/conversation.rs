@@ -287,7 +287,7 @@ impl Component {
         let mut requests = Requests::default();
         loop {
             let ask = match timeout_at(deadline + GRACE, instance.hears.recv()).await {
-                Ok(Some(Said::Done(Ok(done)))) => return Ok(done),
+                Ok(Some(Said::Done(Ok(done)))) => return Ok(self.shown_of_each(done)),
                 Ok(Some(Said::Done(Err(Fault::Error(error))))) => return Err(Failed::Error(self.shown(&error))),
                 Ok(Some(Said::Done(Err(Fault::Died(why))))) => return Err(Failed::Fault(self.broker.plain(&why))),
                 Ok(Some(Said::Ask(ask))) => ask,
@@ -318,6 +318,15 @@ impl Component {
             message: self.broker.plain(&error.message),
             details: Vec::new(),
             ..error.clone()
+        }
+    }
+
+    /// The same of a deletion, which has an outcome for each key.
+    fn shown_of_each(&self, done: Done) -> Done {
+        let shown = |one: Result<(), MoverError>| one.map_err(|error| self.shown(&error));
+        match done {
+            Done::Deleted(each) => Done::Deleted(each.into_iter().map(shown).collect()),
+            other => other,
         }
     }
 
