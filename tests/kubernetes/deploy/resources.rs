@@ -12,17 +12,16 @@ const MEASURED: &str = include_str!("../../../docs/benchmarks.md");
 fn most(begins: &str) -> f64 {
     let rows = table(MEASURED, "# Benchmarks");
     let of = rows.iter().filter(|cells| cells[0].starts_with(begins));
-    let peaks = of.map(|cells| {
-        let (figure, _) = cells[2].rsplit_once(" MiB").unwrap();
-        figure.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
-    });
-    peaks.reduce(f64::max).unwrap_or_else(|| panic!("{begins:?} was not measured"))
+    let peak = |cell: &str| cell.rsplit_once(" MiB")?.0.rsplit(' ').next()?.parse::<f64>().ok();
+    let peaks = of.map(|cells| peak(cells[2]).unwrap_or_else(|| panic!("no MiB are told: {cells:?}")));
+    peaks.reduce(f64::max).unwrap_or_else(|| panic!("docs/benchmarks.md has no row that begins with {begins:?}"))
 }
 
 /// What is deployed, in MiB.
 #[track_caller]
 fn mib(quantity: &Value) -> f64 {
-    quantity.as_str().unwrap().strip_suffix("Mi").unwrap().parse().unwrap()
+    let number = quantity.as_str().and_then(|text| text.strip_suffix("Mi")?.parse().ok());
+    number.unwrap_or_else(|| panic!("{quantity} is no number of Mi"))
 }
 
 #[test]
