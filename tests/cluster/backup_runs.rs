@@ -45,6 +45,7 @@ fn a_run_that_is_cancelled_or_deleted_in_its_middle_leaves_nothing_and_the_next_
     let _undisturbed = Product::undisturbed();
     let mut scene = Scene::new("ended");
     assert_eq!(scene.back_up()["decision"], "full");
+    let entries = scene.entries();
 
     let status = scene.disturbed_in_the_middle(&json!({}), |scene, run, _held| {
         scene.cancel(run);
@@ -53,6 +54,7 @@ fn a_run_that_is_cancelled_or_deleted_in_its_middle_leaves_nothing_and_the_next_
     let (reason, message) = why_failed(&status);
     assert_eq!(reason, "Cancelled", "{message}");
     assert!(status["point"].is_null(), "{status:#}");
+    assert_eq!(scene.entries(), entries, "a point was committed");
     scene.back_up();
 
     scene.deleted_in_the_middle();

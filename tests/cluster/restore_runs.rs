@@ -196,11 +196,13 @@ fn an_increment_becomes_a_machine_that_boots_and_shows_all_files() {
     let uuid = |vm: &Vm| vm.try_virsh("domuuid", &[]).ok().text().trim().to_owned();
     assert_ne!(uuid(&copy), uuid(&scene.vm), "two machines with one UUID");
 
-    // It goes; who is to be it again is, and is halted.
+    // Both go; who is to be the original again is, and is halted.
     let firmware = |vm: &str| cluster.get("vm", namespace, vm)["spec"]["template"]["spec"]["domain"]["firmware"].take();
     let original = firmware("web");
-    cluster.delete("vm", namespace, "web");
-    cluster.wait_gone("vm", namespace, "web", RUN);
+    for vm in ["copy", "web"] {
+        cluster.delete("vm", namespace, vm);
+        cluster.wait_gone("vm", namespace, vm, RUN);
+    }
     scene.restore("heir", &json!({"virtualMachine": {"name": "heir", "keepIdentity": true}}));
     scene.complete("heir");
     assert_eq!(firmware("heir"), original);
