@@ -58,7 +58,8 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     edit(cluster, &format!("s/{}/99 * * * */", EACH_MINUTE.replace('*', r"\*")));
     let broken = policies.stands("Stale", Some(&good));
     assert_eq!(broken["activeDigest"], good["activeDigest"], "{broken:#}");
-    assert!(broken["generation"].as_i64() > good["generation"].as_i64(), "{broken:#} after {good:#}");
+    let generation = |document: &Value| document["generation"].as_i64().unwrap();
+    assert!(generation(&broken) > generation(&good), "{broken:#} after {good:#}");
     let says = broken["message"].as_str().unwrap();
     assert!(says.starts_with("each-minute.yaml, line 4: schedule.settings.cron: "), "{says}");
     write(&vm, 300);
