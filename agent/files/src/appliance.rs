@@ -228,7 +228,7 @@ impl Drop for Appliance {
     }
 }
 
-/// Boots the appliance. A `/dev/kvm` may be there and not work (nested, old hardware); then it is emulated.
+/// Boots the appliance. KVM may be there and not work (nested, old hardware); then it is emulated.
 async fn launch(boot: &Boot<'_>, scratch: Scratch) -> Result<Appliance> {
     let mut start = Start {
         images: &boot.images,
@@ -238,7 +238,7 @@ async fn launch(boot: &Boot<'_>, scratch: Scratch) -> Result<Appliance> {
         emulate: false,
     };
     let chosen = std::env::var_os("LIBGUESTFS_BACKEND_SETTINGS").is_some();
-    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    let kvm = has_kvm();
     start.emulate = !chosen && !kvm;
     let (guestfish, qemu) = match run(&start, boot.options).await {
         Err(error) if !chosen && kvm => {
@@ -252,6 +252,20 @@ async fn launch(boot: &Boot<'_>, scratch: Scratch) -> Result<Appliance> {
         scratch.belongs(sockets);
     }
     Ok(Appliance { guestfish, qemu, files: boot.folder.join("files"), _scratch: scratch })
+}
+
+/// Whether there is KVM, and a processor for it. Some kernels have a `/dev/kvm` without: they emulate one instruction after the other,
+/// and an appliance boots for minutes, where QEMU's own emulation takes seconds.
+fn has_kvm() -> bool {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let opens = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    (cfg!(not(target_arch = "x86_64")) || virtualizes(&processor)) && opens()
+}
+
+/// Whether a processor of x86 can run virtual machines, by what the kernel tells of it.
+fn virtualizes(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags.flat_map(str::split_whitespace).any(|flag| flag == "vmx" || flag == "svm")
 }
 
 async fn run(start: &Start<'_>, options: &ApplianceOptions) -> Result<(Guestfish, Option<Pid>)> {
@@ -283,4 +297,21 @@ fn options_for(kind: &str) -> &'static [&'static str] {
 
 fn mount_command(options: &str, device: &str, path: &str) -> String {
     format!("mount-options {options} {device} \"/{path}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_runs_machines_by_its_flags_and_by_no_other_line() {
+        for flag in ["vmx", "svm"] {
+            assert!(virtualizes(&format!("processor\t: 0\nflags\t\t: fpu {flag} sse2\nbugs\t\t: mds\n")));
+        }
+        for other in
+            ["", "flags\t\t: fpu sse2 vmx_tricks\n", "vmx flags\t: vnmi preemption_timer\n", "model name\t: svm\n"]
+        {
+            assert!(!virtualizes(other), "{other}");
+        }
+    }
 }
