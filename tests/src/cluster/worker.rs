@@ -33,7 +33,7 @@ impl Cluster {
 
     /// Has KubeVirt let machines move between the first node and another one, which has the same processor. It asks for a node that
     /// has a label of the model which libvirt takes this processor for. KubeVirt 1.9 labels a node with all models that machines may
-    /// have there but `kvm64`, which libvirt takes some newer processors for: no node would do.
+    /// have there but `kvm64`, which libvirt takes some processors for: no node would do.
     #[track_caller]
     fn let_machines_move(&self, name: &str) {
         for node in [self.node_name(), name] {
