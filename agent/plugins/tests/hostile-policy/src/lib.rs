@@ -1,8 +1,12 @@
 //! A policy that misbehaves as its settings say, once it has answered the first, harmless question of a load. Else it selects the
 //! machines that are named, has them backed up once a day, keeps nothing, and says nothing of files.
 
+#[path = "../../hostile/src/exhaust.rs"]
+mod exhaust;
+
 use std::hint::black_box;
 
+use exhaust::{deeper, grow};
 use remora_sdk::{Invalid, authorize, retention, schedule, select, serde};
 
 #[derive(serde::Deserialize)]
@@ -51,19 +55,6 @@ impl Hostile {
             _ => {}
         }
     }
-}
-
-fn grow() {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    loop {
-        kept.push(black_box(vec![1; 1 << 20]));
-    }
-}
-
-#[expect(unconditional_recursion, reason = "it is to run out of stack")]
-fn deeper(n: u64) -> u64 {
-    let array = black_box([n; 100]);
-    1 + deeper(array[7] + 1) + array[9]
 }
 
 impl select::Policy for Hostile {

@@ -4,6 +4,11 @@ use std::hint::black_box;
 
 use remora_sdk::objects::{Secret, log};
 
+#[path = "exhaust.rs"]
+mod exhaust;
+
+use exhaust::{deeper, grow};
+
 /// Does what is asked for in this function.
 pub(crate) fn misbehave(how: &str, function: &str) {
     match how.split_once(" in ") {
@@ -33,17 +38,4 @@ pub(crate) fn misbehave(how: &str, function: &str) {
         },
         _ => {}
     }
-}
-
-fn grow() {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    loop {
-        kept.push(black_box(vec![1; 1 << 20]));
-    }
-}
-
-#[expect(unconditional_recursion, reason = "it is to run out of stack")]
-fn deeper(n: u64) -> u64 {
-    let array = black_box([n; 100]);
-    1 + deeper(array[7] + 1) + array[9]
 }
