@@ -43,7 +43,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        run(Command::new("umount").arg(self.path()));
+        unmount(self.path());
     }
 }
 
@@ -94,11 +94,16 @@ impl Drop for Holding {
         if self.held.swap(false, Ordering::Relaxed) {
             run(Command::new("fsfreeze").arg("--unfreeze").arg(self.path()));
         }
-        run(Command::new("umount").arg(self.path()));
+        unmount(&self.path());
     }
 }
 
 #[track_caller]
 fn mount(options: &[&str], on: &Path) {
     run(Command::new("mount").args(options).arg(on)).ok();
+}
+
+// Lazily: a program that another test starts has all that is open here, until it is itself.
+fn unmount(path: &Path) {
+    run(Command::new("umount").arg("--lazy").arg(path));
 }

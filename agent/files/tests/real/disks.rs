@@ -209,7 +209,7 @@ async fn stop_works_while_somebody_reads_and_holds_files_open() {
 async fn an_unmount_by_somebody_else_is_noticed() {
     let mut fixture = Fixture::new().await;
     let disks = fixture.mounted.folder().join("disks");
-    assert!(Command::new("umount").arg(&disks).status().unwrap().success());
+    assert!(Command::new("umount").arg("--lazy").arg(&disks).status().unwrap().success());
     let ended = tokio::time::timeout(Duration::from_mins(5), fixture.mounted.wait()).await.unwrap();
     assert_eq!(ended, Ended::Disks);
     fixture.stop().await;
