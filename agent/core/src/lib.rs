@@ -12,6 +12,7 @@ pub mod error;
 pub mod extent;
 mod internet;
 pub mod name;
+pub mod outage;
 pub mod plan;
 pub mod point;
 pub mod policy;

@@ -22,7 +22,6 @@ mod document;
 mod failure;
 mod folder;
 mod memory;
-mod outage;
 mod process;
 mod retry;
 mod store;

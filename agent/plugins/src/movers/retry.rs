@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use remora_core::outage::Outage;
 use tokio::time::{Instant, sleep};
 
 use super::conversation::{Component, Failed, Luggage};
 use super::failure;
-use super::outage::Outage;
 use super::wire::{Call, Done};
 
 /// The first pause before a call is made again; each is twice the one before, and drawn at random below that.
@@ -65,7 +65,9 @@ impl Patience {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };
-            let away = outage.filter(|_| failure::is_away(&failed)).and_then(|outage| outage.since(name));
+            let begins = || tracing::info!(mover = name, "the store is away, and is waited for");
+            let away =
+                outage.filter(|_| failure::is_away(&failed)).and_then(|outage| outage.since(Instant::now(), begins));
             let Some(not_before) = failure::again_after(&failed) else { return Err(failed) };
             let longest = if away.is_some() { LONGEST_WHILE_AWAY } else { LONGEST_PAUSE };
             let wait = not_before.max(pause.min(longest).mul_f64(fastrand::f64()));

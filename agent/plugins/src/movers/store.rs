@@ -19,12 +19,12 @@ use object_store::{
     Attributes, CopyOptions, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
     MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use remora_core::outage::Outage;
 use remora_core::{Error, ErrorKind};
 
 use super::broker::{Payload, Sink};
 use super::conversation::{Component, Failed, Luggage};
 use super::failure;
-use super::outage::Outage;
 use super::retry::Patience;
 use super::wire::{Call, Done};
 use super::words::{Class, Object, Stored};

@@ -11,6 +11,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use remora_core::outage::Seen;
 use remora_core::{Error, ErrorKind, Result, check_authorities};
 use reqwest::header::{HeaderName, HeaderValue};
 
@@ -19,7 +20,7 @@ use crate::store::access::{Access, Reach};
 use crate::store::credentials::Variables;
 use crate::store::limits::{Limited, Paces};
 use crate::store::lock::{Locks, S3Locks};
-use crate::store::outage::{Seen, Waiting};
+use crate::store::outage::Waiting;
 use crate::store::reach::{Connector, ToInternet};
 
 /// The client's own, where none is named.
@@ -206,7 +207,7 @@ fn connector(location: &Location, patience: Patience, seen: Seen) -> Result<Wait
         Reach::Anywhere => Connector::Anywhere(ReqwestConnector::default()),
         Reach::Internet => Connector::Internet(ToInternet { patience, certificates: certificates(&location.access)? }),
     };
-    Ok(Waiting { connector, name: location.to_string(), outage: patience.outage, seen })
+    Ok(Waiting { connector, name: location.to_string(), longest_outage: patience.outage, seen })
 }
 
 /// The PEM certificates that are trusted beside the system's.

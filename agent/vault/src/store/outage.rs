@@ -1,11 +1,10 @@
 //! A store that was there, and is away for a while: requests wait for it, where its client would give up within seconds.
 //!
-//! A store that has never answered is not waited for: more likely its endpoint is mistyped.
+//! Which store is away and since when is told by [`remora_core::outage`]: one that has never answered is not waited for.
 //!
 //! What is asked again here never reached the store, or the client itself would ask it again, only for a shorter time.
 
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +12,7 @@ use http::{Method, StatusCode};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use remora_core::outage::{Outage, Seen};
 use tokio::time::Instant;
 
 use crate::keys::random;
@@ -29,7 +29,7 @@ pub(super) struct Waiting<C> {
     pub(super) connector: C,
     /// How the log names the store.
     pub(super) name: String,
-    pub(super) outage: Duration,
+    pub(super) longest_outage: Duration,
     /// What is known of the store beforehand.
     pub(super) seen: Seen,
 }
@@ -37,8 +37,8 @@ pub(super) struct Waiting<C> {
 impl<C: HttpConnector> HttpConnector for Waiting<C> {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = self.connector.connect(options)?;
-        let (name, store) = (self.name.clone(), Mutex::new(self.seen));
-        Ok(HttpClient::new(Client { inner: client, name, outage: self.outage, store }))
+        let (name, outage) = (self.name.clone(), Outage::new(self.seen));
+        Ok(HttpClient::new(Client { inner: client, name, longest_outage: self.longest_outage, outage }))
     }
 }
 
@@ -46,19 +46,8 @@ impl<C: HttpConnector> HttpConnector for Waiting<C> {
 struct Client {
     inner: HttpClient,
     name: String,
-    outage: Duration,
-    store: Mutex<Seen>,
-}
-
-/// What is known of the store.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Seen {
-    /// It has never answered.
-    Never,
-    /// It answered last.
-    There,
-    /// It has not answered since.
-    Away(Instant),
+    longest_outage: Duration,
+    outage: Outage,
 }
 
 #[async_trait]
@@ -70,13 +59,13 @@ impl HttpService for Client {
             if !is_away(request.method(), &answer) {
                 // A connection that breaks off, or a server that is silent, tells nothing of the store.
                 if answer.is_ok() {
-                    *self.store() = Seen::There;
+                    self.outage.is_over();
                 }
                 return answer;
             }
             // It may be away for some requests only, and answer others all the time.
             let now = Instant::now();
-            if !self.waits(now) || now - begun >= self.outage {
+            if !self.waits(now) || now - begun >= self.longest_outage {
                 return answer;
             }
             let next = if answer.is_ok() { (pause * 2).min(LONGEST_PAUSE) } else { PAUSE };
@@ -90,21 +79,11 @@ impl HttpService for Client {
 impl Client {
     /// Whether a store that has just not answered is waited for.
     fn waits(&self, now: Instant) -> bool {
-        let mut store = self.store();
-        match *store {
-            Seen::Never => false,
-            Seen::There => {
-                let seconds = self.outage.as_secs();
-                tracing::info!(store = %self.name, seconds, "the store is away, and is waited for");
-                *store = Seen::Away(now);
-                true
-            }
-            Seen::Away(since) => now - since < self.outage,
-        }
-    }
-
-    fn store(&self) -> MutexGuard<'_, Seen> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        let begins = || {
+            let seconds = self.longest_outage.as_secs();
+            tracing::info!(store = %self.name, seconds, "the store is away, and is waited for");
+        };
+        self.outage.since(now, begins).is_some_and(|since| now - since < self.longest_outage)
     }
 }
 
@@ -184,7 +163,7 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let inner = HttpClient::new(Server { played, asked: Arc::clone(&asked) });
         let name = "s3://bucket/vms at https://store.example".into();
-        (Client { inner, name, outage: OUTAGE, store: Mutex::new(seen) }, asked)
+        (Client { inner, name, longest_outage: OUTAGE, outage: Outage::new(seen) }, asked)
     }
 
     fn request(method: Method) -> HttpRequest {
@@ -199,10 +178,10 @@ mod tests {
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
         assert!(!client.waits(at(0)), "it has never answered");
-        *client.store() = Seen::There;
+        client.outage.is_over();
         assert!(client.waits(at(10)) && client.waits(at(109)));
         assert!(!client.waits(at(110)) && !client.waits(at(500)), "whoever comes later does not wait again");
-        *client.store() = Seen::There;
+        client.outage.is_over();
         assert!(client.waits(at(600)), "it was there in between");
     }
 
