@@ -5,7 +5,8 @@ mod audit;
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -402,12 +403,12 @@ fn sources() -> PathBuf {
 /// Different ports at which nobody listens.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     // Held together, so that they differ.
-    [(); N].map(|()| hold_port(Ipv4Addr::LOCALHOST)).map(|listener| port_of(&listener))
+    [(); N].map(|()| hold_port(Ipv4Addr::LOCALHOST)).map(let_go)
 }
 
 /// A port at an address of this host at which nobody listens.
 pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
-    port_of(&hold_port(at))
+    let_go(hold_port(at))
 }
 
 fn hold_port(at: Ipv4Addr) -> TcpListener {
@@ -415,6 +416,23 @@ fn hold_port(at: Ipv4Addr) -> TcpListener {
     tries.find_map(Result::ok).must("find a free port")
 }
 
-fn port_of(listener: &TcpListener) -> u16 {
-    listener.local_addr().must("read a port").port()
+/// The port, at which nobody listens from now on: what is shut down listens no more, though a program that another thread
+/// starts has a copy of it until it is itself.
+fn let_go(listener: TcpListener) -> u16 {
+    let port = listener.local_addr().must("read a port").port();
+    TcpStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).must("let go of a port");
+    port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_can_be_taken_while_there_is_a_copy_of_what_held_it() {
+        let holder = hold_port(Ipv4Addr::LOCALHOST);
+        let _copy = holder.try_clone().unwrap();
+        let port = let_go(holder);
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
 }

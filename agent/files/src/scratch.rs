@@ -1,6 +1,6 @@
 //! The folder for the appliance's small files: its sockets, and overlays that take what journals replay.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "remora-files-";
 const LOCK: &str = "lock";
+/// The lock before it is held.
+const UNHELD: &str = "unheld";
 /// A link to a folder that belongs to this one.
 const ELSEWHERE: &str = "elsewhere";
 
@@ -26,8 +28,11 @@ impl Scratch {
     pub(crate) fn new(parent: &Path) -> io::Result<Self> {
         remove_abandoned(parent);
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-        let lock = File::create(folder.path().join(LOCK))?;
+        let unheld = folder.path().join(UNHELD);
+        let lock = File::create(&unheld)?;
         lock.try_lock().map_err(io::Error::from)?;
+        // Named once it is held: by whoever removes what is abandoned, it would be found free before.
+        fs::rename(unheld, folder.path().join(LOCK))?;
         Ok(Self { folder, lock })
     }
 
@@ -52,9 +57,9 @@ fn remove_abandoned(parent: &Path) {
         match lock.try_lock() {
             Ok(()) => {
                 if let Ok(elsewhere) = entry.path().join(ELSEWHERE).read_link() {
-                    let _ = std::fs::remove_dir_all(elsewhere);
+                    let _ = fs::remove_dir_all(elsewhere);
                 }
-                let _ = std::fs::remove_dir_all(entry.path());
+                let _ = fs::remove_dir_all(entry.path());
             }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
@@ -63,6 +68,9 @@ fn remove_abandoned(parent: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -72,14 +80,32 @@ mod tests {
         let dead = Scratch::new(parent.path()).unwrap();
         let left = dead.path().to_owned();
         let elsewhere = parent.path().join("elsewhere");
-        std::fs::create_dir(&elsewhere).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
         dead.belongs(&elsewhere);
         let Scratch { folder, lock } = dead;
-        // As a kill would: the lock is gone, the folder is not.
+        // As a kill would: the lock is gone, the folder is not. To close it were not enough: a program that another test
+        // starts has it, too, until it is itself.
         let _ = folder.keep();
-        drop(lock);
+        lock.unlock().unwrap();
         let next = Scratch::new(parent.path()).unwrap();
         assert!(!left.exists() && !elsewhere.exists());
         assert!(living.path().exists() && next.path().exists());
+    }
+
+    #[test]
+    fn what_somebody_just_begins_is_not_taken_for_abandoned() {
+        let (parent, done) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
+        let whole = |new: io::Result<Scratch>| new.is_ok_and(|new| new.path().join(LOCK).exists());
+        let all = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    remove_abandoned(parent.path());
+                }
+            });
+            let all = (0..1000).all(|_| whole(Scratch::new(parent.path())));
+            done.store(true, Ordering::SeqCst);
+            all
+        });
+        assert!(all, "a folder was removed while it was made");
     }
 }

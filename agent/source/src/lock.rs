@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use remora_core::{Error, ErrorKind};
 
-/// The lock on a VM, held until dropped. Its file stays: removing it could give two runs a lock each.
+/// The lock on a VM, held until dropped: [`Flock`] unlocks it then, whoever has a copy of the file (a program that another
+/// thread starts has one until it is itself). Its file stays: removing it could give two runs a lock each.
 #[derive(Debug)]
 pub(crate) struct VmLock(#[allow(dead_code)] Flock<File>);
 
@@ -77,6 +78,8 @@ mod tests {
         let Locked::Theirs(holder) = try_lock(&run, "u").unwrap() else { panic!("two have it") };
         assert_eq!(holder, Some(std::process::id()));
         assert!(matches!(try_lock(&run, "other").unwrap(), Locked::Ours(_)));
+        // As a program has one that is just being started.
+        let _copy = first.0.try_clone().unwrap();
         drop(first);
         assert!(matches!(try_lock(&run, "u").unwrap(), Locked::Ours(_)));
     }

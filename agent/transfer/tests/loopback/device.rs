@@ -3,24 +3,31 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
-/// One over a file, detached when dropped.
+/// Who has a device. Until it is itself, a `losetup` of another test would have copies of all that is open here: a device
+/// that one worker had for itself would not be free when the next one comes.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// One over a file, detached when dropped. There is one at a time.
 pub(crate) struct Loop {
     pub(crate) path: PathBuf,
     _file: NamedTempFile,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Loop {
     /// With these bytes: a multiple of 512.
     pub(crate) fn new(bytes: &[u8]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let file = NamedTempFile::new().unwrap();
         fs::write(file.path(), bytes).unwrap();
         let made = Command::new("losetup").args(["--find", "--show"]).arg(file.path()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let path = String::from_utf8(made.stdout).unwrap().trim().into();
-        Self { path, _file: file }
+        Self { path, _file: file, _turn: turn }
     }
 
     /// What it holds.

@@ -368,6 +368,7 @@ async fn a_device_that_will_not_do_is_refused_and_nothing_is_written_to_it() {
     let told = format!("the device has {} bytes, and the disk {SIZE}", old.len());
     assert!(refused.to_string().contains(&told), "{refused}");
     assert!(small.bytes() == old);
+    drop(small);
 
     // One that somebody has for himself, as a filesystem that is mounted does.
     let old = vec![0xee; SIZE];
