@@ -17,6 +17,8 @@ const SOON: Duration = Duration::from_mins(15);
 const POLICIES: &str = "remora-policies";
 const PLUGINS: &str = "remora-plugins";
 const DOCUMENT: &str = "each-minute.yaml";
+/// A document beside it, by which nothing is selected.
+const NEIGHBOUR: &str = "nightly.yaml";
 const EACH_MINUTE: &str = "* * * * *";
 
 #[test]
@@ -36,9 +38,9 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     let vm = cluster.vm(&namespace, "web").empty_disk("data", SIZE).start();
     write(&vm, 100);
     make_unlabelled(cluster, &namespace);
-    let document = dir.path().join(DOCUMENT);
-    std::fs::write(&document, policy(&namespace, &repository)).unwrap();
-    put_policies(cluster, &document);
+    let document = policy("each-minute", EACH_MINUTE, &namespace, &repository);
+    let neighbour = policy("nightly", "0 2 * * *", &namespace, &repository).replace("last:", "lest:");
+    put_policies(cluster, dir.path(), [(DOCUMENT, document), (NEIGHBOUR, neighbour)]);
     let policies = Policies { product, vm: &vm };
 
     // What the mover stores, remora finds in the bucket.
@@ -46,7 +48,11 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     let remora = remora.with("REMORA_TENANT", &namespace);
     let points = || remora.json(["points"]).as_array().unwrap().clone();
 
-    let good = policies.stands("Active", None);
+    // Beside a document that is broken from the first, a good one works all the same.
+    let unknown = policies.stands(NEIGHBOUR, "Broken", None);
+    assert!(unknown["activeDigest"].is_null(), "{unknown:#}");
+    assert_says(&unknown, "nightly.yaml, line 5: retention.settings.lest: ");
+    let good = policies.stands(DOCUMENT, "Active", None);
     assert_eq!(good["activeDigest"], good["desiredDigest"], "{good:#}");
     assert_eq!(good["name"], "each-minute", "{good:#}");
     cluster.kubectl(&["label", "vm", "web", "--namespace", &namespace, "backup=each-minute"]);
@@ -54,14 +60,15 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     assert_eq!(first["decision"], "full", "{first:#}");
     policies.wait_until_one_is_verified();
 
-    // A broken document changes nothing but that it is told.
-    edit(cluster, &format!("s/{}/99 * * * */", EACH_MINUTE.replace('*', r"\*")));
-    let broken = policies.stands("Stale", Some(&good));
+    // A broken document changes nothing but that it is told, while its neighbour is mended.
+    edit(cluster, &format!("s/{}/99 * * * */; s/lest:/last:/", EACH_MINUTE.replace('*', r"\*")));
+    let known = policies.stands(NEIGHBOUR, "Active", Some(&unknown));
+    assert_eq!(known["activeDigest"], known["desiredDigest"], "{known:#}");
+    let broken = policies.stands(DOCUMENT, "Stale", Some(&good));
     assert_eq!(broken["activeDigest"], good["activeDigest"], "{broken:#}");
     let generation = |document: &Value| document["generation"].as_i64().unwrap();
     assert!(generation(&broken) > generation(&good), "{broken:#} after {good:#}");
-    let says = broken["message"].as_str().unwrap();
-    assert!(says.starts_with("each-minute.yaml, line 4: schedule.settings.cron: "), "{says}");
+    assert_says(&broken, "each-minute.yaml, line 4: schedule.settings.cron: ");
     write(&vm, 300);
     let second = policies.next_run();
     assert!(is_incremental(&second), "{second:#}");
@@ -69,7 +76,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
 
     // By a mended one, none stays that is older than the newest.
     edit(cluster, r"s|99 \* \* \* \*|*/1 * * * *|");
-    let mended = policies.stands("Active", Some(&broken));
+    let mended = policies.stands(DOCUMENT, "Active", Some(&broken));
     assert_eq!(mended["activeDigest"], mended["desiredDigest"], "{mended:#}");
     write(&vm, 500);
     let earlier = points();
@@ -92,12 +99,12 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     remora.ok(["verify"]);
 }
 
-/// A policy for the machines of a namespace that have its label.
-fn policy(namespace: &str, repository: &str) -> String {
+/// A policy for the machines of a namespace that have its name as a label.
+fn policy(name: &str, cron: &str, namespace: &str, repository: &str) -> String {
     format!(
-        "kind: BackupPolicy\nname: each-minute\n\
-         select: {{module: builtin:labels, settings: {{namespaces: [{namespace}], matchLabels: {{backup: each-minute}}}}}}\n\
-         schedule: {{module: builtin:cron, settings: {{cron: \"{EACH_MINUTE}\"}}}}\n\
+        "kind: BackupPolicy\nname: {name}\n\
+         select: {{module: builtin:labels, settings: {{namespaces: [{namespace}], matchLabels: {{backup: {name}}}}}}}\n\
+         schedule: {{module: builtin:cron, settings: {{cron: \"{cron}\"}}}}\n\
          retention: {{module: builtin:gfs, settings: {{last: 1}}}}\ntarget: {{repository: {repository}}}\n\
          verify: {{every: 7d}}\n"
     )
@@ -129,10 +136,22 @@ fn put_mover(cluster: &Cluster, plugin: &Plugin) {
     cluster.kubectl(&["create", "secret", "generic", PLUGINS, "--namespace", NAMESPACE, &secret]);
 }
 
+/// Writes documents into a folder, and makes the `ConfigMap` of them.
 #[track_caller]
-fn put_policies(cluster: &Cluster, document: &Path) {
-    let file = format!("--from-file={}", document.display());
-    cluster.kubectl(&["create", "configmap", POLICIES, "--namespace", NAMESPACE, &file]);
+fn put_policies(cluster: &Cluster, folder: &Path, documents: [(&str, String); 2]) {
+    let [first, second] = documents.map(|(name, text)| {
+        let file = folder.join(name);
+        std::fs::write(&file, text).unwrap();
+        format!("--from-file={}", file.display())
+    });
+    cluster.kubectl(&["create", "configmap", POLICIES, "--namespace", NAMESPACE, &first, &second]);
+}
+
+/// That a document's standing names what is wrong with it.
+#[track_caller]
+fn assert_says(standing: &Value, begins: &str) {
+    let says = standing["message"].as_str().unwrap();
+    assert!(says.starts_with(begins), "{says}");
 }
 
 /// Edits the policies with an editor that does this.
@@ -165,18 +184,18 @@ impl Policies<'_> {
         self.product.cluster()
     }
 
-    /// What the agent of the node says of the document once it stands so, and is another version than `before`.
+    /// What the agent of the node says of a document once it stands so, and is another version than `before`.
     #[track_caller]
-    fn stands(&self, state: &str, before: Option<&Value>) -> Value {
+    fn stands(&self, document: &str, state: &str, before: Option<&Value>) -> Value {
         let of = |node: &Value| {
             let all = node["status"]["policies"].as_array();
-            all.and_then(|all| all.iter().find(|one| one["file"] == DOCUMENT).cloned()).unwrap_or_default()
+            all.and_then(|all| all.iter().find(|one| one["file"] == document).cloned()).unwrap_or_default()
         };
         let stands = |node: Option<&Value>| {
             let one = node.map(of).unwrap_or_default();
             one["state"] == state && before.is_none_or(|before| one["desiredDigest"] != before["desiredDigest"])
         };
-        let (name, what) = (self.cluster().node_name(), format!("the policy is not {state}"));
+        let (name, what) = (self.cluster().node_name(), format!("{document} is not {state}"));
         of(&self.cluster().wait_for("agentnode", "", name, &what, SOON, stands).unwrap())
     }
 

@@ -46,6 +46,13 @@ impl Plugin {
         Self::new("plain", "plain", &settings, server, ("token", plain::TOKEN), "")
     }
 
+    /// One that takes the place of the mover `plain` and misbehaves: `agent/plugins/tests/hostile`. `lines` are more of its document.
+    pub fn of_misbehaving(store: &PlainStore, misbehave: &str, lines: &str) -> Self {
+        let server = store.address();
+        let settings = format!("{{endpoint: 'http://{server}', misbehave: '{misbehave}'}}");
+        Self::new("plain", "hostile", &settings, server, ("token", plain::TOKEN), lines)
+    }
+
     /// The mover `array` for an appliance, which may see the disks of the machines that are named.
     pub fn of_appliance(appliance: &Appliance, machines: &str) -> Self {
         let server = appliance.address();

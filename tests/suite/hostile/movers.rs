@@ -1,4 +1,5 @@
-//! Backups through a mover of objects that lies: that is found before a point is listed, while another repository's run goes on.
+//! Backups through a mover of objects that lies, traps, hangs or eats memory: no point is listed, while another repository's run
+//! goes on.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +16,22 @@ const LIES: [(Lie, &str, &str); 4] = [
     (Lie::Forget, "/m/", "and does not find it"),
 ];
 
+/// What a mover does where it is to store a segment, what its document has for that, and what is said of it.
+const FAULTS: [(&str, &str, &str); 3] = [
+    ("trap", "", "it trapped"),
+    ("loop", "timeout: 1s\n", "did not answer within 1000 ms"),
+    ("memory", "", "growing memory"),
+];
+
 fn machine(name: &str) -> Domain<'static> {
     let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", 32 * MIB)).paused();
     domain.write_bytes("vda", 0, &random_bytes(name, 8 << 20));
     domain
+}
+
+/// Through the mover `plain` of a folder.
+fn through(plugin: &Plugin) -> Remora {
+    Remora::new(Lab::shared(), plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder())
 }
 
 fn backup(domain: &Domain<'_>) -> [String; 4] {
@@ -46,7 +59,7 @@ fn a_backup_through_a_mover_that_lies_lists_no_point_and_one_into_another_reposi
     let (lab, store) = (Lab::shared(), PlainStore::start());
     let (attacked, beside) = (machine("lying mover"), machine("beside a lie"));
     let plugin = Plugin::of_plain(&store);
-    let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
+    let remora = through(&plugin);
     remora.ok(["repo", "init"]);
     let other = Remora::init(lab);
     let mut kept: Vec<(String, PathBuf)> = Vec::new();
@@ -69,13 +82,39 @@ fn a_backup_through_a_mover_that_lies_lists_no_point_and_one_into_another_reposi
     }
 }
 
+/// All at once: a call that fails is made again after a while, and more than one segment has the mover shut out sooner.
+#[test]
+fn backups_through_movers_that_trap_hang_and_eat_memory_list_no_point_and_one_into_another_repository_succeeds() {
+    let (store, beside) = (PlainStore::start(), machine("beside faults"));
+    let plugin = Plugin::of_plain(&store);
+    let (remora, other) = (through(&plugin), Remora::init(Lab::shared()));
+    remora.ok(["repo", "init"]);
+    let attacked = FAULTS.map(|(how, lines, _)| {
+        let domain = machine(&format!("{how} in a mover"));
+        domain.write_bytes("vda", 8 * MIB, &random_bytes(how, 24 << 20));
+        (domain, Plugin::of_misbehaving(&store, &format!("{how} in put of a segment"), lines))
+    });
+    let runs = attacked.each_ref().map(|(domain, hostile)| through(hostile).spawn(backup(domain)));
+    made(&other, &beside);
+    for (run, (.., said)) in runs.into_iter().zip(FAULTS) {
+        let run = run.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert!(!run.status.success() && told.contains(said), "{said}: {told}");
+    }
+    assert_eq!(points(&remora), [""; 0]);
+    // Neither are the next runs spoiled by it.
+    for (domain, _) in &attacked {
+        assert_restores(&remora, &made(&remora, domain), &domain.truth("vda"));
+    }
+}
+
 /// A listing that leaves out what another process stored cannot be seen to lie; it may cost the run, and costs no point.
 #[test]
 fn a_mover_that_hides_points_from_a_run_costs_none_of_them() {
-    let (lab, store) = (Lab::shared(), PlainStore::start());
+    let store = PlainStore::start();
     let domain = machine("hidden points");
     let plugin = Plugin::of_plain(&store);
-    let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
+    let remora = through(&plugin);
     remora.ok(["repo", "init"]);
     let mut kept = vec![(made(&remora, &domain), domain.truth("vda"))];
     domain.write_bytes("vda", 4 * MIB, &random_bytes("hidden", 1 << 20));
@@ -96,10 +135,10 @@ fn a_mover_that_hides_points_from_a_run_costs_none_of_them() {
 /// Most of the first point's segment is not needed any more: it is stored again without that, and what is stored is changed.
 #[test]
 fn a_collection_through_a_mover_that_lies_removes_nothing_that_is_needed() {
-    let (lab, store) = (Lab::shared(), PlainStore::start());
+    let store = PlainStore::start();
     let domain = machine("lying gc");
     let plugin = Plugin::of_plain(&store);
-    let remora = Remora::new(lab, plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
+    let remora = through(&plugin);
     remora.ok(["repo", "init"]);
     made(&remora, &domain);
     domain.write_bytes("vda", MIB, &random_bytes("seven eighths", 7 << 20));

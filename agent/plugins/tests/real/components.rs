@@ -31,7 +31,7 @@ pub(crate) fn world(of: &str) -> (Resolve, WorldId) {
     (resolve, world)
 }
 
-fn versioned(world: &str) -> (&str, &str) {
+pub(crate) fn versioned(world: &str) -> (&str, &str) {
     world.split_once('@').unwrap_or((world, "0.1.0"))
 }
 
@@ -48,16 +48,47 @@ pub(crate) fn selector(configure: &str, select: &str, beside: &str) -> Vec<u8> {
     policy("selector", configure, select, beside)
 }
 
-/// The call of a world that answers its questions: its interface, its name, and what it takes.
-pub(crate) fn call_of(world: &str) -> (&'static str, &'static str, &'static str) {
+/// The worlds of policies, those of 0.1.0 first.
+pub(crate) const WORLDS: [&str; 5] = ["selector", "scheduler", "keeper", "authorizer", "authorizer@0.2.0"];
+
+/// The call of a world that answers its questions.
+pub(crate) struct Call {
+    pub(crate) interface: &'static str,
+    pub(crate) name: &'static str,
+    takes: &'static str,
+    /// Where the length of the first text that is asked about stands: the name of a VM, or of who asks.
+    length: &'static str,
+    /// The bytes that an answer takes.
+    pub(crate) size: u32,
+    /// Where in it the address of its reason stands; the reason's length comes next.
+    pub(crate) reason: u32,
+}
+
+/// That of a world.
+pub(crate) fn call_of(world: &str) -> Call {
+    let list = Call {
+        interface: "select",
+        name: "select",
+        takes: "i32 i32",
+        length: "(i32.load offset=4 (local.get 0))",
+        size: 12,
+        reason: 4,
+    };
+    let decisions = Call { interface: "authorize", name: "authorize", size: 32, reason: 12, ..list };
     match world {
-        "selector" => ("select", "select", "i32 i32"),
-        "scheduler" => ("schedule", "next", "i32 i32"),
+        "selector" => list,
+        "scheduler" => Call { interface: "schedule", name: "next", size: 24, reason: 16, ..list },
         // One question, and no list of them: the fields of the record, of which the time is the one with 64 bits.
-        "keeper" => ("retention", "judge", "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32"),
-        "authorizer" => ("authorize", "authorize", "i32 i32"),
+        "keeper" => Call {
+            interface: "retention",
+            name: "judge",
+            takes: "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32",
+            length: "(local.get 1)",
+            ..list
+        },
+        "authorizer" => decisions,
         // The address of a context of 104 bytes, and of a list of accesses behind it.
-        "authorizer@0.2.0" => ("authorize", "authorize", "i32"),
+        "authorizer@0.2.0" => Call { takes: "i32", ..decisions },
         other => panic!("there is no world {other}"),
     }
 }
@@ -73,18 +104,40 @@ pub(crate) const MEMORY: &str = r#"
         (local.get $at))
 "#;
 
-/// A component of a world.
+/// A component of a world; what lies beside its functions may begin with imports.
 pub(crate) fn policy(of: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
-    let ((interface, call, takes), (_, version)) = (call_of(of), versioned(of));
+    let (resolve, world) = world(of);
+    component(&module(of, configure, answer, beside), &resolve, world)
+}
+
+/// Its core module.
+pub(crate) fn module(of: &str, configure: &str, answer: &str, beside: &str) -> Vec<u8> {
+    let (Call { interface, name, takes, .. }, (_, version)) = (call_of(of), versioned(of));
     let text = format!(
         r#"(module
-            {MEMORY}
             {beside}
+            {MEMORY}
             (func (export "remora:policy/{interface}@{version}#configure") (param i32 i32) (result i32) {configure})
-            (func (export "remora:policy/{interface}@{version}#{call}") (param {takes}) (result i32) {answer}))"#
+            (func (export "remora:policy/{interface}@{version}#{name}") (param {takes}) (result i32) {answer}))"#
     );
-    let (resolve, world) = world(of);
-    component(&wat::parse_str(text).unwrap(), &resolve, world)
+    wat::parse_str(text).unwrap()
+}
+
+/// A component of a world that does what is given, but for the first, harmless question of a load.
+pub(crate) fn late(of: &str, answer: &str, beside: &str) -> Vec<u8> {
+    policy(of, "(i32.const 0)", &second(of, answer), beside)
+}
+
+/// What is given, from the second question on. The first gets one answer, of zeros: it is about a canary, whose name has 6 letters.
+pub(crate) fn second(of: &str, answer: &str) -> String {
+    format!(
+        "(if (i32.eq {} (i32.const 6)) (then
+            (i32.store (i32.const 64) (i32.const 128))
+            (i32.store (i32.const 68) (i32.const 1))
+            (return (i32.const 64))))
+         {answer}",
+        call_of(of).length
+    )
 }
 
 /// What no call may take, whatever a component does: its deadline, and room for a busy machine.

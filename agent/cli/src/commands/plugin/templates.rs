@@ -87,6 +87,7 @@ files! {
     "sdk/templates/rust-mover/mover.yaml" => "mover.yaml",
     "sdk/templates/rust-mover/settings.yaml" => "settings.yaml",
     "sdk/examples/plain/src/lib.rs" => "src/lib.rs",
+    "sdk/examples/plain/src/plain.rs" => "src/plain.rs",
 }
 
 files! {

@@ -1,11 +1,14 @@
-//! A mover that misbehaves as its settings say; else it keeps small objects in its memory.
+//! A mover that misbehaves as its settings say; else it keeps small objects in its memory, or is the one of `sdk/examples/plain`.
 
 mod misbehave;
+#[path = "../../../../../sdk/examples/plain/src/plain.rs"]
+mod plain;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use misbehave::misbehave;
+use plain::Plain;
 use remora_sdk::objects::{
     Buffer, Capabilities, Class, Error, Mover, Object, Page, Pending, Request, Secret, Sink, Stored, log,
 };
@@ -20,11 +23,15 @@ struct Settings {
     /// What `head` fetches, if it is given.
     #[serde(default)]
     url: String,
+    /// The server that keeps the objects, if one does.
+    #[serde(default)]
+    endpoint: Option<String>,
 }
 
 struct Hostile {
     misbehave: String,
     url: String,
+    plain: Option<Plain>,
     objects: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -41,6 +48,12 @@ fn none(key: &str) -> Error {
 impl Hostile {
     fn is(&self, what: &str) -> bool {
         self.misbehave == what
+    }
+
+    /// The one that behaves and has a server, once this function did what it is to do.
+    fn after(&self, function: &str) -> Option<&Plain> {
+        misbehave(&self.misbehave, function);
+        self.plain.as_ref()
     }
 
     fn fetch(&self) -> Error {
@@ -80,14 +93,27 @@ impl Mover for Hostile {
         if settings.misbehave == "nonsense" { Err(Invalid::field("/misbehave", "it is nonsense")) } else { Ok(()) }
     }
 
-    fn open(settings: Settings, _: &str) -> Result<(Self, Capabilities), Error> {
+    fn open(settings: Settings, prefix: &str) -> Result<(Self, Capabilities), Error> {
         misbehave(&settings.misbehave, "open");
-        let can = Capabilities { max_put: 1 << 30, multipart: true, min_part: 0, max_parts: 3 };
-        Ok((Self { misbehave: settings.misbehave, url: settings.url, objects: RefCell::default() }, can))
+        let (plain, can) = match settings.endpoint {
+            Some(endpoint) => {
+                let (plain, can) = Plain::open(plain::Settings { endpoint }, prefix)?;
+                // Its own uploads in parts go nowhere.
+                (Some(plain), Capabilities { multipart: false, ..can })
+            }
+            None => (None, Capabilities { max_put: 1 << 30, multipart: true, min_part: 0, max_parts: 3 }),
+        };
+        Ok((Self { misbehave: settings.misbehave, url: settings.url, plain, objects: RefCell::default() }, can))
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        misbehave(&self.misbehave, "put");
+        // As a vault names them: it stores one once a backup is well under way.
+        if key.contains("/s/") {
+            misbehave(&self.misbehave, "put of a segment");
+        }
+        if let Some(plain) = self.after("put") {
+            return plain.put_if_absent(key, data);
+        }
         if self.is("read beyond the buffer") {
             data.read(data.len(), 1);
         }
@@ -103,12 +129,16 @@ impl Mover for Hostile {
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        misbehave(&self.misbehave, "replace");
+        if let Some(plain) = self.after("replace") {
+            return plain.replace(key, data);
+        }
         self.put_if_absent(key, data).map(drop)
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
-        misbehave(&self.misbehave, "get");
+        if let Some(plain) = self.after("get") {
+            return plain.get(key, offset, len, into);
+        }
         let objects = self.objects.borrow();
         let object = objects.get(key).ok_or_else(|| none(key))?;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -124,7 +154,9 @@ impl Mover for Hostile {
     }
 
     fn head(&self, key: &str) -> Result<Object, Error> {
-        misbehave(&self.misbehave, "head");
+        if let Some(plain) = self.after("head") {
+            return plain.head(key);
+        }
         if !self.url.is_empty() {
             return Err(self.fetch());
         }
@@ -137,8 +169,10 @@ impl Mover for Hostile {
         })
     }
 
-    fn list(&self, prefix: &str, _: Option<&str>, token: Option<&str>) -> Result<Page, Error> {
-        misbehave(&self.misbehave, "list");
+    fn list(&self, prefix: &str, after: Option<&str>, token: Option<&str>) -> Result<Page, Error> {
+        if let Some(plain) = self.after("list") {
+            return plain.list(prefix, after, token);
+        }
         let objects = self.objects.borrow();
         let objects = objects.iter().filter(|(key, _)| key.starts_with(prefix));
         let mut objects: Vec<_> = objects.map(|(key, bytes)| object(key, bytes.len() as u64)).collect();
@@ -170,7 +204,9 @@ impl Mover for Hostile {
     }
 
     fn delete(&self, keys: &[String]) -> Vec<Result<(), Error>> {
-        misbehave(&self.misbehave, "delete");
+        if let Some(plain) = self.after("delete") {
+            return plain.delete(keys);
+        }
         if self.is("forget what to delete") {
             return Vec::new();
         }
