@@ -23,6 +23,9 @@ use crate::truth;
 /// How long a domain may take to change its state when nothing of a guest is involved.
 const STATE_CHANGE: Duration = Duration::from_mins(5);
 
+/// How long what is done with a domain may take before something else can be, where the disk is slow.
+const FREE: Duration = Duration::from_mins(10);
+
 /// A domain of the lab. Dropping it destroys and undefines it and removes its images.
 pub struct Domain<'lab> {
     lab: &'lab Lab,
@@ -71,7 +74,16 @@ impl<'lab> Domain<'lab> {
     /// Runs `virsh COMMAND DOMAIN ARGS…` and gives what it printed.
     #[track_caller]
     pub fn virsh(&self, command: &str, args: &[&str]) -> String {
-        self.try_virsh(command, args).ok().text().to_owned()
+        let mut ran = self.try_virsh(command, args);
+        // So says libvirt that waited for half a minute until something else was done with the domain, and did nothing.
+        wait_until(format_args!("{:?} is never free for {command}", self.name), FREE, || {
+            let locked = !ran.status.success() && ran.stderr.contains("cannot acquire state change lock");
+            if locked {
+                ran = self.try_virsh(command, args);
+            }
+            !locked
+        });
+        ran.ok().text().to_owned()
     }
 
     /// The guest that it was booted with.
