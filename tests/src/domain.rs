@@ -74,6 +74,12 @@ impl<'lab> Domain<'lab> {
     /// Runs `virsh COMMAND DOMAIN ARGS…` and gives what it printed.
     #[track_caller]
     pub fn virsh(&self, command: &str, args: &[&str]) -> String {
+        self.virsh_once_free(command, args).ok().text().to_owned()
+    }
+
+    /// Runs `virsh COMMAND DOMAIN ARGS…`, which may fail, but not because something else is just done with the domain.
+    #[track_caller]
+    fn virsh_once_free(&self, command: &str, args: &[&str]) -> Ran {
         let mut ran = self.try_virsh(command, args);
         // So says libvirt that waited for half a minute until something else was done with the domain, and did nothing.
         wait_until(format_args!("{:?} is never free for {command}", self.name), FREE, || {
@@ -83,7 +89,7 @@ impl<'lab> Domain<'lab> {
             }
             !locked
         });
-        ran.ok().text().to_owned()
+        ran
     }
 
     /// The guest that it was booted with.
@@ -127,7 +133,13 @@ impl<'lab> Domain<'lab> {
     /// Ends it in QEMU's orderly way (its images are closed), without asking the guest.
     #[track_caller]
     pub fn destroy(&self) {
-        self.virsh("destroy", &["--graceful"]);
+        let ran = self.virsh_once_free("destroy", &["--graceful"]);
+        // libvirt gives it some seconds, in which a slow disk does not have all that it wrote. Told to end, it ends all the same.
+        if ran.stderr.contains("Failed to terminate process") {
+            self.wait_for("shut off");
+        } else {
+            ran.ok();
+        }
     }
 
     /// Asks its guest (through the agent) to shut down and waits for it.
