@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -30,6 +30,10 @@ const SERVED: Duration = Duration::from_mins(10);
 /// Of the servers' own ports: below those that connections take, one of which could otherwise be where a server wants to
 /// listen a second later.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// How many of them a process of tests has, by its id, to take in turn: so that none is given that another was given and does not
+/// listen at yet.
+const PART: u16 = 500;
 
 const ACCEPT_JSON: &str = "Accept: application/json";
 const ACCEPT_TABLE: &str = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -412,7 +416,13 @@ pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
 }
 
 fn hold_port(at: Ipv4Addr) -> TcpListener {
-    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, fastrand::u16(PORTS)))).take(100);
+    // Two processes can have the same part.
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let parts = u32::from((PORTS.end - PORTS.start) / PART);
+    let part = u16::try_from(std::process::id() % parts).must("count the parts of the ports");
+    let first = PORTS.start + part * PART;
+    let next = || first + NEXT.fetch_add(1, Ordering::Relaxed) % PART;
+    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, next()))).take(PART.into());
     tries.find_map(Result::ok).must("find a free port")
 }
 

@@ -23,6 +23,9 @@ use crate::truth;
 /// How long a domain may take to change its state when nothing of a guest is involved.
 const STATE_CHANGE: Duration = Duration::from_mins(5);
 
+/// How long what is done with a domain may take before something else can be, where the disk is slow.
+const FREE: Duration = Duration::from_mins(10);
+
 /// A domain of the lab. Dropping it destroys and undefines it and removes its images.
 pub struct Domain<'lab> {
     lab: &'lab Lab,
@@ -71,7 +74,22 @@ impl<'lab> Domain<'lab> {
     /// Runs `virsh COMMAND DOMAIN ARGS…` and gives what it printed.
     #[track_caller]
     pub fn virsh(&self, command: &str, args: &[&str]) -> String {
-        self.try_virsh(command, args).ok().text().to_owned()
+        self.virsh_once_free(command, args).ok().text().to_owned()
+    }
+
+    /// Runs `virsh COMMAND DOMAIN ARGS…`, which may fail, but not because something else is just done with the domain.
+    #[track_caller]
+    fn virsh_once_free(&self, command: &str, args: &[&str]) -> Ran {
+        let mut ran = self.try_virsh(command, args);
+        // So says libvirt that waited for half a minute until something else was done with the domain, and did nothing.
+        wait_until(format_args!("{:?} is never free for {command}", self.name), FREE, || {
+            let locked = !ran.status.success() && ran.stderr.contains("cannot acquire state change lock");
+            if locked {
+                ran = self.try_virsh(command, args);
+            }
+            !locked
+        });
+        ran
     }
 
     /// The guest that it was booted with.
@@ -115,7 +133,13 @@ impl<'lab> Domain<'lab> {
     /// Ends it in QEMU's orderly way (its images are closed), without asking the guest.
     #[track_caller]
     pub fn destroy(&self) {
-        self.virsh("destroy", &["--graceful"]);
+        let ran = self.virsh_once_free("destroy", &["--graceful"]);
+        // libvirt gives it some seconds, in which a slow disk does not have all that it wrote. Told to end, it ends all the same.
+        if ran.stderr.contains("Failed to terminate process") {
+            self.wait_for("shut off");
+        } else {
+            ran.ok();
+        }
     }
 
     /// Asks its guest (through the agent) to shut down and waits for it.

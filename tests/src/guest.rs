@@ -19,6 +19,8 @@ const COMMAND: Duration = Duration::from_mins(10);
 const HANG: Duration = Duration::from_secs(30);
 /// What the guest says on its console once its agent hangs.
 const HANGS: &str = "the agent hangs";
+/// What libvirt says when it did not get as far as to ask an agent.
+const UNASKED: [&str; 2] = ["Guest agent is not responding", "cannot acquire state change lock"];
 /// How many bytes go to the guest at a time: a command line of the host must hold them, wrapped.
 const PIECE: usize = 64 << 10;
 
@@ -230,12 +232,13 @@ impl<'host> Guest<'host> {
     }
 
     /// Has virsh ask the agent for something. libvirt asks before whether it is there, and gives it five seconds to say so, which
-    /// a guest on a busy machine does not always have: then it was told nothing of the rest, and is asked again.
+    /// a guest on a busy machine does not always have; and it waits half a minute for what another asks, a run that was killed
+    /// meanwhile, say. In either case the agent was told nothing of the rest, and is asked again.
     #[track_caller]
-    pub(crate) fn ask(&self, command: &str, args: &[&str]) -> Ran {
+    pub fn ask(&self, command: &str, args: &[&str]) -> Ran {
         let mut ran = self.host.try_virsh(command, args);
         wait_until(format_args!("the guest's agent does not respond to {command}"), COMMAND, || {
-            let silent = !ran.status.success() && ran.stderr.contains("Guest agent is not responding");
+            let silent = !ran.status.success() && UNASKED.iter().any(|why| ran.stderr.contains(why));
             if silent {
                 ran = self.host.try_virsh(command, args);
             }

@@ -126,7 +126,9 @@ impl Lab {
 
     /// Runs `virsh` against this lab; a failure is left to the caller.
     pub fn try_virsh<A: AsRef<OsStr>>(&self, args: &[A]) -> Ran {
-        run(Command::new("virsh").args(["--quiet", "--connect", &self.uri]).args(args))
+        // For 5 minutes a libvirtd may be silent that has no processor, or waits for the disk; half a minute is usual.
+        let patience = ["--keepalive-count", "60"];
+        run(Command::new("virsh").args(["--quiet", "--connect", &self.uri]).args(patience).args(args))
     }
 
     /// Runs `virsh` against this lab and gives what it printed.

@@ -303,7 +303,7 @@ mod tests {
         let mut client = TcpStream::connect(meddler.address()).unwrap();
         client.write_all(b"PUT /s/1 HTTP/1.1\r\n\r\n").unwrap();
         let (mut given_up, _) = server.accept().unwrap();
-        wait_until("it is not held", Duration::from_mins(2), || meddler.left() < usize::MAX);
+        wait_until("it is not held", Duration::from_mins(10), || meddler.left() < usize::MAX);
         let mut first = [0];
         assert_eq!(given_up.read(&mut first).unwrap(), 0, "a server would not wait for what is held");
         server.set_nonblocking(true).unwrap();

@@ -5,13 +5,14 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::certificate::make_certificate;
-use crate::process::{Must, run};
+use crate::process::{Must, run, wait_until};
 use crate::server::Server;
 
 /// The user of every registry.
@@ -86,6 +87,16 @@ impl Registry {
     /// How many requests it was made since its first start.
     pub fn requests(&self) -> usize {
         self.server.log().lines().filter(|line| line.contains("] \"") && line.contains(" /v2/")).count()
+    }
+
+    /// Waits until it has noted that it gave a blob. Of a large one it does so only after whoever asked has all of it.
+    #[track_caller]
+    pub fn wait_until_given(&self, digest: &str) {
+        let asked = format!("/blobs/{digest} ");
+        wait_until(format_args!("{digest} is not given"), Duration::from_mins(10), || {
+            let log = self.server.log();
+            log.lines().any(|line| line.contains("] \"GET ") && line.contains(&asked) && line.contains("\" 200 "))
+        });
     }
 
     /// Pushes a component in the form of the CNCF; gives its manifest's digest, `sha256:…`.

@@ -228,13 +228,14 @@ impl Agent {
             let of_step = OfStep { policy: charge.policy.clone(), step: *step };
             self.metrics.problems.get_or_create(&of_step).inc();
         }
-        self.runs(charge, RunOutcome::Succeeded);
         tell_newest(&self.metrics, of_vm, &done.run);
         self.metrics.stored.get_or_create(of_vm).inc_by(done.stored);
         self.metrics.dropped.get_or_create(of_vm).inc_by(done.dropped as u64);
         if let Some(soundness) = done.verified {
             self.metrics.damaged.get_or_create(of_vm).set(i64::from(soundness == Soundness::Damaged));
         }
+        // Last: whoever sees that a run ended finds the rest of it.
+        self.runs(charge, RunOutcome::Succeeded);
     }
 
     fn runs(&self, charge: &Charge, outcome: RunOutcome) {

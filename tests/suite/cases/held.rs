@@ -38,7 +38,7 @@ impl<'lab> Holdable<'lab> {
     /// Starts a backup, and holds up what it stores once it has begun to read. It goes on to take QEMU's replies.
     #[track_caller]
     pub(super) fn hold_backup(&self, remora: &Remora) -> Held<'_> {
-        let backup = reading(&self.vm.domain, remora, "16MiB");
+        let backup = reading(&self.vm.domain, remora, "8MiB");
         self.repository.hold();
         let held = Held { backup: Some(backup), repository: &self.repository };
         let job = self.vm.domain.try_virsh("backup-dumpxml", &[]);
@@ -73,8 +73,8 @@ impl Drop for Held<'_> {
     }
 }
 
-/// A backup that has begun to read a domain's disks, and stores no more than `upload` each second: with `16MiB` it takes a quarter
-/// of a minute for all of [`SIZE`], however quick the machine is with it while a test gets no processor.
+/// A backup that has begun to read a domain's disks, and stores no more than `upload` each second: with `8MiB` it takes half
+/// a minute for all of [`SIZE`], however quick the machine is with it while a test gets no processor.
 #[track_caller]
 pub(super) fn reading(domain: &Domain<'_>, remora: &Remora, upload: &str) -> Child {
     // What remora reads, QEMU must read before.

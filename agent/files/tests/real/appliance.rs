@@ -34,7 +34,10 @@ async fn turn() -> SemaphorePermit<'static> {
 }
 
 pub(crate) fn options(folder: &Path) -> MountOptions {
-    let appliance = ApplianceOptions { scratch: Some(folder.join("scratch")), ..ApplianceOptions::default() };
+    let scratch = Some(folder.join("scratch"));
+    // For each step, as an emulated one needs it on a busy machine.
+    let patience = Duration::from_mins(20);
+    let appliance = ApplianceOptions { scratch, patience, ..ApplianceOptions::default() };
     MountOptions { appliance, ..MountOptions::default() }
 }
 
@@ -263,7 +266,7 @@ async fn after_our_own_kill_the_appliance_dies_and_the_next_mount_cleans_up() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_mins(10);
+    let deadline = Instant::now() + Duration::from_mins(40);
     while !folder.path().join("ready").exists() {
         assert!(Instant::now() < deadline && helper.try_wait().unwrap().is_none(), "the helper does not get ready");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -97,8 +97,9 @@ fn qemu_nbd(content: &[u8]) -> Server {
     })
 }
 
+/// With the time that a busy machine needs for an answer.
 fn export(name: &str) -> ConnectOptions {
-    ConnectOptions { export: name.into(), ..ConnectOptions::default() }
+    ConnectOptions { export: name.into(), request_timeout: Duration::from_mins(10), ..ConnectOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,6 +118,7 @@ fn a_policy_of_a_registry_is_fetched_once_and_then_needs_none() {
     let generation = scene.generation(&scene.host());
     let select = generation.backups().next().map(|(policy, _)| policy.select.digest().to_string());
     assert_eq!(select.map(|select| format!("sha256:{select}")), Some(digest(labels())));
+    registry.wait_until_given(&digest(labels()));
     let asked = registry.requests();
     scene.is_good();
     assert_eq!(registry.requests(), asked, "it was asked again");

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use nix::unistd::{Uid, setfsuid};
@@ -166,6 +167,19 @@ async fn many_reads_at_once_get_their_own_bytes() {
     }
 }
 
+/// Waits until what is written now has a later time than the image: the times of files are as coarse as the kernel's ticks.
+async fn later(lab: &Lab) {
+    let modified = |file: &File| file.metadata().unwrap().modified().unwrap();
+    let beside = lab.claim.path().join("beside");
+    let written = || {
+        fs::write(&beside, "now").unwrap();
+        modified(&File::open(&beside).unwrap())
+    };
+    while written() <= modified(&lab.image()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_or_another_file_in_its_place_is_noticed() {
     type Change = fn(&Path);
@@ -187,6 +201,7 @@ async fn a_write_or_another_file_in_its_place_is_noticed() {
         lab.image().write_all_at(&vec![1; MIB as usize], 0).unwrap();
         let disk = lab.borrow().await;
         assert!(disk.is_unchanged().await.unwrap());
+        later(&lab).await;
         change(&lab.claim.path().join("disk.img"));
         assert!(!matches!(disk.is_unchanged().await, Ok(true)), "{number}");
     }

@@ -207,24 +207,31 @@ async fn movers_share_no_connection() {
     let folders = [folder(), folder()];
     let mover = |n: usize| fetcher(&folders[n], &format!("http://{address}/{n}"), &address.to_string(), "");
     let movers = [mover(0), mover(1)];
-    for _ in 0..3 {
+    let of = |path: &str| {
+        let seen = seen.lock().unwrap();
+        seen.iter().filter(|(asked, _)| asked == path).map(|(_, n)| *n).collect::<Vec<u32>>()
+    };
+    let keeps = |connections: &[u32]| connections.windows(2).any(|two| two[0] == two[1]);
+    let both_keep = || ["/0", "/1"].iter().all(|path| keeps(&of(path)));
+    let mut rounds = 0;
+    // On a busy machine a connection is sometimes not back yet when the next one is wanted.
+    while rounds < 3 || (rounds < 100 && !both_keep()) {
         for mover in &movers {
             let fetched = fetch(mover).await;
             assert!(fetched.to_string().contains("status 200"), "{fetched}");
         }
+        rounds += 1;
     }
-    let seen = seen.lock().unwrap();
-    let of = |path: &str| seen.iter().filter(|(asked, _)| asked == path).map(|(_, n)| *n).collect::<Vec<u32>>();
     let (first, second) = (of("/0"), of("/1"));
-    assert_eq!((first.len(), second.len()), (3, 3));
+    assert_eq!((first.len(), second.len()), (rounds, rounds));
     // Each keeps its own: there is something to share.
-    let keeps = |connections: &[u32]| connections.windows(2).any(|two| two[0] == two[1]);
     assert!(keeps(&first) && keeps(&second), "{first:?} and {second:?}");
     assert!(first.iter().all(|connection| !second.contains(connection)), "{first:?} and {second:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_never_comes_or_never_ends_costs_its_own_call() {
+    const SHORT: &str = "20s";
     let folder = folder();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endless = Server::start("127.0.0.1:0", |_| {
@@ -239,13 +246,21 @@ async fn an_answer_that_never_comes_or_never_ends_costs_its_own_call() {
     let silent = silent.local_addr().unwrap();
     // All but the first have the time that a busy machine needs.
     for (address, how, timeout, said) in [
-        (silent, "", "20s", "broker-timeout"),
+        (silent, "", SHORT, "broker-timeout"),
         (silent, "pending", "5m", "16 requests under way and wants more"),
         (endless.address, "", "5m", "broker-too-large"),
         (headers.address, "", "5m", "broker-"),
     ] {
         let url = format!("http://{address}/");
-        let error = fetch(&fetcher_within(&folder, &url, &address.to_string(), how, timeout)).await;
+        let store = fetcher_within(&folder, &url, &address.to_string(), how, timeout);
+        let mut error = fetch(&store).await;
+        // It has five seconds for all but to wait for the answer, which a busy machine does not always give it. A mover that
+        // is hung is shut out after some more.
+        let mut tries = if timeout == SHORT { 8 } else { 0 };
+        while tries > 0 && error.to_string().contains("it did not answer within") {
+            error = fetch(&store).await;
+            tries -= 1;
+        }
         assert!(error.to_string().contains(said), "{said}: {error}");
     }
 }
