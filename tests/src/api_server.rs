@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -197,7 +197,10 @@ impl ApiServer {
     #[track_caller]
     pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>, pod: Option<&Value>) -> String {
         let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}));
-        let spec = json!({"audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound});
+        // As long as all tests of a busy machine: nobody renews it as the kubelet does.
+        let spec = json!({
+            "audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound, "expirationSeconds": 86400,
+        });
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let answer = self.create(&path, &request).ok();
@@ -410,8 +413,12 @@ pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
     port_of(&hold_port(at))
 }
 
+/// Another one each time: none is given twice while who was given it first does not listen yet. Where a process begins is a matter of
+/// luck, so others give others.
 fn hold_port(at: Ipv4Addr) -> TcpListener {
-    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, fastrand::u16(PORTS)))).take(100);
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let next = || PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, next()))).take(100);
     tries.find_map(Result::ok).must("find a free port")
 }
 
