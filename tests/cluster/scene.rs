@@ -257,7 +257,7 @@ impl Scene {
     }
 
     /// A run that something is done to in its middle: what KubeVirt's job serves is read, and the run cannot go on, for its store
-    /// takes nothing of that before `disturb` drops what it is given. Whoever is to store it waits a minute for that. `spec` has
+    /// takes nothing of that before `disturb` drops what it is given. Whoever is to store it waits two minutes for that. `spec` has
     /// more of the run's fields. Gives its status at its end.
     #[track_caller]
     pub(crate) fn disturbed_in_the_middle(&mut self, spec: &Value, disturb: impl FnOnce(&Self, &str, Held)) -> Value {

@@ -18,9 +18,9 @@ const ROOM: u64 = 120 * MIB;
 /// the scratch, and leaves what QEMU's own tables take of it.
 const ENOUGH: u64 = 40;
 
-/// How long each segment is on its way to the store meanwhile. There are eight of them, which go two at a time: the guest has more than
-/// a minute and a half to fill the scratch. Less than the half minute after which the agent gives up a connection that takes nothing.
-const SLOW: Duration = Duration::from_secs(25);
+/// How long each segment is on its way to the store meanwhile. There are eight of them, which go two at a time: the guest has five
+/// minutes to fill the scratch. Less than the two minutes that an agent waits for an answer.
+const SLOW: Duration = Duration::from_secs(75);
 
 #[test]
 fn a_scratch_that_cannot_be_attached_or_fills_up_ends_the_run_and_does_nothing_to_the_guest() {

@@ -202,7 +202,10 @@ impl ApiServer {
     #[track_caller]
     pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>, pod: Option<&Value>) -> String {
         let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}));
-        let spec = json!({"audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound});
+        // As long as all tests of a busy machine: nobody renews it as the kubelet does.
+        let spec = json!({
+            "audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound, "expirationSeconds": 86400,
+        });
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let answer = self.create(&path, &request).ok();
@@ -415,6 +418,7 @@ pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
     let_go(hold_port(at))
 }
 
+/// Another one each time: none is given twice while who was given it first does not listen yet.
 fn hold_port(at: Ipv4Addr) -> TcpListener {
     // Two processes can have the same part.
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));

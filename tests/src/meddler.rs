@@ -2,16 +2,19 @@
 
 mod fetches;
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fetches::{Fetch, Fetches};
 
 use crate::process::Must;
+
+/// How often it is looked whether a request is still to be kept from the server.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What is done to the answer of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub enum Fault {
     CutAnswer(usize),
     /// No answer ever comes.
     Hang,
-    /// The server hears of it so much later, on a connection of its own.
+    /// The server hears of it so much later, or once [`Meddler::come_back`] is called, on a connection of its own.
     Delay(Duration),
     /// The server hears of it once [`Meddler::come_back`] is called, on a connection of its own.
     Hold,
@@ -56,8 +59,6 @@ struct Shared {
     /// How many connections were ended at once meanwhile.
     turned_away: AtomicUsize,
     rule: Mutex<Option<Rule>>,
-    /// That there is another rule, or none.
-    changed: Condvar,
     /// The head lines of all requests that passed.
     seen: Mutex<Vec<String>>,
     fetches: Arc<Fetches>,
@@ -96,13 +97,11 @@ impl Meddler {
     pub fn meddle(&self, method: &str, path_contains: &str, fault: Fault, times: usize) {
         *lock(&self.shared.rule) =
             Some(Rule { method: method.into(), path_contains: path_contains.into(), fault, times });
-        self.shared.changed.notify_all();
     }
 
     /// Lets everything through again.
     pub fn come_back(&self) {
         *lock(&self.shared.rule) = None;
-        self.shared.changed.notify_all();
         self.shared.down.store(false, Ordering::Relaxed);
     }
 
@@ -138,10 +137,14 @@ impl Meddler {
 }
 
 impl Shared {
-    /// Waits until nothing is held any more.
-    fn hold(&self) {
-        let held = |rule: &mut Option<Rule>| rule.as_ref().is_some_and(|rule| rule.fault == Fault::Hold);
-        drop(self.changed.wait_while(lock(&self.rule), held));
+    /// Whether a request that this is done to, for so long by now, is still kept from the server.
+    fn keeps(&self, fault: Fault, time: Duration) -> bool {
+        let lasts = match fault {
+            Fault::Hold => true,
+            Fault::Delay(late) => time < late,
+            _ => false,
+        };
+        lasts && lock(&self.rule).as_ref().is_some_and(|rule| rule.fault == fault)
     }
 }
 
@@ -168,15 +171,16 @@ fn relay(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(len @ 1..) = from_client.read(&mut buffer) {
+            let mut rest = Vec::new();
             if let Some(line) = head_line(&buffer[..len]) {
                 let fault = take(&mut lock(&way.shared.rule), &line);
-                if matches!(fault, Some(Fault::Delay(_) | Fault::Hold)) {
-                    upstream.give_up();
-                }
                 match fault {
                     Some(Fault::GoDown) => way.shared.down.store(true, Ordering::Relaxed),
-                    Some(Fault::Delay(time)) => thread::sleep(time),
-                    Some(Fault::Hold) => way.shared.hold(),
+                    Some(fault @ (Fault::Delay(_) | Fault::Hold)) => {
+                        upstream.give_up();
+                        let Ok(sent) = way.keep(fault) else { break };
+                        rest = sent;
+                    }
                     _ => {}
                 }
                 if upstream.is_given_up() {
@@ -195,7 +199,7 @@ fn relay(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
                 from_client.shutdown(Shutdown::Both).ok();
                 break;
             }
-            if upstream.stream.write_all(&buffer[..len]).is_err() {
+            if upstream.stream.write_all(&buffer[..len]).and_then(|()| upstream.stream.write_all(&rest)).is_err() {
                 break;
             }
         }
@@ -237,6 +241,26 @@ impl Way {
             stream.shutdown(Shutdown::Both).ok();
         });
         Ok(upstream)
+    }
+
+    /// Keeps a request from the server, and takes what its client sends of it meanwhile: one of whose bytes none are taken gives its
+    /// connection up after half a minute. An error if the client goes.
+    fn keep(&self, fault: Fault) -> io::Result<Vec<u8>> {
+        let (begun, mut client) = (Instant::now(), &self.client);
+        let (mut sent, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+        client.set_read_timeout(Some(LOOK_EVERY))?;
+        while self.shared.keeps(fault, begun.elapsed()) {
+            match client.read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => sent.extend_from_slice(&buffer[..len]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        client.set_read_timeout(None)?;
+        Ok(sent)
     }
 }
 
@@ -290,20 +314,27 @@ fn answer(
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
-
     use super::*;
     use crate::process::wait_until;
 
+    /// How long anything may take on a busy machine.
+    const LIMIT: Duration = Duration::from_mins(10);
+
     #[test]
-    fn what_is_held_goes_on_once_it_comes_back() {
+    fn what_is_held_or_late_goes_on_once_it_comes_back() {
+        for fault in [Fault::Hold, Fault::Delay(Duration::from_hours(1))] {
+            goes_on_once_it_comes_back(fault);
+        }
+    }
+
+    fn goes_on_once_it_comes_back(fault: Fault) {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let meddler = Meddler::before(server.local_addr().unwrap());
-        meddler.meddle("PUT", "/s/", Fault::Hold, usize::MAX);
+        meddler.meddle("PUT", "/s/", fault, usize::MAX);
         let mut client = TcpStream::connect(meddler.address()).unwrap();
         client.write_all(b"PUT /s/1 HTTP/1.1\r\n\r\n").unwrap();
         let (mut given_up, _) = server.accept().unwrap();
-        wait_until("it is not held", Duration::from_mins(10), || meddler.left() < usize::MAX);
+        wait_until("it is not held", LIMIT, || meddler.left() < usize::MAX);
         let mut first = [0];
         assert_eq!(given_up.read(&mut first).unwrap(), 0, "a server would not wait for what is held");
         server.set_nonblocking(true).unwrap();
@@ -316,6 +347,27 @@ mod tests {
         passed.write_all(b"H").unwrap();
         client.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"H");
+    }
+
+    #[test]
+    fn what_is_held_is_taken_from_its_client() {
+        const HEAD: &[u8] = b"PUT /s/1 HTTP/1.1\r\n\r\n";
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let meddler = Meddler::before(server.local_addr().unwrap());
+        meddler.meddle("PUT", "/s/", Fault::Hold, usize::MAX);
+        let mut client = TcpStream::connect(meddler.address()).unwrap();
+        client.set_write_timeout(Some(LIMIT)).unwrap();
+        client.write_all(HEAD).unwrap();
+        // More than lies between two ends of a connection.
+        let body = vec![7; 32 << 20];
+        client.write_all(&body).unwrap();
+        assert!(meddler.left() < usize::MAX, "it is not held");
+        let (_given_up, _) = server.accept().unwrap();
+        meddler.come_back();
+        let (mut passed, _) = server.accept().unwrap();
+        let mut all = vec![0; HEAD.len() + body.len()];
+        passed.read_exact(&mut all).unwrap();
+        assert!(all.starts_with(HEAD) && all.ends_with(&body), "it is not what was sent");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
@@ -11,11 +12,16 @@ use kube::{Api, Client, ResourceExt};
 use remora_core::RepositoryId;
 use remora_kube::resources::{BackupRun, Run};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{Args, Result, tell};
 
 /// Requests at once.
 const AT_ONCE: usize = 24;
+
+/// How long an API server may be away that is asked again, and how often it is.
+const PATIENCE: Duration = Duration::from_mins(10);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The namespace of remora.
 pub(crate) const REMORA: &str = "remora";
@@ -190,12 +196,27 @@ fn pod(name: &str, node: &str, labels: &Value, owner: Option<Value>) -> Value {
     })
 }
 
-/// One request; asked again while the API server is away.
+/// One request; asked again while the API server is away, or says that it cannot do it now. One that makes what is there already,
+/// because its answer was lost, fails.
 pub(crate) async fn request(client: &Client, method: Method, path: &str, body: &Value) -> Result<Value> {
     let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let request = Request::builder().method(&method).uri(path).header("Content-Type", kind).body(body)?;
-    Ok(client.request(request).await.map_err(|error| format!("{method} {path}: {error}"))?)
+    let begun = Instant::now();
+    loop {
+        let request = Request::builder().method(&method).uri(path).header("Content-Type", kind).body(body.clone())?;
+        match client.request(request).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if is_final(&error) || begun.elapsed() > PATIENCE => {
+                return Err(format!("{method} {path}: {error}").into());
+            }
+            Err(_) => sleep(AGAIN).await,
+        }
+    }
+}
+
+/// Whether asking again would change nothing.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
 }
 
 /// Tells of each run that ends, once.

@@ -1,6 +1,7 @@
 //! A cluster with the controller, and what the tests play in it.
 
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use remora_tests::{Answer, ApiServer, Controller, condition, wait_until};
@@ -10,6 +11,11 @@ use crate::deployed;
 
 /// How long the controller may take for what it does at once: it looks again every 15 s, and the machine may be busy.
 pub(super) const SOON: Duration = Duration::from_mins(10);
+
+/// How often a played agent says of what it has claimed that it lives, and how many times: for as long as tests wait for anything.
+/// The controller holds one for dead that is silent for two minutes, and a test takes longer than that on a machine that is busy enough.
+const BEAT: Duration = Duration::from_secs(30);
+const BEATS: i64 = 20;
 
 /// KubeVirt's definitions: of machines, and of their backups.
 pub(super) const MACHINES: &str = include_str!("../kubevirt/machines.yaml");
@@ -127,6 +133,20 @@ impl Cluster {
     pub(super) fn agent(&self, node: &str, audience: Option<&str>) -> String {
         let pod = self.api.get(&format!("/api/v1/namespaces/remora/pods/agent-{node}"));
         self.api.token("remora", "remora-agent", audience, Some(&pod))
+    }
+
+    /// The agent of node `one` lives, as the status of a run says that it has claimed, until it may write no more there.
+    pub(super) fn beats(&'static self, run: &str) {
+        let (status, agent) = (format!("{run}/status"), self.agent("one", None));
+        thread::spawn(move || {
+            for heartbeat in 2..2 + BEATS {
+                thread::sleep(BEAT);
+                let beat = json!({"status": {"heartbeat": heartbeat}});
+                if self.api.merge_as(&agent, &status, &beat).code != 200 {
+                    break;
+                }
+            }
+        });
     }
 
     /// The UID of that agent's pod.
@@ -381,6 +401,7 @@ impl Run<'_> {
     pub(super) fn claim(&self) {
         self.waits_for("Assigned", "Assigned");
         self.write("one", &json!({"agent": self.shop.cluster.agent_uid("one"), "heartbeat": 1})).ok();
+        self.shop.cluster.beats(&self.path());
     }
 
     /// The agent wants an attempt; gives the name of its backup.

@@ -171,6 +171,7 @@ impl Restore<'_> {
         let since = "2026-01-01T00:00:00Z";
         self.write("one", &json!({"agent": self.shop.cluster.agent_uid("one"), "heartbeat": 1, "startTime": since}))
             .ok();
+        self.shop.cluster.beats(&self.path());
     }
 
     /// Its conditions with one more.

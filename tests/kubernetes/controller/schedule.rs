@@ -49,6 +49,20 @@ impl Scheduled {
         self.shop.cluster.controller.policies().put(policies);
     }
 
+    /// The controller knows that a policy selects these machines, which are backed up by it for the first time, and has written down
+    /// since when: the minute that comes after that is an occasion of theirs, however late it learns which one is meant.
+    #[track_caller]
+    fn selects(&self, policy: &str, backup: &str, machines: &[&str]) {
+        let months = Timestamp::now() + SignedDuration::from_hours(24 * 100);
+        self.put(&[(&format!("{policy}.yaml"), &self.policy(policy, backup, &cron(months)))]);
+        let path = "/api/v1/namespaces/remora/configmaps/remora-controller-schedule";
+        wait_until(format_args!("{policy} does not select {machines:?}"), SOON, || {
+            let found = self.shop.cluster.api.look(path).body;
+            let known = found["data"][policy].as_str().unwrap_or_default();
+            machines.iter().all(|machine| known.contains(&format!("\"{}/{machine}\"", self.shop.namespace)))
+        });
+    }
+
     fn list(&self) -> String {
         self.shop.list("remora.dev/v1alpha1", "backupruns")
     }
@@ -121,13 +135,16 @@ fn machines_of(runs: &[Value]) -> BTreeSet<String> {
     runs.iter().map(|run| text(&run["spec"]["virtualMachine"])).collect()
 }
 
-/// A minute that comes soon and then not for a year: as a time, and as `builtin:cron` has it. Not so soon that a policy could not
-/// be in force by then, on a busy machine too.
+/// The next minute, which then does not come for a year: as a time, and as `builtin:cron` has it.
 fn a_minute() -> (Timestamp, String) {
-    let soon = Timestamp::now() + SignedDuration::from_secs(150);
-    let minute = Timestamp::from_second(soon.as_second() / 60 * 60).unwrap();
+    let minute = Timestamp::from_second((Timestamp::now().as_second() / 60 + 1) * 60).unwrap();
+    (minute, cron(minute))
+}
+
+/// That minute of each year.
+fn cron(minute: Timestamp) -> String {
     let at: Zoned = minute.to_zoned(jiff::tz::TimeZone::UTC);
-    (minute, format!("{} {} {} {} *", at.minute(), at.hour(), at.day(), at.month()))
+    format!("{} {} {} {} *", at.minute(), at.hour(), at.day(), at.month())
 }
 
 #[test]
@@ -135,6 +152,7 @@ fn each_machine_that_a_policy_selects_has_one_run_whoever_acts() {
     let lab = Scheduled::open(0);
     lab.machines(&["one", "two"], "nightly");
     lab.machines(&["other"], "later");
+    lab.selects("nightly", "nightly", &["one", "two"]);
     let (minute, cron) = a_minute();
     let nightly = lab.policy("nightly", "nightly", &cron);
     lab.put(&[("nightly.yaml", &nightly)]);
@@ -195,6 +213,7 @@ fn of_many_that_are_due_so_many_are_at_work_and_one_follows_when_one_ends() {
     lab.machines(&["a", "b", "c", "d", "e"], "many");
     // A run that somebody asked for is one of the machine too.
     let by_hand = lab.shop.run("by-hand", &json!({"virtualMachine": "a"}));
+    lab.selects("many", "many", &["a", "b", "c", "d", "e"]);
     let (_, cron) = a_minute();
     lab.put(&[("many.yaml", &lab.policy("many", "many", &cron))]);
     let runs = lab.waits_for("many", 3);

@@ -30,7 +30,8 @@ impl Cluster {
 
     /// Runs `kubectl`, which may fail.
     pub fn try_kubectl(&self, args: &[&str]) -> Ran {
-        patience::changing(|| run(self.kubectl_command().args(args)))
+        let command = || run(self.kubectl_command().args(args));
+        if patience::is_repeatable(args) { patience::setting(command) } else { patience::changing(command) }
     }
 
     /// Creates an object, or makes it what this says.
@@ -42,7 +43,7 @@ impl Cluster {
     /// The same, which may be refused.
     pub fn try_apply(&self, object: &Value) -> Ran {
         let object = object.to_string();
-        patience::changing(|| {
+        patience::setting(|| {
             let mut command = self.kubectl_command();
             run_with_input(command.args(["apply", "--server-side", "--filename", "-"]), object.as_bytes())
         })

@@ -28,15 +28,42 @@ const NO_ANSWER: [&str; 13] = [
     "rpc error: code = Unavailable ",
 ];
 
+/// What it says of a request that was not even heard: no connection was made, or it was turned away at once.
+const NOT_HEARD: [&str; 4] = [
+    "The connection to the server ",
+    "Unable to connect to the server: dial tcp ",
+    "Unable to connect to the server: net/http: TLS handshake timeout",
+    "Error from server (TooManyRequests): ",
+];
+
+/// A webhook that does not answer in time. The API server asks KubeVirt's before it does something, and has then done nothing. It
+/// gives one ten seconds at the most.
+const WEBHOOK: &str = "failed calling webhook";
+
 /// Of a command that only reads: it is run anew as long as the API server does not answer.
 pub(super) fn reading(command: impl Fn() -> Ran) -> Ran {
     repeated(command, |said| NO_ANSWER.iter().any(|words| said.contains(words)))
 }
 
-/// Of one that may change something, which is not to be done twice: it is run anew as long as a webhook does not answer in time.
-/// The API server asks KubeVirt's before it does something, and has then done nothing. It gives one ten seconds at the most.
+/// Of one that changes something to what it says, whether that was done before or not: likewise, and as long as a webhook does not
+/// answer.
+pub(super) fn setting(command: impl Fn() -> Ran) -> Ran {
+    repeated(command, |said| said.contains(WEBHOOK) || NO_ANSWER.iter().any(|words| said.contains(words)))
+}
+
+/// Of one that may change something, which is not to be done twice: it is run anew as long as it is known that nothing was done.
 pub(super) fn changing(command: impl Fn() -> Ran) -> Ran {
-    repeated(command, |said| said.contains("failed calling webhook"))
+    repeated(command, |said| said.contains(WEBHOOK) || NOT_HEARD.iter().any(|words| said.contains(words)))
+}
+
+/// Whether what `kubectl` is given comes to the same when it is done twice. A patch does that says what is to be, and not what is to be
+/// added or removed.
+pub(super) fn is_repeatable(args: &[&str]) -> bool {
+    match args {
+        ["annotate" | "apply" | "get" | "label" | "logs", ..] => true,
+        ["patch", patch @ ..] => !patch.windows(2).any(|pair| pair == ["--type", "json"]),
+        _ => false,
+    }
 }
 
 fn repeated(command: impl Fn() -> Ran, has_no_answer: impl Fn(&str) -> bool) -> Ran {
@@ -109,11 +136,45 @@ mod tests {
         }
     }
 
+    /// Said by an API server whose etcd may have done it all the same.
+    const PERHAPS: &str = "Error from server: etcdserver: request timed out";
+
+    const WEBHOOK: &str =
+        "Error from server (InternalError): Internal error occurred: failed calling webhook \"vm.kubevirt.io\"";
+
     #[test]
     fn a_change_is_repeated_that_is_known_not_to_be_done_and_no_other() {
-        let webhook =
-            "Error from server (InternalError): Internal error occurred: failed calling webhook \"vm.kubevirt.io\"";
-        assert_changed(webhook, 2);
-        assert_changed("Error from server: etcdserver: request timed out", 1);
+        assert_changed(WEBHOOK, 2);
+        assert_changed("Unable to connect to the server: net/http: TLS handshake timeout", 2);
+        assert_changed(
+            "The connection to the server 198.18.7.2:6443 was refused - did you specify the right host or port?",
+            2,
+        );
+        assert_changed("Unable to connect to the server: EOF", 1);
+        assert_changed(PERHAPS, 1);
+    }
+
+    #[test]
+    fn what_comes_to_the_same_is_repeated_whether_it_was_done_or_not() {
+        for (words, times) in [(WEBHOOK, 2), (PERHAPS, 2), ("Error from server (Conflict): Apply failed", 1)] {
+            let runs = Cell::new(0);
+            setting(fails_once(words, &runs));
+            assert_eq!(runs.get(), times, "{words}");
+        }
+    }
+
+    #[test]
+    fn what_adds_removes_or_makes_something_does_not_come_to_the_same() {
+        let commands: [(&[&str], bool); 6] = [
+            (&["patch", "vm", "web", "--type", "merge", "--patch", "{}"], true),
+            (&["patch", "vm", "web", "--type", "json", "--patch", "[]"], false),
+            (&["label", "vm", "web", "backup-"], true),
+            (&["delete", "vmi", "web"], false),
+            (&["create", "configmap", "policies"], false),
+            (&["rollout", "restart", "daemonset/agent"], false),
+        ];
+        for (args, repeatable) in commands {
+            assert_eq!(is_repeatable(args), repeatable, "{args:?}");
+        }
     }
 }
