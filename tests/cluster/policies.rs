@@ -33,7 +33,7 @@ fn policies_of_a_config_map_back_a_machine_up_through_a_mover_and_tell_how_they_
     let dir = tempfile::tempdir().unwrap();
     let _in_the_end = Removed(cluster);
 
-    put_mover(cluster, &Plugin::of_bucket(&store, &bucket, ""));
+    put_mover(cluster, &Plugin::of_bucket(store.address(), &bucket));
     product.make_repository_of("plugin:s3/a/repository", &repository, &namespace);
     let vm = cluster.vm(&namespace, "web").empty_disk("data", SIZE).start();
     write(&vm, 100);

@@ -10,7 +10,7 @@ use crate::appliance::{Appliance, TOKEN};
 use crate::plain::{self, PlainStore};
 use crate::process::Must;
 use crate::remora::program;
-use crate::s3::{KEY, S3, SECRET};
+use crate::s3::{KEY, SECRET};
 use crate::webdav::{PASSWORD, USER, WebDav};
 
 /// The folder, removed with this.
@@ -21,14 +21,9 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The mover `s3` for a bucket; `lines` are more of its document.
-    pub fn of_bucket(s3: &S3, bucket: &str, lines: &str) -> Self {
-        let settings = format!("{{endpoint: '{}', bucket: {bucket}, accessKey: {KEY}}}", s3.endpoint());
-        Self::new("s3", "s3", &settings, s3.address(), ("secret-key", SECRET), lines)
-    }
-
-    /// The mover `s3` for a bucket of a server without TLS that is reached at this address: that of a [`crate::Meddler`].
-    pub fn of_bucket_at(server: SocketAddr, bucket: &str) -> Self {
+    /// The mover `s3` for a bucket of a server without TLS that is reached at this address: its own, or that of a
+    /// [`crate::Meddler`].
+    pub fn of_bucket(server: SocketAddr, bucket: &str) -> Self {
         let settings = format!("{{endpoint: 'http://{server}', bucket: {bucket}, accessKey: {KEY}}}");
         Self::new("s3", "s3", &settings, server, ("secret-key", SECRET), "")
     }

@@ -61,7 +61,7 @@ impl Protected {
     fn behind_a_plugin(name: &str) -> Self {
         let domain = Lab::shared().domain(name).disk(DiskSpec::qcow2("vda", 128 * MIB)).paused();
         let s3 = S3::start();
-        let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+        let plugin = Plugin::of_bucket(s3.address(), &s3.bucket("backups"));
         let remora = Remora::new(Lab::shared(), plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder());
         remora.ok(["repo", "init"]);
         Self { domain, s3, remora, plugin: Some(plugin) }
@@ -188,7 +188,7 @@ fn what_is_eaten_is_named(vm: &Protected) {
 #[test]
 fn doctor_finds_in_a_plugin_s_store_all_that_a_vault_needs() {
     let s3 = S3::start();
-    let plugin = Plugin::of_bucket(&s3, &s3.bucket("plain"), "");
+    let plugin = Plugin::of_bucket(s3.address(), &s3.bucket("plain"));
     let remora = Remora::new(Lab::shared(), plugin.url("")).with("REMORA_PLUGINS", plugin.folder());
     let report = remora.json(["doctor", plugin.url("").as_str()]);
     for name in ["create-only PUT", "ranged GET", "list after write", "clock", "multipart", "delete"] {
@@ -202,7 +202,7 @@ fn doctor_finds_in_a_plugin_s_store_all_that_a_vault_needs() {
 #[test]
 fn a_plugin_that_is_not_there_or_not_let_to_its_server_says_what_to_do() {
     let s3 = S3::start();
-    let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+    let plugin = Plugin::of_bucket(s3.address(), &s3.bucket("backups"));
     let before = s3.all_requests();
     let remora = Remora::new(Lab::shared(), "plugin:other/x").with("REMORA_PLUGINS", plugin.folder());
     remora.fails(["points"], 3, "other.yaml");

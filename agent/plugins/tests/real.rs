@@ -6,6 +6,10 @@
 mod aside;
 #[path = "real/builtins.rs"]
 mod builtins;
+#[path = "real/cases.rs"]
+mod cases;
+#[path = "real/compiled.rs"]
+mod compiled;
 #[path = "real/compiling.rs"]
 mod compiling;
 #[path = "real/components.rs"]

@@ -100,7 +100,7 @@ fn a_repository_of_a_plugin_is_the_administrators_and_no_tenant_s() {
     let shop = Shop::open();
     let api = &shop.cluster.api;
     let s3 = S3::start();
-    let plugin = Plugin::of_bucket(&s3, &s3.bucket("backups"), "");
+    let plugin = Plugin::of_bucket(s3.address(), &s3.bucket("backups"));
     let (folder, asked) = (shop.cluster.controller.plugins(), s3.all_requests());
     for file in std::fs::read_dir(plugin.folder()).unwrap() {
         let file = file.unwrap();

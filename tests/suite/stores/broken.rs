@@ -37,7 +37,7 @@ impl Meddled {
     fn behind_a_plugin(name: &str) -> Self {
         let vm = Protected::behind_a_plugin(name);
         let meddler = Meddler::before(vm.s3.address());
-        let plugin = Plugin::of_bucket_at(meddler.address(), "backups");
+        let plugin = Plugin::of_bucket(meddler.address(), "backups");
         let through = vm.remora.clone().with("REMORA_PLUGINS", plugin.folder());
         Self { vm, meddler, through, _plugin: Some(plugin) }
     }

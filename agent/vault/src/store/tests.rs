@@ -100,7 +100,7 @@ async fn over_every_store(check: impl AsyncFn(Store)) {
     s3.bucket("bucket");
     check(open(&s3, "bucket")).await;
     s3.bucket("behind-a-plugin");
-    let plugin = Plugin::of_bucket(&s3, "behind-a-plugin", "");
+    let plugin = Plugin::of_bucket(s3.address(), "behind-a-plugin");
     check(open_plugin(&plugin)).await;
     let webdav = WebDav::start(Transport::Http);
     check(open_plugin(&Plugin::of_webdav(&webdav))).await;

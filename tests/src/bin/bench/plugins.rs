@@ -126,7 +126,7 @@ fn number(value: &Value) -> f64 {
 /// Objects of 4 MiB through the SDK's example mover, and through remora's own client, to one server in turns.
 fn moving(setting: &Setting) -> Vec<Row> {
     let s3 = S3::start_in(&setting.lab.scratch("moving"));
-    let plugin = Plugin::of_bucket(&s3, &s3.bucket("plugin"), "");
+    let plugin = Plugin::of_bucket(s3.address(), &s3.bucket("plugin"));
     let mut command = Command::new(program("remora-moving"));
     command.arg(s3.url(&s3.bucket("own"))).arg(plugin.url("a/repository")).arg(plugin.folder());
     let measured = run(command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET)).ok().json();
