@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::api_server::free_ports;
 use crate::config_map::MountedConfigMap;
 use crate::lab::Lab;
 use crate::plugin::Plugin;
+use crate::ports::free_ports;
 use crate::process::{Must, run, wait_until};
 use crate::remora::{KEY_FILE, Remora, program};
 

@@ -5,19 +5,19 @@ mod audit;
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 pub use self::audit::{Mark, Request};
 use crate::cluster::built;
+use crate::ports::free_ports;
 use crate::process::{Must, run, run_with_input, wait_until};
 use crate::relay::Relay;
 
@@ -26,14 +26,6 @@ const START: Duration = Duration::from_mins(10);
 
 /// How much later than itself what it serves of a definition may be there.
 const SERVED: Duration = Duration::from_mins(10);
-
-/// Of the servers' own ports: below those that connections take, one of which could otherwise be where a server wants to
-/// listen a second later.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
-
-/// How many of them a process of tests has, by its id, to take in turn: so that none is given that another was given and does not
-/// listen at yet.
-const PART: u16 = 500;
 
 const ACCEPT_JSON: &str = "Accept: application/json";
 const ACCEPT_TABLE: &str = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -405,48 +397,4 @@ impl fmt::Display for Log<'_> {
 
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes")
-}
-
-/// Different ports at which nobody listens.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    // Held together, so that they differ.
-    [(); N].map(|()| hold_port(Ipv4Addr::LOCALHOST)).map(let_go)
-}
-
-/// A port at an address of this host at which nobody listens.
-pub(crate) fn free_port(at: Ipv4Addr) -> u16 {
-    let_go(hold_port(at))
-}
-
-/// Another one each time: none is given twice while who was given it first does not listen yet.
-fn hold_port(at: Ipv4Addr) -> TcpListener {
-    // Two processes can have the same part.
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
-    let parts = u32::from((PORTS.end - PORTS.start) / PART);
-    let part = u16::try_from(std::process::id() % parts).must("count the parts of the ports");
-    let first = PORTS.start + part * PART;
-    let next = || first + NEXT.fetch_add(1, Ordering::Relaxed) % PART;
-    let mut tries = std::iter::repeat_with(|| TcpListener::bind((at, next()))).take(PART.into());
-    tries.find_map(Result::ok).must("find a free port")
-}
-
-/// The port, at which nobody listens from now on: what is shut down listens no more, though a program that another thread
-/// starts has a copy of it until it is itself.
-fn let_go(listener: TcpListener) -> u16 {
-    let port = listener.local_addr().must("read a port").port();
-    TcpStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).must("let go of a port");
-    port
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_free_port_can_be_taken_while_there_is_a_copy_of_what_held_it() {
-        let holder = hold_port(Ipv4Addr::LOCALHOST);
-        let _copy = holder.try_clone().unwrap();
-        let port = let_go(holder);
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-    }
 }

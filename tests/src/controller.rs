@@ -11,8 +11,9 @@ use nix::unistd::Pid;
 
 use serde_json::{Value, json};
 
-use crate::api_server::{ApiServer, free_ports};
+use crate::api_server::ApiServer;
 use crate::config_map::MountedConfigMap;
+use crate::ports::free_ports;
 use crate::process::{Must, Ran, run, wait_until};
 use crate::remora::program;
 

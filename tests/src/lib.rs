@@ -34,6 +34,7 @@ pub mod meddler;
 mod namespace;
 pub mod plain;
 mod plugin;
+mod ports;
 pub mod process;
 pub mod python;
 pub mod registry;

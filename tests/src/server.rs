@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::api_server::free_port;
+use crate::ports::free_port;
 use crate::process::{Must, wait_until};
 
 /// A free port may be taken by another before the server has it.
