@@ -243,8 +243,8 @@ impl Way {
         Ok(upstream)
     }
 
-    /// Keeps a request from the server, and takes what its client sends of it meanwhile: one of whose bytes none are taken gives its
-    /// connection up after half a minute. An error if the client goes.
+    /// Keeps a request from the server, and gives what its client sends of it meanwhile: a client gives a connection up that takes
+    /// nothing of it for half a minute. An error if the client goes.
     fn keep(&self, fault: Fault) -> io::Result<Vec<u8>> {
         let (begun, mut client) = (Instant::now(), &self.client);
         let (mut sent, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
@@ -342,6 +342,7 @@ mod tests {
         meddler.come_back();
         server.set_nonblocking(false).unwrap();
         let (mut passed, _) = server.accept().unwrap();
+        passed.set_read_timeout(Some(LIMIT)).unwrap();
         passed.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"P");
         passed.write_all(b"H").unwrap();
@@ -365,6 +366,7 @@ mod tests {
         let (_given_up, _) = server.accept().unwrap();
         meddler.come_back();
         let (mut passed, _) = server.accept().unwrap();
+        passed.set_read_timeout(Some(LIMIT)).unwrap();
         let mut all = vec![0; HEAD.len() + body.len()];
         passed.read_exact(&mut all).unwrap();
         assert!(all.starts_with(HEAD) && all.ends_with(&body), "it is not what was sent");
