@@ -56,8 +56,8 @@ pub(super) fn changing(command: impl Fn() -> Ran) -> Ran {
     repeated(command, |said| said.contains(WEBHOOK) || NOT_HEARD.iter().any(|words| said.contains(words)))
 }
 
-/// Whether what `kubectl` is given comes to the same when it is done twice. A patch does that says what is to be, and not what is to be
-/// added or removed.
+/// Whether what `kubectl` is told to do comes to the same when it is done twice. So does a patch that says what is to be, and not
+/// one that says what is added or removed.
 pub(super) fn is_repeatable(args: &[&str]) -> bool {
     match args {
         ["annotate" | "apply" | "get" | "label" | "logs", ..] => true,
@@ -139,12 +139,12 @@ mod tests {
     /// Said by an API server whose etcd may have done it all the same.
     const PERHAPS: &str = "Error from server: etcdserver: request timed out";
 
-    const WEBHOOK: &str =
+    const NO_WEBHOOK: &str =
         "Error from server (InternalError): Internal error occurred: failed calling webhook \"vm.kubevirt.io\"";
 
     #[test]
     fn a_change_is_repeated_that_is_known_not_to_be_done_and_no_other() {
-        assert_changed(WEBHOOK, 2);
+        assert_changed(NO_WEBHOOK, 2);
         assert_changed("Unable to connect to the server: net/http: TLS handshake timeout", 2);
         assert_changed(
             "The connection to the server 198.18.7.2:6443 was refused - did you specify the right host or port?",
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_comes_to_the_same_is_repeated_whether_it_was_done_or_not() {
-        for (words, times) in [(WEBHOOK, 2), (PERHAPS, 2), ("Error from server (Conflict): Apply failed", 1)] {
+        for (words, times) in [(NO_WEBHOOK, 2), (PERHAPS, 2), ("Error from server (Conflict): Apply failed", 1)] {
             let runs = Cell::new(0);
             setting(fails_once(words, &runs));
             assert_eq!(runs.get(), times, "{words}");
