@@ -194,7 +194,7 @@ impl ApiServer {
     #[track_caller]
     pub fn token(&self, namespace: &str, account: &str, audience: Option<&str>, pod: Option<&Value>) -> String {
         let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}));
-        // As long as all tests of a busy machine: nobody renews it as the kubelet does.
+        // For longer than all tests take on a busy machine: nobody renews it, as the kubelet would.
         let spec = json!({
             "audiences": audience.into_iter().collect::<Vec<_>>(), "boundObjectRef": bound, "expirationSeconds": 86400,
         });

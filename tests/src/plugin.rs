@@ -41,7 +41,8 @@ impl Plugin {
         Self::new("plain", "plain", &settings, server, ("token", plain::TOKEN), "")
     }
 
-    /// One that takes the place of the mover `plain` and misbehaves: `agent/plugins/tests/hostile`. `lines` are more of its document.
+    /// One that takes the place of the mover `plain` and misbehaves: `agent/plugins/tests/hostile`, as its `misbehave` says.
+    /// `lines` are more of its document.
     pub fn of_misbehaving(store: &PlainStore, misbehave: &str, lines: &str) -> Self {
         let server = store.address();
         let settings = format!("{{endpoint: 'http://{server}', misbehave: '{misbehave}'}}");

@@ -89,7 +89,7 @@ impl Registry {
         self.server.log().lines().filter(|line| line.contains("] \"") && line.contains(" /v2/")).count()
     }
 
-    /// Waits until it has noted that it gave a blob. Of a large one it does so only after whoever asked has all of it.
+    /// Waits until its log says that it gave a blob, which for a large one it does only after whoever asked has all of it.
     #[track_caller]
     pub fn wait_until_given(&self, digest: &str) {
         let asked = format!("/blobs/{digest} ");

@@ -103,7 +103,7 @@ fn mount(options: &[&str], on: &Path) {
     run(Command::new("mount").args(options).arg(on)).ok();
 }
 
-// Lazily: a program that another test starts has all that is open here, until it is itself.
+// Lazily: a program that another test starts has all that is open here, until its exec.
 fn unmount(path: &Path) {
     run(Command::new("umount").arg("--lazy").arg(path));
 }

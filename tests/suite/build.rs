@@ -25,8 +25,8 @@ impl Checkout {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         for file in ["Makefile", "tests/install-packages"] {
-            // By a program: what is open here for writing, a program that another test starts has open until it is itself, and
-            // a script that somebody writes to cannot be run.
+            // By a program: what is open here for writing, a program that another test starts has open, too, until its exec,
+            // and a script that somebody may write to cannot be run.
             run(Command::new("cp").arg(ours.join(file)).arg(dir.path().join(file))).ok();
         }
         let files = [

@@ -24,7 +24,7 @@ pub enum Seen {
 }
 
 impl Outage {
-    /// Of a store that is known beforehand to be like this.
+    /// That of a store of which this is known beforehand.
     pub fn new(seen: Seen) -> Self {
         Self(Mutex::new(seen))
     }
@@ -34,7 +34,8 @@ impl Outage {
         *self.seen() = Seen::There;
     }
 
-    /// Since when a store is away that has just not answered; none if it has never done so. Calls `begins` if that is since `now`.
+    /// Since when a store is away that has just not answered; none if it has never answered. Calls `begins` where it is away since
+    /// `now`.
     pub fn since(&self, now: Instant, begins: impl FnOnce()) -> Option<Instant> {
         let mut seen = self.seen();
         match *seen {

@@ -167,7 +167,7 @@ mod tests {
         }
         assert!(group.end(Duration::ZERO).await);
         assert!(members(group.leader).is_empty());
-        // Whose thread it is that waits for the leader may come after this one.
+        // It is noted by the thread that waits for the leader, which may come after this one.
         let deadline = Instant::now() + Duration::from_mins(5);
         while group.exit().is_none() {
             assert!(Instant::now() < deadline, "its exit is not noted");

@@ -31,7 +31,7 @@ impl Scratch {
         let unheld = folder.path().join(UNHELD);
         let lock = File::create(&unheld)?;
         lock.try_lock().map_err(io::Error::from)?;
-        // Named once it is held: by whoever removes what is abandoned, it would be found free before.
+        // It gets its name once it is held: whoever removes what is abandoned would find it free before.
         fs::rename(unheld, folder.path().join(LOCK))?;
         Ok(Self { folder, lock })
     }
@@ -83,8 +83,8 @@ mod tests {
         fs::create_dir(&elsewhere).unwrap();
         dead.belongs(&elsewhere);
         let Scratch { folder, lock } = dead;
-        // As a kill would: the lock is gone, the folder is not. To close it were not enough: a program that another test
-        // starts has it, too, until it is itself.
+        // As a kill would: the lock is gone, the folder is not. To close it would not do: a program that another test starts
+        // has a copy until its exec.
         let _ = folder.keep();
         lock.unlock().unwrap();
         let next = Scratch::new(parent.path()).unwrap();

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use remora_core::{Error, ErrorKind};
 
-/// The lock on a VM, held until dropped: [`Flock`] unlocks it then, whoever has a copy of the file (a program that another
-/// thread starts has one until it is itself). Its file stays: removing it could give two runs a lock each.
+/// The lock on a VM, held until dropped: [`Flock`] unlocks it then, whoever has a copy of the file, as a program has that
+/// another thread starts, until its exec. Its file stays: removing it could give two runs a lock each.
 #[derive(Debug)]
 pub(crate) struct VmLock(#[allow(dead_code)] Flock<File>);
 

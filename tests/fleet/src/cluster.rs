@@ -19,8 +19,10 @@ use crate::{Args, Result, tell};
 /// Requests at once.
 const AT_ONCE: usize = 24;
 
-/// How long an API server may be away that is asked again, and how often it is.
+/// How long an API server may be away that is asked again.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long it is waited before it is.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The namespace of remora.
@@ -196,8 +198,8 @@ fn pod(name: &str, node: &str, labels: &Value, owner: Option<Value>) -> Value {
     })
 }
 
-/// One request; asked again while the API server is away, or says that it cannot do it now. One that makes what is there already,
-/// because its answer was lost, fails.
+/// One request; asked again while the API server is away, or says that it cannot do it now. If the answer to one that makes an
+/// object was lost, the next try fails: the object is there.
 pub(crate) async fn request(client: &Client, method: Method, path: &str, body: &Value) -> Result<Value> {
     let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };

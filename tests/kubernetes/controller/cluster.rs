@@ -12,9 +12,11 @@ use crate::deployed;
 /// How long the controller may take for what it does at once: it looks again every 15 s, and the machine may be busy.
 pub(super) const SOON: Duration = Duration::from_mins(10);
 
-/// How often a played agent says of what it has claimed that it lives, and how many times: for as long as tests wait for anything.
-/// The controller holds one for dead that is silent for two minutes, and a test takes longer than that on a machine that is busy enough.
+/// How often a played agent shows that it lives. The controller takes one for dead that is silent for two minutes, and a test can
+/// take longer than that on a busy machine.
 const BEAT: Duration = Duration::from_secs(30);
+
+/// How many times it does: for as long as a test waits for anything.
 const BEATS: i64 = 20;
 
 /// KubeVirt's definitions: of machines, and of their backups.
@@ -135,7 +137,8 @@ impl Cluster {
         self.api.token("remora", "remora-agent", audience, Some(&pod))
     }
 
-    /// The agent of node `one` lives, as the status of a run says that it has claimed, until it may write no more there.
+    /// Has the agent of node `one` show that it lives, in the status of a run that it has claimed, until it may write there no
+    /// more. Nobody waits for the thread: it ends with its run, or with the tests.
     pub(super) fn beats(&'static self, run: &str) {
         let (status, agent) = (format!("{run}/status"), self.agent("one", None));
         thread::spawn(move || {

@@ -49,12 +49,12 @@ impl Scheduled {
         self.shop.cluster.controller.policies().put(policies);
     }
 
-    /// The controller knows that a policy selects these machines, which are backed up by it for the first time, and has written down
-    /// since when: the minute that comes after that is an occasion of theirs, however late it learns which one is meant.
+    /// Waits until the controller knows that a policy selects these machines, of which it has backed up none yet, and has written
+    /// down since when: each minute after that is an occasion of theirs, however late it learns which one the policy means.
     #[track_caller]
     fn selects(&self, policy: &str, backup: &str, machines: &[&str]) {
-        let months = Timestamp::now() + SignedDuration::from_hours(24 * 100);
-        self.put(&[(&format!("{policy}.yaml"), &self.policy(policy, backup, &cron(months)))]);
+        let no_time_soon = Timestamp::now() + SignedDuration::from_hours(24 * 100);
+        self.put(&[(&format!("{policy}.yaml"), &self.policy(policy, backup, &cron(no_time_soon)))]);
         let path = "/api/v1/namespaces/remora/configmaps/remora-controller-schedule";
         wait_until(format_args!("{policy} does not select {machines:?}"), SOON, || {
             let found = self.shop.cluster.api.look(path).body;
@@ -135,13 +135,13 @@ fn machines_of(runs: &[Value]) -> BTreeSet<String> {
     runs.iter().map(|run| text(&run["spec"]["virtualMachine"])).collect()
 }
 
-/// The next minute, which then does not come for a year: as a time, and as `builtin:cron` has it.
+/// The next minute: as a time, and as `builtin:cron` has it, for which it comes once a year.
 fn a_minute() -> (Timestamp, String) {
     let minute = Timestamp::from_second((Timestamp::now().as_second() / 60 + 1) * 60).unwrap();
     (minute, cron(minute))
 }
 
-/// That minute of each year.
+/// A minute, each year, as `builtin:cron` has it.
 fn cron(minute: Timestamp) -> String {
     let at: Zoned = minute.to_zoned(jiff::tz::TimeZone::UTC);
     format!("{} {} {} {} *", at.minute(), at.hour(), at.day(), at.month())

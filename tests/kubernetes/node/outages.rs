@@ -14,7 +14,7 @@ fn a_run_goes_on_while_the_api_server_is_away_and_its_end_is_told_later() {
     scene.assigned("run", &json!({}));
     let agent = scene.agent("agent", played.clone());
     soon("it has an attempt", || scene.status("run")["attempt"]["state"] == "Wanted");
-    // Of this run, which is written by one request after the other: what was under way has come to its end when the next one is made.
+    // The writes of a run are made one after the other: once there is another one, the one that was under way is over.
     let written = format!("PATCH {}/status", scene.runs.path("run"));
     agent.shim.away(true);
     let before = agent.shim.count(&written);

@@ -26,6 +26,7 @@ pub(crate) fn was_slow(ran: &Ran) -> bool {
     is_slow(&ran.stderr)
 }
 
+/// The same, of what was said.
 fn is_slow(said: &str) -> bool {
     let slow = ["the guest was thawed before the backup began", "Guest agent is not responding"];
     slow.iter().any(|why| said.contains(why))

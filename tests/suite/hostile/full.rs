@@ -68,7 +68,7 @@ fn no_repository_is_made_where_there_is_no_room() {
     fs::write(&filler, vec![1; 2 << 20]).unwrap_err();
     let remora = Remora::new(Lab::shared(), small.path().join("repo"));
     assert_refused(&remora.run(["repo", "init"]), 10, &[]);
-    // Emptied first: a program that another test starts has it open until it is itself.
+    // Emptied first: a program that another test starts has it open until its exec, and its room is taken.
     fs::write(&filler, "").unwrap();
     fs::remove_file(&filler).unwrap();
     // What the failed try left is no obstacle.

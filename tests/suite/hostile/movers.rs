@@ -29,7 +29,7 @@ fn machine(name: &str) -> Domain<'static> {
     domain
 }
 
-/// Through the mover `plain` of a folder.
+/// `remora` with the repository that the mover `plain` of a folder stores.
 fn through(plugin: &Plugin) -> Remora {
     Remora::new(Lab::shared(), plugin.url("a/repository")).with("REMORA_PLUGINS", plugin.folder())
 }
@@ -82,7 +82,8 @@ fn a_backup_through_a_mover_that_lies_lists_no_point_and_one_into_another_reposi
     }
 }
 
-/// All at once: a call that fails is made again after a while, and more than one segment has the mover shut out sooner.
+/// All at once, for each takes its time: a call that fails is made again. Several segments are stored, so that a mover has
+/// failed often enough to be shut out before its calls are given up.
 #[test]
 fn backups_through_movers_that_trap_hang_and_eat_memory_list_no_point_and_one_into_another_repository_succeeds() {
     let (store, beside) = (PlainStore::start(), machine("beside faults"));

@@ -184,7 +184,7 @@ fn a_full_destination_is_no_space_and_leaves_no_half_file() {
     fs::write(files.join("big"), vec![7; 3 << 20]).unwrap();
     let result = copy(&files, "big", &small);
     let left = names(&small);
-    // Lazily: a program that another test starts has all that is open here, until it is itself.
+    // Lazily: a program that another test starts has all that is open here, until its exec.
     assert!(Command::new("umount").arg("--lazy").arg(&small).status().unwrap().success());
     assert_eq!(kind(result), ErrorKind::NoSpace);
     assert!(left.is_empty(), "{left:?}");

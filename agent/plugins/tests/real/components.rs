@@ -64,7 +64,7 @@ pub(crate) struct Call {
     pub(crate) reason: u32,
 }
 
-/// That of a world.
+/// The call of a world. Where fields stand in memory follows from `wit/policy` by the component model's canonical ABI.
 pub(crate) fn call_of(world: &str) -> Call {
     let list = Call {
         interface: "select",
@@ -123,12 +123,13 @@ pub(crate) fn module(of: &str, configure: &str, answer: &str, beside: &str) -> V
     wat::parse_str(text).unwrap()
 }
 
-/// A component of a world that does what is given, but for the first, harmless question of a load.
+/// A component of a world that does what is given, but not when it is loaded: it answers the first, harmless question then.
 pub(crate) fn late(of: &str, answer: &str, beside: &str) -> Vec<u8> {
     policy(of, "(i32.const 0)", &second(of, answer), beside)
 }
 
-/// What is given, from the second question on. The first gets one answer, of zeros: it is about a canary, whose name has 6 letters.
+/// What is given, but for the first question, which gets one answer, of zeros. That is about a canary, and known by its name, which
+/// has 6 letters.
 pub(crate) fn second(of: &str, answer: &str) -> String {
     format!(
         "(if (i32.eq {} (i32.const 6)) (then

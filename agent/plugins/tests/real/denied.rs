@@ -11,7 +11,7 @@ use super::folder::{code, errors, next, now, request};
 /// The world of each version.
 const AUTHORIZERS: [&str; 2] = ["authorizer", "authorizer@0.2.0"];
 
-/// What is given is done with a list of one decision, which is returned by its address, 64.
+/// A policy that loads well and then does what is given, for which there is a list at 64 with one decision, at 128.
 fn decides(world: &str, authorize: &str) -> Vec<u8> {
     let list = "(i32.store (i32.const 64) (i32.const 128)) (i32.store (i32.const 68) (i32.const 1))";
     late(world, &format!("{list} {authorize}"), "")

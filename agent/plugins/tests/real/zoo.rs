@@ -112,7 +112,7 @@ fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// Of those that never end there is one alone: it takes a second of a processor, and the clock is the same in every world.
+/// One that never ends, in one world only: it takes a second of a processor, and what ends it is the same in every world.
 fn endless() -> (&'static str, Vec<u8>, &'static str) {
     let endless = late("selector", "(loop $for_ever (br $for_ever)) (i32.const 0)", "");
     ("an infinite loop", endless, "did not answer within 1000 ms")

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::future::poll_fn;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::pin::pin;
@@ -20,14 +21,14 @@ select: {module: 'MODULE', settings: {names: ['*']}}
 schedule: {module: builtin:cron, settings: {cron: 15 2 * * *}}
 ";
 
-/// A server that hangs up on everybody once it was asked; how often. What is said of it is then always the same.
+/// A server that hangs up on everybody, and how often it did. It does so once it was asked: what is said of it is always the same.
 fn hangs_up() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (host, asked) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&asked);
     std::thread::spawn(move || {
         while let Ok((mut connection, _)) = listener.accept() {
-            if std::io::Read::read(&mut connection, &mut [0; 4096]).is_ok_and(|read| read > 0) {
+            if connection.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         }

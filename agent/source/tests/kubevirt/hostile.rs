@@ -195,7 +195,7 @@ fn what_is_no_socket_is_not_opened() {
     }
     let trap = Trap::new();
     trap.assert_refused(ErrorKind::NotFound, "backup-nbd-sock of launcher pod 3c0a2b1c");
-    // A socket that a process left behind. Shut down: a program that another test starts has a copy until it is itself.
+    // A socket that a process left behind. Shut down: a program that another test starts has a copy until its exec.
     let left = UnixStream::from(OwnedFd::from(UnixListener::bind(trap.node.short_path()).unwrap()));
     left.shutdown(Shutdown::Both).unwrap();
     trap.node.move_in();

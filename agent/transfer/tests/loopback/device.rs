@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
-/// Who has a device. Until it is itself, a `losetup` of another test would have copies of all that is open here: a device
-/// that one worker had for itself would not be free when the next one comes.
+/// Whose turn it is to have a device. A `losetup` that another test starts has copies of all that is open here until its
+/// exec: a device that one worker had for itself would not be free yet when the next one comes.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// One over a file, detached when dropped. There is one at a time.
+/// One over a file, detached when dropped. There is one at a time: a test that makes a second one waits for ever.
 pub(crate) struct Loop {
     pub(crate) path: PathBuf,
     _file: NamedTempFile,

@@ -1,6 +1,6 @@
 //! A store that was there, and is away for a while: requests wait for it, where its client would give up within seconds.
 //!
-//! Which store is away and since when is told by [`remora_core::outage`]: one that has never answered is not waited for.
+//! [`remora_core::outage`] tells since when a store is away: one that has never answered is not waited for.
 //!
 //! What is asked again here never reached the store, or the client itself would ask it again, only for a shorter time.
 
@@ -29,6 +29,7 @@ pub(super) struct Waiting<C> {
     pub(super) connector: C,
     /// How the log names the store.
     pub(super) name: String,
+    /// How long the store may be away before requests fail.
     pub(super) longest_outage: Duration,
     /// What is known of the store beforehand.
     pub(super) seen: Seen,

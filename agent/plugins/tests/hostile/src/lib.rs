@@ -1,4 +1,5 @@
-//! A mover that misbehaves as its settings say; else it keeps small objects in its memory, or is the one of `sdk/examples/plain`.
+//! A mover that misbehaves as its settings say. Else it keeps small objects in its memory or, if they name a server, there, as that
+//! of `sdk/examples/plain` does.
 
 mod misbehave;
 #[path = "../../../../../sdk/examples/plain/src/plain.rs"]
@@ -50,7 +51,7 @@ impl Hostile {
         self.misbehave == what
     }
 
-    /// The one that behaves and has a server, once this function did what it is to do.
+    /// Misbehaves, if that is asked for in this function; gives the mover that goes on, if there is a server.
     fn after(&self, function: &str) -> Option<&Plain> {
         misbehave(&self.misbehave, function);
         self.plain.as_ref()
@@ -107,7 +108,7 @@ impl Mover for Hostile {
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        // As a vault names them: it stores one once a backup is well under way.
+        // A vault names segments so, and stores the first one when a backup is well under way.
         if key.contains("/s/") {
             misbehave(&self.misbehave, "put of a segment");
         }
