@@ -81,7 +81,7 @@ impl<'lab> Domain<'lab> {
     #[track_caller]
     fn virsh_once_free(&self, command: &str, args: &[&str]) -> Ran {
         let mut ran = self.try_virsh(command, args);
-        // So says libvirt that waited for half a minute until something else was done with the domain, and did nothing.
+        // libvirt says so once it has waited for half a minute while something else is done with the domain. It has done nothing then.
         wait_until(format_args!("{:?} is never free for {command}", self.name), FREE, || {
             let locked = !ran.status.success() && ran.stderr.contains("cannot acquire state change lock");
             if locked {

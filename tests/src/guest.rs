@@ -232,8 +232,8 @@ impl<'host> Guest<'host> {
     }
 
     /// Has virsh ask the agent for something. libvirt asks before whether it is there, and gives it five seconds to say so, which
-    /// a guest on a busy machine does not always have; and it waits half a minute for what another asks, a run that was killed
-    /// meanwhile, say. In either case the agent was told nothing of the rest, and is asked again.
+    /// a guest on a busy machine does not always have; and it waits half a minute for what somebody else asks, such as a run that
+    /// was killed meanwhile. In either case the agent was told nothing of the rest, and is asked again.
     #[track_caller]
     pub fn ask(&self, command: &str, args: &[&str]) -> Ran {
         let mut ran = self.host.try_virsh(command, args);

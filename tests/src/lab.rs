@@ -126,7 +126,7 @@ impl Lab {
 
     /// Runs `virsh` against this lab; a failure is left to the caller.
     pub fn try_virsh<A: AsRef<OsStr>>(&self, args: &[A]) -> Ran {
-        // For 5 minutes a libvirtd may be silent that has no processor, or waits for the disk; half a minute is usual.
+        // So many times 5 s a libvirtd may be silent, which may get no processor, or wait for the disk; virsh gives it 6 of them.
         let patience = ["--keepalive-count", "60"];
         run(Command::new("virsh").args(["--quiet", "--connect", &self.uri]).args(patience).args(args))
     }

@@ -148,7 +148,7 @@ fn a_run_that_is_told_to_end_leaves_nothing_and_is_made_up_for() {
     let name = |number: usize| format!("ended-{number}");
     let held = (0..TRIES).find(|number| {
         if *number > 0 {
-            // What the run before has read is not read again.
+            // So that this one has something to read: what the one before has stored is not read again.
             vm.write_bytes("vda", 0, &content::noise(*number as u64, SIZE as usize));
         }
         before = checkpoints();

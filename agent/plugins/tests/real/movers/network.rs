@@ -254,8 +254,8 @@ async fn an_answer_that_never_comes_or_never_ends_costs_its_own_call() {
         let url = format!("http://{address}/");
         let store = fetcher_within(&folder, &url, &address.to_string(), how, timeout);
         let mut error = fetch(&store).await;
-        // It has five seconds for all but to wait for the answer, which a busy machine does not always give it. A mover that
-        // is hung is shut out after some more.
+        // It has five seconds for all but the wait for the answer, which are not enough on a busy machine: it is asked again
+        // then, less often than a mover must fail to be shut out.
         let mut tries = if timeout == SHORT { 8 } else { 0 };
         while tries > 0 && error.to_string().contains("it did not answer within") {
             error = fetch(&store).await;
