@@ -8,7 +8,9 @@
 //!   and not after. So an object is uploaded under a name of its own and then moved to where it belongs with `Overwrite: F`,
 //!   which fails with 412 if something is there. Nothing half uploaded is ever seen, either.
 //! * *Replace.* A `MOVE` with `Overwrite: T` removes what is there first (section 9.9.3), and for a moment there is nothing. So
-//!   the new version is moved beside the old one first, and whoever finds neither of two looks once more: see [`Dav::either`].
+//!   there are two of an object that was ever replaced: the spare beside it is replaced first, and whoever does not find the
+//!   object finds that: see [`Dav::either`]. Each is moved from a name that nobody else moves, because rclone's server removes
+//!   what is there even if what should come in its place is gone.
 //! * *Listings* come whole, a collection at a time, and a component has 1 MiB of an answer: so objects lie in small collections,
 //!   see `places.rs`; `tree.rs` walks them.
 //! * *Parts* cannot be joined on the server, so there are no uploads in parts.
@@ -109,19 +111,15 @@ impl Mover for Dav {
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        let (to, next) = (self.places.object(key), self.places.next(key));
-        let from = self.upload(key, data, &to)?;
-        let ready = self.rename(&from, &next, "T").and_then(|answer| done("replacing", key, &answer));
-        if ready.is_err() {
-            self.discard(&from);
+        for to in [self.places.spare(key), self.places.object(key)] {
+            let from = self.upload(key, data, &to)?;
+            let moved = self.rename(&from, &to, "T").and_then(|answer| done("replacing", key, &answer));
+            if moved.is_err() {
+                self.discard(&from);
+            }
+            moved?;
         }
-        ready?;
-        let answer = self.rename(&next, &to, "T")?;
-        if !answer.is_success() && self.request("HEAD", &next).discard().send()?.status == 404 {
-            // Another client, which replaces it too, has moved it.
-            return Ok(());
-        }
-        done("replacing", key, &answer)
+        Ok(())
     }
 
     fn get(&self, key: &str, offset: u64, len: u64, into: &Sink) -> Result<(), Error> {
@@ -145,18 +143,11 @@ impl Mover for Dav {
     fn delete(&self, keys: &[String]) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(keys.len());
         for some in keys.chunks(AT_ONCE) {
-            let begun: Vec<[Result<Pending, Error>; 2]> = some
-                .iter()
-                .map(|key| {
-                    [self.places.next(key), self.places.object(key)].map(|path| self.request("DELETE", &path).submit())
-                })
-                .collect();
-            results.extend(begun.into_iter().zip(some).map(|(begun, key)| {
-                begun.into_iter().try_for_each(|begun| {
-                    let answer = begun?.wait()?;
-                    if answer.status == 404 { Ok(()) } else { done("deleting", key, &answer) }
-                })
-            }));
+            // A spare that is left alone would be taken for the object.
+            let spares: Vec<_> = some.iter().map(|key| self.removal(&self.places.spare(key))).collect();
+            let spares = spares.into_iter().zip(some).map(|(spare, key)| removed(key, spare));
+            let objects: Vec<_> = spares.zip(some).map(|(gone, key)| gone.and_then(|()| self.removal(&self.places.object(key)))).collect();
+            results.extend(objects.into_iter().zip(some).map(|(object, key)| removed(key, object)));
         }
         results
     }
@@ -171,12 +162,12 @@ impl Dav {
         format!("{}/{}", self.url, escaped(path, "/"))
     }
 
-    /// Asks about an object where it lies; and while it is replaced, where its next version lies. Asked in this order it is
-    /// found: if it is gone and the next version is too, that has been moved to its place meanwhile.
+    /// Asks about an object where it lies; and while it is replaced, where its spare lies. Asked in this order it is found: if
+    /// neither was there, each was replaced just then, and the object is there by now.
     fn either(&self, key: &str, ask: impl Fn(&str) -> Result<Response, Error>) -> Result<Response, Error> {
-        let (object, next) = (self.places.object(key), self.places.next(key));
+        let (object, spare) = (self.places.object(key), self.places.spare(key));
         let mut answer = ask(&object)?;
-        for path in [&next, &object] {
+        for path in [&spare, &object] {
             if answer.status != 404 {
                 break;
             }
@@ -190,8 +181,8 @@ impl Dav {
         self.make(places::above(to))?;
         let folder = self.places.uploads();
         self.make(&folder)?;
-        // No two uploads have a name in common, but for the same bytes under the same key in the same millisecond.
-        let unique = format!("{key} {} {}", task::now(), task::monotonic_ms());
+        // No two uploads have a name in common, but for the same bytes for the same place in the same millisecond.
+        let unique = format!("{to} {} {}", task::now(), task::monotonic_ms());
         let digest = Sha256::new().chain_update(data.sha256()).chain_update(unique).finalize();
         let mut path = format!("{folder}/");
         digest.iter().for_each(|byte| write!(path, "{byte:02x}").expect("a string takes all"));
@@ -206,6 +197,11 @@ impl Dav {
             self.discard(&path);
         }
         uploaded.map(|()| path)
+    }
+
+    /// Begins to remove what lies there.
+    fn removal(&self, path: &str) -> Result<Pending, Error> {
+        self.request("DELETE", path).submit()
     }
 
     fn rename(&self, from: &str, to: &str, overwrite: &str) -> Result<Response, Error> {
@@ -268,4 +264,10 @@ impl Dav {
         }
         done("looking at", "the collection of the settings", &answer)
     }
+}
+
+/// Whether what was to be removed is gone.
+fn removed(key: &str, removal: Result<Pending, Error>) -> Result<(), Error> {
+    let answer = removal?.wait()?;
+    if answer.status == 404 { Ok(()) } else { done("deleting", key, &answer) }
 }

@@ -20,8 +20,8 @@ pub(crate) enum Named<'a> {
     Objects(&'a str),
     /// An object.
     Object(&'a str),
-    /// The next version of an object, which is being replaced.
-    Next(&'a str),
+    /// The spare of an object that was replaced.
+    Spare(&'a str),
 }
 
 impl Places {
@@ -44,8 +44,8 @@ impl Places {
         format!("{}/{name}", self.objects(&format!("{folder}{}", beginning(name))))
     }
 
-    /// Where the next version of an object lies for a moment.
-    pub(crate) fn next(&self, key: &str) -> String {
+    /// Where an object that was replaced is once more.
+    pub(crate) fn spare(&self, key: &str) -> String {
         format!("{}{MARK}", self.object(key))
     }
 
@@ -78,6 +78,6 @@ pub(crate) fn named(name: &str, collection: bool) -> Option<Named<'_>> {
         (None, true) => Named::Folder,
         (Some(beginning), true) => Named::Objects(beginning),
         (None, false) => Named::Object(name),
-        (Some(name), false) => Named::Next(name),
+        (Some(name), false) => Named::Spare(name),
     })
 }

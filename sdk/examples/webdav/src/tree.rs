@@ -76,16 +76,16 @@ impl Walk<'_> {
     fn open_objects(&mut self, begins: &str) -> Result<(), Error> {
         let folder = begins.rfind('/').map_or("", |slash| &begins[..=slash]);
         let members = self.dav.members(&self.dav.places.objects(begins))?.unwrap_or_default();
-        let (mut objects, mut nexts) = (Vec::new(), Vec::new());
+        let (mut objects, mut spares) = (Vec::new(), Vec::new());
         for member in &members {
             match named(&member.name, member.collection) {
                 Some(Named::Object(name)) => objects.push((name, member)),
-                Some(Named::Next(name)) => nexts.push((name, member)),
+                Some(Named::Spare(name)) => spares.push((name, member)),
                 _ => {}
             }
         }
-        // What is being replaced may be seen as its next version alone.
-        for (name, member) in objects.into_iter().chain(nexts) {
+        // While an object is replaced there may be its spare alone.
+        for (name, member) in objects.into_iter().chain(spares) {
             let key = format!("{folder}{name}");
             if key.starts_with(begins) && key.starts_with(self.prefix) && key.as_str() > self.after {
                 let object = object(key.clone(), member)?;

@@ -1,5 +1,6 @@
 //! The mover of `sdk/examples/webdav` against a real WebDAV server.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -109,7 +110,7 @@ async fn an_object_that_is_being_replaced_is_there_all_the_time() {
     let collection = Collection::new(Transport::Http);
     let folder = collection.server.files().join("a/prefix/w/s~");
     fs::create_dir_all(&folder).unwrap();
-    // The old one was removed, and the new one is still beside its place.
+    // The old one was removed, and what comes in its place is not there yet, but for its spare.
     fs::write(folder.join("sign~"), "new").unwrap();
     let store = &collection.store;
     assert_eq!(get(store, "w/sign").await.unwrap(), "new");
@@ -117,15 +118,19 @@ async fn an_object_that_is_being_replaced_is_there_all_the_time() {
     store.put(&Path::from("w/sign"), "newer".into()).await.unwrap();
     assert_eq!(get(store, "w/sign").await.unwrap(), "newer");
     assert_eq!(keys(store, None).await, ["w/sign"]);
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    // Nor does the spare bring back what is removed.
+    store.delete(&Path::from("w/sign")).await.unwrap();
+    assert_eq!(keys(store, None).await, [] as [&str; 0]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_who_replace_an_object_all_succeed_and_one_of_theirs_is_there() {
+async fn many_who_replace_an_object_all_succeed_and_one_of_theirs_is_there_all_the_time() {
     let mut collection = Collection::new(Transport::Http);
     // They are in each other's way, and the server says so.
     collection.folder.movers.patience = Patience { retries: 100, give_up: Duration::from_mins(10) };
     let path = Path::from("w/sign");
+    collection.store.put(&path, "1".into()).await.unwrap();
     let others = [collection.another(), collection.another(), collection.another()];
     let replacing = others.iter().zip(["1", "2", "3"]).map(|(other, text)| {
         let path = &path;
@@ -135,11 +140,22 @@ async fn many_who_replace_an_object_all_succeed_and_one_of_theirs_is_there() {
             }
         }
     });
-    futures::future::join_all(replacing).await;
+    let looking = async {
+        loop {
+            let there = get(&collection.store, "w/sign").await.unwrap();
+            assert!(["1", "2", "3"].iter().any(|text| there == *text), "{there:?}");
+        }
+    };
+    tokio::select! {
+        _ = futures::future::join_all(replacing) => {}
+        () = looking => {}
+    }
     let left = get(&collection.store, "w/sign").await.unwrap();
     assert!(["1", "2", "3"].iter().any(|text| left == *text), "{left:?}");
     let files = collection.server.files().join("a/prefix");
-    assert_eq!(fs::read_dir(files.join("w/s~")).unwrap().count(), 1);
+    let names: BTreeSet<_> =
+        fs::read_dir(files.join("w/s~")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["sign", "sign~"].map(Into::into).into());
     assert_eq!(fs::read_dir(files.join("~new")).unwrap().count(), 0);
 }
 
