@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 pub use builder::DomainBuilder;
 pub use guest_like::{WRITE_FILE, Writes};
 
-use crate::guest::{Guest, Host};
+use crate::guest::{Guest, Host, LOCKED};
 use crate::image::{DiskSpec, Image};
 use crate::lab::Lab;
-use crate::process::{Must, Ran, wait_until};
+use crate::process::{Must, Ran, run_until_heard, wait_until};
 use crate::truth;
 
 /// How long a domain may take to change its state when nothing of a guest is involved.
@@ -80,16 +80,8 @@ impl<'lab> Domain<'lab> {
     /// Runs `virsh COMMAND DOMAIN ARGS…`, which may fail, but not because something else is just done with the domain.
     #[track_caller]
     fn virsh_once_free(&self, command: &str, args: &[&str]) -> Ran {
-        let mut ran = self.try_virsh(command, args);
-        // libvirt says so once it has waited for half a minute while something else is done with the domain. It has done nothing then.
-        wait_until(format_args!("{:?} is never free for {command}", self.name), FREE, || {
-            let locked = !ran.status.success() && ran.stderr.contains("cannot acquire state change lock");
-            if locked {
-                ran = self.try_virsh(command, args);
-            }
-            !locked
-        });
-        ran
+        let what = format_args!("{:?} is never free for {command}", self.name);
+        run_until_heard(what, FREE, || self.try_virsh(command, args), |said| said.contains(LOCKED))
     }
 
     /// The guest that it was booted with.

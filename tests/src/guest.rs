@@ -9,7 +9,7 @@ use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use crate::cache::cached;
-use crate::process::{Must, Ran, run, wait_until};
+use crate::process::{Must, Ran, run, run_until_heard, wait_until};
 
 /// How long a guest may take to boot in software emulation on a busy machine.
 const BOOT: Duration = Duration::from_mins(10);
@@ -20,7 +20,9 @@ const HANG: Duration = Duration::from_secs(30);
 /// What the guest says on its console once its agent hangs.
 const HANGS: &str = "the agent hangs";
 /// What libvirt says when it did not get as far as to ask an agent.
-const UNASKED: [&str; 2] = ["Guest agent is not responding", "cannot acquire state change lock"];
+const UNASKED: [&str; 2] = ["Guest agent is not responding", LOCKED];
+/// What libvirt says once it has waited for half a minute while something else is done with a domain. It has done nothing then.
+pub(crate) const LOCKED: &str = "cannot acquire state change lock";
 /// How many bytes go to the guest at a time: a command line of the host must hold them, wrapped.
 const PIECE: usize = 64 << 10;
 
@@ -236,15 +238,9 @@ impl<'host> Guest<'host> {
     /// was killed meanwhile. In either case the agent was told nothing of the rest, and is asked again.
     #[track_caller]
     pub fn ask(&self, command: &str, args: &[&str]) -> Ran {
-        let mut ran = self.host.try_virsh(command, args);
-        wait_until(format_args!("the guest's agent does not respond to {command}"), COMMAND, || {
-            let silent = !ran.status.success() && UNASKED.iter().any(|why| ran.stderr.contains(why));
-            if silent {
-                ran = self.host.try_virsh(command, args);
-            }
-            !silent
-        });
-        ran
+        let what = format_args!("the guest's agent does not respond to {command}");
+        let unasked = |said: &str| UNASKED.iter().any(|why| said.contains(why));
+        run_until_heard(what, COMMAND, || self.host.try_virsh(command, args), unasked)
     }
 
     /// Gives the agent a command that may fail, or not be answered within `limit`.

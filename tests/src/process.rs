@@ -134,6 +134,25 @@ pub fn wait_until(what: impl Display, limit: Duration, mut ready: impl FnMut() -
     }
 }
 
+/// Runs a command, and anew as long as it fails and what it says on standard error is that nothing was done. Panics after `limit`.
+#[track_caller]
+pub(crate) fn run_until_heard(
+    what: impl Display,
+    limit: Duration,
+    command: impl Fn() -> Ran,
+    nothing_done: impl Fn(&str) -> bool,
+) -> Ran {
+    let mut ran = command();
+    wait_until(what, limit, || {
+        let again = !ran.status.success() && nothing_done(&ran.stderr);
+        if again {
+            ran = command();
+        }
+        !again
+    });
+    ran
+}
+
 /// For how long not to look after a look that took so long, in a wait that has taken so long. To look may be to run a
 /// command, and what is waited for needs the processor, too: so it is looked often at first, and then for a tenth of
 /// the time.

@@ -1,8 +1,9 @@
 //! Running `kubectl` again where servers of a busy machine do not answer. What it comes to in the end may be that.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
-use crate::process::{Ran, wait_until};
+use crate::process::{Ran, run_until_heard};
 
 /// How long they may take to answer.
 const ANSWER: Duration = Duration::from_mins(10);
@@ -67,15 +68,11 @@ pub(super) fn is_repeatable(args: &[&str]) -> bool {
 }
 
 fn repeated(command: impl Fn() -> Ran, has_no_answer: impl Fn(&str) -> bool) -> Ran {
-    let (start, mut ran) = (Instant::now(), command());
-    wait_until("no answer", Duration::MAX, || {
-        let again = !ran.status.success() && has_no_answer(&ran.stderr);
-        if again {
-            ran = command();
-        }
-        !again || start.elapsed() > ANSWER
-    });
-    ran
+    let silent_since = OnceCell::new();
+    // Once that is too long, what was said last is what it comes to.
+    run_until_heard("no answer", Duration::MAX, command, |said| {
+        has_no_answer(said) && silent_since.get_or_init(Instant::now).elapsed() <= ANSWER
+    })
 }
 
 #[cfg(test)]
