@@ -12,20 +12,35 @@ use crate::MIB;
 use crate::process::{Must, run};
 
 /// A filesystem of some MiB in memory, unmounted when dropped. A lab sees it surely only if it is started later.
-pub struct Small(TempDir);
+pub struct Small {
+    root: PathBuf,
+    _made: Option<TempDir>,
+}
 
 impl Small {
-    /// A new one.
+    /// A new one, on a folder of its own.
     #[track_caller]
     pub fn new(mib: u64) -> Self {
         let folder = tempfile::tempdir().must("make a folder to mount on");
-        mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"], folder.path());
-        Self(folder)
+        Self::mounted(folder.path().to_owned(), mib, Some(folder))
+    }
+
+    /// A new one on this folder, which is made if it is missing, and stays.
+    #[track_caller]
+    pub fn at(root: PathBuf, mib: u64) -> Self {
+        fs::create_dir_all(&root).must("make a folder to mount on");
+        Self::mounted(root, mib, None)
+    }
+
+    #[track_caller]
+    fn mounted(root: PathBuf, mib: u64, made: Option<TempDir>) -> Self {
+        mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"], &root);
+        Self { root, _made: made }
     }
 
     /// Its root.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        &self.root
     }
 
     /// Gives it another size.

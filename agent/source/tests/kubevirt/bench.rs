@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use remora_core::ports::{DiskIndex, Mover, NoProgress, Patience, Progress};
 use remora_core::{ByteRange, DiskName, MemoryBudget, Result, VmName};
 use remora_engine::{BackupReport, BackupRequest, SPOT_CHECKS, backup};
 use remora_source::kubevirt::{KubevirtOptions, KubevirtSource};
-use remora_tests::{DiskSpec, Domain, DomainBuilder, Lab, MIB, run};
+use remora_tests::{DiskSpec, Domain, DomainBuilder, Lab, MIB};
 use remora_vault::{KeyFile, Secret, Vault, VaultOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -221,22 +220,5 @@ impl Progress for After {
         if let Some(call) = call {
             tokio::task::block_in_place(call);
         }
-    }
-}
-
-/// Mounts an empty filesystem of so many MiB, unmounted when dropped.
-pub(crate) struct Mounted(PathBuf);
-
-impl Mounted {
-    pub(crate) fn new(folder: PathBuf, mib: u64) -> Self {
-        fs::create_dir_all(&folder).unwrap();
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(&folder)).ok();
-        Self(folder)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }

@@ -8,9 +8,9 @@ use remora_core::plan::Asked;
 use remora_core::point::Decision;
 use remora_core::ports::NoProgress;
 use remora_source::kubevirt::JobFacts;
-use remora_tests::MIB;
+use remora_tests::{MIB, Small};
 
-use crate::bench::{After, Bench, Mounted, decisions};
+use crate::bench::{After, Bench, decisions};
 use crate::wait_for;
 
 #[test]
@@ -89,7 +89,7 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
     wait_for(async {
         let bench = Bench::new().await;
         let folder = bench.node.volume("hotplug-disks").join("r-scratch");
-        let scratch = Mounted::new(folder.clone(), 100);
+        let scratch = Small::at(folder.clone(), 100);
         bench.cluster.state().scratch = Some("r-scratch".into());
         let cluster = Arc::clone(&bench.cluster);
         let detach = move || {
@@ -108,7 +108,7 @@ fn a_scratch_pvc_that_is_detached_ends_the_backup_before_the_guest_sees_an_error
 fn a_scratch_pvc_that_fills_up_ends_the_backup_before_the_guest_sees_an_error() {
     wait_for(async {
         let bench = Bench::new().await;
-        let _scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 100);
+        let _scratch = Small::at(bench.node.volume("hotplug-disks").join("r-scratch"), 100);
         bench.cluster.state().scratch = Some("r-scratch".into());
         let (folder, cluster) = (bench.node.volume("hotplug-disks").join("r-scratch"), Arc::clone(&bench.cluster));
         let fill = move || {
@@ -142,7 +142,7 @@ fn a_scratch_pvc_that_cannot_be_seen_ends_the_backup_with_what_the_agent_lacks()
             assert!(error.advice().unwrap().contains("mountPropagation: HostToContainer"), "{error:?}");
             assert_eq!(error.chain().contains("nothing is mounted on its folder"), there, "{}", error.chain());
         }
-        let _scratch = Mounted::new(folder, 100);
+        let _scratch = Small::at(folder, 100);
         bench.run().await;
     });
 }
@@ -151,7 +151,7 @@ fn a_scratch_pvc_that_cannot_be_seen_ends_the_backup_with_what_the_agent_lacks()
 fn a_scratch_pvc_that_the_disks_do_not_fit_in_ends_the_backup_before_it_is_full() {
     wait_for(async {
         let bench = Bench::new().await;
-        let _scratch = Mounted::new(bench.node.volume("hotplug-disks").join("r-scratch"), 40);
+        let _scratch = Small::at(bench.node.volume("hotplug-disks").join("r-scratch"), 40);
         {
             let mut state = bench.cluster.state();
             state.scratch = Some("r-scratch".into());
