@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use remora_core::{Error, RepositoryId, Result};
 
+use crate::keys::random;
 use crate::names::Folder;
 
 /// Where this host remembers a repository; nowhere, if it has no state folder.
@@ -49,9 +50,10 @@ impl Seen {
     }
 }
 
-/// Writes a file whole or not at all: another process may read it, or write it too.
+/// Writes a file whole or not at all: others may read it, or write it too, of this process and of those in other containers, whose
+/// ids may be the same. So each writes into a file of its own.
 async fn remember(path: &Path, number: u64) -> Result<()> {
-    let staged = path.with_extension(format!("{}.new", std::process::id()));
+    let staged = path.with_extension(format!("{}.new", hex::encode(random::<8>())));
     let write = async {
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder).await?;
@@ -59,7 +61,11 @@ async fn remember(path: &Path, number: u64) -> Result<()> {
         tokio::fs::write(&staged, number.to_string()).await?;
         tokio::fs::rename(&staged, path).await
     };
-    write.await.map_err(|e| Error::io(format!("writing {}", path.display()), e))
+    let written = write.await;
+    if written.is_err() {
+        tokio::fs::remove_file(&staged).await.ok();
+    }
+    written.map_err(|e| Error::io(format!("writing {}", path.display()), e))
 }
 
 #[cfg(test)]
@@ -172,6 +178,39 @@ mod tests {
             assert_eq!((listing.points.len(), listing.unreadable.len()), (1, GAPS_TOLD + 1));
             assert!(!host.collect(None, Mode::Run, &[]).await.unwrap().1.is_empty());
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_remembered_is_whole_at_every_instant_however_many_write_it() {
+        let ((vault, store), state) = (new_vault().await, tempfile::tempdir().unwrap());
+        let host = on_host(&vault, &store, &state);
+        let folder = host.0.folder(&vm());
+        let file = host.0.seen.file(folder).unwrap();
+        host.0.seen.highest(folder, 1).await;
+        let write = |writer: u64| {
+            let seen = host.0.seen.clone();
+            tokio::spawn(async move {
+                for round in 1..100 {
+                    seen.highest(folder, round * 8 + writer).await;
+                }
+            })
+        };
+        let written = futures::future::join_all((0..8).map(write));
+        let looking = async {
+            loop {
+                let text = tokio::fs::read_to_string(&file).await.unwrap();
+                assert!(text.parse::<u64>().is_ok(), "{text:?}");
+            }
+        };
+        tokio::select! {
+            ended = written => {
+                for writer in ended {
+                    writer.unwrap();
+                }
+            }
+            () = looking => {}
+        }
+        assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[tokio::test]

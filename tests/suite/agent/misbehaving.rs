@@ -58,12 +58,16 @@ fn policies_that_trap_and_hang_hold_up_no_other_and_nothing_is_dropped() {
         assert_eq!(agent.metric(&run), None, "{}", agent.log_text());
     }
 
-    // One that has its say on when, and traps where it is to say what is kept.
-    let forgets = misbehaves("forgets", "trap in retention");
-    put(&agent, &[("first", &first), ("second", &second), ("forgets", &forgets)]);
-    wait_for_runs(&agent, "forgets", 1.0);
-    assert_eq!(agent.metric("remora_run_problems_total{policy=\"forgets\",step=\"Prune\"}"), Some(1.0));
-    assert_eq!(points(&remora, VM).len(), 3);
+    // Those that have their say on when, and fail where they are to say what is kept: each has its backup, and none drops any.
+    let failing = [("forgets", "trap"), ("broods", "hang"), ("hoards", "grow"), ("digs", "recurse")];
+    for (before, (name, how)) in failing.into_iter().enumerate() {
+        let text = misbehaves(name, &format!("{how} in retention"));
+        put(&agent, &[("first", &first), ("second", &second), (name, &text)]);
+        wait_for_runs(&agent, name, 1.0);
+        let problems = format!("remora_run_problems_total{{policy=\"{name}\",step=\"Prune\"}}");
+        assert_eq!(agent.metric(&problems), Some(1.0), "{}", agent.log_text());
+        assert_eq!(points(&remora, VM).len(), 3 + before, "{name}");
+    }
 
     // Without them the same policies drop what they do not keep.
     put(&agent, &[("first", &first), ("second", &second), ("third", &third)]);

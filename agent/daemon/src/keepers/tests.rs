@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use remora_core::retention::Rules;
-use remora_core::{PointId, RepositoryId};
+use remora_core::{Error, ErrorKind, PointId, RepositoryId};
 use remora_plugins::movers::Movers;
 use remora_plugins::set::Snapshot;
 use remora_plugins::{Host, HostOptions};
@@ -38,6 +38,25 @@ async fn what_one_policy_keeps_stays_and_when_in_doubt_everything() {
     assert_eq!(kept(known(vec![last(1), last(3), last(2)])).await, [8, 9, 10]);
     assert_eq!(kept(Keepers::Unknown).await.len(), 10);
     assert_eq!(kept(known(Vec::new())).await.len(), 10);
+}
+
+/// As a component does that hangs or traps.
+struct Fails;
+
+#[async_trait]
+impl Retention for Fails {
+    async fn judge(&self, _: &VmName, _: &[Candidate], _: Timestamp) -> Result<Vec<Verdict>> {
+        Err(Error::new(ErrorKind::Cancelled, "`judge` failed"))
+    }
+}
+
+#[tokio::test]
+async fn nobody_says_that_a_point_goes_while_one_policy_fails_to_say_what_it_keeps() {
+    let fails = || Keeper { who: "fails".into(), retention: Box::new(Fails) };
+    for all in [vec![fails()], vec![last(1), fails()], vec![fails(), last(1)]] {
+        let judged = known(all).judge(&VmName::new("vm").unwrap(), &points(), Timestamp::UNIX_EPOCH).await;
+        assert_eq!(judged.unwrap_err().kind(), ErrorKind::Cancelled);
+    }
 }
 
 #[tokio::test]

@@ -75,8 +75,8 @@ fn handle_bomb(of: &str) -> Vec<u8> {
     component(&module, &resolve, world)
 }
 
-fn refused(host: &Host, component: &[u8]) -> Error {
-    match SelectPolicy::load(host, component, "{}") {
+fn refused(world: &str, host: &Host, component: &[u8]) -> Error {
+    match Policy::load(world, host, component) {
         Ok(_) => panic!("it was taken"),
         Err(Refused::Because(error)) => error,
         Err(Refused::Settings(errors)) => panic!("{errors:?}"),
@@ -87,7 +87,6 @@ fn refused(host: &Host, component: &[u8]) -> Error {
 fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let Call { reason, .. } = call_of(world);
     let late = |answer: &str, beside: &str| late(world, answer, beside);
-    let grow = "(loop $more (drop (memory.grow (i32.const 16))) (br $more)) (i32.const 0)";
     let tables = "(loop $more (drop (table.grow $t (ref.null func) (i32.const 1000))) (br $more)) (i32.const 0)";
     let beyond = "(i32.store (i32.const 64) (i32.const 65536)) (i32.store (i32.const 68) (i32.const 0x7fffffff))";
     let two = "(i32.store (i32.const 64) (i32.const 256)) (i32.store (i32.const 68) (i32.const 2))";
@@ -99,8 +98,15 @@ fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         reason + 4
     );
     let with = |text: &str| format!("{text} (i32.const 64)");
-    vec![
-        ("a memory bomb", late(grow, ""), "growing memory"),
+    // An optional time, and behind it a reason without letters.
+    let no_time = "(i32.store (i32.const 64) (i32.const 256)) (i32.store (i32.const 68) (i32.const 1))
+        (i32.store8 (i32.const 256) (i32.const 1)) (i64.store (i32.const 264) (i64.const 0x7fffffffffffffff))";
+    let of_this_world = (world == "scheduler").then(|| {
+        ("a time that there is not", late(&with(no_time), ""), "it answered with the time 9223372036854775807")
+    });
+    let of_every_world = [
+        ("an infinite loop", late(FOR_EVER, ""), "did not answer within"),
+        ("a memory bomb", late(GROW, ""), "growing memory"),
         ("a table bomb", late(tables, "(table $t 1 funcref)"), "growing table"),
         ("a handle bomb", handle_bomb(world), "store handle limit exceeded"),
         ("a trap", late("unreachable", ""), "it trapped"),
@@ -109,14 +115,13 @@ fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("an answer beyond its memory", late(&with(beyond), ""), "out of bounds"),
         ("more answers than questions", late(&with(two), ""), "1 questions and gave 2 answers"),
         ("an answer that is no text", late(&with(&no_text), ""), "utf-8"),
-    ]
+    ];
+    of_every_world.into_iter().chain(of_this_world).collect()
 }
 
-/// One that never ends, in one world only: it takes a second of a processor, and what ends it is the same in every world.
-fn endless() -> (&'static str, Vec<u8>, &'static str) {
-    let endless = late("selector", "(loop $for_ever (br $for_ever)) (i32.const 0)", "");
-    ("an infinite loop", endless, "did not answer within 1000 ms")
-}
+const FOR_EVER: &str = "(loop $for_ever (br $for_ever)) (i32.const 0)";
+
+const GROW: &str = "(loop $more (drop (memory.grow (i32.const 16))) (br $more)) (i32.const 0)";
 
 const DEEPER: &str = "(func $deeper (param i32) (result i32) (i32.add (i32.const 1) (call $deeper (local.get 0))))";
 
@@ -145,8 +150,7 @@ async fn each_is_contained_while_others_are_answered() {
     let (_, labels) = remora_plugins::builtins().find(|(name, _)| *name == "labels").unwrap();
     let good = SelectPolicy::load(&host, labels, r#"{"names": ["db-*"]}"#).unwrap();
     for world in WORLDS {
-        let endless = (world == "selector").then(endless);
-        for (what, component, said) in zoo(world).into_iter().chain(endless) {
+        for (what, component, said) in zoo(world) {
             let name = format!("{world}: {what}");
             let hostile = Policy::load(world, &host, &component).unwrap_or_else(|e| panic!("{name}: {e:?}"));
             let attacked = tokio::spawn(async move { hostile.ask("victim-1").await });
@@ -175,19 +179,30 @@ async fn after_a_fault_the_same_policy_answers_again() {
 
 #[test]
 fn one_that_misbehaves_at_once_is_not_taken() {
-    let host = host();
-    let table = [
-        ("configure loops", selector("(loop $l (br $l)) (i32.const 0)", "(i32.const 0)", ""), "did not answer"),
-        (
-            "it loops while it starts",
-            selector("(i32.const 0)", "(i32.const 0)", "(func $s (loop $l (br $l))) (start $s)"),
-            "did not answer",
-        ),
-        ("it answers nothing", selector("(i32.const 0)", "(i32.const 0)", ""), "1 questions and gave 0 answers"),
-    ];
-    for (name, component, said) in table {
-        let error = refused(&host, &component);
-        assert!(error.chain().contains(said), "{name}: {}", error.chain());
+    let (host, fine) = (host(), "(i32.const 0)");
+    for world in WORLDS {
+        for (what, component, said) in [
+            ("`configure` eats memory", policy(world, GROW, fine, ""), "growing memory"),
+            ("`configure` nests", policy(world, "(call $deeper (local.get 0))", fine, DEEPER), "nest too deep"),
+            ("it answers nothing", policy(world, fine, fine, ""), "1 questions and gave 0 answers"),
+        ] {
+            let error = refused(world, &host, &component);
+            assert!(error.chain().contains(said), "{world}: {what}: {}", error.chain());
+        }
+    }
+}
+
+/// In one world only: each takes a second of a processor, and what ends them is the same in every world.
+#[test]
+fn one_that_never_begins_is_not_taken() {
+    let (host, fine) = (host(), "(i32.const 0)");
+    for (what, component) in [
+        ("`configure` loops", selector(FOR_EVER, fine, "")),
+        ("it loops while it starts", selector(fine, fine, "(func $s (loop $l (br $l))) (start $s)")),
+        ("it loops when it is asked first", selector(fine, FOR_EVER, "")),
+    ] {
+        let error = refused("selector", &host, &component);
+        assert!(error.chain().contains("did not answer"), "{what}: {}", error.chain());
     }
 }
 
@@ -200,7 +215,7 @@ fn a_memory_larger_than_allowed_from_the_start_is_not_taken() {
             (func (export "remora:policy/select@0.1.0#configure") (param i32 i32) (result i32) (i32.const 0))
             (func (export "remora:policy/select@0.1.0#select") (param i32 i32) (result i32) (i32.const 0)))"#,
     );
-    let error = refused(&host(), &component(&module.unwrap(), &resolve, world));
+    let error = refused("selector", &host(), &component(&module.unwrap(), &resolve, world));
     assert!(error.chain().contains("memory"), "{}", error.chain());
 }
 

@@ -10,7 +10,8 @@
 //! * *Replace.* A `MOVE` with `Overwrite: T` removes what is there first (section 9.9.3), and for a moment there is nothing. So
 //!   there are two of an object that was ever replaced: the spare beside it is replaced first, and whoever does not find the
 //!   object finds that: see [`Dav::either`]. Each is moved from a name that nobody else moves, because rclone's server removes
-//!   what is there even if what should come in its place is gone.
+//!   what is there even if what should come in its place is gone. A server that was killed in that moment leaves the spare alone:
+//!   then it is the object, and stays until there is one again.
 //! * *Listings* come whole, a collection at a time, and a component has 1 MiB of an answer: so objects lie in small collections,
 //!   see `places.rs`; `tree.rs` walks them.
 //! * *Parts* cannot be joined on the server, so there are no uploads in parts.
@@ -35,8 +36,11 @@ use sha2::{Digest, Sha256};
 use multistatus::Member;
 use places::Places;
 
-/// Objects that are deleted at once; each takes two requests, and the host allows 16 in a call.
-const AT_ONCE: usize = 8;
+/// Objects that are deleted at once: one request of each is under way, and the host allows 16 in a call.
+const AT_ONCE: usize = 16;
+
+/// How often the spare of an object that is not there is looked for, and then the object again.
+const LOOKS: usize = 3;
 
 /// The largest object. WebDAV has no limit of its own, and Apache's is 1 GiB.
 const LARGEST: u64 = 1 << 30;
@@ -98,26 +102,20 @@ impl Mover for Dav {
     }
 
     fn put_if_absent(&self, key: &str, data: &Buffer) -> Result<Stored, Error> {
-        let to = self.places.object(key);
-        let from = self.upload(key, data, &to)?;
-        let stored = self.rename(&from, &to, "F").and_then(|answer| match answer.status {
-            412 => Ok(Stored::Exists),
-            _ => done("storing", key, &answer).map(|()| Stored::Created),
-        });
-        if !matches!(stored, Ok(Stored::Created)) {
-            self.discard(&from);
+        if self.is_there(key, &self.places.spare(key))? {
+            return Ok(Stored::Exists);
         }
-        stored
+        self.put(key, data, &self.places.object(key), "F")
     }
 
     fn replace(&self, key: &str, data: &Buffer) -> Result<(), Error> {
-        for to in [self.places.spare(key), self.places.object(key)] {
-            let from = self.upload(key, data, &to)?;
-            let moved = self.rename(&from, &to, "T").and_then(|answer| done("replacing", key, &answer));
-            if moved.is_err() {
-                self.discard(&from);
-            }
-            moved?;
+        let (object, spare) = (self.places.object(key), self.places.spare(key));
+        // Where there is no object, its spare may be all that there is: it is not touched.
+        if !self.is_there(key, &object)? && matches!(self.put(key, data, &object, "F")?, Stored::Created) {
+            return Ok(());
+        }
+        for to in [&spare, &object] {
+            self.put(key, data, to, "T")?;
         }
         Ok(())
     }
@@ -145,8 +143,11 @@ impl Mover for Dav {
         for some in keys.chunks(AT_ONCE) {
             // A spare that is left alone would be taken for the object.
             let spares: Vec<_> = some.iter().map(|key| self.removal(&self.places.spare(key))).collect();
-            let spares = spares.into_iter().zip(some).map(|(spare, key)| removed(key, spare));
-            let objects: Vec<_> = spares.zip(some).map(|(gone, key)| gone.and_then(|()| self.removal(&self.places.object(key)))).collect();
+            let objects: Vec<_> = spares
+                .into_iter()
+                .zip(some)
+                .map(|(spare, key)| removed(key, spare).and_then(|()| self.removal(&self.places.object(key))))
+                .collect();
             results.extend(objects.into_iter().zip(some).map(|(object, key)| removed(key, object)));
         }
         results
@@ -162,18 +163,37 @@ impl Dav {
         format!("{}/{}", self.url, escaped(path, "/"))
     }
 
-    /// Asks about an object where it lies; and while it is replaced, where its spare lies. Asked in this order it is found: if
-    /// neither was there, each was replaced just then, and the object is there by now.
+    /// Asks about an object where it lies; and while it is replaced, where its spare lies. Of several that replace it one may have
+    /// removed the object when another has removed the spare, each for a moment: so they are looked for a few times.
     fn either(&self, key: &str, ask: impl Fn(&str) -> Result<Response, Error>) -> Result<Response, Error> {
         let (object, spare) = (self.places.object(key), self.places.spare(key));
         let mut answer = ask(&object)?;
-        for path in [&spare, &object] {
+        for path in [&spare, &object].into_iter().cycle().take(2 * LOOKS) {
             if answer.status != 404 {
                 break;
             }
             answer = ask(path)?;
         }
         Ok(answer)
+    }
+
+    /// Whether something lies there.
+    fn is_there(&self, key: &str, path: &str) -> Result<bool, Error> {
+        let answer = self.request("HEAD", path).discard().send()?;
+        if answer.status == 404 { Ok(false) } else { done("looking at", key, &answer).map(|()| true) }
+    }
+
+    /// Uploads what is to lie at `to`, and moves it there. With `overwrite` F it stays as it is if there is something.
+    fn put(&self, key: &str, data: &Buffer, to: &str, overwrite: &str) -> Result<Stored, Error> {
+        let from = self.upload(key, data, to)?;
+        let stored = self.rename(&from, to, overwrite).and_then(|answer| match answer.status {
+            412 if overwrite == "F" => Ok(Stored::Exists),
+            _ => done("storing", key, &answer).map(|()| Stored::Created),
+        });
+        if !matches!(stored, Ok(Stored::Created)) {
+            self.discard(&from);
+        }
+        stored
     }
 
     /// Uploads what is to become an object at `to`; where it lies. The collections of both are there then.

@@ -1,10 +1,13 @@
 //! Points in a mover's own form that no rule keeps go; what others are made from, and what another run is at, stays.
 
+use remora_core::policy::VmFacts;
 use remora_core::retention::{Fate, Rules};
 use remora_core::{ErrorKind, VmName};
+use remora_plugins::RetentionPolicy;
 use remora_plugins::movers::Dropping;
 
 use super::volumes::{Lab, restored};
+use crate::components::{host, late};
 
 fn fates(pruned: &[(VmName, Vec<remora_core::retention::Verdict>)]) -> Vec<Fate> {
     pruned.iter().flat_map(|(_, points)| points).map(|point| point.fate).collect()
@@ -36,6 +39,22 @@ async fn what_no_rule_keeps_is_dropped_and_what_was_made_from_it_stays_whole() {
     let nobody = VmName::new("vm 2").unwrap();
     let error = lab.mover.prune(Some(&nobody), &rules, Dropping::Run).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_dropped_by_a_policy_that_hangs_or_traps() {
+    let lab = Lab::new();
+    let vm = VmName::new("vm 1").unwrap();
+    lab.backup().await;
+    lab.backup().await;
+    let points = lab.points().await;
+    for fault in ["(loop $for_ever (br $for_ever)) (i32.const 0)", "unreachable"] {
+        let policy = RetentionPolicy::load(&host(), &late("keeper", fault, ""), "{}").unwrap();
+        let rules = policy.of_vm(VmFacts::named(vm.clone()));
+        let error = lab.mover.prune(Some(&vm), &rules, Dropping::Run).await.unwrap_err();
+        assert!(error.chain().contains("`judge` failed"), "{}", error.chain());
+        assert_eq!(lab.points().await, points);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

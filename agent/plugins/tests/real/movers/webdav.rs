@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{Error, ObjectStore, ObjectStoreExt};
 use remora_plugins::movers::{MoverStore, Patience};
 use remora_tests::webdav::{PASSWORD, USER};
 use remora_tests::{Transport, WebDav};
@@ -115,9 +115,17 @@ async fn an_object_that_is_being_replaced_is_there_all_the_time() {
     let store = &collection.store;
     assert_eq!(get(store, "w/sign").await.unwrap(), "new");
     assert_eq!(keys(store, None).await, ["w/sign"]);
+    // It is not created once more.
+    assert!(matches!(create(store, "w/sign", "another's").await, Err(Error::AlreadyExists { .. })));
+    assert_eq!(get(store, "w/sign").await.unwrap(), "new");
     store.put(&Path::from("w/sign"), "newer".into()).await.unwrap();
     assert_eq!(get(store, "w/sign").await.unwrap(), "newer");
     assert_eq!(keys(store, None).await, ["w/sign"]);
+    // Nobody touched the spare while it was all that there was.
+    let files = || ["sign", "sign~"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    assert_eq!(files(), ["newer", "new"]);
+    store.put(&Path::from("w/sign"), "newest".into()).await.unwrap();
+    assert_eq!(files(), ["newest", "newest"]);
     // Nor does the spare bring back what is removed.
     store.delete(&Path::from("w/sign")).await.unwrap();
     assert_eq!(keys(store, None).await, [] as [&str; 0]);
