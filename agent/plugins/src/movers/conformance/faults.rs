@@ -13,6 +13,9 @@ use crate::conformance::Findings;
 /// What the server asks to wait for, in seconds.
 const WAIT: u64 = 7;
 
+/// So often a call is made that has little time, on a machine that may have no processor for it meanwhile.
+const TRIES: u32 = 5;
+
 /// A function of a mover, of either kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Function {
@@ -165,21 +168,39 @@ async fn cut<T: Tried>(subject: &Subject, mover: &T, fault: Fault) -> Result<(),
 
 async fn stalled<T: Tried>(subject: &Subject) -> Result<(), String> {
     let mover = T::start(subject, SHORT).map_err(|error| error.chain())?;
-    let prepared = mover.prepare(subject).await?;
+    let prepared = in_time(async || mover.prepare(subject).await).await?;
     {
         let _faulty = Faulty::new(&subject.injector, Fault::Stall);
         for function in T::ALL[..1].iter().chain(T::READS) {
-            match mover.call(&prepared, *function).await {
-                None => {}
-                Some(Ok(_)) => return Err(format!("`{function:?}` succeeds")),
-                Some(Err(failed)) => ensure(
-                    class(&failed) == Some(Class::Retryable),
-                    format!("`{function:?}`: retryable is wanted, not {}", told(&failed)),
-                )?,
-            }
+            in_time(async || gives_up(*function, mover.call(&prepared, *function).await)).await?;
         }
     }
-    mover.is_well(&prepared).await.map_err(|why| format!("once the server is well again: {why}"))
+    let is_well = in_time(async || mover.is_well(&prepared).await).await;
+    is_well.map_err(|why| format!("once the server is well again: {why}"))
+}
+
+/// What is said of a call whose server says nothing.
+fn gives_up(function: Function, outcome: Option<Outcome>) -> Result<(), String> {
+    match outcome {
+        None => Ok(()),
+        Some(Ok(_)) => Err(format!("`{function:?}` succeeds")),
+        Some(Err(failed)) => ensure(
+            class(&failed) == Some(Class::Retryable),
+            format!("`{function:?}`: retryable is wanted, not {}", told(&failed)),
+        ),
+    }
+}
+
+/// Tries again what was late.
+async fn in_time<T>(tried: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
+    let late = |why: &str| ["it did not answer within", "broker-timeout"].iter().any(|said| why.contains(said));
+    for _ in 1..TRIES {
+        match tried().await {
+            Err(why) if late(&why) => {}
+            done => return done,
+        }
+    }
+    tried().await
 }
 
 /// The server sends back what it was sent, secrets included: the host blots them out, and the mover is not to need that.
@@ -205,6 +226,8 @@ async fn secrets<T: Tried>(subject: &Subject, mover: &T) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::super::super::words::MoverError;
     use super::Function::{List, Put};
     use super::*;
@@ -243,6 +266,24 @@ mod tests {
         assert_eq!(passing("500", List, None), [Class::Retryable]);
         assert_eq!(passing("507", Put, None), [Class::Quota]);
         assert_eq!(passing("a connection", Delete, None), [Class::Retryable]);
+    }
+
+    /// What becomes of what fails so for so many times, and how often it is tried.
+    async fn failing(why: &str, times: u32) -> (bool, u32) {
+        let tries = Cell::new(0);
+        let tried = async || {
+            tries.set(tries.get() + 1);
+            if tries.get() > times { Ok(()) } else { Err(why.to_owned()) }
+        };
+        (in_time(tried).await.is_ok(), tries.get())
+    }
+
+    #[tokio::test]
+    async fn what_is_late_is_tried_again_a_few_times_and_nothing_else_is() {
+        let late = "`Get`: retryable is wanted, not `get` failed: it did not answer within 10000 ms";
+        assert_eq!(failing(late, TRIES - 1).await, (true, TRIES));
+        assert_eq!(failing(late, TRIES).await, (false, TRIES));
+        assert_eq!(failing("`Get` succeeds", 1).await, (false, 1));
     }
 
     #[test]
