@@ -24,12 +24,10 @@ impl Group {
     /// Starts `command` as the leader of a new group.
     pub(crate) async fn spawn(command: Command) -> io::Result<Self> {
         let (started, answer) = oneshot::channel();
-        let (exit, exited) = watch::channel(None);
         // The parent-death signal comes when the *thread* that started the child ends, so the child gets a thread that
         // lives as long as it does.
-        std::thread::Builder::new().name("appliance".into()).spawn(move || own(command, started, &exit))?;
-        let leader = answer.await.map_err(|_| io::Error::other("the starting thread ended"))??;
-        Ok(Self { leader, exited })
+        std::thread::Builder::new().name("appliance".into()).spawn(move || own(command, started))?;
+        answer.await.map_err(|_| io::Error::other("the starting thread ended"))?
     }
 
     /// The child itself.
@@ -83,7 +81,7 @@ impl Drop for Group {
     }
 }
 
-fn own(mut command: Command, started: oneshot::Sender<io::Result<Pid>>, exit: &watch::Sender<Option<String>>) {
+fn own(mut command: Command, started: oneshot::Sender<io::Result<Group>>) {
     command.process_group(0);
     parent_death::kill_with_us(&mut command);
     let mut child = match command.spawn() {
@@ -95,7 +93,9 @@ fn own(mut command: Command, started: oneshot::Sender<io::Result<Pid>>, exit: &w
     };
     // The child has its own copies of our ends of the pipes.
     drop(command);
-    let _ = started.send(Ok(Pid::from_raw(child.id().cast_signed())));
+    let (exit, exited) = watch::channel(None);
+    // If whoever wanted it has gone meanwhile, it is forgotten here.
+    let _ = started.send(Ok(Group { leader: Pid::from_raw(child.id().cast_signed()), exited }));
     let how = child.wait().map_or_else(|e| e.to_string(), |status: ExitStatus| status.to_string());
     exit.send_replace(Some(how));
 }
@@ -151,6 +151,10 @@ mod parent_death {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::io::Read;
+    use std::task::Poll;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -186,6 +190,19 @@ mod tests {
             assert!(Instant::now() < deadline, "{:?} still run", members(leader));
             sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_any_more_when_it_has_started_is_killed() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("infinity").stdout(writer);
+        let mut spawning = Box::pin(Group::spawn(command));
+        // Once: it is being started, or was.
+        drop(poll_fn(|context| Poll::Ready(spawning.as_mut().poll(context))).await);
+        drop(spawning);
+        // The pipe ends with the last process that has it.
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 
     #[tokio::test]
