@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -13,6 +15,10 @@ const LOCK: &str = "lock";
 const UNHELD: &str = "unheld";
 /// A link to a folder that belongs to this one.
 const ELSEWHERE: &str = "elsewhere";
+
+/// How often it is tried to remove a folder into which something is put meanwhile, and the pause between two tries.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A folder that is removed when dropped; one that a killed process left behind is removed by the next.
 #[derive(Debug)]
@@ -49,6 +55,18 @@ impl Scratch {
     }
 }
 
+/// Whoever used the folder may have been killed just now: such a process still ends the call that it is in, which may make a file.
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for _ in 0..TRIES {
+            match fs::remove_dir_all(self.path()) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => thread::sleep(PAUSE),
+                _ => return,
+            }
+        }
+    }
+}
+
 /// Removes the folders of processes that are gone. One without a lock file may be somebody's who just begins.
 fn remove_abandoned(parent: &Path) {
     let Ok(entries) = parent.read_dir() else { return };
@@ -69,7 +87,6 @@ fn remove_abandoned(parent: &Path) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
 
     use super::*;
 
@@ -82,14 +99,28 @@ mod tests {
         let elsewhere = parent.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
         dead.belongs(&elsewhere);
-        let Scratch { folder, lock } = dead;
         // As a kill would: the lock is gone, the folder is not. To close it would not do: a program that another test starts
         // has a copy until its exec.
-        let _ = folder.keep();
-        lock.unlock().unwrap();
+        dead.lock.unlock().unwrap();
+        std::mem::forget(dead);
         let next = Scratch::new(parent.path()).unwrap();
         assert!(!left.exists() && !elsewhere.exists());
         assert!(living.path().exists() && next.path().exists());
+    }
+
+    #[test]
+    fn what_a_process_that_is_dying_puts_into_it_goes_too() {
+        let parent = tempfile::tempdir().unwrap();
+        for _ in 0..100 {
+            let scratch = Scratch::new(parent.path()).unwrap();
+            let path = scratch.path().to_owned();
+            thread::scope(|scope| {
+                // As long as the folder is there, and less often than it is tried.
+                scope.spawn(|| (0..TRIES / 2).all(|n| File::create(path.join(n.to_string())).is_ok()));
+                drop(scratch);
+            });
+            assert!(!path.exists());
+        }
     }
 
     #[test]
