@@ -35,7 +35,11 @@ fn a_backup_that_is_stopped_is_killed_before_the_guest_is_held_up_for_long() {
             vm.domain.resume();
             vm.domain.pause();
         },
-        &|| drop(vm.domain.virsh("domjobabort", &[])),
+        &|| {
+            let ended = vm.domain.try_virsh("domjobabort", &[]);
+            // The watchdog may have been quicker, after its 15 s.
+            assert!(ended.status.success() || ended.stderr.contains("no job is active"), "{ended:?}");
+        },
     ];
     for drain in drains {
         vm.domain.write_all("vda", &[(0x33, 0, 128 * MIB)]);
