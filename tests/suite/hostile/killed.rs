@@ -230,7 +230,8 @@ fn a_guest_is_not_left_frozen_by_a_killed_backup() {
     }
     // Refused on a busy machine, where that takes too long.
     let whole = (0..100).find_map(|_| {
-        let ran = protected.remora.run(["backup", protected.domain.name(), "--quiesce", "required", "-o", "json"]);
+        let line = ["backup", protected.domain.name(), "--quiesce", "required", "-o", "json"];
+        let ran = protected.remora.run(line.iter().chain(&PATIENT));
         (!was_slow(&ran)).then_some(ran)
     });
     let report = whole.expect("the guest is never frozen for long enough").ok().json();
