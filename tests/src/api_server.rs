@@ -267,8 +267,18 @@ impl ApiServer {
                 let definition = self.get(&path);
                 condition(&definition, "Established").is_some_and(|condition| condition["status"] == "True")
                     && self.look(&list_of(&definition["spec"])).code == 200
+                    && self.tells_of(&definition["spec"])
             });
         }
+    }
+
+    /// Whether who asks what there is hears of a resource: it may be served before.
+    #[track_caller]
+    fn tells_of(&self, spec: &Value) -> bool {
+        let list = list_of(spec);
+        let (version, plural) = list.rsplit_once('/').must("read a definition");
+        let told = self.look(version).body;
+        told["resources"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == plural))
     }
 
     /// An object or a list.

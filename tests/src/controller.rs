@@ -63,6 +63,7 @@ impl Controller {
     /// The same, with further arguments.
     #[track_caller]
     pub fn start_with(server: &ApiServer, url: &str, further: &[&str]) -> Self {
+        wait_for_rights(server);
         // What it runs under removes it: also when this process is killed.
         let folder = tempfile::Builder::new().prefix("remora-controller-").tempdir();
         let folder = folder.must("make the controller's folder").keep();
@@ -213,6 +214,18 @@ impl Controller {
             body: serde_json::from_str(body).unwrap_or_default(),
         }
     }
+}
+
+/// The API server decides by what it was told of roles and their bindings, a moment after they are stored, and of each kind for
+/// itself. A controller that is refused something at its start ends, and here nobody starts it again.
+#[track_caller]
+fn wait_for_rights(server: &ApiServer) {
+    let of_the_cluster = json!({"verb": "list", "group": "remora.dev", "resource": "backupruns"});
+    let of_its_namespace =
+        json!({"verb": "create", "group": "coordination.k8s.io", "resource": "leases", "namespace": "remora"});
+    wait_until("the controller's rights are not in force", LIMIT, || {
+        [&of_the_cluster, &of_its_namespace].iter().all(|what| server.may("remora-controller", what))
+    });
 }
 
 fn write_token(server: &ApiServer, file: &Path) {

@@ -174,14 +174,10 @@ fn relay(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
             let mut rest = Vec::new();
             if let Some(line) = head_line(&buffer[..len]) {
                 let fault = take(&mut lock(&way.shared.rule), &line);
-                match fault {
-                    Some(Fault::GoDown) => way.shared.down.store(true, Ordering::Relaxed),
-                    Some(fault @ (Fault::Delay(_) | Fault::Hold)) => {
-                        upstream.give_up();
-                        let Ok(sent) = way.keep(fault) else { break };
-                        rest = sent;
-                    }
-                    _ => {}
+                if let Some(fault @ (Fault::Delay(_) | Fault::Hold)) = fault {
+                    upstream.give_up();
+                    let Ok(sent) = way.keep(fault) else { break };
+                    rest = sent;
                 }
                 if upstream.is_given_up() {
                     let Ok(another) = way.open() else {
@@ -193,6 +189,10 @@ fn relay(client: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
                 *lock(&way.armed) = fault;
                 *lock(&way.fetch) = line.starts_with("GET ").then(|| Fetch::begin(&way.shared.fetches));
                 lock(&way.shared.seen).push(line);
+                // Only now: whoever finds it down looks for the request that made it so.
+                if fault == Some(Fault::GoDown) {
+                    way.shared.down.store(true, Ordering::Relaxed);
+                }
             }
             // Not what is under way of another connection's request either.
             if way.shared.down.load(Ordering::Relaxed) {

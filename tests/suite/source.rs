@@ -151,9 +151,12 @@ impl Bench {
         left
     }
 
+    /// Waits for a watchdog. The folder for sockets, with nothing in it, waits for the next run.
     #[track_caller]
-    fn wait_until_nothing_is_left(&self, domain: &Domain<'_>) {
-        wait_until("the watchdog does not clean up", Duration::from_mins(5), || self.left_behind(domain).is_empty());
+    fn wait_for_the_watchdog(&self, domain: &Domain<'_>) {
+        wait_until("the watchdog does not clean up", Duration::from_mins(5), || {
+            self.left_behind(domain).iter().all(|left| left == domain.uuid())
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::scratch;
 const SOCKET_PATH_LIMIT: usize = 107;
 
 /// The folder for the sockets of a VM's jobs.
-pub(crate) fn socket_folder(run_dir: &Path, vm_uuid: &str) -> PathBuf {
+fn socket_folder(run_dir: &Path, vm_uuid: &str) -> PathBuf {
     run_dir.join(vm_uuid)
 }
 
@@ -45,8 +45,8 @@ pub(crate) fn prepare_socket(
     Ok(socket)
 }
 
-/// Removes files of a job that has ended; what is gone already is fine. Folders that are empty then go too.
-pub(crate) fn remove(files: &[PathBuf], socket_folder: &Path) {
+/// Removes files of a job that has ended; what is gone already is fine.
+pub(crate) fn remove(files: &[PathBuf]) {
     for file in files {
         match fs::remove_file(file) {
             Err(error) if error.kind() != IoKind::NotFound => {
@@ -55,8 +55,12 @@ pub(crate) fn remove(files: &[PathBuf], socket_folder: &Path) {
             _ => {}
         }
     }
-    // Fails while it holds anything, which is right.
-    fs::remove_dir(socket_folder).ok();
+}
+
+/// Removes the folder for the sockets of a VM's jobs, if nothing is in it. The caller holds the VM's lock: the next run's
+/// folder is the same, and is empty from when that run has made it until QEMU listens there.
+pub(crate) fn remove_socket_folder(run_dir: &Path, vm_uuid: &str) {
+    fs::remove_dir(socket_folder(run_dir, vm_uuid)).ok();
 }
 
 /// Removes what dead runs of a VM left in its socket folder and in the folders for scratch files. The caller holds the
@@ -71,7 +75,8 @@ pub(crate) fn remove_left_behind(run_dir: &Path, vm_uuid: &str, scratch_folders:
     for file in &left {
         tracing::info!(file = %file.display(), "removing a file that a dead run left");
     }
-    remove(&left, &sockets);
+    remove(&left);
+    remove_socket_folder(run_dir, vm_uuid);
 }
 
 fn entries(folder: &Path, prefix: &str) -> Vec<PathBuf> {
@@ -103,6 +108,23 @@ mod tests {
         remove_left_behind(dir.path(), "vm-a", &[images]);
         assert!(!socket.exists() && !ours.exists() && !dir.path().join("vm-a").exists());
         assert!(other.exists() && image.exists());
+    }
+
+    #[test]
+    fn who_does_not_hold_the_lock_leaves_the_next_runs_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, next] = [(); 2].map(|()| CheckpointName::random(RepositoryId::random()));
+        let socket = prepare_socket(dir.path(), "vm", &dead, None).unwrap();
+        fs::write(&socket, "").unwrap();
+        let next = prepare_socket(dir.path(), "vm", &next, None).unwrap();
+        remove(std::slice::from_ref(&socket));
+        assert!(!socket.exists());
+        fs::write(&next, "").unwrap();
+        remove_socket_folder(dir.path(), "vm");
+        assert!(next.exists(), "nor does anybody remove one that is in use");
+        remove(&[next]);
+        remove_socket_folder(dir.path(), "vm");
+        assert!(!dir.path().join("vm").exists());
     }
 
     #[test]

@@ -167,7 +167,6 @@ mod tests {
             uuid: "u".into(),
             checkpoint: CheckpointName::random(RepositoryId::random()),
             files: Vec::new(),
-            socket_folder: "/nonexistent".into(),
             volumes: Vec::new(),
             freezing_at_most: Duration::from_secs(1),
             frozen_at_most: Duration::from_secs(1),

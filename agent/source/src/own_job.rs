@@ -81,7 +81,6 @@ impl Job {
             uuid: uuid.clone(),
             checkpoint: checkpoint.clone(),
             files: files.clone(),
-            socket_folder: files::socket_folder(&options.run_dir, uuid),
             volumes,
             freezing_at_most: quiesce::FREEZE_LIMIT + quiesce::HOLD_LIMIT,
             frozen_at_most: quiesce::HOLD_LIMIT,
@@ -89,9 +88,10 @@ impl Job {
             silent_at_most: SILENCE_LIMIT,
         };
         let state = Arc::new(JobState::default());
-        let guard = Guard::start(&options.watchdog, &spec, &state)
-            .await
-            .inspect_err(|_| files::remove(&files, &spec.socket_folder))?;
+        let guard = Guard::start(&options.watchdog, &spec, &state).await.inspect_err(|_| {
+            files::remove(&files);
+            files::remove_socket_folder(&options.run_dir, uuid);
+        })?;
         Ok(Self {
             vm: Arc::clone(vm),
             checkpoint: checkpoint.clone(),
@@ -228,7 +228,8 @@ impl Job {
         if self.begun == Begun::Yes {
             job::end_ours(domain, &self.checkpoint).await?;
         }
-        files::remove(&self.files, &files::socket_folder(&self.vm.options.run_dir, &domain.uuid));
+        files::remove(&self.files);
+        files::remove_socket_folder(&self.vm.options.run_dir, &domain.uuid);
         let has_checkpoint =
             self.begun == Begun::Yes && self.chosen.iter().any(|c| c.checkpointed == Checkpointed::Yes);
         let removed = match outcome {

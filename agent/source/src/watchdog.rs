@@ -297,7 +297,7 @@ async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
     for _ in 0..ENDS {
         ended = ended || end_job(domain, &spec.checkpoint).await;
         if ended {
-            return files::remove(&spec.files, &spec.socket_folder);
+            return files::remove(&spec.files);
         }
         tokio::time::sleep(END_EVERY).await;
     }

@@ -339,12 +339,20 @@ impl Shop {
     /// From now on no more objects of a resource are taken. Quotas are counted by another program: here nobody is.
     pub(super) fn uses_up(&self, resource: &str) {
         let (name, counted) = (format!("none-{}", fastrand::u32(..)), format!("count/{resource}"));
-        let (metadata, hard) = (json!({"name": name}), json!({counted: "0"}));
+        // And none of what nobody else makes here, by which it is seen to be in force.
+        let (metadata, hard) = (json!({"name": name}), json!({counted: "0", "count/configmaps": "0"}));
         let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}});
-        let list = self.core("resourcequotas");
-        self.cluster.api.create(&list, &quota).ok();
+        let (api, list) = (&self.cluster.api, self.core("resourcequotas"));
+        api.create(&list, &quota).ok();
         let used = json!({"status": {"hard": hard, "used": hard}});
-        self.cluster.api.merge(&format!("{list}/{name}/status"), &used).ok();
+        api.merge(&format!("{list}/{name}/status"), &used).ok();
+        // The API server decides by what it was told of quotas, a moment after they are stored.
+        let (dry, says) = (format!("{}?dryRun=All", self.core("configmaps")), format!("exceeded quota: {name},"));
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "none"}});
+        wait_until("the quota is not in force", SOON, || {
+            let answer = api.create_as(api.owner_token(), &dry, &object);
+            answer.body["message"].as_str().is_some_and(|message| message.contains(&says))
+        });
     }
 
     /// The names of what there is of a kind.

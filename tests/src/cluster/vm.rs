@@ -292,7 +292,8 @@ impl<'cluster> Vm<'cluster> {
         if pods.len() > 1 {
             // While it moves to another node, and after its node was lost.
             let node = self.instance()["status"]["nodeName"].take();
-            pods.retain(|pod| node == pod.node_name());
+            // Also one that is to be moved to, and is on no node yet.
+            pods.retain(|pod| pod.object()["spec"]["nodeName"] == node);
         }
         assert_eq!(pods.len(), 1, "launchers of {}/{}", self.namespace, self.name);
         pods.remove(0)

@@ -83,7 +83,7 @@ fn a_second_signal_ends_it_at_once_and_the_watchdog_does_the_rest() {
         let (before, truth) = (ids(&protected.remora.json(["points"])), protected.domain.truth("vda"));
         let child = protected.remora.spawn(["backup", protected.domain.name(), "--full"]);
         let ended = interrupt(child, &[Signal::SIGINT, Signal::SIGTERM], || !list(&protected.sockets()).is_empty());
-        wait_until("something stays", CLEANED_UP, || protected.left_behind().is_empty());
+        wait_until("something stays", CLEANED_UP, || protected.harmful_left().is_empty());
         if ids(&protected.remora.json(["points"])).len() > before.len() {
             let id = ids(&protected.remora.json(["points"])).pop().unwrap();
             protected.kept.push(Kept { id, truth });

@@ -143,7 +143,7 @@ fn watchdog(bench: &Bench, domain: &Domain<'_>, frozen_at_most: Duration) -> (Ch
     let mut process = process.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let spec = json!({
         "uri": domain.lab().uri(), "vm": domain.name(), "uuid": domain.uuid(), "checkpoint": bench.checkpoint(),
-        "files": [], "socket_folder": bench.run_dir.join("none"), "volumes": [],
+        "files": [], "volumes": [],
         "freezing_at_most": EVER, "frozen_at_most": frozen_at_most,
         "run": std::process::id(), "silent_at_most": Duration::from_mins(1),
     });

@@ -18,7 +18,6 @@ pub(crate) struct Spec {
     pub(crate) checkpoint: CheckpointName,
     /// What to remove once the job has ended.
     pub(crate) files: Vec<PathBuf>,
-    pub(crate) socket_folder: PathBuf,
     pub(crate) volumes: Vec<Volume>,
     /// How long freezing may take.
     pub(crate) freezing_at_most: Duration,

@@ -74,6 +74,46 @@ impl Words for RestoreSaid {
     fn said_by(&self, run: &RestoreRun) -> bool {
         let (said, is) = (&self.status, run.status.clone().unwrap_or_default());
         let word = |conditions| find(conditions, WRITTEN).map(|one| (one.status.clone(), one.reason.clone()));
-        is.agent == said.agent && word(&is.conditions) == word(&said.conditions)
+        // While it goes on nothing is said of an end: a run that says the same then may have been ended by the controller,
+        // which changes none of this.
+        let is_last =
+            said.agent.is_none() || find(&said.conditions, WRITTEN).is_some_and(|one| one.status != "Unknown");
+        is_last && is.agent == said.agent && word(&is.conditions) == word(&said.conditions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_core::{Error, ErrorKind};
+
+    use super::*;
+    use crate::resources::Run;
+
+    #[test]
+    fn a_run_that_was_ended_while_it_is_written_does_not_say_what_its_agent_says() {
+        let me =
+            Me { node: "one".into(), token: None, namespace: "remora".into(), pod: "agent".into(), uid: "me".into() };
+        let run: RestoreRun = serde_json::from_value(json!({
+            "apiVersion": "remora.dev/v1alpha1", "kind": "RestoreRun", "metadata": {"name": "run", "namespace": "shop"},
+            "spec": {"point": "0011223344556677-1", "repository": {"name": "r"}},
+        }))
+        .unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let of = |said: &RestoreSaid| RestoreRun { status: Some(said.status.clone()), ..run.clone() };
+        let at_work = RestoreSaid::claiming(&run, &me, now);
+        let mut ended = of(&at_work);
+        for (kind, status) in [("Complete", "False"), ("Failed", "True")] {
+            let conditions = &mut ended.status.get_or_insert_default().conditions;
+            say(conditions, kind, (status, "Cancelled", "the run was cancelled"), now);
+        }
+        assert!(ended.is_over() && !at_work.said_by(&ended));
+
+        let (mut written, mut failed, mut given_back) = (at_work.clone(), at_work.clone(), at_work.clone());
+        written.written(now);
+        failed.failed(&Error::new(ErrorKind::Failed, "no").into(), now);
+        given_back.given_back(now);
+        for said in [&written, &failed, &given_back] {
+            assert!(said.said_by(&of(said)) && !said.said_by(&ended) && !at_work.said_by(&of(said)), "{said:?}");
+        }
     }
 }
