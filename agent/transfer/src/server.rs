@@ -113,10 +113,13 @@ impl Shared {
         if self.last().0 != number {
             return Err(replaced());
         }
-        match self.task {
+        let served = match self.task {
             Task::Receive => receive::serve(&self.disks, &mut stream),
             Task::Lend => lend::serve(&self.disks, &mut stream),
-        }
+        };
+        // It is held for whoever comes next, too, so that it would stay open: an agent that is not answered would wait for ever.
+        stream.sock.shutdown(Shutdown::Both).ok();
+        served
     }
 
     /// It is the one that is served, unless another has come since.
@@ -264,6 +267,16 @@ mod tests {
         ask(&mut line, Order::End).await.unwrap();
         assert!(matches!(Answer::read(&mut line).await.unwrap(), Answer::Digest(_)));
         assert!(!lab.is_begun(1));
+    }
+
+    #[tokio::test]
+    async fn who_says_what_makes_no_sense_is_not_left_to_wait() {
+        let lab = Lab::new();
+        let mut line = lab.connect().await;
+        line.write_all(&[99; 5]).await.unwrap();
+        line.flush().await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_mins(5), Answer::read(&mut line)).await;
+        assert!(heard.expect("its connection stays open").is_err());
     }
 
     #[test]
