@@ -36,16 +36,18 @@ pub(super) fn as_asked(observed: &Observed) -> Option<Ended> {
     let past = |time: Option<Timestamp>| time.is_some_and(|time| time.duration_until(observed.now) >= grace);
     // A cancel has no time of its own: an agent that lives and does not act upon it has until the deadline.
     if past(run.metadata.deletion_timestamp.as_ref().map(|time| time.0)) || (run.spec.cancel && !claimed) {
-        return Some(cancelled(claimed));
+        return Some(cancelled(run, claimed));
     }
     past(deadline::of(run)).then(|| too_late(run, claimed))
 }
 
-fn cancelled(claimed: bool) -> Ended {
-    let how = if claimed {
-        format!(", and its agent did not end it in time. {PERHAPS}")
-    } else {
-        " before an agent had taken it. Nothing was stored by it.".into()
+fn cancelled(run: &BackupRun, claimed: bool) -> Ended {
+    let had_agent = run.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    let how = match (claimed, had_agent) {
+        (true, _) => format!(", and its agent did not end it in time. {PERHAPS}"),
+        // Whoever gave it back may have been told to stop while it committed.
+        (false, true) => format!(" when no agent had it any more. {PERHAPS}"),
+        (false, false) => " before an agent had taken it. Nothing was stored by it.".into(),
     };
     Ended { reason: "Cancelled", message: format!("The run was cancelled{how}") }
 }

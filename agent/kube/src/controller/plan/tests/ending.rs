@@ -103,3 +103,14 @@ fn a_run_ends_without_a_point_when_nobody_else_can_end_it() {
     status(&mut lost).conditions = vec![condition("Failed", "True")];
     assert_eq!(steps(&lost), ["remove backup"]);
 }
+
+#[test]
+fn that_nothing_was_stored_is_said_only_of_a_run_that_no_agent_ever_had() {
+    let mut observed = sound();
+    observed.run.spec.cancel = true;
+    let message = |observed: &Observed| plan(observed).status.unwrap().ended.unwrap().message;
+    assert!(message(&observed).ends_with("Nothing was stored by it."), "{}", message(&observed));
+    // Given back by one that had to stop, perhaps while it committed.
+    status(&mut observed).start_time = Some(Time(at(1500)));
+    assert!(message(&observed).ends_with("the repository has it."), "{}", message(&observed));
+}
