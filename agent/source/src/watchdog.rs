@@ -164,7 +164,11 @@ impl Watch {
         let step = line.and_then(|line| serde_json::from_str(line).ok());
         match step {
             Some(Step::Freezing) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.freezing_at_most),
-            Some(Step::Frozen) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.frozen_at_most),
+            Some(Step::Frozen) => {
+                // A thaw that was begun before says nothing of this freeze: it may have come first.
+                self.thawing = None;
+                self.guest = Guest::FrozenUntil(Instant::now() + self.spec.frozen_at_most);
+            }
             Some(Step::Thawed) => self.guest = Guest::Thawed,
             Some(Step::Unsure) => self.guest = Guest::Stuck(Instant::now() + THAW_FOR),
             Some(Step::Beginning) => self.job = Job::Beginning,
@@ -323,4 +327,46 @@ fn tell(event: &Event) {
     // If nobody listens the run is dead, which the other pipe tells.
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_core::{RepositoryId, VmName};
+
+    use super::*;
+
+    fn watch() -> Watch {
+        Watch::new(Spec {
+            uri: "test:///default".into(),
+            vm: VmName::new("a vm").unwrap(),
+            uuid: "u".into(),
+            checkpoint: CheckpointName::random(RepositoryId::random()),
+            files: Vec::new(),
+            volumes: Vec::new(),
+            freezing_at_most: THAW_FOR,
+            frozen_at_most: THAW_FOR,
+            run: 0,
+            silent_at_most: THAW_FOR,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_thaw_that_was_begun_before_a_freeze_does_not_stand_for_one_after_it() {
+        for told in ["\"freezing\"", "\"frozen\""] {
+            let mut watch = watch();
+            // None is begun in this test.
+            watch.next_thaw = Instant::now() + THAW_FOR;
+            watch.hear(Some("\"freezing\""));
+            watch.thawing = Some(tokio::spawn(async { true }));
+            while !watch.thawing.as_ref().is_some_and(JoinHandle::is_finished) {
+                tokio::task::yield_now().await;
+            }
+            watch.hear(Some(told));
+            // The run dies.
+            watch.hear(None);
+            watch.look_after_guest().await;
+            let frozen = watch.guest != Guest::Thawed;
+            assert_eq!(frozen, told == "\"frozen\"", "{told}");
+        }
+    }
 }
