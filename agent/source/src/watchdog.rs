@@ -44,8 +44,8 @@ pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a job may still appear after the run died while it was being started.
 const LATE_JOB: Duration = Duration::from_mins(1);
 
-/// How often it tries to end the job of a run that died: one that is just beginning can be seen before it can be ended, and on
-/// a busy host libvirt may not answer in time.
+/// How often it tries to end a job: one that is just beginning can be seen before it can be ended, and on a busy host libvirt may
+/// not answer in time.
 const ENDS: u32 = 10;
 
 /// The pause between two such tries.
@@ -236,7 +236,7 @@ impl Watch {
         self.job = Job::Stopped;
         let (domain, spec) = (self.domain.clone(), Arc::clone(&self.spec));
         self.stopping = Some(tokio::spawn(async move {
-            end_job(&domain, &spec.checkpoint).await;
+            until_done(|| end_job(&domain, &spec.checkpoint)).await;
         }));
     }
 
@@ -297,14 +297,20 @@ async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
         }
         tokio::time::sleep(TICK).await;
     }
-    let mut ended = job == Job::None;
+    if job == Job::None || until_done(|| end_job(domain, &spec.checkpoint)).await {
+        files::remove(&spec.files);
+    }
+}
+
+/// Tries it until it is done; says whether it is.
+async fn until_done<F: Future<Output = bool>>(once: impl Fn() -> F) -> bool {
     for _ in 0..ENDS {
-        ended = ended || end_job(domain, &spec.checkpoint).await;
-        if ended {
-            return files::remove(&spec.files);
+        if once().await {
+            return true;
         }
         tokio::time::sleep(END_EVERY).await;
     }
+    false
 }
 
 /// For people, on the standard error that it has from its run. Often nobody listens any more: `eprintln!` would panic,
@@ -348,6 +354,20 @@ mod tests {
             run: 0,
             silent_at_most: THAW_FOR,
         })
+    }
+
+    /// Also of a run that lives, whose guest would soon see write errors.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_job_is_tried_again_but_not_for_ever() {
+        for (done_after, done) in [(0, true), (1, true), (ENDS - 1, true), (ENDS, false)] {
+            let tried = std::cell::Cell::new(0);
+            let once = || {
+                let before = tried.replace(tried.get() + 1);
+                std::future::ready(before == done_after)
+            };
+            assert_eq!(until_done(once).await, done);
+            assert_eq!(tried.get(), ENDS.min(done_after + 1));
+        }
     }
 
     #[tokio::test]
