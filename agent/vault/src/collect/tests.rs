@@ -305,6 +305,25 @@ async fn a_gap_in_the_sequence_is_damage() {
     assert!(listing.unreadable[0].1.chain().contains("missing"));
 }
 
+#[tokio::test]
+async fn a_session_that_is_replaced_while_it_is_read_is_read_again() {
+    let (vault, store) = new_vault().await;
+    let writer = begin(&vault, &vm(), Decision::Full, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+    let vault = &vault.0;
+    let folder = vault.folder(&vm());
+    let sessions = vault.store.listed(&names::sessions(vault.tenant, folder)).await.unwrap();
+    let id = SessionId::parse(&sessions[0].name).unwrap();
+    store.inject(0, Fault::CutOff);
+    let read = vault.session(folder, id).await.unwrap();
+    assert!(read.is_some_and(|session| session.vm == vm()));
+    assert_eq!(store.operations(), 2);
+    // One that stays damaged is.
+    let name = names::session(vault.tenant, folder, id);
+    vault.store.replace(&name, bytes::Bytes::from_static(b"half a session").into()).await.unwrap();
+    assert_eq!(vault.session(folder, id).await.err().map(|error| error.kind()), Some(ErrorKind::Damaged));
+    writer.abandon().await;
+}
+
 /// Makes a backup's session that of a process, as if that had begun it and been stopped.
 async fn belongs_to(vault: &Vault, process: Option<&Process>) {
     let vault = &vault.0;
