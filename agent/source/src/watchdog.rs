@@ -44,8 +44,8 @@ pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a job may still appear after the run died while it was being started.
 const LATE_JOB: Duration = Duration::from_mins(1);
 
-/// How often it tries to end the job of a run that died: one that is just beginning can be seen before it can be ended, and on
-/// a busy host libvirt may not answer in time.
+/// How often it tries to end a job: one that is just beginning can be seen before it can be ended, and on a busy host libvirt may
+/// not answer in time.
 const ENDS: u32 = 10;
 
 /// The pause between two such tries.
@@ -164,7 +164,11 @@ impl Watch {
         let step = line.and_then(|line| serde_json::from_str(line).ok());
         match step {
             Some(Step::Freezing) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.freezing_at_most),
-            Some(Step::Frozen) => self.guest = Guest::FrozenUntil(Instant::now() + self.spec.frozen_at_most),
+            Some(Step::Frozen) => {
+                // A thaw that was begun before says nothing of this freeze: it may have come first.
+                self.thawing = None;
+                self.guest = Guest::FrozenUntil(Instant::now() + self.spec.frozen_at_most);
+            }
             Some(Step::Thawed) => self.guest = Guest::Thawed,
             Some(Step::Unsure) => self.guest = Guest::Stuck(Instant::now() + THAW_FOR),
             Some(Step::Beginning) => self.job = Job::Beginning,
@@ -232,7 +236,7 @@ impl Watch {
         self.job = Job::Stopped;
         let (domain, spec) = (self.domain.clone(), Arc::clone(&self.spec));
         self.stopping = Some(tokio::spawn(async move {
-            end_job(&domain, &spec.checkpoint).await;
+            until_done(|| end_job(&domain, &spec.checkpoint)).await;
         }));
     }
 
@@ -293,14 +297,20 @@ async fn clean_up(domain: &DomainHandle, spec: &Spec, job: Job) {
         }
         tokio::time::sleep(TICK).await;
     }
-    let mut ended = job == Job::None;
+    if job == Job::None || until_done(|| end_job(domain, &spec.checkpoint)).await {
+        files::remove(&spec.files);
+    }
+}
+
+/// Tries it until it is done; says whether it is.
+async fn until_done<F: Future<Output = bool>>(once: impl Fn() -> F) -> bool {
     for _ in 0..ENDS {
-        ended = ended || end_job(domain, &spec.checkpoint).await;
-        if ended {
-            return files::remove(&spec.files);
+        if once().await {
+            return true;
         }
         tokio::time::sleep(END_EVERY).await;
     }
+    false
 }
 
 /// For people, on the standard error that it has from its run. Often nobody listens any more: `eprintln!` would panic,
@@ -323,4 +333,60 @@ fn tell(event: &Event) {
     // If nobody listens the run is dead, which the other pipe tells.
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_core::{RepositoryId, VmName};
+
+    use super::*;
+
+    fn watch() -> Watch {
+        Watch::new(Spec {
+            uri: "test:///default".into(),
+            vm: VmName::new("a vm").unwrap(),
+            uuid: "u".into(),
+            checkpoint: CheckpointName::random(RepositoryId::random()),
+            files: Vec::new(),
+            volumes: Vec::new(),
+            freezing_at_most: THAW_FOR,
+            frozen_at_most: THAW_FOR,
+            run: 0,
+            silent_at_most: THAW_FOR,
+        })
+    }
+
+    /// Also of a run that lives, whose guest would soon see write errors.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_job_is_tried_again_but_not_for_ever() {
+        for (done_after, done) in [(0, true), (1, true), (ENDS - 1, true), (ENDS, false)] {
+            let tried = std::cell::Cell::new(0);
+            let once = || {
+                let before = tried.replace(tried.get() + 1);
+                std::future::ready(before == done_after)
+            };
+            assert_eq!(until_done(once).await, done);
+            assert_eq!(tried.get(), ENDS.min(done_after + 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thaw_that_was_begun_before_a_freeze_does_not_stand_for_one_after_it() {
+        for told in ["\"freezing\"", "\"frozen\""] {
+            let mut watch = watch();
+            // None is begun in this test.
+            watch.next_thaw = Instant::now() + THAW_FOR;
+            watch.hear(Some("\"freezing\""));
+            watch.thawing = Some(tokio::spawn(async { true }));
+            while !watch.thawing.as_ref().is_some_and(JoinHandle::is_finished) {
+                tokio::task::yield_now().await;
+            }
+            watch.hear(Some(told));
+            // The run dies.
+            watch.hear(None);
+            watch.look_after_guest().await;
+            let frozen = watch.guest != Guest::Thawed;
+            assert_eq!(frozen, told == "\"frozen\"", "{told}");
+        }
+    }
 }

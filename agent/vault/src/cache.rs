@@ -20,8 +20,21 @@ pub(crate) struct Cache<K, V> {
 }
 
 struct State<K, V> {
-    cells: LruCache<K, Arc<OnceCell<V>>>,
+    cells: LruCache<K, Entry<V>>,
+    /// Of all that was counted.
     weight: u64,
+}
+
+struct Entry<V> {
+    cell: Arc<OnceCell<V>>,
+    /// What was counted for it: nothing until whoever loads it has.
+    counted: u64,
+}
+
+impl<V> Entry<V> {
+    fn of(cell: OnceCell<V>) -> Self {
+        Self { cell: Arc::new(cell), counted: 0 }
+    }
 }
 
 impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
@@ -36,7 +49,7 @@ impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
     where
         F: Future<Output = Result<V, E>>,
     {
-        let cell = Arc::clone(self.lock().cells.get_or_insert(key.clone(), Arc::default));
+        let cell = Arc::clone(&self.lock().cells.get_or_insert(key.clone(), || Entry::of(OnceCell::new())).cell);
         let mut loaded_here = false;
         let loading = cell.get_or_try_init(|| async {
             let value = load().await?;
@@ -45,7 +58,7 @@ impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
         });
         let value = loading.await.cloned();
         match &value {
-            Ok(value) if loaded_here => self.account(&key, value.weight()),
+            Ok(value) if loaded_here => self.account(&key, &cell, value.weight()),
             Err(_) => self.forget_empty(&key),
             Ok(_) => {}
         }
@@ -54,7 +67,7 @@ impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
 
     /// The value, if it is there.
     pub(crate) fn peek(&self, key: &K) -> Option<V> {
-        self.lock().cells.get(key).and_then(|cell| cell.get().cloned())
+        self.lock().cells.get(key).and_then(|entry| entry.cell.get().cloned())
     }
 
     /// Puts a value that was loaded otherwise.
@@ -62,35 +75,40 @@ impl<K: Hash + Eq + Clone, V: Weight + Clone> Cache<K, V> {
         if self.peek(key).is_some() {
             return;
         }
-        let weight = value.weight();
-        self.lock().cells.put(key.clone(), Arc::new(OnceCell::new_with(Some(value))));
-        self.account(key, weight);
+        let (weight, entry) = (value.weight(), Entry::of(OnceCell::new_with(Some(value))));
+        let cell = Arc::clone(&entry.cell);
+        let mut state = self.lock();
+        // Somebody may be loading it, or have put it meanwhile.
+        let before = state.cells.put(key.clone(), entry);
+        state.weight -= before.map_or(0, |entry| entry.counted);
+        drop(state);
+        self.account(key, &cell, weight);
     }
 
     /// Forgets a value, so that it is loaded again.
     pub(crate) fn forget(&self, key: &K) {
         let mut state = self.lock();
-        if let Some(cell) = state.cells.pop(key) {
-            state.weight = state.weight.saturating_sub(cell.get().map_or(0, Weight::weight));
+        if let Some(entry) = state.cells.pop(key) {
+            state.weight -= entry.counted;
         }
     }
 
-    /// Counts a value that was just loaded, and drops the oldest ones over the limit.
-    fn account(&self, key: &K, weight: u64) {
+    /// Counts a value that was just loaded, and drops the oldest ones over the limit. Meanwhile it may have been dropped itself,
+    /// and be loaded by somebody else, who counts it.
+    fn account(&self, key: &K, cell: &Arc<OnceCell<V>>, weight: u64) {
         let mut state = self.lock();
-        if !state.cells.contains(key) {
-            return;
-        }
+        let Some(entry) = state.cells.peek_mut(key).filter(|entry| Arc::ptr_eq(&entry.cell, cell)) else { return };
+        entry.counted = weight;
         state.weight += weight;
         while state.weight > self.limit && state.cells.len() > 1 {
-            let Some((_, cell)) = state.cells.pop_lru() else { break };
-            state.weight -= cell.get().map_or(0, Weight::weight);
+            let Some((_, entry)) = state.cells.pop_lru() else { break };
+            state.weight -= entry.counted;
         }
     }
 
     fn forget_empty(&self, key: &K) {
         let mut state = self.lock();
-        if state.cells.peek(key).is_some_and(|cell| !cell.initialized()) {
+        if state.cells.peek(key).is_some_and(|entry| !entry.cell.initialized()) {
             state.cells.pop(key);
         }
     }
@@ -123,6 +141,32 @@ mod tests {
             assert_eq!(cache.peek(&3), Some(40));
             assert_eq!(cache.get(3, || async { panic!("loaded twice") }).await, Ok::<_, Infallible>(40));
         });
+    }
+
+    /// Those who load a value that was dropped meanwhile, and loaded by others, count it for nobody.
+    #[tokio::test]
+    async fn a_value_that_goes_while_it_is_loaded_is_counted_once_or_not_at_all() {
+        let cache = Cache::new(100);
+        let load = async |cache: &Cache<u8, u64>, key, weight| {
+            cache.get(key, || async move { Ok::<_, Infallible>(weight) }).await
+        };
+        let loaded = cache.get(0, || async {
+            cache.forget(&0);
+            load(&cache, 0, 40).await?;
+            Ok::<_, Infallible>(40)
+        });
+        assert_eq!(loaded.await, Ok(40));
+        let put = cache.get(1, || async {
+            cache.put(&1, 30);
+            Ok::<_, Infallible>(30)
+        });
+        assert_eq!(put.await, Ok(30));
+        assert_eq!(cache.lock().weight, 40 + 30);
+        // Over the limit, all but the last one go.
+        load(&cache, 2, 101).await.unwrap();
+        assert_eq!((cache.lock().weight, cache.lock().cells.len()), (101, 1));
+        cache.forget(&2);
+        assert_eq!(cache.lock().weight, 0);
     }
 
     #[test]

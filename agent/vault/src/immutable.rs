@@ -5,7 +5,8 @@
 //! when less than half of the time is left of what the last one promised, and comes with the backups and the collections
 //! of a VM. Its record says: all that counted then is kept until a time. What is stored later, under the same settings,
 //! is kept at least as long, so the record holds for what counts now, too: between two renewals nothing is asked of any
-//! segment. Whoever stored under other settings, or a record that is gone, only makes one due.
+//! segment. Whoever stored under other settings, or a record that is gone, only makes one due. What a backup had stored that
+//! was running then is neither: beside one, no record is made, so that the next renewal is due at once.
 //!
 //! Only the oldest version of an object is renewed: it is the one that was created; others hide it and are not ours.
 
@@ -83,6 +84,8 @@ pub(crate) async fn renew(
     reached: Option<Reached>,
 ) -> Result<Option<Locked>> {
     let Some(immutable) = vault.settings.immutable else { return Ok(None) };
+    // Before the sequence: a backup that is not among them any more has its point there.
+    let backups = vault.store.listed(&names::sessions(vault.tenant, vm)).await?;
     let sequence = vault.sequence(vm).await?;
     vault.trust_settings(vm, &sequence).await?;
     if let Some(until) = promised(vault, vm, &sequence, now).await? {
@@ -98,7 +101,9 @@ pub(crate) async fn renew(
     let versions = needs.versions(vault, vm, Some(now - young)).await?;
     vault.store.keep_all_until(&versions, rounded(now, time)).await?;
     let record = Record { until: now + (time - young), settings: vault.settings.number };
-    record.store(vault, vm).await?;
+    if backups.is_empty() {
+        record.store(vault, vm).await?;
+    }
     Ok(Some(Locked { until: record.until, extended: versions.len() as u64 }))
 }
 

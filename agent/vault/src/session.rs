@@ -82,8 +82,16 @@ fn place(vault: &Repository, id: SessionId) -> Place {
 }
 
 impl Repository {
-    /// A session of a VM; none if it has ended.
+    /// A session of a VM; none if it has ended. Heartbeats replace it, also while it is read: a client that asks for its size
+    /// first, as that of a mover, then has it cut off. So one that is damaged is read once more.
     pub(crate) async fn session(&self, vm: Folder, id: SessionId) -> Result<Option<Session>> {
+        match self.session_at_once(vm, id).await {
+            Err(error) if error.kind() == ErrorKind::Damaged => self.session_at_once(vm, id).await,
+            read => read,
+        }
+    }
+
+    async fn session_at_once(&self, vm: Folder, id: SessionId) -> Result<Option<Session>> {
         let name = names::session(self.tenant, vm, id);
         let Some(object) = self.store.get(&name, LIMIT).await? else { return Ok(None) };
         let session = FORM.open::<Session>(&self.keys.manifests, &place(self, id), &object);

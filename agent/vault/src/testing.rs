@@ -7,6 +7,7 @@ mod locking_store;
 
 pub(crate) use bench::{
     NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, new_vault_in, over, over_store, read, shape,
+    write,
 };
 pub(crate) use faulty_store::{Fault, FaultyStore};
 pub(crate) use gate::{Choices, Gate, Steps};

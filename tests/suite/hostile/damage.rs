@@ -376,6 +376,21 @@ fn no_object_can_be_changed_unnoticed() {
     protected.assert_all_restore();
 }
 
+/// Runs a command that is killed at the `n`th of some calls.
+fn killed_at(call: &str, n: u32, command: &std::process::Command) -> std::process::Output {
+    let mut traced = std::process::Command::new("strace");
+    traced.args(["--follow-forks", "--quiet=all", "--output=/dev/null", &format!("--trace={call}")]);
+    traced.arg(format!("--inject={call}:signal=SIGKILL:when={n}"));
+    traced.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    traced.output().must("run strace")
+}
+
 /// A restore of a damaged point that is killed at each call that makes something durable or names it: where there is an
 /// image, the list of what is zero in it is there too, and whole.
 #[test]
@@ -400,17 +415,7 @@ fn no_image_with_zeros_is_ever_without_the_list_of_them() {
                 "--disk",
                 "vda",
             ]);
-            let mut traced = std::process::Command::new("strace");
-            traced.args(["--follow-forks", "--quiet=all", "--output=/dev/null", &format!("--trace={call}")]);
-            traced.arg(format!("--inject={call}:signal=SIGKILL:when={n}"));
-            traced.arg(restore.get_program()).args(restore.get_args());
-            for (name, value) in restore.get_envs() {
-                match value {
-                    Some(value) => traced.env(name, value),
-                    None => traced.env_remove(name),
-                };
-            }
-            let ran = traced.output().must("run strace");
+            let ran = killed_at(call, n, &restore);
             let told = fs::read(folder.join("vda.raw.lost.json")).ok();
             let told: Option<Value> = told.and_then(|text| serde_json::from_slice(&text).ok());
             let told: Option<Vec<_>> =
@@ -428,4 +433,28 @@ fn no_image_with_zeros_is_ever_without_the_list_of_them() {
         }
     }
     assert_eq!(states, [(false, true), (true, true)].into(), "killed between the two, and after");
+}
+
+#[test]
+fn an_image_with_zeros_keeps_the_list_of_them_until_another_one_takes_its_place() {
+    let bench = Bench::new("salvaged twice");
+    let [[chunks, _], _] = bench.segments.clone();
+    flip(&chunks, len(&chunks) / 2);
+    let folder = bench.vm.domain.lab().scratch("salvaged twice");
+    let (target, told) = (folder.join("vda.raw"), folder.join("vda.raw.lost.json"));
+    let to = target.to_str().unwrap();
+    let args = |point| ["restore", point, "--allow-damaged", "--force", "--disk", "vda", "--to", to];
+    let damaged = bench.vm.kept[0].id.as_str();
+    assert_eq!(bench.remora().run(args(damaged)).code(), 12);
+    let both = || [&target, &told].map(|path| fs::read(path).unwrap());
+    let before = both();
+    // While it writes the next image, and long before that takes the place of this one.
+    let ran = killed_at("pwrite64", 1, &bench.remora().command(args(damaged)));
+    assert_eq!(ran.status.code(), None, "{ran:?}");
+    assert!(both() == before);
+    assert_eq!(bench.remora().run(args(damaged)).code(), 12);
+    assert!(both() == before);
+    // Nothing is lost of this one.
+    bench.remora().ok(args(bench.other().id.as_str()));
+    assert!(target.exists() && !told.exists());
 }

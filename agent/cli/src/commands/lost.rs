@@ -54,16 +54,23 @@ impl LostFile {
         &self.0
     }
 
-    /// Refuses to replace one of before, unless that is wanted; then it goes, for it would tell of other bytes.
-    pub(super) fn clear(&self, existing: Existing) -> Result<()> {
-        if self.0.symlink_metadata().is_err() {
-            return Ok(());
-        }
-        if existing == Existing::Refuse {
+    /// Refuses to replace one of before, unless that is wanted.
+    pub(super) fn check(&self, existing: Existing) -> Result<()> {
+        if existing == Existing::Refuse && self.0.symlink_metadata().is_ok() {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists already", self.0.display()))
                 .advise("Choose another target, or replace both with --force."));
         }
-        std::fs::remove_file(&self.0).map_err(|e| Error::io(format!("removing {}", self.0.display()), e))
+        Ok(())
+    }
+
+    /// Removes one of before, if there is one: it tells of other bytes.
+    pub(super) fn remove(&self) -> Result<()> {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {}", self.0.display()), error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes it, synced, its name too.

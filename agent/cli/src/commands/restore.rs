@@ -67,8 +67,9 @@ pub(super) async fn run(context: &Context, args: args::Restore) -> Result<()> {
     let repository = context.points().await?;
     let reader = Reader::open(&repository, &args).await?;
     let shown = context.progress("restoring");
-    let chosen = prepare(context, &repository, &reader, &shown, &args).await?;
-    let disks = write(&reader, &args.point, chosen).await?;
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
+    let chosen = prepare(context, &repository, &reader, &shown, &args, existing).await?;
+    let disks = write(&reader, &args.point, existing, chosen).await?;
     drop(shown);
     let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
     let restored = Restored { point: args.point, disks, seconds };
@@ -83,10 +84,10 @@ async fn prepare<'a>(
     reader: &Reader,
     shown: &Shown,
     args: &args::Restore,
+    existing: Existing,
 ) -> Result<Vec<Chosen<'a>>> {
     let port = reader.port();
     let point = port.point();
-    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let disks = match &args.disk {
         Some(name) => vec![find_disk(point, name)?],
         None => (0..point.disks.len()).map(DiskIndex).collect(),
@@ -112,7 +113,7 @@ async fn prepare<'a>(
         };
         let prepared = image.prepare(&path, args.format, existing).await?;
         if args.allow_damaged {
-            LostFile::beside(&path, &args.point, &stored.name).clear(existing)?;
+            LostFile::beside(&path, &args.point, &stored.name).check(existing)?;
         }
         let format = extension(args.format);
         let told = Disk { name: stored.name.clone(), path, format, size: stored.size, missing: None };
@@ -121,15 +122,19 @@ async fn prepare<'a>(
     Ok(all)
 }
 
-async fn write(reader: &Reader, point: &PointId, chosen: Vec<Chosen<'_>>) -> Result<Vec<Disk>> {
+async fn write(reader: &Reader, point: &PointId, existing: Existing, chosen: Vec<Chosen<'_>>) -> Result<Vec<Disk>> {
     let mut disks = Vec::new();
     for Chosen { image, prepared, disk, told } in chosen {
         let written = image.write(prepared).await?;
-        // First the list, then the image: whoever finds an image with zeros for what is lost finds the list beside it.
-        let missing = reader.missing(point, disk, &told)?;
+        // First the list, then the image: whoever finds an image with zeros for what is lost finds the list beside it. So that of
+        // an image that is to be replaced stays until now.
+        let missing = reader.missing(point, disk, &told, existing)?;
         if let Err(error) = written.finish().await {
             missing.iter().for_each(Missing::forget);
             return Err(error);
+        }
+        if existing == Existing::Replace && missing.as_ref().is_some_and(|missing| missing.lost_file.is_none()) {
+            LostFile::beside(&told.path, point, &told.name).remove()?;
         }
         disks.push(Disk { missing, ..told });
     }
@@ -162,13 +167,16 @@ impl Reader {
     }
 
     /// What was lost of a disk that was restored, which goes into a file too.
-    fn missing(&self, point: &PointId, disk: DiskIndex, told: &Disk) -> Result<Option<Missing>> {
+    fn missing(&self, point: &PointId, disk: DiskIndex, told: &Disk, existing: Existing) -> Result<Option<Missing>> {
         let Self::Damaged(salvage) = self else { return Ok(None) };
         let lost: Vec<Lost> = salvage.lost(disk).into_iter().map(Lost::from).collect();
         if lost.is_empty() {
             return Ok(Some(Missing { lost, lost_file: None }));
         }
         let file = LostFile::beside(&told.path, point, &told.name);
+        if existing == Existing::Replace {
+            file.remove()?;
+        }
         file.write(point, &told.path, &lost)?;
         Ok(Some(Missing { lost, lost_file: Some(file.path().into()) }))
     }

@@ -71,12 +71,13 @@ impl Rewrite {
     async fn store_next(&self, vault: &Repository, segments: &Segments) -> Result<Next> {
         let Some(built) = self.build(vault, segments).await? else { return Ok(Next::Incomplete) };
         let name = segments.generation_name(self.id, self.generation + 1);
-        let _: Created = vault.store.create(&name, built.into()).await?;
+        let created = vault.store.create(&name, built.into()).await?;
         let stored = segments.load(self.id, self.generation + 1).await?;
         let complete = self.live.iter().all(|number| stored.index.record(*number).is_some());
-        // A mover's store looked at a few places of it, and the one that was read in full goes.
-        let looked_at_in_part = vault.store.is_behind_a_mover() && complete;
-        if looked_at_in_part && !segments.can_replace(&vault.workers, &stored, &self.live).await? {
+        // A mover's store looked at a few places of it, and at another collection's nobody did; and the one that was read in full
+        // goes.
+        let is_unread = vault.store.is_behind_a_mover() || created == Created::NameTaken;
+        if complete && is_unread && !segments.can_replace(&vault.workers, &stored, &self.live).await? {
             return Err(segments.damaged_in(&stored, "it has other bytes than were stored"));
         }
         Ok(if complete { Next::Complete } else { Next::Incomplete })

@@ -10,6 +10,7 @@ use remora_core::retention::{Fate, Rules};
 use remora_core::{BLOCK_SIZE, ByteRange, ErrorKind, PointId, VmName};
 use remora_process::Process;
 
+use super::survey::Survey;
 use super::{Collected, Mode};
 use crate::Vault;
 use crate::names::{self, SegmentId, SessionId};
@@ -17,6 +18,7 @@ use crate::session::{ENDING, Session};
 use crate::testing::{
     Fault, FaultyStore, NOISE, assert_only_what_is_needed, back_up, begin, image, new_vault, over, read,
 };
+use crate::tombstone::Numbers;
 use crate::upkeep::Kept;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -132,6 +134,35 @@ async fn a_segment_stays_while_the_one_that_replaces_it_lacks_its_digests() {
         now.put(&next, bytes.clone().into()).await.unwrap();
         collect(&over(&vault, &store), Mode::Run).await;
         assert_eq!(segments(&store).await.contains(&first.to_string()), stays);
+    }
+}
+
+#[tokio::test]
+async fn a_segment_stays_while_what_another_collection_made_of_it_meanwhile_is_damaged() {
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let (vault, store) = new_vault().await;
+    let later = image((0..2).chain(50..96));
+    let points = points(&vault, &[(image(0..48), vec![]), (later.clone(), (2..48).collect())]).await;
+    keep_newest(&vault).await;
+    store.advance(73 * HOUR);
+    let (folder, now) = (vault.0.folder(&vm()), vault.0.now().await.unwrap());
+    let survey = Survey::take(&vault.0, folder, Mode::Run, now, &Numbers::default()).await.unwrap();
+    let readable = vault.0.segments(folder);
+    let rewrites = survey.rewrites(&readable).await.unwrap();
+    assert_eq!(rewrites.len(), 1);
+    let [first, next] = [0, 1].map(|generation| readable.generation_name(rewrites[0].id, generation));
+    let other = store.fork();
+    collect(&over(&vault, &other), Mode::Run).await;
+    let [other, ours]: [&dyn ObjectStore; 2] = [&other, &store];
+    let right = other.get(&next).await.unwrap().bytes().await.unwrap();
+    let mut damaged = right.to_vec();
+    let record = readable.load(rewrites[0].id, 0).await.unwrap().index.records[0];
+    damaged[record.offset as usize] ^= 1;
+    for (bytes, stays) in [(damaged, true), (right.to_vec(), false)] {
+        ours.put(&next, bytes.into()).await.unwrap();
+        rewrites[0].run(&vault.0, &readable).await.unwrap();
+        assert_eq!(segments(&store).await.contains(&first.to_string()), stays);
+        assert_eq!(read(&over(&vault, &store), &points[1]).await.unwrap(), later);
     }
 }
 
@@ -303,6 +334,25 @@ async fn a_gap_in_the_sequence_is_damage() {
     assert_eq!(listing.points.len(), 1);
     assert_eq!(listing.unreadable[0].0, points[0]);
     assert!(listing.unreadable[0].1.chain().contains("missing"));
+}
+
+#[tokio::test]
+async fn a_session_that_is_replaced_while_it_is_read_is_read_again() {
+    let (vault, store) = new_vault().await;
+    let writer = begin(&vault, &vm(), Decision::Full, 16 << 16, Timestamp::UNIX_EPOCH).await.unwrap();
+    let vault = &vault.0;
+    let folder = vault.folder(&vm());
+    let sessions = vault.store.listed(&names::sessions(vault.tenant, folder)).await.unwrap();
+    let id = SessionId::parse(&sessions[0].name).unwrap();
+    store.inject(0, Fault::CutOff);
+    let read = vault.session(folder, id).await.unwrap();
+    assert!(read.is_some_and(|session| session.vm == vm()));
+    assert_eq!(store.operations(), 2);
+    // One that stays damaged is.
+    let name = names::session(vault.tenant, folder, id);
+    vault.store.replace(&name, bytes::Bytes::from_static(b"half a session").into()).await.unwrap();
+    assert_eq!(vault.session(folder, id).await.err().map(|error| error.kind()), Some(ErrorKind::Damaged));
+    writer.abandon().await;
 }
 
 /// Makes a backup's session that of a process, as if that had begun it and been stopped.

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use remora_core::point::Decision;
-use remora_core::ports::Mover;
+use remora_core::ports::{DiskReads, Mover};
 use remora_core::retention::Rules;
 
 use super::*;
 use crate::collect::Mode;
 use crate::settings::Immutable;
-use crate::testing::{Fault, LockingStore, assert_only_what_is_needed, back_up, image, read};
+use crate::testing::{Fault, LockingStore, assert_only_what_is_needed, back_up, begin, image, read, write};
 use crate::tests::secret;
 use crate::upkeep::Kept;
 use crate::{Vault, VaultOptions};
@@ -170,4 +170,31 @@ async fn init_of_an_immutable_repository_can_be_broken_off_at_every_operation() 
             store.assert_locks_held("init").await;
         }
     }
+}
+
+/// It is of no point yet, and was stored before the renewal: so it is kept for less long than what is stored later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_promises_nothing_of_what_a_running_backup_has_stored() {
+    let (store, ..) = prepared(Command::Backup).await;
+    let vault = open(&store).await;
+    let folder = vault.0.folder(&vm());
+    let image = newest_image();
+    let writer = begin(&vault, &vm(), Decision::Reread, image.len(), Timestamp::UNIX_EPOCH).await.unwrap();
+    write(writer.as_ref(), Decision::Reread, &image, &[]).await.unwrap();
+    writer.settle().await.unwrap();
+    store.objects.advance(4 * DAY);
+    // Its heartbeats.
+    for session in vault.0.store.listed(&names::sessions(vault.0.tenant, folder)).await.unwrap() {
+        let id = names::SessionId::parse(&session.name).unwrap();
+        let session = vault.0.session(folder, id).await.unwrap().unwrap();
+        session.store_again(&vault.0, id).await.unwrap();
+    }
+    let record = async || Record::read(&vault.0, folder).await.unwrap().unwrap().until;
+    let before = record().await;
+    collect(&open(&store).await).await.unwrap();
+    writer.commit(&[DiskReads::default()]).await.unwrap();
+    assert_promise(&store, "the backup has ended").await;
+    collect(&open(&store).await).await.unwrap();
+    assert_promise(&store, "it is renewed").await;
+    assert!(record().await > before);
 }

@@ -15,8 +15,9 @@ use crate::seal::{self, Kind, Place};
 use crate::segment::build::{self, HEADER_LEN};
 use crate::segment::codec::{self, Packed};
 use crate::segment::footer::{self, Details, Index, Record, Trailer};
+use crate::segment::generations::GENERATIONS;
 use crate::segment::part::Part;
-use crate::store::{DamagedObject, Store};
+use crate::store::{DamagedObject, Missing, Store};
 
 /// What is fetched of a segment's end at first: enough for the index of a full backup's segment.
 const TAIL_LEN: u64 = 4 * 1024;
@@ -230,12 +231,14 @@ impl Segments {
 
     /// Fetches records of one segment, near ones together; the result is in the order of `numbers`, which ascend.
     pub(crate) async fn fetch(&self, id: SegmentId, numbers: &[u32]) -> Result<Vec<Sealed>> {
-        loop {
+        // Each time that it went there is a later one; but a store may tell the end of one that it has not.
+        for _ in 0..GENERATIONS {
             let segment = self.segment(id).await?;
             if let Some(fetched) = self.fetch_of(&segment, numbers).await? {
                 return Ok(fetched);
             }
         }
+        Err(self.damaged(id, Missing))
     }
 
     /// Fetches records of one generation of a segment; none if it went since its index was read.

@@ -99,7 +99,8 @@ pub(crate) async fn back_up(
     writer.commit(&[DiskReads::default()]).await
 }
 
-async fn write(writer: &dyn PointWriter, decision: Decision, image: &[u8], changed: &[u64]) -> Result<()> {
+/// Writes `image`, or the blocks in `changed` of an increment.
+pub(crate) async fn write(writer: &dyn PointWriter, decision: Decision, image: &[u8], changed: &[u64]) -> Result<()> {
     let step = if decision == Decision::Incremental { BLOCK_SIZE } else { PIECE_SIZE };
     for piece in ByteRange::new(0, image.len() as u64).split(step) {
         if decision == Decision::Incremental && !changed.contains(&(piece.start / BLOCK_SIZE)) {

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     HalfAnswer,
     /// It does its work, and half of the object comes as if it were all of it.
     ShortAnswer,
+    /// It does its work, and half of the object comes, which was as long when its size was asked for.
+    CutOff,
     /// The process dies before it takes effect.
     DiesBefore,
     /// The process dies while it writes: what a folder has of it is half a file beside the object's name. In a bucket
@@ -254,7 +256,7 @@ impl FaultyStore {
     /// An operation of which there is nothing halfway.
     pub(super) async fn take<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         match self.turn() {
-            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => work.await,
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer | Fault::CutOff) => work.await,
             Turn::Fail => Err(failure()),
             Turn::WorkThen(Fault::AnswerLost | Fault::HalfAnswer) => {
                 work.await.ok();
@@ -308,7 +310,7 @@ impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let turn = self.turn();
         let keep = match turn {
-            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => {
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer | Fault::CutOff) => {
                 return self.put_unharmed(location, payload, options).await;
             }
             Turn::Fail => return Err(failure()),
@@ -352,7 +354,18 @@ impl ObjectStore for FaultyStore {
                 let payload = GetResultPayload::Stream(stream::iter(half).take(parts).boxed());
                 Ok(GetResult { payload, meta, range, attributes, extensions })
             }
-            Turn::Work | Turn::WorkThen(Fault::ShortAnswer) => get().await,
+            Turn::WorkThen(Fault::CutOff) if !options.head => {
+                let found = get().await?;
+                let (mut meta, attributes, extensions) =
+                    (found.meta.clone(), found.attributes.clone(), found.extensions.clone());
+                let half = found.bytes().await?;
+                let half = half.slice(..half.len() / 2);
+                meta.size = half.len() as u64;
+                let range = 0..meta.size;
+                let payload = GetResultPayload::Stream(stream::iter([Ok(half)]).boxed());
+                Ok(GetResult { payload, meta, range, attributes, extensions })
+            }
+            Turn::Work | Turn::WorkThen(Fault::ShortAnswer | Fault::CutOff) => get().await,
             Turn::Fail | Turn::WorkThen(Fault::AnswerLost | Fault::HalfAnswer) => Err(failure()),
             Turn::Die | Turn::WorkThen(_) => self.die().await,
         }
@@ -385,7 +398,7 @@ impl ObjectStore for FaultyStore {
         let listing = async move {
             let turn = this.turn();
             match turn {
-                Turn::Work | Turn::WorkThen(Fault::HalfAnswer | Fault::ShortAnswer) => {}
+                Turn::Work | Turn::WorkThen(Fault::HalfAnswer | Fault::ShortAnswer | Fault::CutOff) => {}
                 Turn::Fail | Turn::WorkThen(Fault::AnswerLost) => return Err(failure()),
                 Turn::Die | Turn::WorkThen(_) => return this.die().await,
             }

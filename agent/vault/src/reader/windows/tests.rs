@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,11 +10,12 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use remora_core::point::Decision;
-use remora_core::{PIECE_SIZE, VmName};
+use remora_core::ports::{DiskIndex, Mover};
+use remora_core::{BLOCK_SIZE, ByteRange, ErrorKind, PIECE_SIZE, VmName};
 
 use crate::store::Store;
 use crate::testing::{back_up, image, read};
@@ -33,6 +34,8 @@ struct FarAway {
     inner: Arc<InMemory>,
     asked: Arc<AtomicUsize>,
     answered: Arc<AtomicUsize>,
+    /// Whether it has nothing of an object but its end.
+    has_ends_only: Arc<AtomicBool>,
 }
 
 impl FarAway {
@@ -75,6 +78,9 @@ impl ObjectStore for FarAway {
         self.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(ANSWER).await;
         self.answered.fetch_add(1, Ordering::Relaxed);
+        if self.has_ends_only.load(Ordering::Relaxed) && matches!(options.range, Some(GetRange::Bounded(_))) {
+            return Err(Error::NotFound { path: name.to_string(), source: "it has its end only".into() });
+        }
         self.inner.get_opts(name, options).await
     }
 
@@ -120,4 +126,21 @@ async fn sixteen_fetches_are_in_flight_while_there_is_enough_left_to_fetch() {
     let few: Vec<_> = on_the_way.clone().filter(|(asked, in_flight)| *asked < all && *in_flight < IN_FLIGHT).collect();
     assert!(on_the_way.count() > 0, "never were {IN_FLIGHT} in flight: {seen:?}");
     assert!(few.is_empty(), "of {all} fetches were asked and in flight: {few:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_of_which_the_store_has_the_end_only_is_not_asked_for_for_ever() {
+    let store = FarAway::default();
+    let at = || Store::over(Arc::new(store.clone()));
+    Vault::init_in(&at(), &secret()).await.unwrap();
+    let vault = Vault::open_in(at(), &secret(), VaultOptions::default()).await.unwrap();
+    let (vm, disk) = (VmName::new("vm").unwrap(), image(0..32));
+    let point = back_up(&vault, &vm, Decision::Full, &disk, &[]).await.unwrap();
+    let reader = vault.open(&point.id).await.unwrap();
+    let block = |at| ByteRange::at(at, BLOCK_SIZE);
+    // With it comes the map, which tells of the next chunk too.
+    assert!(reader.read(DiskIndex(0), block(0)).await.unwrap() == disk[..BLOCK_SIZE as usize]);
+    store.has_ends_only.store(true, Ordering::Relaxed);
+    let error = reader.read(DiskIndex(0), block(PIECE_SIZE)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{}", error.chain());
 }
