@@ -105,7 +105,7 @@ fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a time that there is not", late(&with(no_time), ""), "it answered with the time 9223372036854775807")
     });
     let of_every_world = [
-        ("an infinite loop", late(FOR_EVER, ""), "did not answer within"),
+        ("an infinite loop", late(ENDLESS, ""), "did not answer within"),
         ("a memory bomb", late(GROW, ""), "growing memory"),
         ("a table bomb", late(tables, "(table $t 1 funcref)"), "growing table"),
         ("a handle bomb", handle_bomb(world), "store handle limit exceeded"),
@@ -119,7 +119,7 @@ fn zoo(world: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     of_every_world.into_iter().chain(of_this_world).collect()
 }
 
-const FOR_EVER: &str = "(loop $for_ever (br $for_ever)) (i32.const 0)";
+const ENDLESS: &str = "(loop $for_ever (br $for_ever)) (i32.const 0)";
 
 const GROW: &str = "(loop $more (drop (memory.grow (i32.const 16))) (br $more)) (i32.const 0)";
 
@@ -197,9 +197,9 @@ fn one_that_misbehaves_at_once_is_not_taken() {
 fn one_that_never_begins_is_not_taken() {
     let (host, fine) = (host(), "(i32.const 0)");
     for (what, component) in [
-        ("`configure` loops", selector(FOR_EVER, fine, "")),
+        ("`configure` loops", selector(ENDLESS, fine, "")),
         ("it loops while it starts", selector(fine, fine, "(func $s (loop $l (br $l))) (start $s)")),
-        ("it loops when it is asked first", selector(fine, FOR_EVER, "")),
+        ("it loops when it is asked first", selector(fine, ENDLESS, "")),
     ] {
         let error = refused("selector", &host, &component);
         assert!(error.chain().contains("did not answer"), "{what}: {}", error.chain());

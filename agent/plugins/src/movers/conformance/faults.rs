@@ -271,11 +271,11 @@ mod tests {
     /// What becomes of what fails so for so many times, and how often it is tried.
     async fn failing(why: &str, times: u32) -> (bool, u32) {
         let tries = Cell::new(0);
-        let tried = async || {
+        let attempt = async || {
             tries.set(tries.get() + 1);
             if tries.get() > times { Ok(()) } else { Err(why.to_owned()) }
         };
-        (in_time(tried).await.is_ok(), tries.get())
+        (in_time(attempt).await.is_ok(), tries.get())
     }
 
     #[tokio::test]
