@@ -3,7 +3,8 @@
 //! Claims, certificates and worker are made once nothing speaks against the restore; what does ends it, for a restore that
 //! waits until a claim is free would overwrite it when nobody expects that any more. Only what is no fault of the request is
 //! waited for: the repository, the worker's start, an agent. When the worker runs, the run is given to its node. The agent
-//! says how the writing ended, and the controller how the run did: after it has removed the worker, and made the machine.
+//! says how the writing ended, and the controller how the run did: where all is written, after it has removed the worker, and made
+//! the machine; where not, before it removes anything.
 
 mod making;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use crate::resources::Run;
 /// that drips keeps a place of its node's, and its claims, until then.
 const ENDS_WITHIN: Duration = Duration::from_hours(96);
 
-/// What to do, in this order: the finalizer, the steps, the status.
+/// What to do, in this order: the finalizer, the status if the run ends, the steps, any other status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plan {
     pub(super) finalizer: Finalizer,
