@@ -49,8 +49,7 @@ struct Shared {
     /// By the number that the agent calls them by.
     disks: Vec<PathBuf>,
     clients: AtomicUsize,
-    /// The connection that is served, or was last, so that another can end it; and which of all it was.
-    current: Mutex<(u64, Option<TcpStream>)>,
+    last: Mutex<Last>,
     /// Whoever is at work on the disks.
     working: Mutex<()>,
 }
@@ -66,13 +65,21 @@ pub fn serve(task: Task, listen: SocketAddr, folder: &Path, disks: Vec<PathBuf>)
     Server::bind(task, listen, &Identity { ca, certificate, key }, disks)?.serve()
 }
 
+/// The connection that is served, or was last, so that another can end it.
+#[derive(Default)]
+struct Last {
+    /// Which of all it is, in the order in which they came.
+    number: u64,
+    stream: Option<TcpStream>,
+}
+
 impl Server {
     /// Listens.
     pub fn bind(task: Task, listen: SocketAddr, identity: &Identity, disks: Vec<PathBuf>) -> Result<Self> {
         let config = identity.server()?;
         let listener = TcpListener::bind(listen).map_err(|e| Error::io(format!("listening on {listen}"), e))?;
-        let (clients, current, working) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Ok(Self { listener, config, shared: Arc::new(Shared { task, disks, clients, current, working }) })
+        let (clients, last, working) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Ok(Self { listener, config, shared: Arc::new(Shared { task, disks, clients, last, working }) })
     }
 
     /// Where it listens.
@@ -110,7 +117,7 @@ impl Shared {
         let _working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have waited for another's last write, and lost its place meanwhile. What it has asked for until then can still be
         // read, and would be done to what its successor has written.
-        if self.last().0 != number {
+        if self.last().number != number {
             return Err(replaced());
         }
         let served = match self.task {
@@ -125,18 +132,19 @@ impl Shared {
     /// It is the one that is served, unless another has come since.
     fn take_place(&self, number: u64, stream: TcpStream) -> std::io::Result<()> {
         let mut last = self.last();
-        if last.0 > number {
+        if last.number > number {
             return Err(replaced());
         }
-        if let (_, Some(before)) = std::mem::replace(&mut *last, (number, Some(stream))) {
+        let before = std::mem::replace(&mut *last, Last { number, stream: Some(stream) });
+        if let Some(before) = before.stream {
             // It may be gone already.
             before.shutdown(Shutdown::Both).ok();
         }
         Ok(())
     }
 
-    fn last(&self) -> MutexGuard<'_, (u64, Option<TcpStream>)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +254,7 @@ mod tests {
         let began = Instant::now();
         while !holds() {
             assert!(began.elapsed() < Duration::from_mins(5), "waited in vain");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -290,7 +298,7 @@ mod tests {
                 ask(&mut line, begin(disk)).await.unwrap();
                 line
             });
-            wait_until(|| lab.shared.last().0 == number);
+            wait_until(|| lab.shared.last().number == number);
             line
         };
         let (_first, mut second) = (comes(1, 1), comes(2, 0));

@@ -133,7 +133,7 @@ async fn write(reader: &Reader, point: &PointId, existing: Existing, chosen: Vec
             missing.iter().for_each(Missing::forget);
             return Err(error);
         }
-        if existing == Existing::Replace && missing.as_ref().is_some_and(|missing| missing.lost_file.is_none()) {
+        if existing == Existing::Replace && missing.as_ref().is_none_or(|missing| missing.lost_file.is_none()) {
             LostFile::beside(&told.path, point, &told.name).remove()?;
         }
         disks.push(Disk { missing, ..told });

@@ -42,8 +42,7 @@ pub(super) fn as_asked(observed: &Observed) -> Option<Ended> {
 }
 
 fn cancelled(run: &BackupRun, claimed: bool) -> Ended {
-    let had_agent = run.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    let how = match (claimed, had_agent) {
+    let how = match (claimed, had_agent(run)) {
         (true, _) => format!(", and its agent did not end it in time. {PERHAPS}"),
         // Whoever gave it back may have been told to stop while it committed.
         (false, true) => format!(" when no agent had it any more. {PERHAPS}"),
@@ -52,12 +51,18 @@ fn cancelled(run: &BackupRun, claimed: bool) -> Ended {
     Ended { reason: "Cancelled", message: format!("The run was cancelled{how}") }
 }
 
+/// Whether any agent ever had it.
+fn had_agent(run: &BackupRun) -> bool {
+    run.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
 fn too_late(run: &BackupRun, claimed: bool) -> Ended {
     let conditions = run.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let last = conditions::find(conditions, "Assigned").filter(|one| one.status != "True");
     let why = match last {
         Some(assigned) => format!("It waited: {}", assigned.message),
         None if claimed => format!("Its agent did not end it in time. {PERHAPS}"),
+        None if had_agent(run) => format!("The agent that had it gave it back, and no other took it. {PERHAPS}"),
         None => "No agent took it: look at the agents' pods in remora's namespace.".into(),
     };
     Ended {

@@ -113,4 +113,8 @@ fn that_nothing_was_stored_is_said_only_of_a_run_that_no_agent_ever_had() {
     // Given back by one that had to stop, perhaps while it committed.
     status(&mut observed).start_time = Some(Time(at(1500)));
     assert!(message(&observed).ends_with("the repository has it."), "{}", message(&observed));
+    // Nor that it was never taken.
+    observed.run.spec.cancel = false;
+    observed.now = at(1000 + 4 * 3600);
+    assert!(message(&observed).contains("gave it back"), "{}", message(&observed));
 }
