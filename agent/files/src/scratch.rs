@@ -117,6 +117,9 @@ mod tests {
             thread::scope(|scope| {
                 // As long as the folder is there, and less often than it is tried.
                 scope.spawn(|| (0..TRIES / 2).all(|n| File::create(path.join(n.to_string())).is_ok()));
+                while !path.join("0").exists() {
+                    thread::yield_now();
+                }
                 drop(scratch);
             });
             assert!(!path.exists());

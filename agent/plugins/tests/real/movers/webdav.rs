@@ -133,32 +133,6 @@ async fn an_object_that_is_being_replaced_is_there_all_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_looks_for_an_object_while_one_replaces_it_always_finds_it() {
-    let collection = Collection::new(Transport::Http);
-    let (one, path) = (collection.another(), Path::from("w/sign"));
-    one.put(&path, "00".into()).await.unwrap();
-    let replacing = async {
-        for number in 1..50 {
-            one.put(&path, format!("{number:02}").into()).await.unwrap();
-        }
-    };
-    let looking = async {
-        let mut newest = 0;
-        loop {
-            let found = get(&collection.store, "w/sign").await.unwrap();
-            let number: u32 = str::from_utf8(&found).unwrap().parse().unwrap();
-            assert!(number >= newest, "{number} after {newest}");
-            newest = number;
-        }
-    };
-    tokio::select! {
-        () = replacing => {}
-        () = looking => {}
-    }
-    assert_eq!(get(&collection.store, "w/sign").await.unwrap(), "49");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn many_who_replace_an_object_all_succeed_and_one_of_theirs_is_there() {
     let mut collection = Collection::new(Transport::Http);
     // They are in each other's way, and the server says so.
